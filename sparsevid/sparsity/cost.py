@@ -1,0 +1,146 @@
+"""Analytic cost of a model: multiply–adds (MACs) and parameters, by layer, stage and sampling run.
+
+Counted are linear layers, attention products, adaLN, embedders and head, adds and multiplies once, as the papers do (which
+call it FLOPs). Not counted, as usual: norms, activations, pooling, elementwise work. All counts are for one clip.
+
+Dimensions: L = T·N dense tokens, N = H·W a frame; M = t·n sparse tokens, n = h·w a frame; D channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparsevid.sparsity.grid import Grid, check_sparse_grid
+from sparsevid.sparsity.schedule import Stage, TokenSchedule
+from sparsevid.sparsity.spec import ModelSpec
+
+FREQUENCIES = 256  # width of the sinusoidal timestep embedding
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Cost of one stage in a sampling run: MACs of a forward, and how many of the run's steps fall into it."""
+
+    stage: Stage
+    macs: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class SamplingCost:
+    """Cost of a sampling run: `dense_macs` and `mean_macs` are per forward of one clip, the latter averaged over the steps."""
+
+    dense_macs: int
+    mean_macs: float
+    stages: tuple[StageCost, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Sparse over dense."""
+        return self.mean_macs / self.dense_macs
+
+
+def layer_macs(
+    spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, naive_pooling: bool = False, naive_w1: bool = False
+) -> int:
+    """MACs of layer `index` without its adaLN.
+
+    Args:
+        dense: grid of the dense tokens.
+        sparse: grid of the sparse tokens; may be None for P and D.
+        naive_pooling: count P as the public code computes it, by a product with an N×N matrix of equal weights.
+        naive_w1: count W1 of R on upsampled tokens, as the public code computes it.
+    """
+    kind, d, mlp = spec.parsed_layout.kinds[index], spec.hidden_size, 2 * spec.hidden_size * spec.mlp_size
+    temporal = spec.layer_is_temporal(index)
+    if kind in "PDS":
+        grid = sparse if kind == "S" else dense
+        tokens, frame = grid.tokens, grid.h * grid.w
+        attended, groups = (grid.t, frame) if temporal else (frame, grid.t)
+        if kind != "P":
+            return tokens * (4 * d * d + 2 * attended * d + mlp)
+        if naive_pooling:
+            return tokens * (2 * d * d + attended * d + mlp)
+        return groups * 2 * d * d + tokens * mlp
+    few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
+    if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
+        return few * (2 * d * d + 2 * window * d + mlp) + many * 2 * d * d
+    w1 = (many if naive_w1 else few) * d * d
+    return w1 + many * (3 * d * d + 2 * sparse.h * sparse.w * d + mlp) + few * 2 * d * d
+
+
+def fixed_macs(spec: ModelSpec, dense: Grid) -> int:
+    """MACs outside the layers' tokens: patch and time embedders, all adaLN, head. Modulation is computed once per clip."""
+    d, patch = spec.hidden_size, spec.patch_size**2
+    embed = dense.tokens * spec.in_channels * patch * d
+    time = FREQUENCIES * d + d * d
+    head = 2 * d * d + dense.tokens * d * patch * spec.out_channels
+    return embed + time + spec.depth * 6 * d * d + head
+
+
+def forward_macs(
+    spec: ModelSpec,
+    *,
+    size: tuple[int, int, int] | None = None,
+    grid: Sequence[int] | None = None,
+    naive_pooling: bool = False,
+    naive_w1: bool = False,
+) -> int:
+    """MACs of one forward of one clip.
+
+    Args:
+        size: (frames, height, width) of the latents; by default the spec's.
+        grid: sparse (t, h, w); by default the spec's.
+        naive_pooling, naive_w1: see `layer_macs`.
+
+    Raises:
+        ValueError: the grid does not fit the size.
+    """
+    dense = spec.dense_grid(size)
+    chosen = grid or spec.sparse_grid
+    sparse = Grid(*chosen) if spec.is_sparse else None
+    if sparse is not None:
+        check_sparse_grid(sparse, dense)
+    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1}
+    return fixed_macs(spec, dense) + sum(layer_macs(spec, i, dense, sparse, **naive) for i in range(spec.depth))
+
+
+def sampling_macs(
+    spec: ModelSpec,
+    schedule: TokenSchedule | None,
+    times: Sequence[float],
+    *,
+    size: tuple[int, int, int] | None = None,
+    naive_pooling: bool = False,
+    naive_w1: bool = False,
+) -> SamplingCost:
+    """Cost of a sampling run that calls the model once at each diffusion time.
+
+    Args:
+        schedule: the token schedule; None uses the spec's default grid throughout.
+        times: diffusion times u of the run's forwards, in [0, 1].
+        size, naive_pooling, naive_w1: see `forward_macs`.
+    """
+    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1}
+    dense_macs = forward_macs(spec.dense(), size=size)
+    if schedule is None or not spec.is_sparse:
+        grid = Grid(*spec.sparse_grid) if spec.sparse_grid else spec.dense_grid(size)
+        schedule = TokenSchedule((Stage(0.0, 1.0, grid),))
+    visits = [schedule.stage_index(u) for u in times]
+    stages = tuple(
+        StageCost(stage, forward_macs(spec, size=size, grid=stage.grid, **naive), visits.count(i))
+        for i, stage in enumerate(schedule.stages)
+    )
+    mean = sum(cost.macs * cost.steps for cost in stages) / len(visits)
+    return SamplingCost(dense_macs, mean, stages)
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Trainable parameters of the model of this spec."""
+    d, mlp, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2
+    attention = {"P": 2, "M": 4, "S": 4, "R": 6, "D": 4}  # D×D matrices with bias: v proj / q kv proj / … / W1 W2
+    per_layer = sum(attention[kind] * (d * d + d) for kind in spec.parsed_layout.kinds)
+    common = spec.depth * (2 * d * mlp + mlp + d + 6 * (d * d + d))
+    embed = spec.in_channels * patch * d + d + (FREQUENCIES * d + d) + (d * d + d)
+    labels = (spec.num_classes + 1) * d if spec.num_classes else 0
+    head = 2 * (d * d + d) + patch * spec.out_channels * (d + 1)
+    return per_layer + common + embed + labels + head

@@ -1,0 +1,59 @@
+"""The analytic cost against the published figures and against the real modules."""
+
+import pytest
+import torch
+
+from sparsevid.diffusion.samplers import sampler_times
+from sparsevid.models.presets import PRESETS, build_spec
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity.cost import forward_macs, parameter_count, sampling_macs
+from sparsevid.sparsity.schedule import paper_schedule
+from sparsevid.sparsity.spec import ModelSpec
+
+TIMES = sampler_times("ddim", 250)
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "published"), [("DiT-XL/2", 32, 118.64), ("DiT-XL/2", 64, 525.0), ("DiT-B/2", 32, 23.01)]
+)
+def test_dense_cost_is_the_published_one(preset, side, published):
+    assert forward_macs(build_spec(preset, input_size=(1, side, side))) / 1e9 == pytest.approx(published, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "rates", "published"),
+    [
+        ("SparseDiT-B/2", 32, (0.61, 0.86), 14.34),
+        ("SparseDiT-XL/2", 32, (0.61, 0.86), 68.05),
+        ("SparseDiT-XL/2", 64, (0.61, 0.86), 286.0),
+        ("SparseDiT-XL/2", 64, (0.90, 0.96), 235.0),
+    ],
+)
+def test_sparse_cost_is_the_published_one_when_counted_naively(preset, side, rates, published):
+    schedule = paper_schedule((1, side // 2, side // 2), 1, *rates)
+    spec = build_spec(preset, input_size=(1, side, side), sparse_grid=schedule.stages[0].grid)
+    cost = sampling_macs(spec, schedule, TIMES, naive_pooling=True, naive_w1=True)
+    assert cost.mean_macs / 1e9 == pytest.approx(published, rel=0.015)
+    assert sampling_macs(spec, schedule, TIMES).mean_macs < cost.mean_macs
+
+
+def test_sparse_latte_costs_at_most_0_44_of_dense():
+    spec = build_spec("SparseLatte-XL/2")
+    schedule = paper_schedule(spec.dense_grid(), 4, 1 - (8 / 16) ** 2, 1 - (4 / 16) ** 2)
+    cost = sampling_macs(spec, schedule, TIMES)
+    assert [stage.stage.grid for stage in cost.stages] == [(4, side, side) for side in (8, 7, 6, 5, 4)]
+    assert cost.dense_macs / 1e9 == pytest.approx(1862.8, abs=0.1)
+    assert 0.41 < cost.ratio <= 0.44
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameters_are_those_of_the_real_model(preset):
+    with torch.device("meta"):
+        model = DiffusionTransformer(PRESETS[preset])
+    assert parameter_count(PRESETS[preset]) == sum(p.numel() for p in model.parameters())
+
+
+def test_conditional_and_flow_models_are_counted_too():
+    spec = ModelSpec("1P 1(1M1S1R1D)", 24, 2, (4, 8, 8), 3, num_classes=5, learn_sigma=False, sparse_grid=(2, 2, 2))
+    model = DiffusionTransformer(spec)
+    assert parameter_count(spec) == sum(p.numel() for p in model.parameters())
