@@ -1,0 +1,153 @@
+"""The five layers P, M, S, R, D: adaLN-Zero blocks over token grids (SparseDiT, section 3; DiT, section 3.2).
+
+Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
+(B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
+its frames and positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
+from sparsevid.sparsity.grid import Grid, upsample, windows
+from sparsevid.sparsity.spec import ModelSpec
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x·(1 + scale) + shift."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Layer norm over the channels, without affine parameters."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class MLP(nn.Module):
+    """Two linear layers around a GELU in its tanh form."""
+
+    def __init__(self, hidden_size: int, mlp_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, mlp_size)
+        self.fc2 = nn.Linear(mlp_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    """What all five kinds share: adaLN-Zero modulation and the MLP. Subclasses give `attn` and `forward`."""
+
+    def __init__(self, spec: ModelSpec, attn: nn.Module) -> None:
+        super().__init__()
+        self.attn = attn
+        self.mlp = MLP(spec.hidden_size, spec.mlp_size)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 6 * spec.hidden_size))
+
+    def modulation(self, c: Tensor) -> tuple[Tensor, ...]:
+        """c (B, D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
+        return self.adaLN_modulation(c)[:, None, None].chunk(6, dim=-1)
+
+    def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """The layer's second half: x + gate·MLP(modulated norm of x)."""
+        return torch.addcmul(x, gate, self.mlp(modulate(layer_norm(x), shift, scale)))
+
+
+class AttentionLayer(Layer):
+    """D and S: an ordinary spatial or temporal layer, on dense or on sparse tokens."""
+
+    def __init__(self, spec: ModelSpec, temporal: bool, backend: str) -> None:
+        super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, backend))
+        self.temporal = temporal
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale, gate, *feed_forward = self.modulation(c)
+        y = modulate(layer_norm(x), shift, scale)
+        # A temporal layer sees N sequences of T tokens, a spatial one T sequences of N.
+        attended = self.attn(y.transpose(1, 2)).transpose(1, 2) if self.temporal else self.attn(y)
+        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward)
+
+
+class PoolLayer(Layer):
+    """P: every token receives the mean of the tokens that a dense layer would attend to, through V and proj."""
+
+    def __init__(self, spec: ModelSpec, temporal: bool) -> None:
+        super().__init__(spec, MeanPooling(spec.hidden_size))
+        self.axis = 1 if temporal else 2
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale, gate, *feed_forward = self.modulation(c)
+        # Modulation is affine and the same for all tokens of a clip, so it acts on the mean as well.
+        mean = modulate(layer_norm(x).mean(self.axis, keepdim=True), shift, scale)
+        return self.feed_forward(torch.addcmul(x, gate, self.attn(mean)), *feed_forward)
+
+
+class MergeLayer(Layer):
+    """M: sparse tokens attend to all dense tokens of their window in time; residual and MLP on the sparse tokens."""
+
+    def __init__(self, spec: ModelSpec, backend: str) -> None:
+        super().__init__(spec, CrossAttention(spec.hidden_size, spec.num_heads, backend))
+
+    def forward(self, s: Tensor, x: Tensor, c: Tensor) -> Tensor:
+        """s (B, t, n, D) and x (B, T, N, D) → (B, t, n, D)."""
+        shift, scale, gate, *feed_forward = self.modulation(c)
+        query = modulate(layer_norm(s), shift, scale)
+        source = windows(modulate(layer_norm(x), shift, scale), s.shape[1])  # (B, t, T/t·N, D)
+        return self.feed_forward(torch.addcmul(s, gate, self.attn(query, source)), *feed_forward)
+
+
+class RecoverLayer(Layer):
+    """R: merge upsampled sparse and dense tokens, then let each dense token attend to the sparse ones of its window.
+
+    x ← Up(s)·W1 + x·W2. W1 commutes with nearest upsampling, so it is applied to the sparse tokens. At initialisation
+    W1 = 0 and W2 = 1: the dense path starts as the identity.
+    """
+
+    def __init__(self, spec: ModelSpec, backend: str) -> None:
+        super().__init__(spec, CrossAttention(spec.hidden_size, spec.num_heads, backend))
+        self.merged_layer1 = nn.Linear(spec.hidden_size, spec.hidden_size)
+        self.merged_layer2 = nn.Linear(spec.hidden_size, spec.hidden_size)
+
+    def merge(self, s: Tensor, x: Tensor, sparse: Grid, dense: Grid) -> Tensor:
+        """Up(s)·W1 + x·W2: (B, t, n, D) and (B, T, N, D) → (B, T, N, D)."""
+        up = upsample(self.merged_layer1(s), sparse, dense).unsqueeze(2)  # (B, t, 1, N, D)
+        kept = self.merged_layer2(x).unflatten(1, (sparse.t, -1))  # (B, t, T/t, N, D)
+        return (kept + up).flatten(1, 2)
+
+    def forward(self, s: Tensor, x: Tensor, c: Tensor, sparse: Grid, dense: Grid, positions: Tensor | None) -> Tensor:
+        """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D); `positions` (T or 1, N, D) are added to the merged tokens."""
+        shift, scale, gate, *feed_forward = self.modulation(c)
+        x = self.merge(s, x, sparse, dense)
+        if positions is not None:
+            x = x + positions
+        query = windows(modulate(layer_norm(x), shift, scale), s.shape[1])
+        source = modulate(layer_norm(s), shift, scale)
+        attended = self.attn(query, source).view_as(x)
+        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward)
+
+
+class Head(nn.Module):
+    """The final layer: modulated norm, then a linear map to the p·p·C' values of each token's patch."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.linear = nn.Linear(spec.hidden_size, spec.patch_size**2 * spec.out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 2 * spec.hidden_size))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, T, N, D), c (B, D) → (B, T, N, p·p·C')."""
+        shift, scale = self.adaLN_modulation(c)[:, None, None].chunk(2, dim=-1)
+        return self.linear(modulate(layer_norm(x), shift, scale))
+
+
+def build_layer(spec: ModelSpec, index: int, backend: str) -> Layer:
+    """The layer that stands at `index` of the spec's layout."""
+    kind, temporal = spec.parsed_layout.kinds[index], spec.layer_is_temporal(index)
+    if kind == "P":
+        return PoolLayer(spec, temporal)
+    if kind == "M":
+        return MergeLayer(spec, backend)
+    if kind == "R":
+        return RecoverLayer(spec, backend)
+    return AttentionLayer(spec, temporal, backend)

@@ -1,0 +1,90 @@
+"""Embeddings of patches, diffusion time and classes, and sin-cos tables of positions.
+
+Dimensions: B clips, C latent channels, T frames, N = H·W tokens a frame, D channels.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from sparsevid.sparsity.cost import FREQUENCIES
+from sparsevid.sparsity.grid import Grid, cell_centres
+
+
+class PatchEmbedding(nn.Module):
+    """Latents (B, C, T, H·p, W·p) → tokens (B, T, N, D): a linear map of each p×p patch of each frame."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        tokens = self.proj(rearrange(x, "b c t h w -> (b t) c h w"))
+        return rearrange(tokens, "(b t) d h w -> b t (h w) d", b=batch)
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps (B,), possibly fractional, → (B, D): sinusoids of 128 frequencies, then an MLP."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = FREQUENCIES // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
+        angles = t.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)  # (B, 128)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedding(nn.Module):
+    """Labels → D channels; the last row of the table, label `num_classes`, stands for "no class"."""
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)
+
+
+def sincos(positions: np.ndarray, channels: int) -> np.ndarray:
+    """Sines, then cosines, of `positions` (M,) at channels/2 frequencies from 1 down to 1/10000: (M, channels), float64."""
+    frequencies = 1.0 / 10000 ** (np.arange(channels // 2, dtype=np.float64) / (channels / 2.0))
+    angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.ndarray:
+    """Positions inside a frame: half the channels for the column, half for the row, as DiT does; (rows·columns, channels)."""
+    column_grid, row_grid = np.meshgrid(columns, rows)
+    halves = [sincos(column_grid.ravel(), channels // 2), sincos(row_grid.ravel(), channels // 2)]
+    return np.concatenate(halves, axis=1)
+
+
+@torch.compiler.assume_constant_result
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def spatial_positions(dense: Grid, sparse: Grid, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(n, D) sin-cos positions of a sparse frame's cells, at their centres in dense coordinates.
+
+    With `sparse` = `dense` these are the positions of the dense tokens.
+    """
+    rows, columns = cell_centres(dense.h, sparse.h), cell_centres(dense.w, sparse.w)
+    table = spatial_table(np.array(rows), np.array(columns), channels)
+    return torch.from_numpy(table).float().to(device, dtype)
+
+
+@torch.compiler.assume_constant_result
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(t, 1, D) sin-cos positions of `windows` windows of frames, at their centres; of each frame if windows = frames."""
+    table = sincos(np.array(cell_centres(frames, windows)), channels)
+    return torch.from_numpy(table).float()[:, None].to(device, dtype)

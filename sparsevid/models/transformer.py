@@ -1,0 +1,192 @@
+"""The diffusion transformer: embed → layers by layout → head. One class for Latte, DiT and SparseDiT.
+
+Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W, p patch size, D channels; (t, h, w) sparse grid.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, repeat
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer
+from sparsevid.models.embeddings import (
+    LabelEmbedding,
+    PatchEmbedding,
+    TimestepEmbedding,
+    spatial_positions,
+    temporal_positions,
+)
+from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
+from sparsevid.sparsity.spec import ModelSpec
+
+
+class DiffusionTransformer(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="sparsevid",
+    tags=["video-generation", "diffusion"],
+    coders={ModelSpec: (ModelSpec.to_dict, ModelSpec.from_dict)},
+):
+    """Spatio-temporal diffusion transformer whose layers follow the spec's layout.
+
+    Parameters carry the names of the public Latte and DiT checkpoints, in one flat list of blocks in depth order. Positions
+    are computed for the size at hand, so one set of weights runs at other resolutions and lengths. `save_pretrained` and
+    `from_pretrained` write and read config.json and safetensors.
+
+    Args:
+        spec: sizes and layout.
+        attention: attention backend, `sdpa` or `math`.
+    """
+
+    def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
+        super().__init__()
+        self.spec = spec
+        self.kinds = spec.parsed_layout.kinds
+        self.x_embedder = PatchEmbedding(spec.in_channels, spec.hidden_size, spec.patch_size)
+        self.t_embedder = TimestepEmbedding(spec.hidden_size)
+        if spec.num_classes:
+            self.y_embedder = LabelEmbedding(spec.num_classes, spec.hidden_size)
+        self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
+        self.final_layer = Head(spec)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """DiT's initialisation (section 3.2, adaLN-Zero): Xavier for linear maps, zeros where the output starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        for linear in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(linear.weight, std=0.02)
+        if self.spec.num_classes:
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Layer | Head):
+                nn.init.zeros_(module.adaLN_modulation[1].weight)
+            if isinstance(module, RecoverLayer):
+                nn.init.zeros_(module.merged_layer1.weight)
+                nn.init.eye_(module.merged_layer2.weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        images: int = 0,
+        features: Sequence[int] = (),
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
+        """Predict noise (and variance) or velocity.
+
+        Args:
+            x: latents (B, C, T, H·p, W·p), T = frames + images.
+            t: (B,) discrete timesteps in 0 … 999, or 999·u for rectified flow.
+            labels: (B,) classes, or (B, 1 + images) with one label for each still; only for class-conditional models.
+            grid: sparse grid (t, h, w), t dividing the clip's frames; by default the spec's.
+            images: number of trailing frames that are stills: they pass no temporal layer and are pooled each by itself
+                (joint image-video training of Latte, section 3.4).
+            features: indices of layers whose output tokens of the clip, (B, frames, N or n, D), are returned too.
+
+        Returns:
+            (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index.
+
+        Raises:
+            ValueError: a shape, grid or label that does not fit the spec.
+        """
+        batch, frames = x.shape[0], x.shape[2] - images
+        self._check_input(x, labels, grid, frames)
+        dense = self.spec.dense_grid((frames, *x.shape[3:]))
+        sparse = self._sparse_grid(grid, dense)
+        tokens = self.x_embedder(x)  # (B, T, N, D)
+        c = self._condition(t, labels, images)  # (B, 1 + images, D)
+        kept: dict[int, Tensor] = {}
+        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept)  # (B, frames, N, p·p·C')
+        if images:
+            stills = rearrange(tokens[:, frames:], "b i n d -> (b i) 1 n d")
+            one = dense._replace(t=1), sparse and sparse._replace(t=1)
+            stills = self._run_layers(stills, c[:, 1:].flatten(0, 1), *one, stills=True)
+            clip = torch.cat([clip, rearrange(stills, "(b i) 1 n d -> b i n d", b=batch)], dim=1)
+        p = self.spec.patch_size
+        out = rearrange(clip, "b t (h w) (p q c) -> b c t (h p) (w q)", h=dense.h, p=p, q=p)
+        return (out, kept) if features else out
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        c: Tensor,
+        dense: Grid,
+        sparse: Grid | None,
+        features: Sequence[int] = (),
+        kept: dict[int, Tensor] | None = None,
+        stills: bool = False,
+    ) -> Tensor:
+        """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position."""
+        x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
+        s = None  # sparse tokens (B, t, n, D), inside a module
+        with_time = self.spec.is_video and not stills
+        transition = self.spec.transition_positions
+        for index, (kind, block) in enumerate(zip(self.kinds, self.blocks, strict=True)):
+            if with_time and index == self.spec.temporal_position_layer:
+                x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
+            if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
+                continue
+            if kind in "PD":
+                x = block(x, c)
+            elif kind == "S":
+                s = block(s, c)
+            elif kind == "M":
+                if s is None:
+                    s = pool(x, dense, sparse)
+                    s = s + self._positions(dense, sparse, with_time, like=x) if transition else s
+                s = block(s, x, c)
+            elif kind == "R":
+                positions = self._positions(dense, dense, with_time, like=x) if transition else None
+                x, s = block(s, x, c, sparse, dense, positions), None
+            if index in features:
+                kept[index] = x if s is None else s
+        return self.final_layer(x, c)
+
+    def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
+        """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""
+        channels, device, dtype = like.shape[-1], like.device, like.dtype
+        table = spatial_positions(dense._replace(t=1), grid._replace(t=1), channels, device, dtype)  # (n, D)
+        return table + temporal_positions(dense.t, grid.t, channels, device, dtype) if temporal else table[None]
+
+    def _condition(self, t: Tensor, labels: Tensor | None, images: int) -> Tensor:
+        """Embedded time plus class: (B, 1 + images, D)."""
+        c = repeat(self.t_embedder(t), "b d -> b k d", k=1 + images)
+        if labels is None:
+            return c
+        y = self.y_embedder(labels)
+        return c + (y[:, None] if labels.ndim == 1 else y)
+
+    def _sparse_grid(self, grid: Sequence[int] | None, dense: Grid) -> Grid | None:
+        if not self.spec.is_sparse:
+            return None
+        sparse = Grid(*(grid or self.spec.sparse_grid))
+        check_sparse_grid(sparse, dense)
+        return sparse
+
+    def _check_input(self, x: Tensor, labels: Tensor | None, grid: Sequence[int] | None, frames: int) -> None:
+        spec = self.spec
+        if x.ndim != 5 or x.shape[1] != spec.in_channels:
+            raise ValueError(f"latents are (B, {spec.in_channels}, T, H, W), got {tuple(x.shape)}")
+        if frames < 1:
+            raise ValueError(f"no frame is left for the clip: {x.shape[2]} frames, {x.shape[2] - frames} of them stills")
+        if not spec.is_video and frames > 1:
+            raise ValueError(f"an image model takes T = 1, got {frames} frames")
+        if grid is not None and not spec.is_sparse:
+            raise ValueError(f"the layout {spec.layout!r} has no sparse layers, but grid={tuple(grid)} was given")
+        if bool(spec.num_classes) != (labels is not None):
+            kind = (
+                f"has {spec.num_classes} classes and needs labels"
+                if spec.num_classes
+                else "is unconditional and takes no labels"
+            )
+            raise ValueError(f"the model {kind}")

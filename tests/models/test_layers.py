@@ -1,0 +1,97 @@
+"""Identities of the five layers, each on random weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparsevid.models.blocks import AttentionLayer, MergeLayer, PoolLayer, RecoverLayer, layer_norm, modulate
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity.grid import Grid, pool, upsample
+from sparsevid.sparsity.spec import ModelSpec
+
+DENSE, SPARSE = Grid(4, 4, 6), Grid(2, 3, 2)
+SPEC = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 12), sparse_grid=SPARSE)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter, zeros too, a random value."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return module.eval()
+
+
+@pytest.fixture
+def tokens():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, DENSE.t, DENSE.h * DENSE.w, 24, generator=generator)
+    return x, pool(x, DENSE, SPARSE), torch.randn(2, 24, generator=generator)
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_pooling_on_the_mean_equals_the_naive_form(tokens, temporal):
+    x, _, c = tokens
+    layer = randomise(PoolLayer(SPEC, temporal))
+    shift, scale, gate, *feed_forward = layer.modulation(c)
+    y = modulate(layer_norm(x), shift, scale)
+    if temporal:
+        y = y.transpose(1, 2)
+    weights = torch.full((y.shape[2], y.shape[2]), 1.0 / y.shape[2])  # the public code's matrix of equal weights
+    attended = layer.attn.proj(weights @ layer.attn.v(y))
+    attended = attended.transpose(1, 2) if temporal else attended
+    naive = layer.feed_forward(x + gate * attended, *feed_forward)
+    torch.testing.assert_close(layer(x, c), naive, atol=1e-5, rtol=1e-5)
+
+
+def test_w1_before_upsampling_equals_w1_after(tokens):
+    x, s, _ = tokens
+    layer = randomise(RecoverLayer(SPEC, "sdpa"))
+    up = upsample(s, SPARSE, DENSE).repeat_interleave(DENSE.t // SPARSE.t, dim=1)
+    naive = layer.merged_layer1(up) + layer.merged_layer2(x)
+    torch.testing.assert_close(layer.merge(s, x, SPARSE, DENSE), naive, atol=1e-5, rtol=1e-5)
+
+
+def test_initial_recovery_leaves_the_dense_stream_unchanged(tokens):
+    x, s, _ = tokens
+    model = DiffusionTransformer(SPEC)
+    layer = model.blocks[SPEC.parsed_layout.kinds.index("R")]
+    assert torch.equal(layer.merge(s, x, SPARSE, DENSE), x)
+    # and adaLN-Zero closes attention and MLP, so that the next layer receives x itself
+    assert torch.equal(layer(s, x, torch.randn(2, 24), SPARSE, DENSE, None), x)
+
+
+def test_windows_do_not_see_each_other(tokens):
+    x, s, c = tokens
+    merge, recover = randomise(MergeLayer(SPEC, "sdpa")), randomise(RecoverLayer(SPEC, "sdpa"))
+    changed_x, changed_s = x.clone(), s.clone()
+    changed_x[:, 2:] += 1.0  # the dense frames of the second window
+    changed_s[:, 1:] += 1.0  # the sparse frame of the second window
+    assert torch.equal(merge(s, x, c)[:, 0], merge(s, changed_x, c)[:, 0])
+    before, after = recover(s, x, c, SPARSE, DENSE, None), recover(changed_s, x, c, SPARSE, DENSE, None)
+    assert torch.equal(before[:, :2], after[:, :2]) and not torch.equal(before[:, 2:], after[:, 2:])
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_attention_axes(tokens, temporal):
+    """A spatial layer mixes tokens of one frame, a temporal one tokens of one position."""
+    x, _, c = tokens
+    layer = randomise(AttentionLayer(SPEC, temporal, "sdpa"))
+    changed = x.clone()
+    changed[:, 1, 5] += torch.linspace(-1, 1, 24)
+    moved = (layer(changed, c) - layer(x, c)).abs().amax(dim=(0, 3)) > 0
+    expected = torch.zeros_like(moved)
+    if temporal:
+        expected[:, 5] = True
+    else:
+        expected[1] = True
+    assert torch.equal(moved, expected)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "math"])
+def test_backends_agree(backend):
+    model = randomise(DiffusionTransformer(SPEC))
+    other = DiffusionTransformer(SPEC, attention=backend).eval()
+    other.load_state_dict(model.state_dict())
+    x, t = torch.randn(2, 4, 4, 8, 12), torch.tensor([3, 700])
+    with torch.no_grad():
+        torch.testing.assert_close(other(x, t), model(x, t), atol=1e-5, rtol=1e-5)
