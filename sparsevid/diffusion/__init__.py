@@ -1,0 +1,1 @@
+"""Noise processes, samplers and what wraps a model while sampling. A model is any function `model(x, t, **cond)`."""
