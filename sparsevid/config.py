@@ -1,0 +1,246 @@
+"""The configuration of a run: typed dataclasses, a strict YAML file, dotted overrides; saved with the run.
+
+Nothing is said twice: the model's input size follows from clip and autoencoder, its classes from the data, DeepSpeed's batch
+and precision from `train`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+@dataclass
+class ModelConfig:
+    """A preset with changes, or all of layout, hidden_size and num_heads."""
+
+    preset: str | None = None  # name, such as SparseLatte-XL/2
+    layout: str | None = None  # such as 2P 4(1M3S1R1D) 2D
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    patch_size: int | None = None
+    mlp_ratio: float | None = None
+    transition_positions: bool = True  # sin-cos positions again where tokens become sparse and dense
+    allow_no_dense: bool = False  # accept modules without a dense layer after R
+    attention: str = "sdpa"  # backend: sdpa, math
+
+
+@dataclass
+class ScheduleConfig:
+    """Sparse tokens over diffusion time; without meaning for a dense layout."""
+
+    kind: str = "paper"  # paper: rates below; constant: `grid` at all times; table: `table`
+    frames: int | None = None  # t of the paper schedule; default: a quarter of the clip's frames
+    r_min: float = 0.75  # pruning rate inside a frame at u = 0
+    r_max: float = 0.9375  # pruning rate inside a frame at u ≥ 3/4
+    grid: list[int] | None = None  # (t, h, w) of the constant schedule
+    table: list[Any] | None = None  # rows [u up to which, [t, h, w]], rising to 1
+
+
+@dataclass
+class DataConfig:
+    """What to train on. Fields left out come from the card."""
+
+    card: str = "demo"  # a path, or the name of a file in datasets/
+    root: str | None = None  # where the videos are; default: as the card says
+    frames: int | None = None
+    stride: int | None = None
+    size: list[int] | None = None  # (height, width) in pixels
+    flip: bool | None = None
+    cache_frames: bool = False  # decode each video once and keep it, resized, in memory: for sets that fit
+    workers: int = 0  # loader processes of each rank
+
+
+@dataclass
+class AutoencoderConfig:
+    """What turns pixels into latents."""
+
+    kind: str = "linear"  # linear: PCA of patches, fitted in seconds; kl: AutoencoderKL of diffusers; pixels
+    source: str | None = None  # kl: local folder or hub id
+    channels: int = 16  # linear: latent channels
+    patch: int = 8  # linear: pixels of a patch's side
+    fit_clips: int = 64  # linear: training clips to fit on
+
+
+@dataclass
+class ObjectiveConfig:
+    """What is minimised."""
+
+    kind: str = "diffusion"  # diffusion: noise and learned variance, hybrid loss; flow: velocity of a rectified flow
+    times: str | None = None  # uniform, logit_normal (flow only); default: uniform for diffusion, logit_normal for flow
+    label_dropout: float = 0.1  # share of labels replaced by "no class", for guidance
+
+
+@dataclass
+class TrainConfig:
+    """The loop and its engine."""
+
+    steps: int = 1000  # optimizer steps
+    global_batch: int = 16  # clips of an optimizer step over all ranks and accumulation slots
+    micro_batch: int | None = None  # clips of a forward on one rank; default: global_batch / ranks
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: int = 0  # steps of linear warm-up
+    lr_schedule: str = "constant"  # constant, cosine (to 0 at the last step)
+    gradient_clipping: float = 1.0  # 0: off
+    precision: str = "float32"  # float32, bfloat16
+    zero_stage: int = 0  # DeepSpeed ZeRO: 0, 1, 2, 3
+    ema_decay: float = 0.9999
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2  # newest ones kept
+    log_every: int = 10
+    resume: str = "auto"  # auto: the newest checkpoint of the run that verifies; never; or a checkpoint's path
+
+
+@dataclass
+class SampleConfig:
+    """Defaults of sampling from the run's checkpoints."""
+
+    sampler: str | None = None  # default: ddim for diffusion, euler for flow
+    steps: int = 50
+    guidance: float = 1.0
+
+
+@dataclass
+class RecordConfig:
+    """What training found out; written into a checkpoint's config, never set by hand."""
+
+    classes: list[str] = field(default_factory=list)  # class names by label
+    fps: float | None = None  # frames a second of the trained clips
+    fingerprint: str | None = None  # of the data
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class RunConfig:
+    """A run."""
+
+    name: str = "run"
+    output: str = "runs"  # folder that holds the run's folder
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return Path(self.output) / self.name
+
+
+CHOICES = {
+    "schedule.kind": ("paper", "constant", "table"),
+    "autoencoder.kind": ("linear", "kl", "pixels"),
+    "objective.kind": ("diffusion", "flow"),
+    "objective.times": (None, "uniform", "logit_normal"),
+    "train.lr_schedule": ("constant", "cosine"),
+    "train.precision": ("float32", "bfloat16"),
+    "train.zero_stage": (0, 1, 2, 3),
+}
+POSITIVE = (
+    "train.steps",
+    "train.global_batch",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "sample.steps",
+)
+
+
+class ConfigError(ValueError):
+    """A config file or override that cannot be used; the message names the key and what is accepted."""
+
+
+def load_config(path: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run's YAML file and apply dotted overrides.
+
+    Args:
+        path: the file; None starts from the defaults.
+        overrides: such as `train.lr=1e-4`; the value is YAML.
+
+    Raises:
+        ConfigError: no such file, broken YAML, an unknown key (with the nearest valid one), a value of the wrong type, or
+            one that is not among the accepted.
+    """
+    config = OmegaConf.structured(RunConfig)
+    if path is not None:
+        config = _merge(config, _read_yaml(Path(path)), str(path))
+    for override in overrides or []:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r} is not of the form key=value, such as train.lr=1e-4")
+        config = _merge(config, OmegaConf.from_dotlist([override]), f"override {override}")
+    resolved: RunConfig = OmegaConf.to_object(config)
+    _check_values(config)
+    return resolved
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved config as YAML, to be read by `load_config`."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"no config file {path}; give the path of a YAML file such as configs/demo/sparse.yaml")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # the YAML parser's own errors have no common base
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} holds no mapping of keys to values")
+    return loaded
+
+
+def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
+    _check_keys(RunConfig, changes, source)
+    try:
+        return OmegaConf.merge(config, changes)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+
+
+def _check_keys(schema: type, values: DictConfig, source: str, prefix: str = "") -> None:
+    """Raise ConfigError at the first key that the schema does not have."""
+    sections = {item.name: item.type for item in dataclasses.fields(schema)}
+    for key in values:
+        if key not in sections:
+            valid = _all_keys(RunConfig)
+            near = get_close_matches(f"{prefix}{key}", valid, n=1, cutoff=0.5)
+            near = near or [name for name in valid if name.rsplit(".", 1)[-1] == key][:1]
+            hint = f"did you mean {near[0]!r}?" if near else f"known here are {', '.join(sections)}"
+            raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}")
+        if dataclasses.is_dataclass(sections[key]):
+            if not isinstance(values[key], DictConfig):
+                raise ConfigError(f"{source}: {prefix}{key} is a section with keys, got {values[key]!r}")
+            _check_keys(sections[key], values[key], source, f"{prefix}{key}.")
+
+
+def _all_keys(schema: type, prefix: str = "") -> list[str]:
+    keys = []
+    for item in dataclasses.fields(schema):
+        keys.append(prefix + item.name)
+        if dataclasses.is_dataclass(item.type):
+            keys += _all_keys(item.type, f"{prefix}{item.name}.")
+    return keys
+
+
+def _check_values(config: DictConfig) -> None:
+    for key, accepted in CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value not in accepted:
+            raise ConfigError(f"{key} = {value!r}; accepted are {', '.join(map(str, accepted))}")
+    for key in POSITIVE:
+        if OmegaConf.select(config, key) < 1:
+            raise ConfigError(f"{key} = {OmegaConf.select(config, key)}; it is at least 1")
+    if not 0.0 <= config.objective.label_dropout <= 1.0:
+        raise ConfigError(f"objective.label_dropout = {config.objective.label_dropout}; it lies in [0, 1]")

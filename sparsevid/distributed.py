@@ -1,0 +1,78 @@
+"""Ranks: who am I, who else is there. Everything works without a launcher too, as rank 0 of 1."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def is_launched() -> bool:
+    """Whether a launcher (`torchrun`, `deepspeed`) started this process, by the variables that it sets."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+
+
+def init_process_group_if_launched(timeout_seconds: int = 600) -> None:
+    """Join the process group of the launcher: NCCL where there is a GPU, gloo elsewhere. Does nothing without a launcher."""
+    if not is_launched() or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+
+
+def rank() -> int:
+    """This process's index among all processes, 0 without a launcher."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """This process's index on its own machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    """The number of processes, 1 without a launcher."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, which prints and writes what is written once."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def broadcast_object(value: Any) -> Any:
+    """Give every rank what rank 0 passed in. The value travels pickled, between processes of one run only."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The elementwise mean of `value` over all ranks."""
+    if not dist.is_initialized():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world_size()
+
+
+def default_device() -> torch.device:
+    """This rank's GPU, or the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,78 @@
+"""The console, and metrics written beside a run."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from sparsevid.distributed import is_main
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A logger below `sparsevid` that writes to standard error; ranks other than 0 only warn."""
+    root = logging.getLogger("sparsevid")
+    if not root.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.propagate = False
+        root.setLevel(logging.INFO)
+    logger = logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
+    if not is_main():
+        logger.setLevel(logging.WARNING)
+    return logger
+
+
+def progress(iterable: Iterable | None = None, **options) -> tqdm:
+    """A tqdm bar with rate and ETA, shown on rank 0 alone."""
+    return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, **options)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on rank 0: first column to the left, numbers to the right."""
+    if not is_main():
+        return
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+class MetricWriter:
+    """Scalars on rank 0, to TensorBoard and to `metrics.jsonl`; nothing on the others. Use as a context manager.
+
+    Args:
+        folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.board = self.lines = None
+        if is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.board is not None:
+            self.board.close()
+            self.lines.close()
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write each value under its name at optimizer step `step`."""
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+            self.lines.write(json.dumps({"step": step, **values}) + "\n")
+            self.lines.flush()
