@@ -1,0 +1,95 @@
+"""What every first stage offers, and loading one from a folder.
+
+Dimensions: B clips, T frames, C latent channels, f the factor between pixels and latents.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Autoencoder(nn.Module, ABC):
+    """Base of the first stages.
+
+    Attributes:
+        kind: the name in configs.
+        channels: C, channels of the latents.
+        factor: f, pixels a latent's side; height and width of clips are multiples of it.
+    """
+
+    kind: ClassVar[str]
+    channels: int
+    factor: int
+
+    @abstractmethod
+    def encode(self, clips: Tensor) -> Tensor:
+        """uint8 (B, 3, T, H, W) → float32 latents of about unit variance (B, C, T, H/f, W/f)."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T, H/f, W/f) → uint8 (B, 3, T, H, W)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write `autoencoder.json` and, where there are any, weights as safetensors."""
+
+    def check_clips(self, clips: Tensor) -> None:
+        """Raise ValueError unless clips are uint8 (B, 3, T, H, W) with sides that are multiples of the factor."""
+        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
+            raise ValueError(f"clips are uint8 (B, 3, T, H, W), got {clips.dtype} {tuple(clips.shape)}")
+        if clips.shape[3] % self.factor or clips.shape[4] % self.factor:
+            raise ValueError(f"height and width {tuple(clips.shape[3:])} are not multiples of the factor {self.factor}")
+
+
+def to_unit_range(clips: Tensor) -> Tensor:
+    """uint8 0 … 255 → float32 −1 … 1."""
+    return clips.float() / 127.5 - 1.0
+
+
+def to_uint8(values: Tensor) -> Tensor:
+    """−1 … 1 → uint8, rounded (truncation would move a quarter of the levels) and clamped."""
+    return ((values.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr(clips: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio of uint8 clips in dB."""
+    error = (clips.float() - reference.float()).square().mean()
+    return (10.0 * torch.log10(255.0**2 / error.clamp(min=1e-12))).item()
+
+
+def write_header(folder: Path, header: dict) -> None:
+    """Write `autoencoder.json`, which `load_autoencoder` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "autoencoder.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+
+
+def load_autoencoder(folder: Path, source: str | None = None) -> Autoencoder:
+    """Load a first stage that `save` wrote.
+
+    Args:
+        folder: with `autoencoder.json`.
+        source: for `kl`, where the weights are now, if not where they were.
+
+    Raises:
+        FileNotFoundError: no `autoencoder.json` there.
+        ValueError: an unknown kind.
+    """
+    from sparsevid.autoencoder.kl import KLAutoencoder
+    from sparsevid.autoencoder.linear import LinearAutoencoder
+    from sparsevid.autoencoder.pixels import Pixels
+
+    path = folder / "autoencoder.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no autoencoder.json: it is not a saved autoencoder")
+    header = json.loads(path.read_text(encoding="utf-8"))
+    if header["kind"] == "linear":
+        return LinearAutoencoder.load(folder, header)
+    if header["kind"] == "kl":
+        return KLAutoencoder.from_source(source or header["source"])
+    if header["kind"] == "pixels":
+        return Pixels()
+    raise ValueError(f"{path}: unknown kind {header['kind']!r}; known are linear, kl, pixels")
