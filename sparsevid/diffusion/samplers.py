@@ -1,7 +1,7 @@
 """Samplers: functions of `model(x, t, **cond)` that walk from noise to data.
 
-Each takes x (B, C, ...) of unit normal noise and the number of steps. `noise()` gives fresh unit normal noise like x, for samplers
-that need it. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
+Each takes x (B, C, ...) of unit normal noise and the number of steps. `noise()` gives fresh unit normal noise like x, for
+samplers that need it. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
 """
 
 from collections.abc import Callable, Iterable
@@ -72,7 +72,7 @@ def ddim(
     progress: Progress = iter,
     **cond,
 ) -> Tensor:
-    """DDIM (arXiv 2010.02502, equation 12); deterministic for eta = 0. A second half of output channels, the variance, is not used.
+    """DDIM (arXiv 2010.02502, equation 12); deterministic for eta = 0. A learned variance is not used.
 
     Raises:
         ValueError: eta > 0 without a source of noise.

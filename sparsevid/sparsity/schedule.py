@@ -7,6 +7,7 @@ Sides are whole tokens, so the schedule has few distinct grids: its *stages*, in
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
@@ -78,7 +79,7 @@ def paper_schedule(dense: Sequence[int], t: int, r_min: float, r_max: float) -> 
         cuts |= set(_crossings(dense.h, r_min, r_max)) | set(_crossings(dense.w, r_min, r_max))
     edges = [0.0, *sorted(cuts)]
     stages = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         rate = pruning_rate((low + high) / 2, r_min, r_max)
         stages.append(Stage(low, high, Grid(t, sparse_side(dense.h, rate), sparse_side(dense.w, rate))))
     schedule = TokenSchedule(_merge_equal(stages))

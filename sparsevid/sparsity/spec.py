@@ -23,7 +23,7 @@ class ModelSpec:
         num_classes: 0 for an unconditional model; else the label `num_classes` means "no class".
         learn_sigma: whether the head also gives the variance, in a second set of `in_channels` channels.
         sparse_grid: default (t, h, w) of the sparse tokens; needed if the layout has an M.
-        transition_positions: add sin-cos positions again where tokens become sparse and dense (paper; the public code does not).
+        transition_positions: add sin-cos positions again where tokens become sparse and dense (the paper does).
         allow_no_dense: accept a layout with no dense layer after an R.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import load_reference, relative_error
+from parity import load_reference, relative_error
 
 from sparsevid.diffusion.gaussian import GaussianDiffusion
 from sparsevid.diffusion.samplers import ddim, ddpm, spaced_timesteps

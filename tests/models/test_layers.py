@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from parity import randomise
 
 from sparsevid.models.blocks import AttentionLayer, MergeLayer, PoolLayer, RecoverLayer, layer_norm, modulate
 from sparsevid.models.transformer import DiffusionTransformer
@@ -11,14 +11,6 @@ from sparsevid.sparsity.spec import ModelSpec
 
 DENSE, SPARSE = Grid(4, 4, 6), Grid(2, 3, 2)
 SPEC = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 12), sparse_grid=SPARSE)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter, zeros too, a random value."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2, generator=generator)
-    return module.eval()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_layers import randomise
+from parity import randomise
 
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer

@@ -1,6 +1,7 @@
 """The token schedule over diffusion time, and drawing stages from it."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_noise_end_holds_the_sparsest_grid_for_the_first_quarter():
 def test_stages_cover_the_interval_without_gaps():
     stages = SCHEDULE.stages
     assert stages[0].low == 0.0 and stages[-1].high == 1.0
-    assert all(a.high == b.low for a, b in zip(stages, stages[1:], strict=False))
+    assert all(a.high == b.low for a, b in pairwise(stages))
 
 
 def test_constant_rate_is_one_stage_and_tables_merge_equal_grids():

@@ -1,0 +1,109 @@
+"""What is minimised: noise and variance of a diffusion, or the velocity of a rectified flow, over stages and times.
+
+Dimensions: B clips of a micro-batch, C latent channels.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sparsevid.config import ObjectiveConfig
+from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
+from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
+from sparsevid.diffusion.samplers import Model
+from sparsevid.seeding import keyed_generator
+from sparsevid.sparsity.schedule import Stage, TokenSchedule, constant_schedule
+from sparsevid.sparsity.times import LogitNormalTimes, TimeDistribution, UniformTimes, UniformTimesteps, draw_stage, stage_block
+
+# What a generator is for: part of its key, so that no two purposes share a stream.
+OFFSETS, TIMES, NOISE, DROPOUT = range(4)
+
+
+class Draw(NamedTuple):
+    """The random part of a micro-batch: its stage, and times u (B,) in the stage's interval."""
+
+    index: int
+    stage: Stage
+    u: Tensor
+
+
+class Objective(Protocol):
+    """An objective: a distribution of times, and a loss."""
+
+    times: TimeDistribution
+    learn_sigma: bool
+
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+        """Per-sample losses (B,) of clean latents x0 (B, C, ...) at times u (B,) with unit normal noise like x0."""
+
+
+class DiffusionObjective:
+    """The hybrid loss on discrete timesteps (arXiv 2102.09672, equation 16)."""
+
+    learn_sigma = True
+
+    def __init__(self) -> None:
+        self.times = UniformTimesteps(TIMESTEPS)
+        self.diffusion = GaussianDiffusion()
+
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+        t = (u * (TIMESTEPS - 1)).round().long()
+        x = self.diffusion.q_sample(x0, t, noise)
+        return self.diffusion.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
+
+
+class FlowObjective:
+    """The velocity of a rectified flow (arXiv 2209.03003, equation 1)."""
+
+    learn_sigma = False
+
+    def __init__(self, times: TimeDistribution) -> None:
+        self.times = times
+
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+        t = (MODEL_TIME_SCALE * u).float()
+        return velocity_loss(model(interpolate(x0, u, noise), t, **cond).float(), x0, noise)
+
+
+def build_objective(config: ObjectiveConfig) -> Objective:
+    """The objective of a run.
+
+    Raises:
+        ValueError: times that the objective does not know.
+    """
+    if config.kind == "diffusion":
+        if config.times not in (None, "uniform"):
+            raise ValueError(f"objective.times = {config.times!r}: diffusion draws its discrete timesteps uniformly")
+        return DiffusionObjective()
+    return FlowObjective(UniformTimes() if config.times == "uniform" else LogitNormalTimes())
+
+
+def draw_times(
+    objective: Objective, schedule: TokenSchedule | None, batch: int, *, seed: int, step: int, slot: int, slots: int
+) -> Draw:
+    """The stage and the times of one micro-batch; a function of the arguments alone.
+
+    Args:
+        schedule: None for a dense model, which has one stage.
+        batch: clips of the micro-batch.
+        step: optimizer step.
+        slot: this micro-batch among the `slots` = ranks × accumulation of the step.
+    """
+    schedule = schedule or constant_schedule((1, 1, 1))
+    shared = keyed_generator(OFFSETS, seed, stage_block(step, slots))
+    index = draw_stage(schedule, objective.times, slot, slots, step, shared)
+    own = keyed_generator(TIMES, seed, step, slot)
+    return Draw(index, schedule.stages[index], objective.times.sample(schedule.stages[index], batch, own))
+
+
+def draw_noise(like: Tensor, *, seed: int, step: int, slot: int) -> Tensor:
+    """Unit normal noise like the latents, keyed by (seed, step, slot)."""
+    generator = keyed_generator(NOISE, seed, step, slot)
+    return torch.randn(like.shape, generator=generator).to(like.device)
+
+
+def drop_labels(labels: Tensor, null_label: int, share: float, *, seed: int, step: int, slot: int) -> Tensor:
+    """Replace about `share` of the labels (B,) by `null_label`, for guidance; keyed by (seed, step, slot)."""
+    dropped = torch.rand(labels.shape, generator=keyed_generator(DROPOUT, seed, step, slot)) < share
+    return labels.masked_fill(dropped.to(labels.device), null_label)

@@ -1,0 +1,247 @@
+"""The training loop.
+
+files → clips (uint8) → autoencoder → latents → noise → model → loss → engine → checkpoint
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder.base import psnr
+from sparsevid.autoencoder.kl import KLAutoencoder
+from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.build import schedule_from_config, spec_from_config
+from sparsevid.config import AutoencoderConfig, ConfigError, RecordConfig, RunConfig, save_config
+from sparsevid.data.cards import load_card, resolve_root
+from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
+from sparsevid.data.loader import SampleOrder, build_loader
+from sparsevid.data.manifest import Manifest, build_manifest
+from sparsevid.distributed import init_process_group_if_launched, is_main, mean_over_ranks, rank, world_size
+from sparsevid.logging import MetricWriter, get_logger, print_table, progress
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.training.checkpoint import find_resumable, resume, save_checkpoint, verify
+from sparsevid.training.ema import EMA
+from sparsevid.training.engine import Engine
+from sparsevid.training.objective import build_objective, draw_noise, draw_times, drop_labels
+
+logger = get_logger(__name__)
+
+
+class Trainer:
+    """A run: built from its configuration, resumed if it has a good checkpoint, trained to its last step.
+
+    Args:
+        config: the run. Fields that the data card answers may be left out.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        init_process_group_if_launched()
+        self.config, self.manifest, self.dataset = open_data(config)
+        train = self.config.train
+        self.micro_batch, self.accumulation = split_batch(train.global_batch, train.micro_batch, world_size())
+        self.objective = build_objective(self.config.objective)
+        self.resume_from = find_checkpoint(self.config)
+        self.autoencoder = open_autoencoder(self.config, self.dataset, self.resume_from)
+        data = self.config.data
+        factor = self.autoencoder.factor
+        self.spec = spec_from_config(
+            self.config,
+            input_size=(data.frames, data.size[0] // factor, data.size[1] // factor),
+            in_channels=self.autoencoder.channels,
+            num_classes=len(self.manifest.classes),
+            learn_sigma=self.objective.learn_sigma,
+        )
+        dense = self.spec.dense_grid()
+        self.schedule = schedule_from_config(self.config.schedule, dense) if self.spec.is_sparse else None
+        torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
+        model = DiffusionTransformer(self.spec, attention=self.config.model.attention)
+        self.engine = Engine(model, train, self.micro_batch, self.accumulation)
+        self.autoencoder.to(self.engine.device)
+        self.ema = EMA(self.engine, train.ema_decay)
+        self.step = self.samples = 0
+        if self.resume_from is not None:
+            state = resume(self.resume_from, self.spec, self.engine, self.ema)
+            self.step, self.samples = state["step"], state["samples"]
+            logger.info("resumed from %s", self.resume_from)
+
+    def train(self) -> dict[str, float]:
+        """Train to the last step, with a checkpoint there.
+
+        Returns:
+            `loss_first` and `loss_last`: means over the first and last tenth of the steps taken now.
+        """
+        train, losses = self.config.train, []
+        self._print_summary()
+        batches = self._batches()
+        bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
+        with MetricWriter(self.config.folder) as metrics, bar:
+            window = time.perf_counter()
+            while self.step < train.steps:
+                loss, stage_losses = self._optimizer_step(batches)
+                losses.append(loss)
+                bar.update()
+                if self.step % train.log_every == 0 or self.step == train.steps:
+                    now = time.perf_counter()
+                    speed, window = train.log_every * train.global_batch / (now - window), now
+                    recent = sum(losses[-train.log_every :]) / len(losses[-train.log_every :])
+                    bar.set_postfix_str(f"loss {recent:.4f}, {speed:.1f} clips/s")
+                    values = {"loss": recent, "lr": self.engine.lr, "clips_per_second": speed} | stage_losses
+                    if self.engine.grad_norm is not None:
+                        values["grad_norm"] = self.engine.grad_norm
+                    metrics.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
+                if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+                    self.save()
+        tenth = max(1, len(losses) // 10)
+        mean = {"loss_first": losses[:tenth], "loss_last": losses[-tenth:]}
+        return {name: sum(values) / len(values) for name, values in mean.items() if values}
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step. All ranks call it together."""
+        state = {"step": self.step, "samples": self.samples}
+        return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
+
+    def _optimizer_step(self, batches: Iterator[dict[str, Tensor]]) -> tuple[float, dict[str, float]]:
+        """One step of the optimizer over all accumulation slots; its mean loss over ranks, and by stage on this rank."""
+        total, stage_losses = torch.zeros(()), {}
+        for slot in range(self.accumulation):
+            index, loss = self._loss(next(batches), rank() * self.accumulation + slot)
+            self.engine.step(loss)
+            stage_losses[f"loss_stage_{index}"] = loss.item()
+            total += loss.detach().cpu()
+        mean = mean_over_ranks(total / self.accumulation).item()
+        if not torch.isfinite(torch.tensor(mean)):
+            raise FloatingPointError(f"the loss of step {self.step} is {mean}; checkpoints up to this step are good")
+        self.ema.update()
+        self.step += 1
+        self.samples += self.config.train.global_batch
+        return mean, stage_losses
+
+    def _loss(self, batch: dict[str, Tensor], slot: int) -> tuple[int, Tensor]:
+        """The stage of a micro-batch and its mean loss, a function of (seed, step, slot) and the clips."""
+        slots = world_size() * self.accumulation
+        key = {"seed": self.config.seed, "step": self.step, "slot": slot}
+        with torch.no_grad():
+            x0 = self.autoencoder.encode(batch["clip"].to(self.engine.device))
+        draw = draw_times(self.objective, self.schedule, len(x0), slots=slots, **key)
+        cond = {"grid": draw.stage.grid} if self.schedule is not None else {}
+        if self.spec.num_classes:
+            labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
+            cond["labels"] = labels.to(self.engine.device)
+        u = draw.u.to(self.engine.device)
+        return draw.index, self.objective.loss(self.engine, x0, u, draw_noise(x0, **key), **cond).mean()
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        order = SampleOrder(len(self.dataset), self.config.seed)
+        return iter(
+            build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, self.config.data.workers)
+        )
+
+    def _print_summary(self) -> None:
+        train, stages = self.config.train, self.schedule.stages if self.schedule else ()
+        rows = [
+            ["run", str(self.config.folder)],
+            ["data", f"{len(self.dataset)} videos of {self.manifest.root}"],
+            ["latents", "×".join(map(str, (self.spec.in_channels, *self.spec.input_size)))],
+            ["layout", f"{self.spec.layout}, {self.spec.hidden_size} channels"],
+            ["tokens", f"dense {self.spec.dense_grid()}, sparse {', '.join(str(stage.grid) for stage in stages) or 'none'}"],
+            ["objective", self.config.objective.kind],
+            ["batch", f"{train.global_batch} = {world_size()} ranks × {self.accumulation} slots × {self.micro_batch} clips"],
+            ["engine", f"DeepSpeed ZeRO-{train.zero_stage}, {train.precision}, {self.engine.device}"],
+            ["steps", f"{self.step} of {train.steps} done"],
+        ]
+        print_table("training", ["what", ""], rows)
+
+
+def open_data(config: RunConfig) -> tuple[RunConfig, Manifest, ClipDataset]:
+    """The run's clips, and the run with what its card answers filled in."""
+    card = load_card(config.data.card)
+    chosen = {name: getattr(config.data, name) for name in ("frames", "stride", "size", "flip")}
+    filled = {name: getattr(card.clip, name) if value is None else value for name, value in chosen.items()}
+    manifest = build_manifest(resolve_root(card, config.data.root), label_rule=card.label_rule)
+    rule = ClipRule(filled["frames"], filled["stride"])
+    dataset = ClipDataset(
+        manifest,
+        rule,
+        tuple(filled["size"]),
+        flip=filled["flip"],
+        seed=config.seed,
+        cache_frames=config.data.cache_frames,
+    )
+    fps = [video.fps for video in manifest.videos]
+    record = RecordConfig(
+        classes=list(manifest.classes),
+        fps=sum(fps) / len(fps) / rule.stride,
+        fingerprint=manifest.fingerprint,
+        versions={"torch": torch.__version__},
+    )
+    filled["size"] = list(filled["size"])
+    return replace(config, data=replace(config.data, **filled), record=record), manifest, dataset
+
+
+def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:
+    """Clips of a forward and accumulation slots of a step, for one rank.
+
+    Raises:
+        ConfigError: the global batch is not ranks × slots × clips; the message says which values are.
+    """
+    if global_batch % ranks:
+        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks")
+    per_rank = global_batch // ranks
+    micro = micro_batch or per_rank
+    if per_rank % micro:
+        divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
+        raise ConfigError(
+            f"train.micro_batch = {micro} does not divide the {per_rank} clips of each of {ranks} ranks "
+            f"(train.global_batch = {global_batch}); accepted are {divisors}"
+        )
+    return micro, per_rank // micro
+
+
+def find_checkpoint(config: RunConfig) -> Path | None:
+    """The checkpoint to resume from, verified, or None.
+
+    Raises:
+        CheckpointError: the one that was asked for is damaged.
+    """
+    if config.train.resume == "never":
+        return None
+    if config.train.resume == "auto":
+        return find_resumable(config.folder)
+    folder = Path(config.train.resume)
+    if not folder.resolve().is_relative_to(config.folder.resolve()):
+        raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
+    verify(folder)
+    return folder
+
+
+def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | None) -> Autoencoder:
+    """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights."""
+    settings: AutoencoderConfig = config.autoencoder
+    if resumed is not None:
+        return load_autoencoder(resumed / "autoencoder", settings.source)
+    if settings.kind == "kl":
+        return KLAutoencoder.from_source(settings.source)
+    if settings.kind == "pixels":
+        return Pixels()
+    keys = fixed_clips(dataset, settings.fit_clips, config.seed)
+    clips = torch.stack([dataset[key]["clip"] for key in keys])
+    fitted = LinearAutoencoder.fit(clips, patch=settings.patch, channels=settings.channels)
+    quality = psnr(fitted.decode(fitted.encode(clips)), clips)
+    logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
+    return fitted
+
+
+def save_resolved(config: RunConfig) -> None:
+    """Write the resolved config into the run's folder, once."""
+    if is_main():
+        config.folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, config.folder / "config.yaml")

@@ -1,0 +1,55 @@
+"""What parity tests share: reference files, models built from them, errors relative to the largest magnitude."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity.spec import ModelSpec
+
+REFERENCE = Path(os.environ.get("SPARSEVID_REFERENCE", Path(__file__).parent / "reference"))
+
+
+def load_reference(name: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and configuration of a reference file; the folder comes from $SPARSEVID_REFERENCE."""
+    with safe_open(REFERENCE / f"{name}.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+        return tensors, json.loads(file.metadata()["config"])
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Maximal error over maximal magnitude."""
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def load_public_model(name: str) -> tuple[DiffusionTransformer, dict, dict]:
+    """A model of ours with the weights of a reference file, the file's tensors, and its stored position tables."""
+    tensors, config = load_reference(name)
+    spec = ModelSpec(
+        layout=f"{config['depth']}D",
+        hidden_size=config["hidden_size"],
+        num_heads=config["num_heads"],
+        input_size=(config.get("num_frames", 1), config["input_size"], config["input_size"]),
+        in_channels=config["in_channels"],
+        patch_size=config["patch_size"],
+        num_classes=config["num_classes"] if config.get("extras") != 1 else 0,
+        learn_sigma=config["learn_sigma"],
+    )
+    model = DiffusionTransformer(spec).eval()
+    weights = {key[3:]: value for key, value in tensors.items() if key.startswith("sd.")}
+    tables = {key: weights.pop(key) for key in ("pos_embed", "temp_embed") if key in weights}
+    model.load_state_dict(weights, strict=True)
+    return model, tensors, tables
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter, zeros too, a random value."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return module.eval()

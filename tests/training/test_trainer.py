@@ -1,0 +1,136 @@
+"""A run in this process: what the model is called with, what is averaged, what is refused."""
+
+import pytest
+import torch
+
+from sparsevid.config import ConfigError
+from sparsevid.pipeline import VideoPipeline
+from sparsevid.training.checkpoint import CheckpointError, checkpoint_path, find_resumable, list_checkpoints
+from sparsevid.training.trainer import Trainer, split_batch
+
+
+def record_calls(model) -> list[tuple[torch.Tensor, tuple]]:
+    """(times u, grid) of every later call of the model."""
+    calls = []
+
+    def hook(module, args, kwargs):
+        calls.append((args[1].double() / 999, kwargs.get("grid")))
+
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+    return calls
+
+
+@pytest.mark.parametrize("objective", ["flow", "diffusion"])
+def test_schedule_rules_training_and_sampling(tiny, objective):
+    config, _ = tiny(f"objective.kind={objective}", "train.steps=24", "train.checkpoint_every=24", "train.micro_batch=2")
+    trainer = Trainer(config)
+    schedule, calls = trainer.schedule, record_calls(trainer.engine.engine.module)
+    trainer.train()
+    assert len(calls) == 24 * 2
+    for u, grid in calls:
+        assert {schedule.stage_index(min(each, 1.0)) for each in u.tolist()} == {schedule.stages.index(_stage(schedule, grid))}
+    assert {grid for _, grid in calls} == {stage.grid for stage in schedule.stages}
+
+    pipeline = VideoPipeline.from_pretrained(config.folder)
+    calls = record_calls(pipeline.model)
+    clips = pipeline(3, steps=20, batch=2, show_progress=False)
+    assert clips.shape == (3, 3, 4, 32, 32) and clips.dtype == torch.uint8
+    first_batch = [grid.tokens for _, grid in calls[:20]]
+    assert first_batch == sorted(first_batch)
+    assert set(first_batch[:5]) == {min(first_batch)} and first_batch[-1] > first_batch[0]
+
+
+def _stage(schedule, grid):
+    return next(stage for stage in schedule.stages if stage.grid == grid)
+
+
+def test_average_is_that_of_the_weights(tiny):
+    config, _ = tiny("train.ema_decay=0.5", "train.checkpoint_every=100")
+    trainer = Trainer(config)
+    expected = trainer.engine.gather(dict(trainer.engine.local_masters()))
+    batches = trainer._batches()
+    for n in range(6):
+        trainer._optimizer_step(batches)
+        decay = min(0.5, (1 + n) / (10 + n))
+        for name, value in trainer.engine.gather(dict(trainer.engine.local_masters())).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in trainer.ema.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_samples_depend_on_seed_and_index_alone(tiny):
+    config, _ = tiny()
+    Trainer(config).train()
+    pipeline = VideoPipeline.from_pretrained(config.folder)
+    options = {"steps": 4, "show_progress": False}
+    together = pipeline(5, batch=5, **options)
+    parts = torch.cat([clips for _, clips in pipeline.batches([0, 1, 2, 3, 4], batch=2, **options)])
+    assert (together.int() - parts.int()).abs().max() <= 1  # sums in another order may round to a neighbouring level
+    assert not torch.equal(together, pipeline(5, batch=5, seed=1, **options))
+    with pytest.raises(ValueError, match=r"sampler 'ddim' does not fit .*'flow'; accepted are euler"):
+        pipeline(1, sampler="ddim")
+    with pytest.raises(ValueError, match="unconditional"):
+        pipeline(1, guidance=2.0)
+
+
+def test_class_conditional_run(tiny):
+    config, path = tiny("data.frames=2", "objective.label_dropout=0.5")
+    card = path.with_name("card.yaml")
+    card.write_text("name: two\ntitle: Two clips\nlabel_rule: file\nclip: {stride: 2, size: [32, 32]}\n", encoding="utf-8")
+    config.data.card, config.data.size = str(card), None
+    trainer = Trainer(config)
+    assert trainer.spec.num_classes == 2
+    trainer.train()
+    pipeline = VideoPipeline.from_pretrained(config.folder)
+    assert pipeline.config.record.classes == ["carphone_distorted", "carphone_pristine"]
+    assert pipeline(2, steps=2, guidance=2.0, classes=[1], show_progress=False).shape == (2, 3, 2, 32, 32)
+    with pytest.raises(ValueError, match="0 … 1"):
+        pipeline(1, classes=[7])
+
+
+def test_damaged_checkpoints_are_passed_over(tiny):
+    config, _ = tiny()
+    Trainer(config).train()
+    assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000002", "step-0000004", "step-0000006"]
+    shard = next((checkpoint_path(config.folder, 6) / "training" / "state").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (checkpoint_path(config.folder, 4) / "checksums.json").unlink()
+    assert find_resumable(config.folder) == checkpoint_path(config.folder, 2)
+    trainer = Trainer(config)
+    assert (trainer.step, trainer.samples) == (2, 8)
+    config.train.resume = str(checkpoint_path(config.folder, 6))
+    with pytest.raises(CheckpointError, match="does not have its recorded checksum"):
+        Trainer(config)
+
+
+def test_planted_files_are_not_loaded(tiny):
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    (checkpoint_path(config.folder, 2) / "training" / "state" / "extra.pt").write_bytes(b"payload")
+    assert find_resumable(config.folder) is None
+
+
+def test_checkpoint_of_another_model_is_refused(tiny):
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    other, _ = tiny("train.steps=2", "model.hidden_size=48")
+    with pytest.raises(CheckpointError, match="another model: hidden_size is 32 there and 48 here"):
+        Trainer(other)
+
+
+def test_batches_that_do_not_divide_are_refused():
+    assert split_batch(16, None, 2) == (8, 1) and split_batch(16, 2, 2) == (2, 4)
+    with pytest.raises(ConfigError, match="not a multiple of the 3 ranks"):
+        split_batch(16, None, 3)
+    with pytest.raises(ConfigError, match=r"accepted are \[1, 2, 4, 8\]"):
+        split_batch(16, 3, 2)
+
+
+def test_data_and_model_mistakes_are_named(tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no usable video"):
+        Trainer(tiny(f"data.root={tmp_path / 'empty'}")[0])
+    with pytest.raises(ValueError, match="does not divide the 4 frames"):
+        Trainer(tiny("schedule.frames=3")[0])
+    with pytest.raises(ConfigError, match=r"missing are model\.layout"):
+        Trainer(tiny("model.layout=null")[0])
