@@ -1,0 +1,1 @@
+"""Data: files → manifest → clips (uint8)."""

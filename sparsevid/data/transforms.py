@@ -1,0 +1,41 @@
+"""Resize, crop and flip of uint8 frames.
+
+Dimensions: T frames, C channels, H height, W width.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+
+def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale frames so that they just cover `size`, keeping their aspect, and cut out the centre.
+
+    Args:
+        frames: uint8 (T,C,h,w), any aspect.
+        size: (H,W) in pixels.
+
+    Returns:
+        uint8 (T,C,H,W). Bilinear with antialiasing; values are rounded, not truncated.
+
+    Raises:
+        ValueError: `frames` is not uint8 (T,C,h,w), or `size` is not positive.
+    """
+    if frames.ndim != 4 or frames.dtype != torch.uint8:
+        raise ValueError(f"frames must be uint8 (T,C,H,W), got {frames.dtype} {tuple(frames.shape)}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be two positive numbers (height, width), got {tuple(size)}")
+    height, width = size
+    scale = max(height / frames.shape[2], width / frames.shape[3])
+    # The covered side may miss by one through rounding; `max` keeps the crop inside.
+    covering = [max(height, round(frames.shape[2] * scale)), max(width, round(frames.shape[3] * scale))]
+    if covering != list(frames.shape[2:]):
+        # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
+        resized = F.resize(frames.float(), covering, antialias=True)
+        frames = resized.round().clamp(0, 255).to(frames.dtype)
+    return F.center_crop(frames, [height, width])
+
+
+def flip(frames: Tensor) -> Tensor:
+    """Mirror frames (...,H,W) left to right."""
+    return F.horizontal_flip(frames)

