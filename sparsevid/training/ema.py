@@ -1,5 +1,6 @@
 """Exponential moving average of the weights, in float32, over what the engine holds on this rank."""
 
+import torch
 from torch import Tensor
 
 from sparsevid.training.engine import Engine
@@ -22,8 +23,8 @@ class EMA:
     def update(self) -> None:
         """Move towards the current weights. All ranks call it together, after each good step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, part in self.engine.local_masters():
-            self.parts[name].lerp_(part.float(), 1.0 - decay)
+        current = {name: part.float() for name, part in self.engine.local_masters()}
+        torch._foreach_lerp_(list(self.parts.values()), [current[name] for name in self.parts], 1.0 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -135,7 +135,8 @@ class Engine:
 
 
 def _engine_config(train: TrainConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    optimizer = {"lr": train.lr, "betas": [0.9, 0.999], "weight_decay": train.weight_decay, "torch_adam": True}
+    optimizer = {"lr": train.lr, "betas": [0.9, 0.999], "weight_decay": train.weight_decay}
+    optimizer |= {"torch_adam": True, "fused": True}  # DeepSpeed's own Adam would be compiled at start
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
