@@ -1,0 +1,48 @@
+"""Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them."""
+
+import argparse
+import sys
+from importlib import import_module
+
+COMMANDS = ("cost", "train", "sample", "evaluate", "demo")
+EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, RuntimeError, ImportError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console command `sparsevid`."""
+    parser = argparse.ArgumentParser(
+        prog="sparsevid",
+        description="Sparse-dense diffusion transformers for video: train, sample, evaluate, and count what they cost.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"sparsevid.cli.{name}")
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP, formatter_class=_Formatter)
+        module.add_arguments(sub)
+    arguments = parser.parse_args(argv)
+    return _run(import_module(f"sparsevid.cli.{arguments.command}"), arguments)
+
+
+def run_tool(name: str, argv: list[str] | None = None) -> int:
+    """What `tools/<name>.py` calls: the same command under its own name."""
+    module = import_module(f"sparsevid.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"tools/{name}.py", description=module.HELP, formatter_class=_Formatter)
+    module.add_arguments(parser)
+    return _run(module, parser.parse_args(argv))
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help, examples as they are written."""
+
+
+def _run(module, arguments: argparse.Namespace) -> int:
+    """Run a command; an error that the user can mend is a message, not a traceback."""
+    try:
+        return module.run(arguments)
+    except EXPECTED_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"sparsevid {module.NAME}: error: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"sparsevid {module.NAME}: interrupted", file=sys.stderr)
+        return 130

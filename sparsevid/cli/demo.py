@@ -1,0 +1,216 @@
+"""`sparsevid demo`: the whole path in some minutes: train, sample, score, and a table."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sparsevid.config import load_config
+from sparsevid.logging import get_logger, print_table
+
+NAME = "demo"
+HELP = "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table."
+CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
+SCORED_CLIPS = 64
+SHOWN_CLIPS = 8
+TIMED_STEPS = 10
+logger = get_logger(__name__)
+
+
+@dataclass
+class Summary:
+    """What `summary.json` holds. Costs are multiply-adds of a forward of one clip, seconds those of a denoising step."""
+
+    parameters: int
+    dense_macs: int
+    sparse_macs: float
+    dense_step_seconds: float
+    sparse_step_seconds: float
+    loss_first: float
+    loss_last: float
+    score: float
+    score_untrained: float
+    score_real_again: float
+    score_real_frozen: float
+    motion_samples: float
+    motion_real: float
+    contact_sheet: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=CONFIG, help="the run")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
+    parser.add_argument("--processes", type=int, default=2, help="training processes")
+    parser.add_argument("overrides", nargs="*", help="dotted settings such as train.steps=100")
+
+
+def run(args: argparse.Namespace) -> int:
+    overrides = [*args.overrides, f"output={args.out.parent}", f"name={args.out.name}/sparse"]
+    config = load_config(args.config, overrides)
+    _train(args.config, overrides, args.processes)
+    summary = _evaluate(config.folder, args.out)
+    (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+    _print(summary, args.out, config.folder)
+    return 0
+
+
+def _train(config: Path, overrides: list[str], processes: int) -> None:
+    """Train in processes of their own, one thread each, as on a real node."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["-m", "sparsevid.cli", "train", str(config), *overrides]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False)
+    if done.returncode:
+        raise RuntimeError(f"training ended with exit code {done.returncode}; its own message is above")
+
+
+def _evaluate(run_folder: Path, out: Path) -> Summary:
+    import torch
+
+    from sparsevid.data.clips import fixed_clips
+    from sparsevid.evaluation.detectors import build_detector
+    from sparsevid.models.transformer import DiffusionTransformer
+    from sparsevid.pipeline import VideoPipeline
+    from sparsevid.sparsity.cost import parameter_count, sampling_macs
+    from sparsevid.training.trainer import open_data
+
+    pipeline = VideoPipeline.from_pretrained(run_folder)
+    spec, steps = pipeline.model.spec, pipeline.config.sample.steps
+    samples = pipeline(SCORED_CLIPS, batch=32)
+    torch.manual_seed(0)
+    untrained = VideoPipeline(DiffusionTransformer(spec).eval(), pipeline.autoencoder, pipeline.config, pipeline.schedule)
+    noise = untrained(SCORED_CLIPS, batch=32)
+    _, _, dataset = open_data(pipeline.config)
+    keys = fixed_clips(dataset, 2 * SCORED_CLIPS, dataset.seed)
+    real, again = torch.stack([dataset[key]["clip"] for key in keys]).chunk(2)
+    frozen = again[:, :, :1].expand_as(again)
+    detector = build_detector("transnetv2")
+    scores = _scores(detector, real, {"samples": samples, "untrained": noise, "again": again, "frozen": frozen})
+    sheet = _write_clips(out, samples[:SHOWN_CLIPS], real[:SHOWN_CLIPS], pipeline.fps)
+    seconds = _step_seconds(pipeline)
+    cost = sampling_macs(spec, pipeline.schedule, _times(pipeline, steps))
+    first, last = _losses(run_folder)
+    return Summary(
+        parameters=parameter_count(spec),
+        dense_macs=cost.dense_macs,
+        sparse_macs=cost.mean_macs,
+        dense_step_seconds=seconds["dense"],
+        sparse_step_seconds=seconds["sparse"],
+        loss_first=first,
+        loss_last=last,
+        score=scores["samples"],
+        score_untrained=scores["untrained"],
+        score_real_again=scores["again"],
+        score_real_frozen=scores["frozen"],
+        motion_samples=_motion(samples),
+        motion_real=_motion(real),
+        contact_sheet=str(sheet),
+    )
+
+
+def _scores(detector, real, others: dict) -> dict[str, float]:
+    """FD-TransNetV2 of each set of clips to the real ones."""
+    import torch
+
+    from sparsevid.evaluation.distances import frechet_distance
+
+    def features(clips):
+        return torch.cat([detector(part) for part in clips.split(16)])
+
+    reference = features(real)
+    return {name: frechet_distance(reference, features(clips.contiguous())) for name, clips in others.items()}
+
+
+def _motion(clips) -> float:
+    """Mean absolute difference between neighbouring frames, in grey levels."""
+    return clips.float().diff(dim=2).abs().mean().item()
+
+
+def _times(pipeline, steps: int) -> list[float]:
+    from sparsevid.diffusion.samplers import sampler_times
+
+    return sampler_times(pipeline.default_sampler, steps)
+
+
+def _step_seconds(pipeline) -> dict[str, float]:
+    """Median seconds of a denoising step of 8 clips, dense and sparse in turns, over steps from noise to data."""
+    import torch
+
+    from sparsevid.benchmark import time_alternately
+    from sparsevid.models.transformer import DiffusionTransformer
+
+    spec = pipeline.model.spec
+    dense = DiffusionTransformer(spec.dense()).eval()
+    x = torch.randn(8, spec.in_channels, *spec.input_size)
+    times = [torch.full((8,), 999.0 * u) for u in _times(pipeline, TIMED_STEPS)]
+
+    def walk(model):
+        with torch.inference_mode():
+            for t in times:
+                model(x, t)
+
+    seconds = time_alternately({"dense": lambda: walk(dense), "sparse": lambda: walk(pipeline.denoiser())})
+    return {name: value / TIMED_STEPS for name, value in seconds.items()}
+
+
+def _losses(run_folder: Path) -> tuple[float, float]:
+    """Means of the logged loss over the first and the last tenth of the run."""
+    lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    by_step = {row["step"]: row["train/loss"] for row in map(json.loads, lines)}
+    losses = [by_step[step] for step in sorted(by_step)]
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def _write_clips(out: Path, samples, real, fps: float) -> Path:
+    from sparsevid.video import write_contact_sheet, write_gif, write_mp4
+
+    folder = out / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, clip in enumerate(samples):
+        write_mp4(folder / f"{index:06d}.mp4", clip, fps)
+        write_gif(folder / f"{index:06d}.gif", clip, fps, scale=4)
+    write_contact_sheet(out / "real_clips.png", real, scale=2)
+    write_contact_sheet(out / "contact_sheet.png", samples, scale=2)
+    return out / "contact_sheet.png"
+
+
+def _print(summary: Summary, out: Path, run_folder: Path) -> None:
+    rows = [
+        ["parameters", f"{summary.parameters / 1e6:.2f} M", ""],
+        ["multiply-adds of a forward, dense", f"{summary.dense_macs / 1e6:.0f} M", ""],
+        [
+            "multiply-adds of a forward, sparse",
+            f"{summary.sparse_macs / 1e6:.0f} M",
+            f"{summary.sparse_macs / summary.dense_macs:.2f}×",
+        ],
+        ["seconds a denoising step of 8 clips, dense", f"{summary.dense_step_seconds:.3f}", ""],
+        [
+            "seconds a denoising step of 8 clips, sparse",
+            f"{summary.sparse_step_seconds:.3f}",
+            f"{summary.sparse_step_seconds / summary.dense_step_seconds:.2f}×",
+        ],
+        ["training loss, first tenth → last tenth", f"{summary.loss_first:.3f} → {summary.loss_last:.3f}", ""],
+        ["FD-TransNetV2 of the samples", f"{summary.score:.1f}", f"{summary.score / summary.score_untrained:.2f}×"],
+        ["  of the untrained model's samples", f"{summary.score_untrained:.1f}", "1.00×"],
+        ["  of a second draw of real clips", f"{summary.score_real_again:.1f}", ""],
+        ["  of real clips frozen on their first frame", f"{summary.score_real_frozen:.1f}", ""],
+        [
+            "mean difference of neighbouring frames, samples",
+            f"{summary.motion_samples:.2f}",
+            f"{summary.motion_samples / summary.motion_real:.2f}×",
+        ],
+        ["  real clips", f"{summary.motion_real:.2f}", "1.00×"],
+    ]
+    print_table("demo", ["what", "value", "ratio"], rows)
+    for name, path in {
+        "contact sheet": summary.contact_sheet,
+        "real clips": out / "real_clips.png",
+        "clips": out / "samples",
+        "checkpoint": run_folder / "checkpoints",
+        "summary": out / "summary.json",
+    }.items():
+        print(f"{name + ':':15}{path}")

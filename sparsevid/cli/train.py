@@ -1,0 +1,32 @@
+"""`sparsevid train`: a run from its configuration."""
+
+import argparse
+
+from sparsevid.config import load_config
+
+NAME = "train"
+HELP = "Train a model. Killed or finished runs go on from their newest good checkpoint."
+EXAMPLES = """examples:
+  python tools/train.py configs/demo/sparse.yaml
+  torchrun --nproc_per_node 2 tools/train.py configs/demo/sparse.yaml train.lr=1e-3 train.zero_stage=2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("config", help="YAML file of the run")
+    parser.add_argument("overrides", nargs="*", help="dotted settings such as train.lr=1e-4")
+    # The `deepspeed` launcher adds this argument; the rank itself comes from the environment.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.overrides)
+    from sparsevid.distributed import shutdown
+    from sparsevid.training.trainer import Trainer
+
+    try:
+        Trainer(config).train()
+    finally:
+        shutdown()
+    return 0
