@@ -15,7 +15,7 @@ NAME = "demo"
 HELP = "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table."
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
 SCORED_CLIPS = 64
-SHOWN_CLIPS = 8
+SHOWN_CLIPS = 12
 TIMED_STEPS = 10
 logger = get_logger(__name__)
 

@@ -1,0 +1,169 @@
+"""The commands as a user calls them: in processes of their own, with good and with bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from sparsevid.cli import COMMANDS, main, run_tool
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, folder: Path | None = None, expect: int = 0) -> subprocess.CompletedProcess:
+    """Run a tool by its path, from another folder if asked."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder or ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def tool(name: str, *arguments, **options) -> subprocess.CompletedProcess:
+    return run(ROOT / "tools" / f"{name}.py", *arguments, **options)
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """A function that gives what a command prints when it refuses its arguments: run in this process, sparing the imports."""
+    monkeypatch.chdir(ROOT)
+
+    def call(name: str, *arguments) -> str:
+        try:
+            status = run_tool(name, [*map(str, arguments)])
+        except SystemExit as error:  # argparse leaves this way
+            status = error.code
+        assert status == 2
+        return capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of four steps, trained by the tool."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = ["model.hidden_size=32", "model.num_heads=2", "data.frames=4", "data.stride=2", "data.size=[32,32]"]
+    short = ["train.steps=4", "train.warmup=0", "train.global_batch=4", "sample.steps=3"]
+    tool("train", "configs/demo/sparse.yaml", f"output={folder}", "name=tiny", *small, *short)
+    return folder / "tiny"
+
+
+def test_cost_as_json():
+    printed = json.loads(tool("cost", "--preset", "SparseLatte-XL/2", "--json").stdout)
+    assert {"preset", "layout", "dense_macs", "mean_macs", "ratio", "stages"} <= printed.keys()
+    assert printed["layout"] == "2P 4(1M3S1R1D) 2D"
+    assert printed["ratio"] == pytest.approx(printed["mean_macs"] / printed["dense_macs"])
+    assert sum(stage["steps"] for stage in printed["stages"]) == 250
+    dense = json.loads(tool("cost", "--preset", "Latte-XL/2", "--json").stdout)
+    assert dense["dense_macs"] == dense["mean_macs"] == printed["dense_macs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--preset", "SparseLate-XL/2"], "Did you mean 'SparseLatte-XL/2'"),
+        (["--layout", "27D"], "27 layers, but preset SparseLatte-XL/2 has 28"),
+        (["--layout", "2P 26M"], "the M of layer 2 has no R"),
+        (["--frames", "5"], "t = 5 does not divide the 16 frames"),
+        (["--input-size", "16", "33", "32"], "cannot be cut into patches"),
+    ],
+)
+def test_cost_of_what_cannot_be(arguments, reason, refused):
+    assert reason in refused("cost", *arguments)
+
+
+def test_sample_writes_clips_and_contact_sheet(trained, tmp_path):
+    tool("sample", trained, "--num", 3, "--steps", 2, "--batch", 2, "--out", tmp_path)
+    names = {f"{i:06d}.{kind}" for i in range(3) for kind in ("mp4", "gif")} | {"contact_sheet.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with av.open(str(tmp_path / "000002.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert [(frame.width, frame.height) for frame in container.decode(video=0)] == [(32, 32)] * 4
+    assert Image.open(tmp_path / "contact_sheet.png").size == (4 * 64 + 3 * 2, 3 * 64 + 2 * 2)
+    printed = tool(
+        "evaluate", "score", "--real", "demo", "--fake", tmp_path, "--protocol", _protocol(tmp_path), "--json"
+    ).stdout
+    record = json.loads(printed)
+    assert record["metric"] == "FD-TransNetV2" and record["fake"]["clips"] == 3 and record["score"] > 0
+
+
+def _protocol(folder: Path) -> Path:
+    """A protocol of one's own, as short as the sampled clips."""
+    path = folder / "short.yaml"
+    own = ROOT / "sparsevid" / "evaluation" / "protocols" / "fd-transnetv2-v1.yaml"
+    text = own.read_text(encoding="utf-8").replace("sparsevid/fd-transnetv2-v1", "short").replace("frames: 8", "frames: 4")
+    path.write_text(text.replace("count: 256", "count: 3"), encoding="utf-8")
+    return path
+
+
+def test_samples_are_the_same_in_another_run(trained, tmp_path):
+    for name in ("a", "b"):
+        tool("sample", trained, "--num", 2, "--steps", 2, "--out", tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("train", ["nothing.yaml"], "no config file nothing.yaml"),
+        ("train", ["configs/demo/sparse.yaml", "train.stepz=3"], "did you mean 'train.steps'"),
+        ("train", ["configs/demo/sparse.yaml", "data.card=nowhere"], "demo"),
+        ("train", ["configs/demo/sparse.yaml", "model.preset=Latte-M/2"], "no preset 'Latte-M/2'"),
+        ("sample", ["nothing"], "neither a checkpoint"),
+        ("sample", ["nothing", "--sampler", "magic"], "invalid choice"),
+        ("evaluate", ["score", "--real", "demo", "--fake", "nothing"], "nothing"),
+    ],
+)
+def test_bad_input_gets_a_message_that_names_it(name, arguments, reason, tmp_path, refused):
+    if name == "train":
+        arguments = [*arguments, f"output={tmp_path}"]
+    assert reason in refused(name, *arguments)
+
+
+def test_errors_of_a_real_process_are_messages_without_traceback():
+    done = tool("sample", "nothing", expect=2)
+    assert "sample: error: nothing is neither a checkpoint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_parts_of_two_checkpoints_are_refused(trained, tmp_path, refused):
+    """A model whose weights or autoencoder belong to another run."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(trained / "checkpoints" / "step-0000004", mixed)
+    header = json.loads((mixed / "ema" / "config.json").read_text(encoding="utf-8"))
+    header["spec"]["hidden_size"] = 48
+    (mixed / "ema" / "config.json").write_text(json.dumps(header), encoding="utf-8")
+    assert "the weights do not fit config.json" in refused("sample", mixed, "--out", tmp_path / "out")
+
+
+def test_every_command_explains_itself(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in listed
+        with pytest.raises(SystemExit, match="0"):
+            run_tool(name, ["--help"])
+        assert f"usage: tools/{name}.py" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_wheel_works_elsewhere(tmp_path, monkeypatch):
+    """Built, unpacked and imported from another folder: nothing but the package is in it, its data included."""
+    run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    run("-m", "pip", "install", "--no-deps", "--target", tmp_path / "site", wheel)
+    assert {path.name.split("-")[0] for path in (tmp_path / "site").iterdir()} == {"sparsevid", "bin"}
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    code = "import sparsevid; import sparsevid.evaluation.protocols as p; print(sparsevid.__file__, *p.list_protocols())"
+    printed = run("-c", code, folder=tmp_path).stdout
+    assert str(tmp_path) in printed and "sparsevid/fd-transnetv2-v1" in printed
+    assert "SparseLatte-XL/2" in run(tmp_path / "site" / "bin" / "sparsevid", "cost", folder=tmp_path).stdout
