@@ -50,7 +50,7 @@ def draw_schedule(axes, spec, schedule) -> None:
 
 def main() -> None:
     spec = build_spec(PRESET)
-    schedule = schedule_from_config(ScheduleConfig(), spec.dense_grid())
+    schedule = schedule_from_config(ScheduleConfig(), spec.dense_grid(), PRESET)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(3, 2), layout="constrained")
     draw_layers(left, spec, schedule.stages[0].grid)
     draw_schedule(right, spec, schedule)

@@ -1,7 +1,7 @@
 """From a run's configuration to the spec and token schedule it names: what training and sampling share."""
 
 from sparsevid.config import ConfigError, RunConfig, ScheduleConfig
-from sparsevid.models.presets import build_spec
+from sparsevid.models.presets import build_spec, preset_rates
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule, paper_schedule, table_schedule
@@ -31,7 +31,7 @@ def spec_from_config(
     if layout.is_sparse:
         t, height, width = input_size
         dense = Grid(t, max(1, height // values["patch_size"]), max(1, width // values["patch_size"]))
-        grid = schedule_from_config(config.schedule, dense).stages[0].grid
+        grid = schedule_from_config(config.schedule, dense, model.preset).stages[0].grid
     values |= {
         "input_size": input_size,
         "in_channels": in_channels,
@@ -39,21 +39,25 @@ def spec_from_config(
         "learn_sigma": learn_sigma,
         "sparse_grid": grid,
         "transition_positions": model.transition_positions,
+        "residual_upsampling": model.residual_upsampling,
         "allow_no_dense": model.allow_no_dense,
     }
     return build_spec(model.preset, **values) if model.preset is not None else ModelSpec(**values)
 
 
-def schedule_from_config(config: ScheduleConfig, dense: Grid) -> TokenSchedule:
-    """The token schedule of a run, for a grid of dense tokens.
+def schedule_from_config(config: ScheduleConfig, dense: Grid, preset: str | None = None) -> TokenSchedule:
+    """The token schedule of a run, for a grid of dense tokens; rates that the config leaves open are the preset's.
 
     Raises:
         ConfigError: the kind lacks its grid or table.
         ValueError: rates or grids that do not fit.
     """
     if config.kind == "paper":
-        frames = config.frames or max(1, dense.t // 4)
-        return paper_schedule(dense, frames, config.r_min, config.r_max)
+        r_min, r_max = preset_rates(preset)
+        r_min = r_min if config.r_min is None else config.r_min
+        r_max = r_max if config.r_max is None else config.r_max
+        table = [(row[0], row[1]) for row in config.frames_table] if config.frames_table else None
+        return paper_schedule(dense, table or config.frames or max(1, dense.t // 4), r_min, r_max)
     if config.kind == "constant":
         if config.grid is None or len(config.grid) != 3:
             raise ConfigError(f"schedule.kind=constant needs schedule.grid=[t,h,w], got {config.grid}")

@@ -25,8 +25,10 @@ class ModelConfig:
     patch_size: int | None = None
     mlp_ratio: float | None = None
     transition_positions: bool = True  # sin-cos positions again where tokens become sparse and dense
+    residual_upsampling: bool = False  # R adds what the sparse layers changed, rather than their output (not in the paper)
     allow_no_dense: bool = False  # accept modules without a dense layer after R
-    attention: str = "sdpa"  # backend: sdpa, math
+    attention: str = "sdpa"  # backend: sdpa, xformers, math
+    checkpoint_layers: str = ""  # kinds of layers, such as RD, whose activations are computed again in the backward pass
 
 
 @dataclass
@@ -34,9 +36,10 @@ class ScheduleConfig:
     """Sparse tokens over diffusion time; without meaning for a dense layout."""
 
     kind: str = "paper"  # paper: rates below; constant: `grid` at all times; table: `table`
-    frames: int | None = None  # t of the paper schedule; default: a quarter of the clip's frames
-    r_min: float = 0.75  # pruning rate inside a frame at u = 0
-    r_max: float = 0.9375  # pruning rate inside a frame at u ≥ 3/4
+    frames: int | None = None  # paper: t, frames of the sparse grid; default: a quarter of the clip's frames
+    frames_table: list[Any] | None = None  # paper: t over time instead, rows [u up to which, t], rising to 1
+    r_min: float | None = None  # paper: pruning rate inside a frame at u = 0; default: the preset's
+    r_max: float | None = None  # paper: pruning rate inside a frame at u ≥ 3/4; default: the preset's
     grid: list[int] | None = None  # (t, h, w) of the constant schedule
     table: list[Any] | None = None  # rows [u up to which, [t, h, w]], rising to 1
 

@@ -85,7 +85,8 @@ class VideoPipeline:
                 f"{folder}: the autoencoder gives {autoencoder.channels} channels, the model takes {model.spec.in_channels}: "
                 "the parts of this checkpoint do not belong together"
             )
-        schedule = schedule_from_config(config.schedule, model.spec.dense_grid()) if model.spec.is_sparse else None
+        dense, preset = model.spec.dense_grid(), config.model.preset
+        schedule = schedule_from_config(config.schedule, dense, preset) if model.spec.is_sparse else None
         return cls(model, autoencoder, config, schedule)
 
     @property

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", help="another layout of the same depth, such as '2P 4(1M3S1R1D) 2D'")
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
     parser.add_argument("--schedule", choices=("paper", "constant"), default="paper", help="token schedule")
-    parser.add_argument("--r-min", type=float, help="paper: pruning rate at the data end")
-    parser.add_argument("--r-max", type=float, help="paper: pruning rate at the noise end")
+    parser.add_argument("--r-min", type=float, help="paper: pruning rate at the data end; default: the preset's")
+    parser.add_argument("--r-max", type=float, help="paper: pruning rate at the noise end; default: the preset's")
     parser.add_argument("--frames", type=int, help="paper: frames of the sparse grid (a quarter of T)")
     parser.add_argument("--grid", type=int, nargs=3, metavar=("T", "H", "W"), help="constant: the sparse grid")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="ddim", help="whose steps to average over")
@@ -52,10 +52,8 @@ def _spec_and_schedule(args: argparse.Namespace):
     layout = args.layout or spec.layout
     if not parse_layout(layout).is_sparse:
         return build_spec(args.preset, layout=layout, input_size=size, sparse_grid=None), None
-    config = ScheduleConfig(kind=args.schedule, frames=args.frames, grid=args.grid)
-    config.r_min = config.r_min if args.r_min is None else args.r_min
-    config.r_max = config.r_max if args.r_max is None else args.r_max
-    schedule = schedule_from_config(config, spec.dense_grid(size))
+    config = ScheduleConfig(kind=args.schedule, frames=args.frames, grid=args.grid, r_min=args.r_min, r_max=args.r_max)
+    schedule = schedule_from_config(config, spec.dense_grid(size), args.preset)
     grid = schedule.stages[0].grid
     return build_spec(args.preset, layout=layout, input_size=size, sparse_grid=grid), schedule
 

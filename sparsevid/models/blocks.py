@@ -58,14 +58,11 @@ class AttentionLayer(Layer):
     """D and S: an ordinary spatial or temporal layer, on dense or on sparse tokens."""
 
     def __init__(self, spec: ModelSpec, temporal: bool, backend: str) -> None:
-        super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, backend))
-        self.temporal = temporal
+        super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, temporal, backend))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
-        y = modulate(layer_norm(x), shift, scale)
-        # A temporal layer sees N sequences of T tokens, a spatial one T sequences of N.
-        attended = self.attn(y.transpose(1, 2)).transpose(1, 2) if self.temporal else self.attn(y)
+        attended = self.attn(modulate(layer_norm(x), shift, scale))
         return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward)
 
 
@@ -101,7 +98,8 @@ class RecoverLayer(Layer):
     """R: merge upsampled sparse and dense tokens, then let each dense token attend to the sparse ones of its window.
 
     x ← Up(s)·W1 + x·W2. W1 commutes with nearest upsampling, so it is applied to the sparse tokens. At initialisation
-    W1 = 0 and W2 = 1: the dense path starts as the identity.
+    W1 = 0 and W2 = 1: the dense path starts as the identity. With residual upsampling s stands for what the module's sparse
+    layers changed, and W1 = 1 at initialisation.
     """
 
     def __init__(self, spec: ModelSpec, backend: str) -> None:
@@ -115,10 +113,23 @@ class RecoverLayer(Layer):
         kept = self.merged_layer2(x).unflatten(1, (sparse.t, -1))  # (B, t, T/t, N, D)
         return (kept + up).flatten(1, 2)
 
-    def forward(self, s: Tensor, x: Tensor, c: Tensor, sparse: Grid, dense: Grid, positions: Tensor | None) -> Tensor:
-        """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D); `positions` (T or 1, N, D) are added to the merged tokens."""
+    def forward(
+        self,
+        s: Tensor,
+        x: Tensor,
+        c: Tensor,
+        sparse: Grid,
+        dense: Grid,
+        positions: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
+
+        `positions` (T or 1, N, D) are added to the merged tokens; `pooled` (B, t, n, D) is the module's sparse input, for
+        residual upsampling.
+        """
         shift, scale, gate, *feed_forward = self.modulation(c)
-        x = self.merge(s, x, sparse, dense)
+        x = self.merge(s if pooled is None else s - pooled, x, sparse, dense)
         if positions is not None:
             x = x + positions
         query = windows(modulate(layer_norm(x), shift, scale), s.shape[1])

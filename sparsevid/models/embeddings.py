@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sparsevid.sparsity.cost import FREQUENCIES
-from sparsevid.sparsity.grid import Grid, cell_centres
+from sparsevid.sparsity.grid import cell_centres
 
 
 class PatchEmbedding(nn.Module):
@@ -69,22 +69,35 @@ def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.nd
 
 
 @torch.compiler.assume_constant_result
+def spatial_positions(
+    height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(n, D) sin-cos positions of the h×w cells of a frame, at their centres in the coordinates of its H×W dense tokens.
+
+    With h×w = H×W these are the positions of the dense tokens. A table is computed once for each size, and enters a
+    compiled graph as a constant.
+    """
+    return _spatial_positions(height, width, h, w, channels, device, dtype)
+
+
+@torch.compiler.assume_constant_result
+def temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(t, 1, D) sin-cos positions of `windows` windows of frames, at their centres; of each frame if windows = frames."""
+    return _temporal_positions(frames, windows, channels, device, dtype)
+
+
 @lru_cache(maxsize=128)
 @torch.inference_mode(False)
-def spatial_positions(dense: Grid, sparse: Grid, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n, D) sin-cos positions of a sparse frame's cells, at their centres in dense coordinates.
-
-    With `sparse` = `dense` these are the positions of the dense tokens.
-    """
-    rows, columns = cell_centres(dense.h, sparse.h), cell_centres(dense.w, sparse.w)
+def _spatial_positions(
+    height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    rows, columns = cell_centres(height, h), cell_centres(width, w)
     table = spatial_table(np.array(rows), np.array(columns), channels)
     return torch.from_numpy(table).float().to(device, dtype)
 
 
-@torch.compiler.assume_constant_result
 @lru_cache(maxsize=128)
 @torch.inference_mode(False)
-def temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(t, 1, D) sin-cos positions of `windows` windows of frames, at their centres; of each frame if windows = frames."""
+def _temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     table = sincos(np.array(cell_centres(frames, windows)), channels)
     return torch.from_numpy(table).float()[:, None].to(device, dtype)

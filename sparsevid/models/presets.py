@@ -1,9 +1,11 @@
-"""Named models: presets of `ModelSpec`."""
+"""Named models: presets of `ModelSpec`, and the pruning rates that go with the sparse ones."""
 
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.schedule import TokenSchedule, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
 # name: (depth, hidden size, heads, sparse layout), after DiT (arXiv 2212.09748, table 1) and SparseDiT (appendix)
@@ -14,23 +16,43 @@ SIZES = {
     "XL": (28, 1152, 16, "2P 4(1M3S1R1D) 2D"),
 }
 PATCHES = (2, 4, 8)
-VIDEO_SIZE, IMAGE_SIZE = (16, 32, 32), (1, 32, 32)  # latents of 16 frames, or an image, of 256×256 pixels
+VIDEO_SIZE, IMAGE_SIZE, LARGE_IMAGE_SIZE = (16, 32, 32), (1, 32, 32), (1, 64, 64)  # latents of 256² video, 256² and 512² images
+# Pruning rates (r_min, r_max) inside a frame. Video: sides of a half to a quarter of the dense side.
+VIDEO_RATES, IMAGE_RATES = (0.75, 0.9375), (0.61, 0.86)
+# Published settings (SparseDiT, tables 1 and 2) beside the default one: name: (like, input size, rates)
+PUBLISHED = {
+    "SparseDiT-XL/2-r44": ("SparseDiT-XL/2", IMAGE_SIZE, (0.44, 0.61)),
+    "SparseDiT-XL/2-512": ("SparseDiT-XL/2", LARGE_IMAGE_SIZE, (0.61, 0.86)),
+    "SparseDiT-XL/2-512-r90": ("SparseDiT-XL/2", LARGE_IMAGE_SIZE, (0.90, 0.96)),
+}
 
 
-def _make_presets() -> dict[str, ModelSpec]:
-    presets = {}
+def _schedule(size: tuple[int, int, int], patch: int, rates: tuple[float, float]) -> TokenSchedule:
+    t, height, width = size
+    return paper_schedule(Grid(t, height // patch, width // patch), max(1, t // 4), *rates)
+
+
+def _make_presets() -> tuple[dict[str, ModelSpec], dict[str, tuple[float, float]]]:
+    presets, rates = {}, {}
     for size, (depth, hidden, heads, sparse_layout) in SIZES.items():
         for patch in PATCHES:
-            for family, latents, classes in (("Latte", VIDEO_SIZE, 0), ("DiT", IMAGE_SIZE, 1000)):
+            families = (("Latte", VIDEO_SIZE, 0, VIDEO_RATES), ("DiT", IMAGE_SIZE, 1000, IMAGE_RATES))
+            for family, latents, classes, family_rates in families:
+                name = f"{family}-{size}/{patch}"
                 dense = ModelSpec(f"{depth}D", hidden, heads, latents, patch_size=patch, num_classes=classes)
-                side = max(1, latents[1] // patch // 2)  # half of the dense side: r = 0.75
-                grid = (max(1, latents[0] // 4), side, side)
-                presets[f"{family}-{size}/{patch}"] = dense
-                presets[f"Sparse{family}-{size}/{patch}"] = replace(dense, layout=sparse_layout, sparse_grid=grid)
-    return presets
+                grid = _schedule(latents, patch, family_rates).stages[0].grid
+                presets[name] = dense
+                presets[f"Sparse{name}"] = replace(dense, layout=sparse_layout, sparse_grid=grid)
+                rates[f"Sparse{name}"] = family_rates
+    presets["DiT-XL/2-512"] = replace(presets["DiT-XL/2"], input_size=LARGE_IMAGE_SIZE)
+    for name, (like, latents, published_rates) in PUBLISHED.items():
+        grid = _schedule(latents, presets[like].patch_size, published_rates).stages[0].grid
+        presets[name] = replace(presets[like], input_size=latents, sparse_grid=grid)
+        rates[name] = published_rates
+    return presets, rates
 
 
-PRESETS = _make_presets()
+PRESETS, RATES = _make_presets()
 
 
 def build_spec(preset: str, **changes: Any) -> ModelSpec:
@@ -55,3 +77,21 @@ def build_spec(preset: str, **changes: Any) -> ModelSpec:
             "change the layout's counts, or set all sizes without a preset"
         )
     return spec
+
+
+def preset_rates(preset: str | None) -> tuple[float, float]:
+    """(r_min, r_max) of a preset's token schedule; without a sparse preset those for video."""
+    return RATES.get(preset or "", VIDEO_RATES)
+
+
+def preset_schedule(preset: str) -> TokenSchedule:
+    """The token schedule of a sparse preset at its own input size.
+
+    Raises:
+        KeyError: no such preset.
+        ValueError: the preset is dense.
+    """
+    spec = build_spec(preset)
+    if not spec.is_sparse:
+        raise ValueError(f"preset {preset} is dense and has no token schedule")
+    return _schedule(spec.input_size, spec.patch_size, preset_rates(preset))

@@ -3,12 +3,15 @@
 Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W, p patch size, D channels; (t, h, w) sparse grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer
 from sparsevid.models.embeddings import (
@@ -19,6 +22,7 @@ from sparsevid.models.embeddings import (
     temporal_positions,
 )
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
+from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
 
 
@@ -37,12 +41,19 @@ class DiffusionTransformer(
 
     Args:
         spec: sizes and layout.
-        attention: attention backend, `sdpa` or `math`.
+        attention: attention backend: `sdpa`, `xformers` or `math`.
+        checkpoint_layers: kinds of layers, such as `RD`, whose activations are computed again in the backward pass.
+
+    Raises:
+        ValueError: no such backend or kind of layer.
+        RuntimeError: the backend cannot run here.
     """
 
-    def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
+    def __init__(self, spec: ModelSpec, attention: str = "sdpa", checkpoint_layers: str = "") -> None:
         super().__init__()
-        self.spec = spec
+        if set(checkpoint_layers) - set(KINDS):
+            raise ValueError(f"checkpoint_layers = {checkpoint_layers!r}; the kinds of layers are {', '.join(KINDS)}")
+        self.spec, self.checkpoint_layers = spec, checkpoint_layers
         self.kinds = spec.parsed_layout.kinds
         self.x_embedder = PatchEmbedding(spec.in_channels, spec.hidden_size, spec.patch_size)
         self.t_embedder = TimestepEmbedding(spec.hidden_size)
@@ -68,7 +79,8 @@ class DiffusionTransformer(
             if isinstance(module, Layer | Head):
                 nn.init.zeros_(module.adaLN_modulation[1].weight)
             if isinstance(module, RecoverLayer):
-                nn.init.zeros_(module.merged_layer1.weight)
+                start = nn.init.eye_ if self.spec.residual_upsampling else nn.init.zeros_
+                start(module.merged_layer1.weight)
                 nn.init.eye_(module.merged_layer2.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
@@ -128,7 +140,7 @@ class DiffusionTransformer(
     ) -> Tensor:
         """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position."""
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
-        s = None  # sparse tokens (B, t, n, D), inside a module
+        s = pooled = None  # sparse tokens (B, t, n, D) inside a module, and what they were at its start
         with_time = self.spec.is_video and not stills
         transition = self.spec.transition_positions
         for index, (kind, block) in enumerate(zip(self.kinds, self.blocks, strict=True)):
@@ -136,26 +148,37 @@ class DiffusionTransformer(
                 x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
             if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
                 continue
+            layer = self._recomputed(block) if kind in self.checkpoint_layers else block
             if kind in "PD":
-                x = block(x, c)
+                x = layer(x, c)
             elif kind == "S":
-                s = block(s, c)
+                s = layer(s, c)
             elif kind == "M":
                 if s is None:
                     s = pool(x, dense, sparse)
                     s = s + self._positions(dense, sparse, with_time, like=x) if transition else s
-                s = block(s, x, c)
+                    pooled = s
+                s = layer(s, x, c)
             elif kind == "R":
                 positions = self._positions(dense, dense, with_time, like=x) if transition else None
-                x, s = block(s, x, c, sparse, dense, positions), None
+                start = pooled if self.spec.residual_upsampling else None
+                x, s = layer(s, x, c, sparse, dense, positions, start), None
             if index in features:
                 kept[index] = x if s is None else s
         return self.final_layer(x, c)
 
+    def _recomputed(self, block: nn.Module) -> Callable[..., Tensor]:
+        """The block, with activation checkpointing where there is a backward pass to save memory for."""
+        return partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
+
+    def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
+        """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
+        return super().save_pretrained(save_directory, config={"spec": self.spec.to_dict()}, **options)
+
     def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
         """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""
         channels, device, dtype = like.shape[-1], like.device, like.dtype
-        table = spatial_positions(dense._replace(t=1), grid._replace(t=1), channels, device, dtype)  # (n, D)
+        table = spatial_positions(dense.h, dense.w, grid.h, grid.w, channels, device, dtype)  # (n, D)
         return table + temporal_positions(dense.t, grid.t, channels, device, dtype) if temporal else table[None]
 
     def _condition(self, t: Tensor, labels: Tensor | None, images: int) -> Tensor:

@@ -95,10 +95,15 @@ def cell_centres(size: int, cells: int) -> tuple[float, ...]:
     return tuple((start + stop - 1) / 2 for start, stop in zip(starts, stops, strict=True))
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@torch.compiler.assume_constant_result
 def _nearest_cells(h: int, w: int, height: int, width: int, device: torch.device) -> Tensor:
     """(N,) index of the sparse token that stands for each dense token of a frame."""
+    return _cached_nearest_cells(h, w, height, width, device)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _cached_nearest_cells(h: int, w: int, height: int, width: int, device: torch.device) -> Tensor:
     rows = [j * h // height for j in range(height)]
     columns = [j * w // width for j in range(width)]
     return torch.tensor([row * w + column for row in rows for column in columns], device=device)

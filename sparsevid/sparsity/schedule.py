@@ -59,12 +59,12 @@ def constant_schedule(grid: Sequence[int]) -> TokenSchedule:
     return TokenSchedule((Stage(0.0, 1.0, Grid(*grid)),))
 
 
-def paper_schedule(dense: Sequence[int], t: int, r_min: float, r_max: float) -> TokenSchedule:
+def paper_schedule(dense: Sequence[int], t: int | Sequence[tuple[float, int]], r_min: float, r_max: float) -> TokenSchedule:
     """The paper's schedule for a dense grid: hold r_max for the first quarter of denoising, then fall linearly to r_min.
 
     Args:
         dense: (T, H, W), the dense grid.
-        t: frames of the sparse grid, the same at all times.
+        t: frames of the sparse grid: the same at all times, or rows (high, frames) with rising `high`, the last 1.
         r_min: pruning rate at u = 0, in [0, 1).
         r_max: pruning rate at u ≥ 3/4, in [r_min, 1).
 
@@ -74,14 +74,17 @@ def paper_schedule(dense: Sequence[int], t: int, r_min: float, r_max: float) -> 
     if not 0.0 <= r_min <= r_max < 1.0:
         raise ValueError(f"pruning rates obey 0 ≤ r_min ≤ r_max < 1; got r_min={r_min}, r_max={r_max}")
     dense = Grid(*dense)
-    cuts = {HOLD_FROM, 1.0}
+    frames = [(1.0, t)] if isinstance(t, int) else list(t)
+    _check_rising([high for high, _ in frames])
+    cuts = {HOLD_FROM, *(high for high, _ in frames)}
     if r_max > r_min:
         cuts |= set(_crossings(dense.h, r_min, r_max)) | set(_crossings(dense.w, r_min, r_max))
     edges = [0.0, *sorted(cuts)]
     stages = []
     for low, high in pairwise(edges):
         rate = pruning_rate((low + high) / 2, r_min, r_max)
-        stages.append(Stage(low, high, Grid(t, sparse_side(dense.h, rate), sparse_side(dense.w, rate))))
+        count = next(each for until, each in frames if high <= until)
+        stages.append(Stage(low, high, Grid(count, sparse_side(dense.h, rate), sparse_side(dense.w, rate))))
     schedule = TokenSchedule(_merge_equal(stages))
     for stage in schedule.stages:
         check_sparse_grid(stage.grid, dense)
@@ -99,13 +102,17 @@ def table_schedule(table: Sequence[tuple[float, Sequence[int]]], dense: Sequence
         ValueError: times that do not rise to 1, or a grid that does not fit.
     """
     highs = [float(high) for high, _ in table]
-    if not highs or highs != sorted(set(highs)) or highs[0] <= 0.0 or highs[-1] != 1.0:
-        raise ValueError(f"the times of a token schedule rise from above 0 to 1, got {highs}")
+    _check_rising(highs)
     lows = [0.0, *highs[:-1]]
     stages = [Stage(low, high, Grid(*grid)) for low, (high, grid) in zip(lows, table, strict=True)]
     for stage in stages:
         check_sparse_grid(stage.grid, Grid(*dense))
     return TokenSchedule(_merge_equal(stages))
+
+
+def _check_rising(highs: Sequence[float]) -> None:
+    if not highs or list(highs) != sorted(set(highs)) or highs[0] <= 0.0 or highs[-1] != 1.0:
+        raise ValueError(f"the times of a token schedule rise from above 0 to 1, got {list(highs)}")
 
 
 def _crossings(side: int, r_min: float, r_max: float) -> list[float]:

@@ -24,6 +24,8 @@ class ModelSpec:
         learn_sigma: whether the head also gives the variance, in a second set of `in_channels` channels.
         sparse_grid: default (t, h, w) of the sparse tokens; needed if the layout has an M.
         transition_positions: add sin-cos positions again where tokens become sparse and dense (the paper does).
+        residual_upsampling: R adds what the sparse layers changed, Up(out − in)·W1, with W1 = 1 at the start, in place of the
+            paper's Up(out)·W1 with W1 = 0: a converted dense model keeps the low-frequency part of what its layers did.
         allow_no_dense: accept a layout with no dense layer after an R.
 
     Raises:
@@ -41,6 +43,7 @@ class ModelSpec:
     learn_sigma: bool = True
     sparse_grid: tuple[int, int, int] | None = None
     transition_positions: bool = True
+    residual_upsampling: bool = False
     allow_no_dense: bool = False
 
     def __post_init__(self) -> None:

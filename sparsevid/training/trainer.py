@@ -61,9 +61,11 @@ class Trainer:
             learn_sigma=self.objective.learn_sigma,
         )
         dense = self.spec.dense_grid()
-        self.schedule = schedule_from_config(self.config.schedule, dense) if self.spec.is_sparse else None
+        preset = self.config.model.preset
+        self.schedule = schedule_from_config(self.config.schedule, dense, preset) if self.spec.is_sparse else None
         torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
-        model = DiffusionTransformer(self.spec, attention=self.config.model.attention)
+        options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
+        model = DiffusionTransformer(self.spec, **options)
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         self.autoencoder.to(self.engine.device)
         self.ema = EMA(self.engine, train.ema_decay)

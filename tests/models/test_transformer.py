@@ -6,7 +6,7 @@ import pytest
 import torch
 from parity import randomise
 
-from sparsevid.models.presets import PRESETS, build_spec
+from sparsevid.models.presets import PRESETS, SIZES, build_spec, preset_schedule
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -101,7 +101,47 @@ def test_presets_are_listed_when_one_is_misspelt():
         build_spec("SparseLate-XL/2")
     with pytest.raises(ValueError, match="12 layers, but preset Latte-XL/2 has 28"):
         build_spec("Latte-XL/2", layout="12D")
-    assert build_spec("SparseLatte-XL/2").layout == "2P 4(1M3S1R1D) 2D" and len(PRESETS) == 48
+    assert build_spec("SparseLatte-XL/2").layout == "2P 4(1M3S1R1D) 2D"
+
+
+def test_presets_cover_the_families_and_the_published_settings():
+    names = {
+        f"{sparse}{family}-{size}/{p}"
+        for sparse in ("", "Sparse")
+        for family in ("Latte", "DiT")
+        for size in SIZES
+        for p in (2, 4, 8)
+    }
+    assert names <= set(PRESETS)
+    sides = {name: [stage.grid.h for stage in preset_schedule(name).stages] for name in PRESETS if "Sparse" in name}
+    assert sides["SparseLatte-XL/2"] == [8, 7, 6, 5, 4] and preset_schedule("SparseLatte-XL/2").stages[0].grid.t == 4
+    assert sides["SparseDiT-XL/2"] == sides["SparseDiT-XL/2-512-r90"] == [10, 9, 8, 7, 6]
+    assert sides["SparseDiT-XL/2-r44"] == [12, 11, 10]
+    assert sides["SparseDiT-XL/2-512"] == [*range(20, 11, -1)]
+    with pytest.raises(ValueError, match="dense and has no token schedule"):
+        preset_schedule("Latte-XL/2")
+
+
+def test_residual_upsampling_starts_as_the_identity():
+    """What the sparse layers changed is nothing at first (adaLN-Zero), so W1 = 1 leaves the dense tokens as they are."""
+    spec = replace(SPARSE, residual_upsampling=True, transition_positions=False)
+    model, dense = DiffusionTransformer(spec), DiffusionTransformer(SPARSE.dense())
+    recover = model.blocks[4]
+    assert torch.equal(recover.merged_layer1.weight, torch.eye(24)) and torch.equal(recover.merged_layer2.weight, torch.eye(24))
+    x = torch.randn(2, 4, 4, 8, 8)
+    _, sparse_features = model(x, T, features=[4, 11])
+    dense.load_state_dict(model.state_dict(), strict=False)
+    _, dense_features = dense(x, T, features=[4, 11])
+    for index in (4, 11):
+        torch.testing.assert_close(sparse_features[index], dense_features[index])
+
+
+def test_residual_upsampling_adds_what_the_sparse_layers_changed():
+    spec = replace(SPARSE, residual_upsampling=True)
+    model, plain = randomise(DiffusionTransformer(spec)), DiffusionTransformer(SPARSE).eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(2, 4, 4, 8, 8)
+    assert not torch.allclose(model(x, T), plain(x, T))
 
 
 @pytest.mark.parametrize(

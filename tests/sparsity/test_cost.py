@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsevid.diffusion.samplers import sampler_times
-from sparsevid.models.presets import PRESETS, build_spec
+from sparsevid.models.presets import PRESETS, build_spec, preset_schedule
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.cost import forward_macs, parameter_count, sampling_macs
 from sparsevid.sparsity.schedule import paper_schedule
@@ -44,6 +45,21 @@ def test_sparse_latte_costs_at_most_0_44_of_dense():
     assert [stage.stage.grid for stage in cost.stages] == [(4, side, side) for side in (8, 7, 6, 5, 4)]
     assert cost.dense_macs / 1e9 == pytest.approx(1862.8, abs=0.1)
     assert 0.41 < cost.ratio <= 0.44
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if "/2" in name])
+def test_cost_is_what_the_flop_counter_sees(preset):
+    """The real modules on the meta device, attention in plain products: PyTorch counts 2 FLOPs a multiply-add."""
+    spec = PRESETS[preset]
+    with torch.device("meta"):
+        model = DiffusionTransformer(spec, attention="math")
+        x, t = torch.empty(1, spec.in_channels, *spec.input_size), torch.empty(1)
+        labels = torch.empty(1, dtype=torch.long) if spec.num_classes else None
+    grids = [stage.grid for stage in preset_schedule(preset).stages] if spec.is_sparse else [None]
+    for grid in {grids[0], grids[-1]}:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(x, t, labels, grid=grid)
+        assert forward_macs(spec, grid=grid) == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

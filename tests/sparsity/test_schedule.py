@@ -53,12 +53,21 @@ def test_constant_rate_is_one_stage_and_tables_merge_equal_grids():
     assert constant_schedule((2, 3, 3)).grid(0.3) == (2, 3, 3)
 
 
+def test_frames_of_the_sparse_grid_may_change_over_time_too():
+    schedule = paper_schedule((16, 16, 16), [(0.3, 8), (1.0, 4)], 0.61, 0.86)
+    space = paper_schedule((16, 16, 16), 4, 0.61, 0.86)
+    for u in torch.linspace(0.001, 0.999, 500).tolist():
+        assert schedule.grid(u) == space.grid(u)._replace(t=8 if u <= 0.3 else 4)
+    assert all(a.grid != b.grid and a.high == b.low for a, b in pairwise(schedule.stages))
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
         (lambda: paper_schedule((8, 8, 8), 3, 0.5, 0.8), "does not divide"),
         (lambda: paper_schedule((8, 8, 8), 4, 0.8, 0.5), "r_min ≤ r_max"),
         (lambda: table_schedule([(0.5, (1, 2, 2))], (4, 8, 8)), "rise"),
+        (lambda: paper_schedule((8, 8, 8), [(0.5, 4), (0.2, 2)], 0.5, 0.8), "rise"),
         (lambda: table_schedule([(1.0, (1, 9, 2))], (4, 8, 8)), "h = 9"),
         (lambda: SCHEDULE.grid(1.2), r"not in \[0, 1\]"),
     ],
