@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("cost", "train", "sample", "evaluate", "demo")
+COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "benchmark", "demo")
 EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, RuntimeError, ImportError)
 
 

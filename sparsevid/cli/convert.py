@@ -1,0 +1,128 @@
+"""`sparsevid convert`: public checkpoints ↔ ours, and a sparse model from a dense one."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsevid.logging import get_logger, print_table
+from sparsevid.models.public import ENTRIES, FAMILIES, read_checkpoint
+
+if TYPE_CHECKING:
+    from sparsevid.models.convert import Conversion
+
+NAME = "convert"
+HELP = "Convert public Latte, DiT and SparseDiT checkpoints to ours and back, and dense models to sparse ones."
+EXAMPLES = """examples:
+  sparsevid convert latte.pt models/latte --preset Latte-XL/2
+  sparsevid convert models/latte models/sparse --to-sparse "2P 4(1M3S1R1D) 2D" --sparse-grid 4 8 8
+  sparsevid convert sparsedit.pt models/sparsedit --heads 16 --sparse-grid 1 8 8
+  sparsevid convert models/latte latte.safetensors --to-public latte
+"""
+SOURCE_OPTIONS = ("preset", "heads", "input_size", "weights")  # a folder of ours says all this itself
+SPARSE_OPTIONS = ("no_transition_positions", "residual_upsampling")
+logger = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("source", type=Path, help="public .pt, .pth or .safetensors file, or a folder with our config.json")
+    parser.add_argument("out", type=Path, help="folder to write; with --to-public a .pt or .safetensors file")
+    public = parser.add_argument_group("what a public file does not say")
+    public.add_argument("--preset", help="name of the model, such as Latte-XL/2: gives heads and sparse grid")
+    public.add_argument("--heads", type=int, help="attention heads, instead of a preset")
+    public.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latents, if they are not square")
+    public.add_argument("--weights", choices=ENTRIES, help="which weights of a training checkpoint; default: the first it has")
+    sparse = parser.add_argument_group("sparse models")
+    sparse.add_argument("--to-sparse", metavar="LAYOUT", help="make a dense model sparse, such as '2P 4(1M3S1R1D) 2D'")
+    sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
+    sparse.add_argument("--no-transition-positions", action="store_true", help="as public SparseDiT; with --to-sparse")
+    sparse.add_argument("--residual-upsampling", action="store_true", help="W1 = 1 on what changed; with --to-sparse")
+    parser.add_argument("--to-public", choices=FAMILIES, help="write official names and position tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_arguments(args)
+    conversion = _read(args)
+    if args.to_sparse is not None:
+        conversion = _make_sparse(conversion, args)
+    _write(conversion, args)
+    spec, report = conversion.spec, conversion.report
+    grid = f", sparse grid {'×'.join(map(str, spec.sparse_grid))}" if spec.sparse_grid else ""
+    title = f"{spec.layout}, latents {'×'.join(map(str, spec.input_size))}{grid}: {report.carried} tensors from {args.source}"
+    print_table(title, ["tensor", "", "why or how"], report.rows() or [["nothing dropped or initialised", "", ""]])
+    logger.info("written to %s", args.out)
+    return 0
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Raise before any work what would fail after it."""
+    if args.to_public is not None and args.out.suffix not in (".pt", ".pth", ".safetensors"):
+        raise ValueError(f"--to-public writes a .pt, .pth or .safetensors file, found {args.out}")
+    if args.out.is_dir() and args.to_public is None:
+        taken = [name for name in ("config.json", "model.safetensors") if (args.out / name).exists()]
+        if taken:
+            raise FileExistsError(f"{args.out} has {' and '.join(taken)} already; nothing is overwritten")
+    elif args.out.exists():
+        raise FileExistsError(f"{args.out} exists already; nothing is overwritten")
+    if args.source.is_dir():
+        _refuse(args, SOURCE_OPTIONS, f"{args.source} is a folder with a config.json of its own")
+        if args.to_sparse is None:
+            _refuse(args, ("sparse_grid",), "a model's folder has its sparse grid")
+    if args.to_sparse is None:
+        _refuse(args, SPARSE_OPTIONS, "they belong to --to-sparse")
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
+
+
+def _read(args: argparse.Namespace) -> "Conversion":
+    from sparsevid.models.convert import Conversion, ConversionReport, from_public
+    from sparsevid.pipeline import load_model
+
+    if args.source.is_dir():
+        model = load_model(args.source)
+        weights = model.state_dict()
+        return Conversion(weights, model.spec, ConversionReport(len(weights)))
+    # With --to-sparse the grid is that of the result.
+    grid = args.sparse_grid if args.to_sparse is None else None
+    options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size, "sparse_grid": grid}
+    return from_public(read_checkpoint(args.source, args.weights), **options)
+
+
+def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
+    from sparsevid.models.convert import Conversion, dense_to_sparse
+
+    spec = replace(
+        conversion.spec,
+        layout=args.to_sparse,
+        sparse_grid=args.sparse_grid,
+        transition_positions=not args.no_transition_positions,
+        residual_upsampling=args.residual_upsampling,
+    )
+    weights, report = dense_to_sparse(conversion.weights, conversion.spec, spec)
+    return Conversion(weights, spec, conversion.report.then(report))
+
+
+def _write(conversion: "Conversion", args: argparse.Namespace) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from sparsevid.models.convert import to_public
+    from sparsevid.models.transformer import DiffusionTransformer
+
+    if args.to_public is None:
+        with torch.device("meta"):
+            model = DiffusionTransformer(conversion.spec)
+        model.load_state_dict(conversion.weights, assign=True)
+        model.save_pretrained(args.out)
+        return
+    public = to_public(conversion.weights, conversion.spec, args.to_public)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.out.suffix == ".safetensors":
+        save_file(public, args.out, {"format": "pt"})
+    else:
+        torch.save(public, args.out)
