@@ -1,0 +1,83 @@
+"""The dense model in the form of the public Latte code: what ours is measured against, and a second way to compute the same.
+
+Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W, D channels, h heads, p patch size; S sequences.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from sparsevid.models.blocks import AttentionLayer, layer_norm
+from sparsevid.models.embeddings import spatial_positions, temporal_positions
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity.cost import forward_macs
+from sparsevid.sparsity.spec import ModelSpec
+
+
+def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What a dense `model` computes, written as the public Latte code writes it, to measure what our form of it saves.
+
+    Tokens are copied into (B·T, N, D) for spatial and (B·N, T, D) for temporal layers, the condition is repeated, and adaLN
+    computed, for every frame or position, and q, k, v are copied to contiguous heads. Attention itself is PyTorch's fused
+    kernel, as in the model by default.
+
+    Args:
+        model: a model whose layers are all D.
+        x, t, labels: as the model's, without stills.
+
+    Raises:
+        ValueError: the model has layers of other kinds.
+    """
+    spec = model.spec
+    if set(model.kinds) != {"D"}:
+        raise ValueError(f"the naive form is that of dense models such as {spec.depth}D, got layout {spec.layout!r}")
+    dense, batch, like = spec.dense_grid(x.shape[2:]), x.shape[0], (spec.hidden_size, x.device, x.dtype)
+    frame = dense._replace(t=1)
+    tokens = model.x_embedder.proj(rearrange(x, "b c t h w -> (b t) c h w")).flatten(2).transpose(1, 2)  # (B·T, N, D)
+    tokens = tokens + spatial_positions(frame.h, frame.w, frame.h, frame.w, *like)
+    condition = model.t_embedder(t)  # (B, D)
+    if labels is not None:
+        condition = condition + model.y_embedder(labels)
+    of_frames = repeat(condition, "b d -> (b t) d", t=dense.t)
+    of_positions = repeat(condition, "b d -> (b n) d", n=dense.h * dense.w)
+    for index, block in enumerate(model.blocks):
+        if not spec.layer_is_temporal(index):
+            tokens = _naive_layer(block, tokens, of_frames)
+            continue
+        tokens = rearrange(tokens, "(b t) n d -> (b n) t d", b=batch)
+        if index == spec.temporal_position_layer:
+            tokens = tokens + temporal_positions(dense.t, dense.t, *like)[:, 0]
+        tokens = _naive_layer(block, tokens, of_positions)
+        tokens = rearrange(tokens, "(b n) t d -> (b t) n d", b=batch)
+    shift, scale = model.final_layer.adaLN_modulation(of_frames).chunk(2, dim=1)
+    patches = model.final_layer.linear(_naive_modulate(layer_norm(tokens), shift, scale))  # (B·T, N, p·p·C')
+    return rearrange(
+        patches, "(b t) (h w) (p q c) -> b c t (h p) (w q)", b=batch, h=dense.h, p=spec.patch_size, q=spec.patch_size
+    )
+
+
+def naive_macs(spec: ModelSpec, size: tuple[int, int, int] | None = None) -> int:
+    """Multiply-adds of `naive_forward` for one clip: `forward_macs` plus adaLN for every further frame or position.
+
+    Args:
+        spec: a dense model.
+        size: (frames, height, width) of the latents; by default the spec's.
+    """
+    dense, d = spec.dense_grid(size), spec.hidden_size
+    repeats = [dense.h * dense.w if spec.layer_is_temporal(index) else dense.t for index in range(spec.depth)]
+    return forward_macs(spec, size=size) + sum((n - 1) * 6 * d * d for n in repeats) + (dense.t - 1) * 2 * d * d
+
+
+def _naive_layer(block: AttentionLayer, x: Tensor, c: Tensor) -> Tensor:
+    """One layer on S sequences: x (S, N, D), c (S, D) → (S, N, D)."""
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = block.adaLN_modulation(c).chunk(6, dim=1)
+    qkv = F.linear(_naive_modulate(layer_norm(x), shift, scale), block.attn.qkv.weight, block.attn.qkv.bias)
+    q, k, v = rearrange(qkv, "s n (three h d) -> three s h n d", three=3, h=block.attn.heads).contiguous().unbind(0)
+    attended = rearrange(F.scaled_dot_product_attention(q, k, v), "s h n d -> s n (h d)")
+    attended = block.attn.proj(attended)
+    x = x + gate.unsqueeze(1) * attended
+    return x + mlp_gate.unsqueeze(1) * block.mlp(_naive_modulate(layer_norm(x), mlp_shift, mlp_scale))
+
+
+def _naive_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
