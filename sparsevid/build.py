@@ -4,7 +4,7 @@ from sparsevid.config import ConfigError, RunConfig, ScheduleConfig
 from sparsevid.models.presets import build_spec, preset_rates
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
-from sparsevid.sparsity.schedule import TokenSchedule, paper_schedule, table_schedule
+from sparsevid.sparsity.schedule import TokenSchedule, default_frames, paper_schedule, table_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
 
@@ -57,7 +57,7 @@ def schedule_from_config(config: ScheduleConfig, dense: Grid, preset: str | None
         r_min = r_min if config.r_min is None else config.r_min
         r_max = r_max if config.r_max is None else config.r_max
         table = [(row[0], row[1]) for row in config.frames_table] if config.frames_table else None
-        return paper_schedule(dense, table or config.frames or max(1, dense.t // 4), r_min, r_max)
+        return paper_schedule(dense, table or config.frames or default_frames(dense.t), r_min, r_max)
     if config.kind == "constant":
         if config.grid is None or len(config.grid) != 3:
             raise ConfigError(f"schedule.kind=constant needs schedule.grid=[t,h,w], got {config.grid}")

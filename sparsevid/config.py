@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 @dataclass
@@ -181,7 +182,11 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         key, separator, _ = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {override!r} is not of the form key=value, such as train.lr=1e-4")
-        config = _merge(config, OmegaConf.from_dotlist([override]), f"override {override}")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        config = _merge(config, change, f"override {override}")
     resolved: RunConfig = OmegaConf.to_object(config)
     _check_values(config)
     return resolved
@@ -197,7 +202,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"no config file {path}; give the path of a YAML file such as configs/demo/sparse.yaml")
     try:
         loaded = OmegaConf.load(path)
-    except Exception as error:  # the YAML parser's own errors have no common base
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} holds no mapping of keys to values")

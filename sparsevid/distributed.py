@@ -13,14 +13,24 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
 
 
+def communication_backend() -> str:
+    """gloo for tensors on the CPU, and NCCL for those on GPUs where there are any."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
 def init_process_group_if_launched(timeout_seconds: int = 600) -> None:
-    """Join the process group of the launcher: NCCL where there is a GPU, gloo elsewhere. Does nothing without a launcher."""
+    """Join the process group of the launcher. Does nothing without a launcher.
+
+    Raises:
+        RuntimeError: more processes on this machine than GPUs.
+    """
     if not is_launched() or dist.is_initialized():
         return
     if torch.cuda.is_available():
+        if local_rank() >= torch.cuda.device_count():
+            raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(local_rank())
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    dist.init_process_group(communication_backend(), timeout=timedelta(seconds=timeout_seconds))
 
 
 def rank() -> int:

@@ -20,13 +20,12 @@ def get_logger(name: str) -> logging.Logger:
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+        # Asked at each message: loggers are made at import, before a process knows its rank.
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or is_main())
         root.addHandler(handler)
         root.propagate = False
         root.setLevel(logging.INFO)
-    logger = logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
-    if not is_main():
-        logger.setLevel(logging.WARNING)
-    return logger
+    return logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:

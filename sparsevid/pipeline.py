@@ -12,15 +12,14 @@ from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder, load_autoencoder
 from sparsevid.build import schedule_from_config
+from sparsevid.checkpoints import newest_good
 from sparsevid.config import RunConfig, load_config
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, SAMPLERS, Model
 from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
 from sparsevid.logging import progress
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.schedule import TokenSchedule
-
-START_NOISE, STEP_NOISE = range(2)  # what a sample's generator is for
 
 
 class SampleNoise:
@@ -34,8 +33,8 @@ class SampleNoise:
 
     def __init__(self, shape: Sequence[int], indices: Sequence[int], seed: int, device: torch.device) -> None:
         self.shape, self.device = tuple(shape), device
-        self.starts = [keyed_generator(START_NOISE, seed, index) for index in indices]
-        self.steps = [keyed_generator(STEP_NOISE, seed, index) for index in indices]
+        self.starts = [keyed_generator(Purpose.SAMPLE_START, seed, index) for index in indices]
+        self.steps = [keyed_generator(Purpose.SAMPLE_STEP, seed, index) for index in indices]
 
     def start(self) -> Tensor:
         """The noise that sampling starts from, (B, C, T, H, W)."""
@@ -90,6 +89,11 @@ class VideoPipeline:
         return cls(model, autoencoder, config, schedule)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def fps(self) -> float:
         """Frames a second of the generated clips."""
         return self.config.record.fps or 8.0
@@ -137,10 +141,10 @@ class VideoPipeline:
         Raises:
             ValueError: a sampler that does not fit the model's objective, an unknown class, guidance of an unconditional model.
         """
-        sampler, steps = sampler or self.default_sampler, steps or self.config.sample.steps
+        sampler, steps = sampler or self.default_sampler, self.config.sample.steps if steps is None else steps
         self._check_sampler(sampler)
         model = self.denoiser(self.config.sample.guidance if guidance is None else guidance)
-        spec, device = self.model.spec, next(self.model.parameters()).device
+        spec, device = self.model.spec, self.device
         labels = self._labels(indices, classes)
         bar = progress(total=-(-len(indices) // batch) * steps, desc="sample", unit="step") if show_progress else None
         for first in range(0, len(indices), batch):
@@ -189,19 +193,19 @@ class VideoPipeline:
 
 
 def find_checkpoint_folder(path: Path) -> Path:
-    """`path` itself if it is a checkpoint, else the newest checkpoint of the run that it is.
+    """`path` itself if it is a checkpoint, else the newest good checkpoint of the run that it is.
 
     Raises:
         FileNotFoundError: neither.
     """
     if (path / "config.yaml").is_file() and (path / "autoencoder").is_dir():
         return path
-    found = sorted((path / "checkpoints").glob("step-*")) if (path / "checkpoints").is_dir() else []
-    if not found:
+    found = newest_good(path, for_resuming=False)
+    if found is None:
         raise FileNotFoundError(
-            f"{path} is neither a checkpoint (config.yaml, ema/, autoencoder/) nor a run's folder with checkpoints/step-…"
+            f"{path} is neither a checkpoint (config.yaml, ema/, autoencoder/) nor a run with a good checkpoints/step-…"
         )
-    return found[-1]
+    return found
 
 
 def load_model(folder: Path) -> DiffusionTransformer:

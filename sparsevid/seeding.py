@@ -1,21 +1,36 @@
 """Random generators keyed by what they are for, so that no draw depends on who else drew before."""
 
 import hashlib
+from enum import IntEnum
 
 import torch
 
 
-def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream is a function of `key` alone.
+class Purpose(IntEnum):
+    """What a generator is for: the first part of its key, so that no two purposes share a stream."""
+
+    CLIP = 0  # (seed, epoch, video): where a clip starts, and whether it is mirrored
+    ORDER = 1  # (seed, epoch): the order of videos
+    STAGE = 2  # (seed, block of steps): which stage of the token schedule each slot takes
+    TIME = 3  # (seed, step, slot): diffusion times
+    NOISE = 4  # (seed, step, slot): noise added to latents
+    LABEL_DROPOUT = 5  # (seed, step, slot)
+    SAMPLE_START = 6  # (seed, sample): the noise a generated sample starts from
+    SAMPLE_STEP = 7  # (seed, sample): the noise of a stochastic sampler's steps
+    EVALUATION = 8  # (seed, video): where the clips of an evaluation start
+
+
+def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream is a function of purpose and key alone.
 
     Args:
-        key: integers, such as (seed, epoch, sample) for clips or (seed, step, slot) for noise. Keys that differ in any part or
-            in length give unrelated streams.
+        purpose: what is drawn.
+        key: integers, as listed with the purpose. Keys that differ in any part or in length give unrelated streams.
         device: where the generator draws. CPU streams are the same on every machine.
 
     Returns:
         A freshly seeded `torch.Generator`.
     """
     # A hash rather than numpy's SeedSequence, which gives (1,) and (1, 0) the same stream.
-    digest = hashlib.sha256(",".join(str(int(part)) for part in key).encode()).digest()
+    digest = hashlib.sha256(",".join(str(int(part)) for part in (purpose, *key)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

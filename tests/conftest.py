@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """One thread for each test: sums in a fixed order, and no contention between processes on a small machine."""
     before = torch.get_num_threads()

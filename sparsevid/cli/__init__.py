@@ -1,11 +1,19 @@
 """Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
+from sparsevid.checkpoints import CheckpointError
+from sparsevid.data.decode import DecodeError
+from sparsevid.models.attention import BackendError
+
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "benchmark", "demo")
-EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, RuntimeError, ImportError)
+# What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
+EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
+EXPECTED_ERRORS += (CheckpointError, DecodeError, BackendError)
+TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +48,8 @@ def _run(module, arguments: argparse.Namespace) -> int:
     try:
         return module.run(arguments)
     except EXPECTED_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"sparsevid {module.NAME}: error: {text}", file=sys.stderr)
         return 2

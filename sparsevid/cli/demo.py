@@ -43,18 +43,24 @@ class Summary:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=CONFIG, help="the run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
-    parser.add_argument("--processes", type=int, default=2, help="training processes")
+    parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU")
     parser.add_argument("overrides", nargs="*", help="dotted settings such as train.steps=100")
 
 
 def run(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, f"output={args.out.parent}", f"name={args.out.name}/sparse"]
     config = load_config(args.config, overrides)
-    _train(args.config, overrides, args.processes)
+    _train(args.config, overrides, args.processes or _default_processes())
     summary = _evaluate(config.folder, args.out)
     (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
     _print(summary, args.out, config.folder)
     return 0
+
+
+def _default_processes() -> int:
+    import torch
+
+    return torch.cuda.device_count() or 2
 
 
 def _train(config: Path, overrides: list[str], processes: int) -> None:
@@ -81,8 +87,10 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     spec, steps = pipeline.model.spec, pipeline.config.sample.steps
     samples = pipeline(SCORED_CLIPS, batch=32)
     torch.manual_seed(0)
-    untrained = VideoPipeline(DiffusionTransformer(spec).eval(), pipeline.autoencoder, pipeline.config, pipeline.schedule)
-    noise = untrained(SCORED_CLIPS, batch=32)
+    fresh = DiffusionTransformer(spec).to(pipeline.device).eval()
+    untrained = VideoPipeline(fresh, pipeline.autoencoder, pipeline.config, pipeline.schedule)
+    # An untrained model predicts zero (adaLN-Zero), so that its samples are the same for any number of steps.
+    noise = untrained(SCORED_CLIPS, batch=32, steps=2)
     _, _, dataset = open_data(pipeline.config)
     keys = fixed_clips(dataset, 2 * SCORED_CLIPS, dataset.seed)
     real, again = torch.stack([dataset[key]["clip"] for key in keys]).chunk(2)
@@ -141,11 +149,12 @@ def _step_seconds(pipeline) -> dict[str, float]:
 
     from sparsevid.benchmark import time_alternately
     from sparsevid.models.transformer import DiffusionTransformer
+    from sparsevid.sparsity.times import LAST_TIMESTEP
 
     spec = pipeline.model.spec
-    dense = DiffusionTransformer(spec.dense()).eval()
-    x = torch.randn(8, spec.in_channels, *spec.input_size)
-    times = [torch.full((8,), 999.0 * u) for u in _times(pipeline, TIMED_STEPS)]
+    dense = DiffusionTransformer(spec.dense()).to(pipeline.device).eval()
+    x = torch.randn(8, spec.in_channels, *spec.input_size, device=pipeline.device)
+    times = [torch.full((8,), LAST_TIMESTEP * u, device=pipeline.device) for u in _times(pipeline, TIMED_STEPS)]
 
     def walk(model):
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from sparsevid.data.decode import DEFAULT_BACKEND, DecodeError, iter_frames, rea
 from sparsevid.data.manifest import Manifest
 from sparsevid.data.transforms import flip, resize_crop
 from sparsevid.logging import get_logger, progress
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 
 RULES = ("stride",)
 DRAWS = 4  # of a clip, before a video that fails to decode is an error
@@ -132,7 +132,7 @@ class ClipDataset(Dataset):
         starts = valid_starts(self.rule, self.videos[index].frames)
         reasons = []
         for attempt in range(DRAWS):
-            generator = keyed_generator(self.seed, epoch, index, *([attempt] if attempt else []))
+            generator = keyed_generator(Purpose.CLIP, self.seed, epoch, index, *([attempt] if attempt else []))
             start = starts[int(torch.randint(len(starts), (), generator=generator))]
             mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
             try:

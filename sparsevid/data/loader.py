@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from sparsevid.data.clips import ClipDataset
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 
 
 class SampleOrder:
@@ -36,7 +36,7 @@ class SampleOrder:
             raise IndexError(f"positions count from 0, got {position}")
         epoch, place = divmod(position, self.num_samples)
         if epoch != self._epoch:
-            generator = keyed_generator(self.seed, epoch)
+            generator = keyed_generator(Purpose.ORDER, self.seed, epoch)
             self._epoch, self._permutation = epoch, torch.randperm(self.num_samples, generator=generator)
         return epoch, int(self._permutation[place])
 

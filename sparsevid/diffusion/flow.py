@@ -5,7 +5,9 @@ x_u = (1 − u)·x₀ + u·ε, velocity ε − x₀. A model receives 999·u, th
 
 from torch import Tensor
 
-MODEL_TIME_SCALE = 999.0
+from sparsevid.sparsity.times import LAST_TIMESTEP
+
+MODEL_TIME_SCALE = float(LAST_TIMESTEP)
 
 
 def interpolate(x0: Tensor, u: Tensor, noise: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TIMESTEPS = 1000
+from sparsevid.sparsity.times import LAST_TIMESTEP
+
+TIMESTEPS = LAST_TIMESTEP + 1
 BETA_START, BETA_END = 1e-4, 0.02
 
 

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from sparsevid.diffusion.samplers import Model
 from sparsevid.sparsity.schedule import TokenSchedule
-
-LAST_TIMESTEP = 999.0
+from sparsevid.sparsity.times import LAST_TIMESTEP
 
 
 def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:

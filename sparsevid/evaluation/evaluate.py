@@ -27,7 +27,7 @@ from sparsevid.evaluation.distances import frechet_distance
 from sparsevid.evaluation.features import FeatureFile, check_comparable, compute_features
 from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, ProtocolRecord, load_protocol
 from sparsevid.logging import get_logger
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 
 CLIPS_PER_READ = 4  # of one video: bounds the decoded frames that are in memory at once
 Role = Literal["real", "fake"]
@@ -284,7 +284,7 @@ def _starts_by_video(dataset: ClipDataset, role: Role, protocol: Protocol) -> li
     starts = []
     for index, video in enumerate(dataset.videos):
         valid = valid_starts(dataset.rule, video.frames)
-        order = torch.randperm(len(valid), generator=keyed_generator(protocol.seed, index))
+        order = torch.randperm(len(valid), generator=keyed_generator(Purpose.EVALUATION, protocol.seed, index))
         starts.append([valid[i] for i in order[: protocol.clips_per_video].tolist()])
     return starts
 

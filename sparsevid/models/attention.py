@@ -15,6 +15,10 @@ from torch import Tensor, nn
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class BackendError(RuntimeError):
+    """An attention backend that cannot run here; the message says why."""
+
+
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """PyTorch's fused attention: (B', M, h, d) and twice (B', N, h, d) → (B', M, h, d)."""
     return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
@@ -41,7 +45,7 @@ def choose_backend(name: str) -> Attend:
 
     Raises:
         ValueError: no such backend.
-        RuntimeError: the backend cannot run here; the message says why.
+        BackendError: the backend cannot run here; the message says why.
     """
     if name not in BACKENDS:
         raise ValueError(f"no attention backend {name!r}; the backends are {', '.join(BACKENDS)}")
@@ -52,13 +56,13 @@ def choose_backend(name: str) -> Attend:
 
 def _require_xformers() -> None:
     if importlib.util.find_spec("xformers") is None:
-        raise RuntimeError("attention backend xformers: not installed; pip install 'sparsevid[xformers]', or use sdpa")
+        raise BackendError("attention backend xformers: not installed; pip install 'sparsevid[xformers]', or use sdpa")
     if not torch.cuda.is_available():
-        raise RuntimeError("attention backend xformers: its kernels need a CUDA device and there is none; use sdpa")
+        raise BackendError("attention backend xformers: its kernels need a CUDA device and there is none; use sdpa")
     try:
         import xformers.ops  # noqa: F401 (the import loads the kernels)
     except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(
+        raise BackendError(
             f"attention backend xformers: it does not load with torch {torch.__version__} ({error}); install a build that "
             "matches, or use sdpa"
         ) from error

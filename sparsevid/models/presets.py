@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from sparsevid.sparsity.grid import Grid
-from sparsevid.sparsity.schedule import TokenSchedule, paper_schedule
+from sparsevid.sparsity.schedule import TokenSchedule, default_frames, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
 # name: (depth, hidden size, heads, sparse layout), after DiT (arXiv 2212.09748, table 1) and SparseDiT (appendix)
@@ -29,7 +29,7 @@ PUBLISHED = {
 
 def _schedule(size: tuple[int, int, int], patch: int, rates: tuple[float, float]) -> TokenSchedule:
     t, height, width = size
-    return paper_schedule(Grid(t, height // patch, width // patch), max(1, t // 4), *rates)
+    return paper_schedule(Grid(t, height // patch, width // patch), default_frames(t), *rates)
 
 
 def _make_presets() -> tuple[dict[str, ModelSpec], dict[str, tuple[float, float]]]:

@@ -46,7 +46,7 @@ class DiffusionTransformer(
 
     Raises:
         ValueError: no such backend or kind of layer.
-        RuntimeError: the backend cannot run here.
+        BackendError: the backend cannot run here.
     """
 
     def __init__(self, spec: ModelSpec, attention: str = "sdpa", checkpoint_layers: str = "") -> None:
@@ -109,10 +109,12 @@ class DiffusionTransformer(
             (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index.
 
         Raises:
-            ValueError: a shape, grid or label that does not fit the spec.
+            ValueError: a shape, grid or layer index that does not fit the spec, or labels where there are no classes.
         """
         batch, frames = x.shape[0], x.shape[2] - images
         self._check_input(x, labels, grid, frames)
+        if unknown := sorted(set(features) - set(range(self.spec.depth))):
+            raise ValueError(f"features of layers {unknown}: the model has layers 0 … {self.spec.depth - 1}")
         dense = self.spec.dense_grid((frames, *x.shape[3:]))
         sparse = self._sparse_grid(grid, dense)
         tokens = self.x_embedder(x)  # (B, T, N, D)

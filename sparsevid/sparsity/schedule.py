@@ -54,6 +54,11 @@ def sparse_side(side: int, rate: float) -> int:
     return max(1, math.floor(side * math.sqrt(1.0 - rate) + 0.5))
 
 
+def default_frames(frames: int) -> int:
+    """Frames of the sparse grid if none are given: the largest divisor of T that is at most a quarter of it, at least 1."""
+    return max(k for k in range(1, max(1, frames // 4) + 1) if frames % k == 0)
+
+
 def constant_schedule(grid: Sequence[int]) -> TokenSchedule:
     """One sparse grid (t, h, w) at all times."""
     return TokenSchedule((Stage(0.0, 1.0, Grid(*grid)),))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsevid.sparsity.schedule import Stage, TokenSchedule
 
+LAST_TIMESTEP = 999  # discrete timesteps are k = 0 … 999, u = k / 999
 BLOCK_STEPS = 8  # with a single slot a step, stages are stratified over this many consecutive steps
 
 
@@ -32,7 +33,7 @@ class TimeDistribution(Protocol):
 class UniformTimesteps:
     """Uniform over the discrete timesteps k = 0 … steps − 1, with u = k / (steps − 1)."""
 
-    def __init__(self, steps: int = 1000) -> None:
+    def __init__(self, steps: int = LAST_TIMESTEP + 1) -> None:
         self.steps = steps
 
     def quantile(self, q: float) -> float:

@@ -1,56 +1,36 @@
-"""Checkpoints: written aside, checksummed, then renamed, so that a kill at any moment leaves the last good one.
+"""Saving and resuming. A checkpoint is written aside, checksummed, then renamed: a kill leaves the last good one."""
 
-<run>/checkpoints/step-0001000/
-    model/ ema/       config.json and safetensors, as `from_pretrained` reads them
-    autoencoder/      what `decode` needs
-    config.yaml       the resolved run
-    training/         DeepSpeed's shards, and state.json: only for resuming
-    checksums.json    SHA-256 of all of the above, written last
-"""
-
-import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.config import RunConfig, save_config
-from sparsevid.distributed import barrier, broadcast_object, is_main
+from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, write_checksums
+from sparsevid.config import RunConfig, load_config, save_config
+from sparsevid.distributed import barrier, is_main, world_size
 from sparsevid.logging import get_logger
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine
 
 logger = get_logger(__name__)
-CHECKSUMS = "checksums.json"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says which and why."""
-
-
-def checkpoint_path(run_folder: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step lies."""
-    return run_folder / "checkpoints" / f"step-{step:07d}"
-
-
-def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The run's finished checkpoints, oldest first."""
-    folder = run_folder / "checkpoints"
-    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+# Sections and keys that a resumed run may not change, and those whose change is worth a warning.
+FIXED = ("autoencoder", "objective")
+NOTED = ("seed", "schedule", "data.frames", "data.stride", "data.size", "data.flip", "train.global_batch", "record.fingerprint")
 
 
 def save_checkpoint(
     config: RunConfig, spec: ModelSpec, engine: Engine, ema: EMA, autoencoder: Autoencoder, state: dict[str, int]
 ) -> Path:
-    """Write a checkpoint. All ranks call it together.
+    """Write a checkpoint and remove the oldest ones of this run. All ranks call it together.
 
     Args:
-        state: `step`, `samples` and whatever else resuming needs, as integers.
+        state: `step` and `samples`.
 
     Returns:
         The checkpoint's folder.
@@ -68,11 +48,11 @@ def save_checkpoint(
         _save_model(draft / "ema", spec, averaged)
         autoencoder.save(draft / "autoencoder")
         save_config(config, draft / "config.yaml")
-        full_state = {**state, "ema_updates": ema.updates}
+        full_state = {**state, "ema_updates": ema.updates, "ranks": world_size(), "zero_stage": config.train.zero_stage}
         (draft / "training" / "state.json").write_text(json.dumps(full_state) + "\n", encoding="utf-8")
     barrier()  # every rank's shards are written
     if is_main():
-        _write_checksums(draft)
+        write_checksums(draft)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(draft, final)
         for old in list_checkpoints(config.folder)[: -config.train.keep_checkpoints]:
@@ -81,85 +61,47 @@ def save_checkpoint(
     return final
 
 
-def find_resumable(run_folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are passed over with a warning. The same on all ranks."""
-    found = None
-    if is_main():
-        for path in reversed(list_checkpoints(run_folder)):
-            try:
-                verify(path)
-            except CheckpointError as error:
-                logger.warning("%s; trying an older checkpoint", error)
-            else:
-                found = path
-                break
-    return broadcast_object(found)
-
-
-def verify(folder: Path) -> None:
-    """Compare every file with its recorded checksum.
-
-    Raises:
-        CheckpointError: no checkpoint there, a missing file, or a file whose contents changed.
-    """
-    if not (folder / CHECKSUMS).is_file():
-        raise CheckpointError(f"{folder} is not a finished checkpoint: it has no {CHECKSUMS}")
-    try:
-        recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / CHECKSUMS} is damaged: {error}") from error
-    for name, digest in recorded.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: {name} is missing")
-        if _sha256(folder / name) != digest:
-            raise CheckpointError(f"{folder}: {name} does not have its recorded checksum")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    extra = present - set(recorded) - {CHECKSUMS}
-    if any(name.startswith("training/") for name in extra):
-        raise CheckpointError(f"{folder}: files that no checksum covers: {', '.join(sorted(extra))}")
-
-
-def resume(folder: Path, spec: ModelSpec, engine: Engine, ema: EMA) -> dict[str, int]:
+def resume(folder: Path, config: RunConfig, spec: ModelSpec, engine: Engine, ema: EMA) -> dict[str, int]:
     """Load a verified checkpoint into engine and average. All ranks call it together.
 
     Returns:
         The state that was saved.
 
     Raises:
-        CheckpointError: the checkpoint is of another model.
+        CheckpointError: the checkpoint is of another model, autoencoder or objective, or of another number of ranks.
     """
     saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"])
-    if saved != spec:
-        mine, theirs = spec.to_dict(), saved.to_dict()
-        differing = {key: (theirs[key], mine[key]) for key in mine if mine[key] != theirs[key]}
-        listed = ", ".join(f"{key} is {a!r} there and {b!r} here" for key, (a, b) in differing.items())
-        raise CheckpointError(
-            f"{folder} is a checkpoint of another model: {listed}. Use another run name, or train.resume=never"
-        )
-    engine.load(folder / "training")
+    _refuse_differences(folder, "model", saved.to_dict(), spec.to_dict())
+    before, now = asdict(load_config(folder / "config.yaml")), asdict(config)
+    for section in FIXED:
+        _refuse_differences(folder, section, before[section], now[section])
+    for key in NOTED:
+        old, new = _value(before, key), _value(now, key)
+        if old != new:
+            logger.warning("%s is %s, it was %s up to the checkpoint", key, new, old)
     state = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+    for name, mine in (("ranks", world_size()), ("zero_stage", config.train.zero_stage)):
+        if state[name] != mine:
+            raise CheckpointError(f"{folder} was written with {name} = {state[name]}, this run has {mine}")
+    engine.load(folder / "training")
     ema.load_state_dict(load_file(folder / "ema" / "model.safetensors"), state["ema_updates"])
     return state
+
+
+def _refuse_differences(folder: Path, what: str, theirs: dict, mine: dict) -> None:
+    differing = {key: (theirs[key], mine[key]) for key in mine if mine[key] != theirs[key]}
+    if differing:
+        listed = ", ".join(f"{key} is {a!r} there and {b!r} here" for key, (a, b) in differing.items())
+        raise CheckpointError(f"{folder} is a checkpoint of another {what}: {listed}. Give the run another name")
+
+
+def _value(config: dict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config
 
 
 def _save_model(folder: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
     folder.mkdir()
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps({"spec": spec.to_dict()}, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_checksums(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
-        json.dump(digests, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

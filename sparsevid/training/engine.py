@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import shutil
 import sysconfig
@@ -19,7 +20,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
 from sparsevid.config import TrainConfig
-from sparsevid.distributed import rank, world_size
+from sparsevid.distributed import communication_backend, rank, world_size
 from sparsevid.logging import get_logger
 
 logger = get_logger(__name__)
@@ -39,13 +40,12 @@ class Engine:
 
     def __init__(self, model: nn.Module, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
         _prepare_deepspeed()
-        self.stage, self.dtype = train.zero_stage, PRECISIONS[train.precision]
+        self.train, self.stage, self.dtype = train, train.zero_stage, PRECISIONS[train.precision]
         self.names = {name: parameter for name, parameter in model.named_parameters()}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model,
             model_parameters=list(self.names.values()),
             config=_engine_config(train, micro_batch, accumulation),
-            lr_scheduler=lambda optimizer: _lr_schedule(optimizer, train),
         )
         self.device = self.engine.device
 
@@ -53,15 +53,13 @@ class Engine:
         """The model's forward, in the engine's precision."""
         return self.engine(x.to(self.dtype), t, **cond)
 
-    def step(self, loss: Tensor) -> None:
-        """Backward; on the last micro-batch of a step also the optimizer and the learning rate."""
+    def step(self, loss: Tensor, lr: float) -> None:
+        """Backward; on the last micro-batch of a step also the optimizer, with learning rate `lr`."""
+        # Set at every step, so that a resumed run has the rate and decay of its own config, not those of the checkpoint.
+        for group in self.engine.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = lr, self.train.weight_decay
         self.engine.backward(loss)
         self.engine.step()
-
-    @property
-    def lr(self) -> float:
-        """The current learning rate."""
-        return self.engine.get_lr()[0]
 
     @property
     def grad_norm(self) -> float | None:
@@ -148,16 +146,14 @@ def _engine_config(train: TrainConfig, micro_batch: int, accumulation: int) -> d
     }
 
 
-def _lr_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then constant or cosine to zero."""
-    from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
-
-    rest = max(1, train.steps - train.warmup)
-    main = CosineAnnealingLR(optimizer, rest) if train.lr_schedule == "cosine" else ConstantLR(optimizer, factor=1.0)
-    if not train.warmup:
-        return main
-    rise = LinearLR(optimizer, start_factor=1.0 / train.warmup, total_iters=train.warmup - 1 or 1)
-    return SequentialLR(optimizer, [rise, main], milestones=[train.warmup])
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """The learning rate of optimizer step 0, 1, …: linear warm-up, then constant, or cosine to 0 at the last step."""
+    if step < train.warmup:
+        return train.lr * (step + 1) / train.warmup
+    if train.lr_schedule == "constant":
+        return train.lr
+    done = (step - train.warmup) / max(1, train.steps - train.warmup)
+    return train.lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
 def _prepare_deepspeed() -> None:
@@ -169,7 +165,7 @@ def _prepare_deepspeed() -> None:
         logger.info("no C++ compiler with Python headers: DeepSpeed's shared-memory op is off, gloo is used")
     if not dist.is_initialized():
         # One process without a launcher: a store in memory needs neither an address nor a port.
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(communication_backend(), store=dist.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     with _quiet():
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")

@@ -12,12 +12,9 @@ from sparsevid.config import ObjectiveConfig
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
 from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
 from sparsevid.diffusion.samplers import Model
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.schedule import Stage, TokenSchedule, constant_schedule
 from sparsevid.sparsity.times import LogitNormalTimes, TimeDistribution, UniformTimes, UniformTimesteps, draw_stage, stage_block
-
-# What a generator is for: part of its key, so that no two purposes share a stream.
-OFFSETS, TIMES, NOISE, DROPOUT = range(4)
 
 
 class Draw(NamedTuple):
@@ -91,19 +88,19 @@ def draw_times(
         slot: this micro-batch among the `slots` = ranks × accumulation of the step.
     """
     schedule = schedule or constant_schedule((1, 1, 1))
-    shared = keyed_generator(OFFSETS, seed, stage_block(step, slots))
+    shared = keyed_generator(Purpose.STAGE, seed, stage_block(step, slots))
     index = draw_stage(schedule, objective.times, slot, slots, step, shared)
-    own = keyed_generator(TIMES, seed, step, slot)
+    own = keyed_generator(Purpose.TIME, seed, step, slot)
     return Draw(index, schedule.stages[index], objective.times.sample(schedule.stages[index], batch, own))
 
 
 def draw_noise(like: Tensor, *, seed: int, step: int, slot: int) -> Tensor:
     """Unit normal noise like the latents, keyed by (seed, step, slot)."""
-    generator = keyed_generator(NOISE, seed, step, slot)
+    generator = keyed_generator(Purpose.NOISE, seed, step, slot)
     return torch.randn(like.shape, generator=generator).to(like.device)
 
 
 def drop_labels(labels: Tensor, null_label: int, share: float, *, seed: int, step: int, slot: int) -> Tensor:
     """Replace about `share` of the labels (B,) by `null_label`, for guidance; keyed by (seed, step, slot)."""
-    dropped = torch.rand(labels.shape, generator=keyed_generator(DROPOUT, seed, step, slot)) < share
+    dropped = torch.rand(labels.shape, generator=keyed_generator(Purpose.LABEL_DROPOUT, seed, step, slot)) < share
     return labels.masked_fill(dropped.to(labels.device), null_label)

@@ -3,6 +3,7 @@
 files → clips (uint8) → autoencoder → latents → noise → model → loss → engine → checkpoint
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,17 +18,26 @@ from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
+from sparsevid.checkpoints import list_checkpoints, newest_good, set_aside_after, verify
 from sparsevid.config import AutoencoderConfig, ConfigError, RecordConfig, RunConfig, save_config
 from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.manifest import Manifest, build_manifest
-from sparsevid.distributed import init_process_group_if_launched, is_main, mean_over_ranks, rank, world_size
+from sparsevid.distributed import (
+    barrier,
+    broadcast_object,
+    init_process_group_if_launched,
+    is_main,
+    mean_over_ranks,
+    rank,
+    world_size,
+)
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.training.checkpoint import find_resumable, resume, save_checkpoint, verify
+from sparsevid.training.checkpoint import resume, save_checkpoint
 from sparsevid.training.ema import EMA
-from sparsevid.training.engine import Engine
+from sparsevid.training.engine import Engine, learning_rate
 from sparsevid.training.objective import build_objective, draw_noise, draw_times, drop_labels
 
 logger = get_logger(__name__)
@@ -71,9 +81,14 @@ class Trainer:
         self.ema = EMA(self.engine, train.ema_decay)
         self.step = self.samples = 0
         if self.resume_from is not None:
-            state = resume(self.resume_from, self.spec, self.engine, self.ema)
+            state = resume(self.resume_from, self.config, self.spec, self.engine, self.ema)
             self.step, self.samples = state["step"], state["samples"]
             logger.info("resumed from %s", self.resume_from)
+        if is_main():
+            self.config.folder.mkdir(parents=True, exist_ok=True)
+            save_config(self.config, self.config.folder / "config.yaml")
+            set_aside_after(self.config.folder, self.step)
+        barrier()
 
     def train(self) -> dict[str, float]:
         """Train to the last step, with a checkpoint there.
@@ -86,22 +101,26 @@ class Trainer:
         batches = self._batches()
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         with MetricWriter(self.config.folder) as metrics, bar:
-            window = time.perf_counter()
+            recent, since = [], time.perf_counter()  # losses not logged yet, and when the first of their steps began
             while self.step < train.steps:
                 loss, stage_losses = self._optimizer_step(batches)
-                losses.append(loss)
+                recent.append(loss)
                 bar.update()
                 if self.step % train.log_every == 0 or self.step == train.steps:
-                    now = time.perf_counter()
-                    speed, window = train.log_every * train.global_batch / (now - window), now
-                    recent = sum(losses[-train.log_every :]) / len(losses[-train.log_every :])
-                    bar.set_postfix_str(f"loss {recent:.4f}, {speed:.1f} clips/s")
-                    values = {"loss": recent, "lr": self.engine.lr, "clips_per_second": speed} | stage_losses
+                    values = {
+                        "loss": sum(recent) / len(recent),
+                        "lr": learning_rate(train, self.step - 1),
+                        "clips_per_second": len(recent) * train.global_batch / (time.perf_counter() - since),
+                    }
+                    bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['clips_per_second']:.1f} clips/s")
                     if self.engine.grad_norm is not None:
                         values["grad_norm"] = self.engine.grad_norm
-                    metrics.scalars({f"train/{name}": value for name, value in values.items()}, self.step)
+                    metrics.scalars({f"train/{name}": value for name, value in (values | stage_losses).items()}, self.step)
+                    losses, recent, since = losses + recent, [], time.perf_counter()
                 if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+                    before = time.perf_counter()
                     self.save()
+                    since += time.perf_counter() - before
         tenth = max(1, len(losses) // 10)
         mean = {"loss_first": losses[:tenth], "loss_last": losses[-tenth:]}
         return {name: sum(values) / len(values) for name, values in mean.items() if values}
@@ -113,19 +132,24 @@ class Trainer:
 
     def _optimizer_step(self, batches: Iterator[dict[str, Tensor]]) -> tuple[float, dict[str, float]]:
         """One step of the optimizer over all accumulation slots; its mean loss over ranks, and by stage on this rank."""
-        total, stage_losses = torch.zeros(()), {}
-        for slot in range(self.accumulation):
-            index, loss = self._loss(next(batches), rank() * self.accumulation + slot)
-            self.engine.step(loss)
-            stage_losses[f"loss_stage_{index}"] = loss.item()
-            total += loss.detach().cpu()
-        mean = mean_over_ranks(total / self.accumulation).item()
-        if not torch.isfinite(torch.tensor(mean)):
-            raise FloatingPointError(f"the loss of step {self.step} is {mean}; checkpoints up to this step are good")
+        lr, means = learning_rate(self.config.train, self.step), []
+        by_stage: dict[str, list[float]] = {}
+        for turn in range(self.accumulation):
+            index, loss = self._loss(next(batches), turn * world_size() + rank())
+            means.append(mean_over_ranks(loss.detach()).item())
+            self._check_finite("loss", means[-1])  # before the backward pass, the same on all ranks
+            self.engine.step(loss, lr)
+            by_stage.setdefault(f"loss_stage_{index}", []).append(loss.item())
+        self._check_finite("gradient norm", self.engine.grad_norm)
         self.ema.update()
         self.step += 1
         self.samples += self.config.train.global_batch
-        return mean, stage_losses
+        return sum(means) / len(means), {name: sum(values) / len(values) for name, values in by_stage.items()}
+
+    def _check_finite(self, what: str, value: float | None) -> None:
+        """Stop before anything that is not a number reaches the average or a checkpoint."""
+        if value is not None and not math.isfinite(value):
+            raise FloatingPointError(f"the {what} of step {self.step} is {value}; checkpoints of this run are from before it")
 
     def _loss(self, batch: dict[str, Tensor], slot: int) -> tuple[int, Tensor]:
         """The stage of a micro-batch and its mean loss, a function of (seed, step, slot) and the clips."""
@@ -213,11 +237,14 @@ def find_checkpoint(config: RunConfig) -> Path | None:
 
     Raises:
         CheckpointError: the one that was asked for is damaged.
+        ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
     """
     if config.train.resume == "never":
+        if list_checkpoints(config.folder):
+            raise ConfigError(f"train.resume=never, but {config.folder} has checkpoints: take another name, or remove them")
         return None
     if config.train.resume == "auto":
-        return find_resumable(config.folder)
+        return broadcast_object(newest_good(config.folder, for_resuming=True) if is_main() else None)
     folder = Path(config.train.resume)
     if not folder.resolve().is_relative_to(config.folder.resolve()):
         raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
@@ -240,10 +267,3 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
     quality = psnr(fitted.decode(fitted.encode(clips)), clips)
     logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
     return fitted
-
-
-def save_resolved(config: RunConfig) -> None:
-    """Write the resolved config into the run's folder, once."""
-    if is_main():
-        config.folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, config.folder / "config.yaml")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from parity import randomise, relative_error
 
+from sparsevid.models.attention import BackendError
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
@@ -50,7 +51,7 @@ def test_backends_that_cannot_run_here_are_refused_at_construction():
         DiffusionTransformer(SPEC, attention="flash")
     if not torch.cuda.is_available():
         reason = "needs a CUDA device" if importlib.util.find_spec("xformers") else "not installed"
-        with pytest.raises(RuntimeError, match=reason):
+        with pytest.raises(BackendError, match=reason):
             DiffusionTransformer(SPEC, attention="xformers")
 
 

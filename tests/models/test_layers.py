@@ -4,9 +4,10 @@ import pytest
 import torch
 from parity import randomise
 
+from sparsevid.models.attention import CrossAttention, SelfAttention
 from sparsevid.models.blocks import AttentionLayer, MergeLayer, PoolLayer, RecoverLayer, layer_norm, modulate
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.sparsity.grid import Grid, pool, upsample
+from sparsevid.sparsity.grid import Grid, pool, upsample, windows
 from sparsevid.sparsity.spec import ModelSpec
 
 DENSE, SPARSE = Grid(4, 4, 6), Grid(2, 3, 2)
@@ -61,6 +62,34 @@ def test_windows_do_not_see_each_other(tokens):
     assert torch.equal(merge(s, x, c)[:, 0], merge(s, changed_x, c)[:, 0])
     before, after = recover(s, x, c, SPARSE, DENSE, None), recover(changed_s, x, c, SPARSE, DENSE, None)
     assert torch.equal(before[:, :2], after[:, :2]) and not torch.equal(before[:, 2:], after[:, 2:])
+
+
+def test_keys_of_sparse_tokens_once_a_window_equal_those_for_each_frame(tokens):
+    x, s, _ = tokens
+    attention = randomise(CrossAttention(24, 2, "sdpa"))
+    naive = attention(x, s.repeat_interleave(DENSE.t // SPARSE.t, dim=1))
+    torch.testing.assert_close(attention(windows(x, SPARSE.t), s).view_as(x), naive, atol=1e-5, rtol=1e-5)
+
+
+def test_temporal_attention_by_strides_equals_attention_of_transposed_tokens(tokens):
+    x, _, _ = tokens
+    by_strides = randomise(SelfAttention(24, 2, True, "sdpa"))
+    plain = SelfAttention(24, 2, False, "sdpa").eval()
+    plain.load_state_dict(by_strides.state_dict())
+    naive = plain(x.transpose(1, 2).contiguous()).transpose(1, 2)
+    torch.testing.assert_close(by_strides(x), naive, atol=1e-5, rtol=1e-5)
+
+
+def test_temporal_attention_passes_views_to_the_kernel(tokens):
+    """Whatever the batch, q, k and v reach the attention function as views of the projections: nothing is copied."""
+    x, _, _ = tokens
+    attention, seen = randomise(SelfAttention(24, 2, True, "sdpa")), []
+    projections = []
+    attention.qkv.register_forward_hook(lambda module, args, out: projections.extend(out))
+    attend = attention.attend
+    attention.attend = lambda q, k, v: seen.extend((q, k, v)) or attend(q, k, v)
+    attention(x)
+    assert [each.data_ptr() for each in seen] == [each.data_ptr() for each in projections]
 
 
 @pytest.mark.parametrize("temporal", [False, True])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sparsevid.seeding import keyed_generator
+from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import constant_schedule, paper_schedule, pruning_rate, sparse_side, table_schedule
 from sparsevid.sparsity.times import LogitNormalTimes, UniformTimes, UniformTimesteps, draw_stage, stage_block
@@ -81,9 +81,9 @@ def draws(times, slots: int, steps: int, seed: int = 0):
     """(step, stage index, one time) for every slot of `steps` steps."""
     for step in range(steps):
         for slot in range(slots):
-            shared = keyed_generator(seed, stage_block(step, slots))
+            shared = keyed_generator(Purpose.STAGE, seed, stage_block(step, slots))
             index = draw_stage(SCHEDULE, times, slot, slots, step, shared)
-            u = times.sample(SCHEDULE.stages[index], 1, keyed_generator(seed, step, slot)).item()
+            u = times.sample(SCHEDULE.stages[index], 1, keyed_generator(Purpose.TIME, seed, step, slot)).item()
             yield step, index, u
 
 

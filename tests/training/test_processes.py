@@ -6,7 +6,7 @@ import pytest
 import torch
 from launch import finish, start, weights
 
-from sparsevid.training.checkpoint import checkpoint_path, list_checkpoints
+from sparsevid.checkpoints import checkpoint_path, list_checkpoints
 from sparsevid.training.trainer import Trainer
 
 
@@ -30,10 +30,10 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
 
 
 def check_two_processes(tiny, *overrides: str) -> None:
-    """Two ranks equal one rank with two accumulation slots; and stopped half-way and resumed equals both."""
-    steps = ("train.micro_batch=2", *overrides)
+    """Two ranks with two slots each equal one rank with four; and stopped half-way and resumed equals both."""
+    steps = ("train.micro_batch=1", *overrides)
     whole, path = tiny("name=whole", *steps)
-    assert "2 ranks × 1 slots × 2 clips" in finish(start(path, processes=2))
+    assert "2 ranks × 2 slots × 1 clips" in finish(start(path, processes=2))
     finish(start(tiny("name=halved", *steps, "train.steps=4")[1], processes=2))
     halved, path = tiny("name=halved", *steps)
     assert "step-0000004" in finish(start(path, processes=2))

@@ -1,11 +1,16 @@
 """A run in this process: what the model is called with, what is averaged, what is refused."""
 
+import json
+import math
+
 import pytest
 import torch
+from launch import weights
 
+from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good
 from sparsevid.config import ConfigError
 from sparsevid.pipeline import VideoPipeline
-from sparsevid.training.checkpoint import CheckpointError, checkpoint_path, find_resumable, list_checkpoints
+from sparsevid.training.engine import learning_rate
 from sparsevid.training.trainer import Trainer, split_batch
 
 
@@ -95,19 +100,54 @@ def test_damaged_checkpoints_are_passed_over(tiny):
     shard = next((checkpoint_path(config.folder, 6) / "training" / "state").iterdir())
     shard.write_bytes(shard.read_bytes()[:-100])
     (checkpoint_path(config.folder, 4) / "checksums.json").unlink()
-    assert find_resumable(config.folder) == checkpoint_path(config.folder, 2)
-    trainer = Trainer(config)
-    assert (trainer.step, trainer.samples) == (2, 8)
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
+    assert newest_good(config.folder, for_resuming=False) == checkpoint_path(config.folder, 6)  # sampling needs no shards
     config.train.resume = str(checkpoint_path(config.folder, 6))
     with pytest.raises(CheckpointError, match="does not have its recorded checksum"):
         Trainer(config)
+    config.train.resume, config.train.keep_checkpoints = "auto", 1
+    trainer = Trainer(config)
+    assert (trainer.step, trainer.samples) == (2, 8)
+    trainer.train()  # and the new checkpoints are those that are kept, not the damaged ones of later steps
+    assert list_checkpoints(config.folder) == [checkpoint_path(config.folder, 6)]
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 6)
+    config.train.resume = "never"
+    with pytest.raises(ConfigError, match="has checkpoints"):
+        Trainer(config)
+
+
+def test_resumed_run_follows_its_own_learning_rate(tiny):
+    """A finished cosine run, continued to more steps, goes on at the rate of the longer run."""
+    Trainer(tiny("train.lr_schedule=cosine", "train.warmup=1", "train.steps=4")[0]).train()
+    config, _ = tiny("train.lr_schedule=cosine", "train.warmup=1", "train.steps=8", "train.lr=2e-2")
+    Trainer(config).train()
+    rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row["train/lr"] for row in rows[4:]] == [learning_rate(config.train, step) for step in range(4, 8)]
+    assert rows[4]["train/lr"] == pytest.approx(2e-2 * 0.5 * (1 + math.cos(math.pi * 3 / 7)))
+
+
+def test_another_objective_or_autoencoder_is_not_resumed(tiny):
+    Trainer(tiny("train.steps=2")[0]).train()
+    with pytest.raises(CheckpointError, match="another autoencoder: fit_clips is 64 there and 32 here"):
+        Trainer(tiny("train.steps=2", "autoencoder.fit_clips=32")[0])
+    with pytest.raises(CheckpointError, match="another objective: times is None there and 'uniform' here"):
+        Trainer(tiny("train.steps=2", "objective.times=uniform")[0])
+
+
+def test_losses_that_are_not_numbers_stop_the_run_before_they_spread(tiny):
+    config, _ = tiny("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=1")
+    with pytest.raises(FloatingPointError, match="checkpoints of this run are from before it"):
+        Trainer(config).train()
+    for path in list_checkpoints(config.folder):
+        assert all(value.isfinite().all() for value in weights(path).values())
 
 
 def test_planted_files_are_not_loaded(tiny):
     config, _ = tiny("train.steps=2")
     Trainer(config).train()
     (checkpoint_path(config.folder, 2) / "training" / "state" / "extra.pt").write_bytes(b"payload")
-    assert find_resumable(config.folder) is None
+    assert newest_good(config.folder, for_resuming=True) is None
 
 
 def test_checkpoint_of_another_model_is_refused(tiny):

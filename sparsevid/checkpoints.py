@@ -1,0 +1,106 @@
+"""Checkpoint folders of a run: where they lie, which are whole. Shared by training, which writes them, and sampling.
+
+<run>/checkpoints/step-0001000/
+    model/ ema/       config.json and safetensors, as `from_pretrained` reads them
+    autoencoder/      what `decode` needs
+    config.yaml       the resolved run
+    training/         DeepSpeed's shards, and state.json: only for resuming
+    checksums.json    SHA-256 of all of the above, written last
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from sparsevid.logging import get_logger
+
+CHECKSUMS = "checksums.json"
+RESUME_ONLY = "training/"
+logger = get_logger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says which and why."""
+
+
+def checkpoint_path(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint of an optimizer step lies."""
+    return run_folder / "checkpoints" / f"step-{step:07d}"
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """The run's finished checkpoints, oldest step first."""
+    folder = run_folder / "checkpoints"
+    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+
+
+def newest_good(run_folder: Path, *, for_resuming: bool) -> Path | None:
+    """The checkpoint of the latest step that verifies; damaged ones are passed over with a warning.
+
+    Args:
+        for_resuming: check what only resuming needs too.
+    """
+    for path in reversed(list_checkpoints(run_folder)):
+        try:
+            verify(path, for_resuming=for_resuming)
+        except CheckpointError as error:
+            logger.warning("%s; trying an older checkpoint", error)
+        else:
+            return path
+    return None
+
+
+def set_aside_after(run_folder: Path, step: int) -> None:
+    """Rename checkpoints of later steps than `step`: the run goes on from there, and they are damaged or abandoned."""
+    for path in list_checkpoints(run_folder):
+        if path > checkpoint_path(run_folder, step):
+            aside = path.with_name(f"aside-{path.name}")
+            logger.warning("%s is not part of this run any more; renamed to %s", path, aside.name)
+            os.replace(path, aside)
+
+
+def verify(folder: Path, *, for_resuming: bool = True) -> None:
+    """Compare every file with its recorded checksum.
+
+    Args:
+        for_resuming: check `training/` too, which must hold nothing but what was recorded.
+
+    Raises:
+        CheckpointError: no checkpoint there, a missing file, or a file whose contents changed.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        raise CheckpointError(f"{folder} is not a finished checkpoint: it has no {CHECKSUMS}")
+    try:
+        recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / CHECKSUMS} is damaged: {error}") from error
+    for name, digest in recorded.items():
+        if name.startswith(RESUME_ONLY) and not for_resuming:
+            continue
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder}: {name} does not have its recorded checksum")
+    if for_resuming:
+        present = {path.relative_to(folder).as_posix() for path in (folder / RESUME_ONLY).rglob("*") if path.is_file()}
+        if extra := sorted(present - set(recorded)):
+            raise CheckpointError(f"{folder}: files that no checksum covers: {', '.join(extra)}")
+
+
+def write_checksums(folder: Path) -> None:
+    """Record the checksum of every file of a checkpoint, and put the record on disk before anything is renamed."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
+        json.dump(digests, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
