@@ -40,7 +40,10 @@ def run_tool(name: str, argv: list[str] | None = None) -> int:
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help, examples as they are written."""
+    """Defaults in the help where there are any, examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def _run(module, arguments: argparse.Namespace) -> int:
