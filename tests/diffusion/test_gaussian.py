@@ -8,10 +8,13 @@ from sparsevid.diffusion.gaussian import GaussianDiffusion
 from sparsevid.diffusion.samplers import ddim, ddpm, spaced_timesteps
 
 
+REFERENCE, _ = load_reference("diffusion")
+STEPS = sorted({int(key[4:].partition(".")[0]) for key in REFERENCE if key.startswith(("ddim", "ddpm"))})
+
+
 @pytest.fixture(scope="module")
 def reference():
-    tensors, _ = load_reference("diffusion")
-    return tensors
+    return REFERENCE
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +54,14 @@ def test_hybrid_loss(reference, network):
     assert relative_error(loss.loss, reference["loss.loss"]) <= 1e-5
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("steps", STEPS)
 def test_ddim(reference, network, steps):
     assert spaced_timesteps(steps) == reference[f"ddim{steps}.timesteps"].tolist()
     out = ddim(network, reference["noise"], steps)
     assert relative_error(out, reference[f"ddim{steps}.out"]) <= 1e-5
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("steps", STEPS)
 def test_ddpm(reference, network, steps):
     noises = iter(reference[f"ddpm{steps}.noise"])
     out = ddpm(network, reference["noise"], steps, noise=lambda: next(noises))

@@ -11,7 +11,7 @@ from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
 from sparsevid.sparsity.schedule import paper_schedule
 
 
-@pytest.mark.parametrize(("name", "channels"), [("latte_class", None), ("dit", 3)])
+@pytest.mark.parametrize(("name", "channels"), [("latte_class", 4), ("dit", 3)])
 def test_guidance_equals_the_public_forward_with_cfg(name, channels):
     model, tensors, _ = load_public_model(name)
     scale = load_reference(name)[1]["cfg_scale"]
