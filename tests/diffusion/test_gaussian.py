@@ -7,7 +7,6 @@ from parity import load_reference, relative_error
 from sparsevid.diffusion.gaussian import GaussianDiffusion
 from sparsevid.diffusion.samplers import ddim, ddpm, spaced_timesteps
 
-
 REFERENCE, _ = load_reference("diffusion")
 STEPS = sorted({int(key[4:].partition(".")[0]) for key in REFERENCE if key.startswith(("ddim", "ddpm"))})
 
