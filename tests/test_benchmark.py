@@ -218,8 +218,6 @@ def test_a_device_that_is_not_here_is_refused():
 
 @pytest.mark.gpu
 def test_measuring_on_the_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     cases = plan_cases(["SparseLatte-XS/2"], dtypes=list(DTYPES), against_naive=True)
     measured = measure_cases(cases, repeats=2, device="cuda", matmul_sizes=[256])
     assert all(result.peak_bytes > 0 for result in measured.results)
