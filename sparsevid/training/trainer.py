@@ -90,13 +90,9 @@ class Trainer:
             set_aside_after(self.config.folder, self.step)
         barrier()
 
-    def train(self) -> dict[str, float]:
-        """Train to the last step, with a checkpoint there.
-
-        Returns:
-            `loss_first` and `loss_last`: means over the first and last tenth of the steps taken now.
-        """
-        train, losses = self.config.train, []
+    def train(self) -> None:
+        """Train to the last step, with a checkpoint there."""
+        train = self.config.train
         self._print_summary()
         batches = self._batches()
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
@@ -116,14 +112,11 @@ class Trainer:
                     if self.engine.grad_norm is not None:
                         values["grad_norm"] = self.engine.grad_norm
                     metrics.scalars({f"train/{name}": value for name, value in (values | stage_losses).items()}, self.step)
-                    losses, recent, since = losses + recent, [], time.perf_counter()
+                    recent, since = [], time.perf_counter()
                 if self.step % train.checkpoint_every == 0 or self.step == train.steps:
                     before = time.perf_counter()
                     self.save()
                     since += time.perf_counter() - before
-        tenth = max(1, len(losses) // 10)
-        mean = {"loss_first": losses[:tenth], "loss_last": losses[-tenth:]}
-        return {name: sum(values) / len(values) for name, values in mean.items() if values}
 
     def save(self) -> Path:
         """Write a checkpoint of this step. All ranks call it together."""
