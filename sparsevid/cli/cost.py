@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     spec, schedule = _spec_and_schedule(args)
     times = sampler_times(args.sampler, args.steps)
     cost = sampling_macs(spec, schedule, times, naive_pooling=args.naive_pooling, naive_w1=args.naive_w1)
-    print(json.dumps(_as_json(args.preset, spec, cost), indent=2)) if args.json else _print(args, spec, cost)
+    if args.json:
+        print(json.dumps(_as_json(args.preset, spec, cost), indent=2))
+    else:
+        _print(args, spec, cost)
     return 0
 
 

@@ -127,6 +127,23 @@ def test_resumed_run_follows_its_own_learning_rate(tiny):
     assert rows[4]["train/lr"] == pytest.approx(2e-2 * 0.5 * (1 + math.cos(math.pi * 3 / 7)))
 
 
+def test_warm_up_and_cosine_hold_at_every_zero_stage(tiny):
+    """The sharded optimizers take the step's learning rate as the plain one does."""
+    schedule = ("train.lr_schedule=cosine", "train.warmup=2", "train.weight_decay=0.1")
+    ends = []
+    for stage in range(4):
+        config, _ = tiny(*schedule, f"train.zero_stage={stage}", f"name=zero{stage}")
+        Trainer(config).train()
+        ends.append(weights(checkpoint_path(config.folder, 6)))
+    constant, _ = tiny("name=constant", "train.weight_decay=0.1")
+    Trainer(constant).train()
+    other = weights(checkpoint_path(constant.folder, 6))
+    for name, value in ends[0].items():
+        for end in ends[1:]:
+            torch.testing.assert_close(end[name], value, atol=1e-5, rtol=1e-4)
+    assert any(not torch.allclose(other[name], value, atol=1e-4) for name, value in ends[0].items())
+
+
 def test_another_objective_or_autoencoder_is_not_resumed(tiny):
     Trainer(tiny("train.steps=2")[0]).train()
     with pytest.raises(CheckpointError, match="another autoencoder: fit_clips is 64 there and 32 here"):
