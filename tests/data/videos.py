@@ -1,5 +1,7 @@
 """Small videos in several containers and codecs, and the sequential decode that is the reference for them."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -29,17 +31,26 @@ def write_video(
     options: dict[str, str] | None = None,
     movflags: str = "",
     size: tuple[int, int] = (48, 112),
+    times: Sequence[float] | None = None,
 ) -> Path:
-    """Write `moving_pictures` of `size` (height, width) at 25 frames a second; `options` are the encoder's."""
+    """Write `moving_pictures` of `size` (height, width) at 25 frames a second, or at `times` in seconds.
+
+    `options` are the encoder's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     muxing = {"movflags": movflags} if movflags else {}
     with av.open(str(path.absolute()), "w", options=muxing) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixels
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = b_frames
-        for frame in moving_pictures(frames, *size):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for i, pixels_of_frame in enumerate(moving_pictures(frames, *size)):
+            frame = av.VideoFrame.from_ndarray(pixels_of_frame, format="rgb24")
+            if times is not None:
+                frame.time_base, frame.pts = Fraction(1, 1000), round(1000 * times[i])
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 

@@ -1,0 +1,151 @@
+"""What all readers of videos share: their error, what they say of a video, the count of decoded frames, and a cache.
+
+Dimensions: T frames, C = 3 channels (RGB), H height, W width.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Kept = TypeVar("Kept", bound=Sized)
+
+
+class DecodeError(RuntimeError):
+    """A video, or a frame of it, cannot be read.
+
+    Args:
+        path: the video: a file or a frame folder.
+        reason: what was found, without the path, so that equal reasons can be counted.
+    """
+
+    def __init__(self, path: str | Path, reason: str = "") -> None:
+        super().__init__(path, reason)  # both, or the error could not be pickled by a loader's worker
+        self.path, self.reason = Path(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds.
+
+    Attributes:
+        frames: number that can be read.
+        fps: frames a second, the mean where the rate varies or the header is wrong; None for frame folders and images, which
+            do not say.
+        width: in pixels.
+        height: in pixels.
+        header_frames: the header's number, without frames that an edit list cuts away; 0 if it says none.
+        seconds: from the first frame shown to the last; None if unknown.
+        variable_rate: whether the steps between frames differ by more than rounding.
+        notes: short reasons to look at this video again, such as "variable frame rate".
+    """
+
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+    header_frames: int = 0
+    seconds: float | None = None
+    variable_rate: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class DecodedCount:
+    """How many frames were decoded, also those that were passed over on the way to the ones asked for."""
+
+    frames: int = 0
+
+
+_counts: list[DecodedCount] = []
+_counts_lock = Lock()
+
+
+@contextmanager
+def count_decoded() -> Iterator[DecodedCount]:
+    """Count the frames that this process decodes inside the block, in all its threads.
+
+    decord decodes out of sight: of its frames, those that it returns are counted.
+
+    Yields:
+        An object whose `frames` is the number so far.
+    """
+    count = DecodedCount()
+    with _counts_lock:
+        _counts.append(count)
+    try:
+        yield count
+    finally:
+        with _counts_lock:
+            _counts[:] = [other for other in _counts if other is not count]
+
+
+def add_decoded(frames: int) -> None:
+    """Tell every open `count_decoded` that so many frames more were decoded."""
+    with _counts_lock:
+        for count in _counts:
+            count.frames += frames
+
+
+def stack(path: Path, frames: list[tuple[int, Tensor]], names: Callable[[int], str] = lambda i: f"frame {i}") -> Tensor:
+    """Numbered frames (H,W,C) as one tensor.
+
+    Args:
+        path: the video, for the error.
+        frames: T pairs of frame number and uint8 frame (H,W,C).
+        names: what to call a frame in the error.
+
+    Returns:
+        uint8 (T,C,H,W), contiguous.
+
+    Raises:
+        DecodeError: the frames are not of one size.
+    """
+    first, expected = frames[0][0], frames[0][1].shape
+    for i, frame in frames:
+        if frame.shape != expected:
+            sizes = f"{frame.shape[1]}x{frame.shape[0]}, {names(first)} is {expected[1]}x{expected[0]}"
+            raise DecodeError(path, f"the size changes inside the video: {names(i)} is {sizes}")
+    return rearrange(torch.stack([frame for _, frame in frames]), "t h w c -> t c h w").contiguous()
+
+
+class SizedCache(Generic[Kept]):
+    """The values used last, as many as have `limit` items together.
+
+    `functools.lru_cache` counts values; a video may have ten frames or a million.
+
+    Args:
+        limit: the sum of `len(value)` over the values kept. A longer value is not kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.items = limit, 0
+        self._values: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable) -> Kept | None:
+        """The value, which becomes the last to be dropped; None if it is not kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Hashable, value: Kept) -> None:
+        """Keep a value, and drop those that were not used for longest until the limit holds."""
+        with self._lock:
+            if key in self._values:
+                self.items -= len(self._values.pop(key))
+            self._values[key] = value
+            self.items += len(value)
+            while self.items > self.limit:
+                self.items -= len(self._values.popitem(last=False)[1])
