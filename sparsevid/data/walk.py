@@ -1,0 +1,190 @@
+"""The walk: one pass over a tree of files says what its videos are, without decoding anything.
+
+A video is a video file; or a *frame folder*, a folder that directly holds images and no video file, whatever the folder is
+called; or, in a tree of images, each image file. What a file is, its first bytes say.
+"""
+
+import fnmatch
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_ignored, kind_of, natural_key
+from sparsevid.logging import get_logger
+
+MEDIA = ("video", "image")
+
+Rejects = dict[str, list[str]]  # reason → paths below the root
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A video of the tree, not looked into yet.
+
+    Attributes:
+        path: below the root, with forward slashes; "." is the root.
+        bytes: size of the file, or of the frame folder's images together.
+        folder: whether it is a frame folder.
+    """
+
+    path: str
+    bytes: int
+    folder: bool = False
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a tree lists: names, sizes and times, nothing opened.
+
+    Attributes:
+        root: the tree.
+        folders: folder below the root → (name, size in bytes, time of change in ns) of its files.
+        rejects: links, folders and special files that cannot be used.
+        signature: SHA-256 over all of it: the same for as long as nothing in the tree changes.
+    """
+
+    root: Path
+    folders: dict[str, list[tuple[str, int, int]]]
+    rejects: Rejects
+    signature: str
+
+
+def own_name(path: str) -> str:
+    """The name of a video file without its extension; a frame folder's loses one only if it is a video's, as in `x.mp4/`."""
+    name = PurePosixPath(path).name
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS else name
+
+
+def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
+    """List every file below a folder, following symbolic links.
+
+    Args:
+        root: the folder.
+        ignore: names or `fnmatch` patterns of folders that are passed over with all that is in them.
+
+    Returns:
+        The listing. A folder that a link makes contain itself is entered once; broken links, folders that cannot be read
+        and files that are neither data nor folder (pipes, devices) are rejected, and so are empty folders.
+    """
+    folders: dict[str, list[tuple[str, int, int]]] = {}
+    rejects: Rejects = {}
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            status = os.stat(root / folder)
+            with os.scandir(root / folder) as listing:
+                entries = [entry for entry in listing if not is_ignored(entry.name)]
+        except OSError as error:
+            rejects.setdefault(f"folder cannot be opened ({error.strerror})", []).append(folder or ".")
+            continue
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            logger.warning("%s: a symbolic link to a folder above it is not followed", root / folder)
+            continue
+        if not entries:
+            rejects.setdefault("empty folder", []).append(folder or ".")
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                found = entry.stat()
+            except OSError as error:
+                reason = "broken symbolic link" if entry.is_symlink() else f"cannot be looked at ({error.strerror})"
+                rejects.setdefault(reason, []).append(path)
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in ignore):
+                    pending.append((path, above | {here}))
+            elif stat.S_ISREG(found.st_mode):
+                folders.setdefault(folder, []).append((entry.name, found.st_size, found.st_mtime_ns))
+            else:  # opening a pipe would wait for ever
+                rejects.setdefault("no regular file", []).append(path)
+    return Scan(root, folders, rejects, _signature(folders, rejects))
+
+
+def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects]:
+    """Tell the videos of a listing from everything else.
+
+    Files that are neither video nor image are passed over in silence, unless their extension says that they should be.
+    Files with an image's extension are taken for images once one of their folder has proved to be: to open every frame of
+    a large set takes longer than all else here. Images directly in the root are a video only if there is no other.
+
+    Args:
+        scan: the listing.
+        media: `video`, or `image`: every image file is a video of one frame.
+
+    Returns:
+        The videos in natural order of their paths, and all rejects, those of the listing included.
+    """
+    found: list[Found] = []
+    rejects = {reason: list(paths) for reason, paths in scan.rejects.items()}
+    loose: list[tuple[str, int]] = []  # images directly in the root
+    for folder, files in scan.folders.items():
+        videos, images = _sort_files(scan.root, folder, files, media, rejects)
+        if media == "image":
+            found += [Found(path, size) for path, size in images]
+            _reject(rejects, "a video, where images are read", videos)
+            continue
+        found += [Found(path, size) for path, size in videos]
+        if videos:
+            _reject(rejects, "image beside videos", images)
+        elif images and folder:
+            found.append(Found(folder, sum(size for _, size in images), folder=True))
+        else:
+            loose = images
+    if found:
+        _reject(rejects, "image beside videos", loose)
+    elif loose:
+        found.append(Found(".", sum(size for _, size in loose), folder=True))
+    found.sort(key=lambda each: natural_key(each.path))
+    return found, {reason: sorted(paths, key=natural_key) for reason, paths in rejects.items()}
+
+
+def _sort_files(
+    root: Path, folder: str, files: list[tuple[str, int, int]], media: str, rejects: Rejects
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """A folder's videos and images, as (path, size); what only claims to be one is rejected."""
+    videos: list[tuple[str, int]] = []
+    images: list[tuple[str, int]] = []
+    proved = media == "image"  # there each file is looked into anyway, one by one
+    for name, size, _ in sorted(files):
+        path = f"{folder}/{name}" if folder else name
+        extension = os.path.splitext(name)[1].lower()
+        if proved and extension in IMAGE_EXTENSIONS:
+            images.append((path, size))
+            continue
+        try:
+            kind = kind_of(root / path)
+        except OSError as error:
+            rejects.setdefault(f"cannot be opened ({error.strerror})", []).append(path)
+            continue
+        if kind == "video":
+            videos.append((path, size))
+        elif kind == "image":
+            images.append((path, size))
+            proved = proved or extension in IMAGE_EXTENSIONS
+        elif extension in VIDEO_EXTENSIONS:
+            rejects.setdefault("no video by its content" if size else "empty file (0 bytes)", []).append(path)
+    return videos, images
+
+
+def _reject(rejects: Rejects, reason: str, files: list[tuple[str, int]]) -> None:
+    if files:
+        rejects.setdefault(reason, []).extend(path for path, _ in files)
+
+
+def _signature(folders: dict[str, list[tuple[str, int, int]]], rejects: Rejects) -> str:
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        for name, size, time in sorted(folders[folder]):
+            digest.update(f"{folder}/{name}\0{size}\0{time}\n".encode("utf-8", "surrogateescape"))
+    for reason in sorted(rejects):
+        for path in sorted(rejects[reason]):
+            digest.update(f"{reason}\0{path}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
