@@ -8,11 +8,11 @@
     checksums.json    SHA-256 of all of the above, written last
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
+from sparsevid.checksums import file_sha256
 from sparsevid.logging import get_logger
 
 CHECKSUMS = "checksums.json"
@@ -80,7 +80,7 @@ def verify(folder: Path, *, for_resuming: bool = True) -> None:
             continue
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: {name} is missing")
-        if _sha256(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise CheckpointError(f"{folder}: {name} does not have its recorded checksum")
     if for_resuming:
         present = {path.relative_to(folder).as_posix() for path in (folder / RESUME_ONLY).rglob("*") if path.is_file()}
@@ -91,16 +91,8 @@ def verify(folder: Path, *, for_resuming: bool = True) -> None:
 def write_checksums(folder: Path) -> None:
     """Record the checksum of every file of a checkpoint, and put the record on disk before anything is renamed."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
         json.dump(digests, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

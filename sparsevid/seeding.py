@@ -18,6 +18,8 @@ class Purpose(IntEnum):
     SAMPLE_START = 6  # (seed, sample): the noise a generated sample starts from
     SAMPLE_STEP = 7  # (seed, sample): the noise of a stochastic sampler's steps
     EVALUATION = 8  # (seed, video): where the clips of an evaluation start
+    STILL = 9  # (seed, epoch, video): the frames of other videos beside a clip
+    POSTERIOR = 10  # (seed, step, slot): latents out of an autoencoder's posterior
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

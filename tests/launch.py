@@ -25,6 +25,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Raw and averaged weights of a checkpoint, and its linear autoencoder, by file and name."""
+    """Raw and averaged weights of a checkpoint, and its linear autoencoder's if it has one, by file and name."""
     files = ("model/model.safetensors", "ema/model.safetensors", "autoencoder/autoencoder.safetensors")
-    return {f"{file}:{name}": value for file in files for name, value in load_file(checkpoint / file).items()}
+    there = [file for file in files if (checkpoint / file).is_file()]
+    return {f"{file}:{name}": value for file in there for name, value in load_file(checkpoint / file).items()}

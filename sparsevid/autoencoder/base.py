@@ -1,12 +1,13 @@
 """What every first stage offers, and loading one from a folder.
 
-Dimensions: B clips, T frames, C latent channels, f the factor between pixels and latents.
+Dimensions: B clips, T frames, C latent channels, f the factor between pixels and latents, M channels of the moments.
 """
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,17 @@ class Autoencoder(nn.Module, ABC):
         kind: the name in configs.
         channels: C, channels of the latents.
         factor: f, pixels a latent's side; height and width of clips are multiples of it.
+        source: where its weights came from, a folder or a hub id; None if it needs none.
+        cache_dtypes: data types in which a cache may hold its moments, the usual one first; none, if they cannot be cached.
+        moment_channels: M, channels of the moments; 0, if they cannot be cached.
     """
 
     kind: ClassVar[str]
     channels: int
     factor: int
+    source: str | None = None
+    cache_dtypes: ClassVar[tuple[torch.dtype, ...]] = ()
+    moment_channels: int = 0
 
     @abstractmethod
     def encode(self, clips: Tensor) -> Tensor:
@@ -36,6 +43,55 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write `autoencoder.json` and, where there are any, weights as safetensors."""
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether moments of single frames can be kept on disk in place of the frames."""
+        return bool(self.cache_dtypes)
+
+    def moments(self, clips: Tensor) -> Tensor:
+        """What a cache keeps of clips: all that `latents` needs, each frame for itself.
+
+        Args:
+            clips: uint8 (B, 3, T, H, W).
+
+        Returns:
+            (B, M, T, H/f, W/f), with `encode(clips) == latents(moments(clips))`.
+
+        Raises:
+            ValueError: this kind cannot be cached, or clips are not as they should be.
+        """
+        raise ValueError(
+            f"moments of the autoencoder {self.kind!r} cannot be cached: each run fits its own; accepted kinds: kl, pixels"
+        )
+
+    def latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents from moments.
+
+        Args:
+            moments: (B, M, T, H/f, W/f) of `moments`, in any of `cache_dtypes`.
+            generator: on the CPU; draws from the posterior where there is one. None: its mean.
+
+        Returns:
+            float32 (B, C, T, H/f, W/f), of about unit variance.
+
+        Raises:
+            ValueError: this kind cannot be cached.
+        """
+        raise ValueError(f"the autoencoder {self.kind!r} has no moments; accepted kinds: kl, pixels")
+
+    def configuration(self) -> dict[str, Any]:
+        """What decides the latents beside kind and weights; plain values."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over kind, configuration and weights: equal only where latents are."""
+        header = {"kind": self.kind, **self.configuration()}
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def check_clips(self, clips: Tensor) -> None:
         """Raise ValueError unless clips are uint8 (B, 3, T, H, W) with sides that are multiples of the factor."""

@@ -1,6 +1,7 @@
 """The variational autoencoder of latent diffusion: diffusers' `AutoencoderKL`, frame by frame."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -8,28 +9,40 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
 
-FRAMES_AT_ONCE = 16  # decoded together, which bounds memory
+FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
+# With the weights, these settings of `AutoencoderKL` decide what its encoder gives.
+ENCODER_SETTINGS = ("act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block",
+                    "mid_block_add_attention", "norm_num_groups", "scaling_factor", "use_quant_conv")  # fmt: skip
 
 
 class KLAutoencoder(Autoencoder):
     """`AutoencoderKL` with its own scaling factor; `encode` gives the mean of the posterior.
 
+    Its moments are the posterior's mean and log-variance, M = 2C channels, before scaling.
+
     Args:
         vae: a diffusers `AutoencoderKL`.
         source: where it came from, a folder or a hub id; saved in place of the weights.
+        frames_at_once: frames of a forward pass.
     """
 
     kind = "kl"
+    cache_dtypes = (torch.float16, torch.float32)
 
-    def __init__(self, vae: torch.nn.Module, source: str) -> None:
+    def __init__(self, vae: torch.nn.Module, source: str, frames_at_once: int = FRAMES_AT_ONCE) -> None:
         super().__init__()
-        self.vae, self.source = vae.eval().requires_grad_(False), source
+        self.vae, self.source, self.frames_at_once = vae.eval().requires_grad_(False), source, frames_at_once
         self.channels = vae.config.latent_channels
+        self.moment_channels = 2 * self.channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     @classmethod
-    def from_source(cls, source: str | None) -> "KLAutoencoder":
+    def from_source(cls, source: str | None, frames_at_once: int = FRAMES_AT_ONCE) -> "KLAutoencoder":
         """Load from a local folder, else from the hub by its id.
+
+        Args:
+            source: the folder or the id.
+            frames_at_once: frames of a forward pass, from 1.
 
         Raises:
             FileNotFoundError: neither; the message says what to get and where to put it.
@@ -38,7 +51,8 @@ class KLAutoencoder(Autoencoder):
 
         if not source:
             raise FileNotFoundError(
-                "autoencoder.kind=kl needs autoencoder.source: a local folder or a hub id such as stabilityai/sd-vae-ft-ema"
+                "the autoencoder kl needs a source (autoencoder.source in a config, --source of a command): a local folder "
+                "or a hub id such as stabilityai/sd-vae-ft-ema"
             )
         try:
             vae = AutoencoderKL.from_pretrained(source)
@@ -46,21 +60,37 @@ class KLAutoencoder(Autoencoder):
             raise FileNotFoundError(
                 f"cannot load an AutoencoderKL from {source!r} ({str(error).splitlines()[0]}). Get config.json and "
                 "diffusion_pytorch_model.safetensors of, for example, stabilityai/sd-vae-ft-ema, put them into a folder, "
-                "and pass it: autoencoder.source=FOLDER"
+                "and pass it: autoencoder.source=FOLDER in a config, --source FOLDER to a command"
             ) from error
-        return cls(vae, source)
+        return cls(vae, source, frames_at_once)
+
+    def encode(self, clips: Tensor) -> Tensor:
+        return self.latents(self.moments(clips))
 
     @torch.no_grad()
-    def encode(self, clips: Tensor) -> Tensor:
+    def moments(self, clips: Tensor) -> Tensor:
+        """Posterior mean and log-variance, float32 (B, 2C, T, H/f, W/f); the log-variance is clamped as in diffusers."""
         self.check_clips(clips)
         frames = rearrange(to_unit_range(clips), "b c t h w -> (b t) c h w").to(self.vae.dtype)
-        means = torch.cat([self.vae.encode(part).latent_dist.mean for part in frames.split(FRAMES_AT_ONCE)])
-        return rearrange(means.float() * self.vae.config.scaling_factor, "(b t) c h w -> b c t h w", b=len(clips))
+        posteriors = [self.vae.encode(part).latent_dist for part in frames.split(self.frames_at_once)]
+        moments = torch.cat([torch.cat([posterior.mean, posterior.logvar], dim=1) for posterior in posteriors])
+        return rearrange(moments.float(), "(b t) m h w -> b m t h w", b=len(clips))
+
+    def latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean, logvar = moments.float().chunk(2, dim=1)
+        if generator is not None:
+            # Drawn on the CPU: one generator gives the same noise on every device.
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            mean = mean + torch.exp(0.5 * logvar) * noise
+        return mean * self.vae.config.scaling_factor
+
+    def configuration(self) -> dict[str, Any]:
+        return {name: self.vae.config[name] for name in ENCODER_SETTINGS}
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         frames = rearrange(latents / self.vae.config.scaling_factor, "b c t h w -> (b t) c h w").to(self.vae.dtype)
-        pixels = torch.cat([to_uint8(self.vae.decode(part).sample) for part in frames.split(FRAMES_AT_ONCE)])
+        pixels = torch.cat([to_uint8(self.vae.decode(part).sample) for part in frames.split(self.frames_at_once)])
         return rearrange(pixels, "(b t) c h w -> b c t h w", b=len(latents))
 
     def save(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ from sparsevid.checkpoints import CheckpointError
 from sparsevid.data.decode import DecodeError
 from sparsevid.models.attention import BackendError
 
-COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "benchmark", "demo")
+COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
 EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
 EXPECTED_ERRORS += (CheckpointError, DecodeError, BackendError)

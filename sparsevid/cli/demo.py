@@ -77,11 +77,11 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     import torch
 
     from sparsevid.data.clips import fixed_clips
+    from sparsevid.data.open import open_data
     from sparsevid.evaluation.detectors import build_detector
     from sparsevid.models.transformer import DiffusionTransformer
     from sparsevid.pipeline import VideoPipeline
     from sparsevid.sparsity.cost import parameter_count, sampling_macs
-    from sparsevid.training.trainer import open_data
 
     pipeline = VideoPipeline.from_pretrained(run_folder)
     spec, steps = pipeline.model.spec, pipeline.config.sample.steps

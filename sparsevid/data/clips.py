@@ -1,8 +1,10 @@
 """Clip rules, which say what frames make a clip, and the dataset of clips.
 
-Dimensions: T frames, C = 3 channels (RGB), H height, W width.
+Dimensions: T frames, k stills, C channels, H height, W width.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,51 +12,132 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsevid.data.decode import DEFAULT_BACKEND, DecodeError, iter_frames, read_frames
-from sparsevid.data.manifest import Manifest
-from sparsevid.data.transforms import flip, resize_crop
-from sparsevid.logging import get_logger, progress
+from sparsevid.data.decode import DecodeError
+from sparsevid.data.manifest import Manifest, Video
+from sparsevid.data.sources import FrameSource
+from sparsevid.logging import get_logger
 from sparsevid.seeding import Purpose, keyed_generator
 
-RULES = ("stride",)
-DRAWS = 4  # of a clip, before a video that fails to decode is an error
+RULES = ("stride", "latte_linspace")
+SHORT = ("exclude", "reduce_stride", "repeat_last")
+REDRAWS = 10  # of a sample, before data that fail to decode are an error
 NO_LABEL = -1
+_TIME_SLACK = 1e-6  # seconds; times are sums of rounded numbers
 
 logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ClipRule:
-    """What frames make a clip: `frames` of them, `stride` apart, placed by the rule of the given name.
+    """What frames make a clip.
+
+    Attributes:
+        frames: T.
+        stride: frames from one to the next.
+        rule: `stride`: every stride-th frame, spanning (T−1)·stride + 1. `latte_linspace`: T frames spread evenly, cut to
+            integers, over T·stride frames: 0, 3, …, 21, 25, … 47 for 16 frames of stride 3, as Latte reads FaceForensics
+            and UCF101.
+        short: what becomes of a video shorter than the span. `exclude`: left out. `reduce_stride`: frames closer together,
+            as far apart as fits; left out below T frames. `repeat_last`: the last frame again and again.
+        target_fps: count frames at this rate instead of the video's own: frame j of the rule is the one shown at j/target_fps
+            seconds, whatever the times of the video's frames are.
 
     Raises:
-        ValueError: `frames` or `stride` is below 1, or the rule is unknown.
+        ValueError: a number is not positive, or a name is unknown.
     """
 
     frames: int = 16
     stride: int = 3
     rule: str = "stride"
+    short: str = "exclude"
+    target_fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.stride < 1:
             raise ValueError(f"a clip needs frames and stride from 1, got frames={self.frames}, stride={self.stride}")
         if self.rule not in RULES:
             raise ValueError(f"unknown clip rule {self.rule!r}; accepted: {', '.join(RULES)}")
+        if self.short not in SHORT:
+            raise ValueError(f"unknown treatment of short videos {self.short!r}; accepted: {', '.join(SHORT)}")
+        if self.target_fps is not None and not self.target_fps > 0:
+            raise ValueError(f"target_fps is a rate above 0 or nothing, got {self.target_fps}")
 
     @property
     def span(self) -> int:
-        """Frames of the video from the clip's first to its last, both counted."""
-        return (self.frames - 1) * self.stride + 1
+        """Frames of the video from the clip's first to the last it may take, both counted."""
+        return self.frames * self.stride if self.rule == "latte_linspace" else (self.frames - 1) * self.stride + 1
 
 
-def clip_indices(rule: ClipRule, start: int) -> list[int]:
-    """The frame numbers of the clip that starts at frame `start`: `rule.frames` of them, increasing."""
-    return [start + i * rule.stride for i in range(rule.frames)]
+def clip_indices(rule: ClipRule, start: int, num_frames: int | None = None) -> list[int]:
+    """The frame numbers of the clip that starts at frame `start`: `rule.frames` of them, never decreasing.
+
+    Args:
+        rule: what frames make a clip.
+        start: one of `valid_starts`.
+        num_frames: frames of the video, which bends the rule if it is shorter than the span; None if it is not.
+    """
+    span = rule.span
+    if num_frames is not None and num_frames < span and rule.short == "reduce_stride":
+        span = num_frames
+        if rule.rule == "stride":
+            stride = (num_frames - 1) // max(1, rule.frames - 1)
+            return [start + i * stride for i in range(rule.frames)]
+    if rule.rule == "latte_linspace":
+        offsets = [i * (span - 1) // max(1, rule.frames - 1) for i in range(rule.frames)]
+    else:
+        offsets = [i * rule.stride for i in range(rule.frames)]
+    last = None if num_frames is None else num_frames - 1
+    return [start + offset if last is None else min(start + offset, last) for offset in offsets]
 
 
 def valid_starts(rule: ClipRule, num_frames: int) -> range:
-    """Every start whose clip lies inside a video of `num_frames` frames, both ends included; may be empty."""
-    return range(max(0, num_frames - rule.span + 1))
+    """Every start whose clip lies inside a video of `num_frames` frames, both ends included.
+
+    A video shorter than the span has the start 0, or none, as the rule says of short ones.
+    """
+    if num_frames >= rule.span:
+        return range(num_frames - rule.span + 1)
+    needed = {"exclude": rule.span, "reduce_stride": rule.frames, "repeat_last": 1}[rule.short]
+    return range(1 if num_frames >= needed else 0)
+
+
+def counted_frames(rule: ClipRule, video: Video) -> int:
+    """Frames of a video as the rule counts them: its own, or those of `target_fps` that fit into its time."""
+    return video.frames if rule.target_fps is None else int(video.seconds * rule.target_fps + _TIME_SLACK) + 1
+
+
+def own_frames(rule: ClipRule, video: Video, indices: Sequence[int]) -> list[int]:
+    """Frame numbers as the rule counts them → the video's own: with `target_fps` the frame shown at that time."""
+    if rule.target_fps is None:
+        return list(indices)
+    times = [index / rule.target_fps + _TIME_SLACK for index in indices]
+    if video.times is None:
+        return [min(int(time * video.fps), video.frames - 1) for time in times]
+    return [max(0, bisect_right(video.times, time) - 1) for time in times]
+
+
+def usable_videos(manifest: Manifest, rule: ClipRule) -> tuple[Video, ...]:
+    """The videos that give a clip, in the manifest's order; how many do not is logged.
+
+    Raises:
+        ValueError: none does.
+    """
+    usable = tuple(video for video in manifest.videos if valid_starts(rule, counted_frames(rule, video)))
+    if not usable:
+        longest = max((counted_frames(rule, video) for video in manifest.videos), default=0)
+        raise ValueError(
+            f"{manifest.root}: none of {len(manifest.videos)} videos is as long as a clip: {rule.frames} frames "
+            f"{rule.stride} apart span {rule.span} frames, the longest video has {longest}"
+            + (f" at {rule.target_fps:g} frames a second" if rule.target_fps else "")
+            + "; `short` accepts reduce_stride and repeat_last"
+        )
+    excluded = len(manifest.videos) - len(usable)
+    if excluded:
+        logger.warning(
+            "%s: %d of %d videos are shorter than %d frames and left out",
+            manifest.root, excluded, len(manifest.videos), rule.span if rule.short == "exclude" else rule.frames,
+        )  # fmt: skip
+    return usable
 
 
 class ClipDataset(Dataset):
@@ -65,49 +148,29 @@ class ClipDataset(Dataset):
     Args:
         manifest: the videos.
         rule: what frames make a clip.
-        size: (H,W) in pixels; every video is resized and cropped to it.
+        source: where frames come from: `VideoFrames`, `MemoryFrames`, or the `LatentFrames` of a cache.
         flip: mirror half of the clips.
         seed: of all draws.
-        cache_frames: decode every video once, now, and keep all its frames resized: for sets that fit in memory.
-        backend: decoding backend, see `sparsevid.data.decode`.
+        images: k, stills that follow the clip's frames (joint image-video training): single frames of other videos.
 
     Attributes:
         videos: the usable videos, in the manifest's order.
-        excluded: how many videos are shorter than the rule's span.
+        excluded: how many videos are too short.
 
     Raises:
-        ValueError: no video is as long as the span.
-        DecodeError: with `cache_frames`, a video cannot be decoded.
+        ValueError: no video is as long as the span, or stills are asked of a single video.
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        rule: ClipRule,
-        size: tuple[int, int],
-        flip: bool = False,
-        seed: int = 0,
-        cache_frames: bool = False,
-        backend: str = DEFAULT_BACKEND,
+        self, manifest: Manifest, rule: ClipRule, source: FrameSource, *, flip: bool = False, seed: int = 0, images: int = 0
     ) -> None:
-        self.manifest, self.rule, self.size = manifest, rule, (int(size[0]), int(size[1]))
-        self.flip, self.seed, self.backend = flip, seed, backend
-        self.videos = tuple(video for video in manifest.videos if valid_starts(rule, video.frames))
+        self.manifest, self.rule, self.source = manifest, rule, source
+        self.flip, self.seed, self.images = flip, seed, images
+        self.videos = usable_videos(manifest, rule)
         self.excluded = len(manifest.videos) - len(self.videos)
-        if not self.videos:
-            longest = max((video.frames for video in manifest.videos), default=0)
-            raise ValueError(
-                f"{manifest.root}: none of {len(manifest.videos)} videos is as long as a clip: {rule.frames} frames "
-                f"{rule.stride} apart span {rule.span} frames, the longest video has {longest}"
-            )
-        if self.excluded:
-            logger.warning(
-                "%s: %d of %d videos are shorter than %d frames and left out",
-                manifest.root, self.excluded, len(manifest.videos), rule.span,
-            )  # fmt: skip
-        self._cache: list[Tensor] | None = None
-        if cache_frames:
-            self._cache = [self._whole(i) for i in progress(range(len(self)), desc="decoding videos", delay=2)]
+        if images < 0 or (images and len(self.videos) < 2):
+            raise ValueError(f"{images} stills of other videos asked for; there are {len(self.videos)} usable videos")
+        self._failed: set[str] = set()  # videos whose failure has been logged
 
     def __len__(self) -> int:
         """The number of usable videos: each gives one clip per epoch."""
@@ -116,53 +179,71 @@ class ClipDataset(Dataset):
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor | int]:
         """Draw a clip.
 
+        What cannot be decoded is drawn again, as a function of the same key, from any video.
+
         Args:
             key: (epoch, index), or index alone for epoch 0; index counts `videos`.
 
         Returns:
-            `clip` uint8 (C,T,H,W), `label` (-1 if there is none), `video` = index, `start` = first frame's number.
+            `clip` (C,T+k,H,W) as the source gives frames; `label`, -1 if there is none, with stills int64 (1+k,) of the
+            clip and of each still; `video`, its index; `start`, its first frame as the rule counts; `redraws`, 0 for a clip
+            of the video asked for.
 
         Raises:
             IndexError: no such video.
-            DecodeError: none of several draws could be decoded.
+            DecodeError: the clip and ten others in its place could not be decoded.
         """
-        epoch, index = (0, key) if isinstance(key, int) else key
-        if not 0 <= index < len(self):
-            raise IndexError(f"video {index} asked for, the dataset has {len(self)}")
-        starts = valid_starts(self.rule, self.videos[index].frames)
-        reasons = []
-        for attempt in range(DRAWS):
-            generator = keyed_generator(Purpose.CLIP, self.seed, epoch, index, *([attempt] if attempt else []))
-            start = starts[int(torch.randint(len(starts), (), generator=generator))]
-            mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
+        epoch, asked = (0, key) if isinstance(key, int) else key
+        if not 0 <= asked < len(self):
+            raise IndexError(f"video {asked} asked for, the dataset has {len(self)}")
+        for attempt in range(REDRAWS + 1):
+            again = (attempt,) if attempt else ()
+            generator = keyed_generator(Purpose.CLIP, self.seed, epoch, asked, *again)
+            index = int(torch.randint(len(self), (), generator=generator)) if attempt else asked
             try:
-                frames = self._frames(index, start)
+                clip, start = self._clip(index, generator)
+                stills, others = self._stills(index, keyed_generator(Purpose.STILL, self.seed, epoch, asked, *again))
             except DecodeError as error:
-                reasons.append(error.reason)
-                logger.warning("%s; draw %d of %d", error, attempt + 1, DRAWS)
+                failure = error
+                self._log_once(error)
                 continue
-            clip = rearrange(flip(frames) if mirrored else frames, "t c h w -> c t h w").contiguous()
-            label = self.videos[index].label
-            return {"clip": clip, "label": NO_LABEL if label is None else label, "video": index, "start": start}
-        raise DecodeError(self._path(index), f"{DRAWS} draws of a clip failed, the last: {reasons[-1]}")
+            frames = rearrange(torch.cat([clip, *stills]), "t c h w -> c t h w").contiguous()
+            labels = [self._label(number) for number in (index, *others)]
+            label = torch.tensor(labels) if self.images else labels[0]
+            return {"clip": frames, "label": label, "video": index, "start": start, "redraws": attempt}
+        raise DecodeError(failure.path, f"a clip and {REDRAWS} others in its place failed, the last: {failure.reason}")
 
-    def _path(self, index: int):
-        return self.manifest.root / self.videos[index].path
+    def _clip(self, index: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """A video's clip (T,C,H,W), and its start."""
+        video = self.videos[index]
+        count = counted_frames(self.rule, video)
+        starts = valid_starts(self.rule, count)
+        start = starts[int(torch.randint(len(starts), (), generator=generator))]
+        indices = own_frames(self.rule, video, clip_indices(self.rule, start, count))
+        return self.source.read(video, indices, self._mirrored(generator)), start
 
-    def _frames(self, index: int, start: int) -> Tensor:
-        """A clip's frames (T,C,H,W), resized."""
-        indices = clip_indices(self.rule, start)
-        if self._cache is not None:
-            return self._cache[index][indices]
-        return resize_crop(read_frames(self._path(index), indices, self.backend), self.size)
+    def _stills(self, index: int, generator: torch.Generator) -> tuple[list[Tensor], list[int]]:
+        """Frames (1,C,H,W) of k other videos, and the videos' numbers."""
+        stills, others = [], []
+        for _ in range(self.images):
+            other = int(torch.randint(len(self) - 1, (), generator=generator))
+            others.append(other + (other >= index))
+            video = self.videos[others[-1]]
+            frame = int(torch.randint(video.frames, (), generator=generator))
+            stills.append(self.source.read(video, [frame], self._mirrored(generator)))
+        return stills, others
 
-    def _whole(self, index: int) -> Tensor:
-        """All frames of a video (T,C,H,W), resized chunk by chunk, so that no video is held at its full size."""
-        frames = torch.cat([resize_crop(chunk, self.size) for chunk in iter_frames(self._path(index))])
-        expected = self.videos[index].frames
-        if len(frames) != expected:
-            raise DecodeError(self._path(index), f"{len(frames)} frames could be decoded, the manifest says {expected}")
-        return frames
+    def _mirrored(self, generator: torch.Generator) -> bool:
+        return self.flip and bool(torch.rand((), generator=generator) < 0.5)
+
+    def _label(self, index: int) -> int:
+        label = self.videos[index].label
+        return NO_LABEL if label is None else label
+
+    def _log_once(self, error: DecodeError) -> None:
+        if str(error.path) not in self._failed:
+            self._failed.add(str(error.path))
+            logger.warning("%s; another clip is drawn in its place", error)
 
 
 def fixed_clips(dataset: ClipDataset, count: int, seed: int) -> list[tuple[int, int]]:

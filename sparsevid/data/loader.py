@@ -5,6 +5,8 @@ Dimensions: B clips of a micro-batch, C = 3 channels (RGB), T frames, H height, 
 
 from collections.abc import Iterator
 from itertools import count
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -94,8 +96,12 @@ def build_loader(
         start: samples that all ranks together have seen.
         workers: processes that decode; 0 decodes in this one.
 
+    Workers are not forked from this process: a fork takes along locks and objects of threads that it does not have (of a
+    decoder, of CUDA, of DeepSpeed), and dies of them. They come from a server process that has imported this module.
+
     Returns:
-        A loader of dicts: `clip` uint8 (B,C,T,H,W); `label`, `video` and `start` int64 (B,).
+        A loader of dicts: `clip` (B,C,T+k,H,W) of clips and k stills, uint8 frames or an autoencoder's moments; `label`
+        int64 (B,), with stills (B,1+k); `video`, `start` and `redraws` int64 (B,).
 
     Raises:
         ValueError: the order is not over this dataset's samples, or a number is out of range.
@@ -106,6 +112,13 @@ def build_loader(
         dataset,
         batch_sampler=BatchOrder(order, micro_batch, rank, world_size, start),
         num_workers=workers,
+        multiprocessing_context=_server() if workers else None,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
+
+
+def _server() -> BaseContext:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context

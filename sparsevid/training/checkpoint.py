@@ -21,7 +21,8 @@ from sparsevid.training.engine import Engine
 logger = get_logger(__name__)
 # Sections and keys that a resumed run may not change, and those whose change is worth a warning.
 FIXED = ("autoencoder", "objective")
-NOTED = ("seed", "schedule", "data.frames", "data.stride", "data.size", "data.flip", "train.global_batch", "record.fingerprint")
+CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
+NOTED = ("seed", "schedule", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 
 
 def save_checkpoint(

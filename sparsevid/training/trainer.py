@@ -6,8 +6,8 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,10 @@ from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.checkpoints import list_checkpoints, newest_good, set_aside_after, verify
-from sparsevid.config import AutoencoderConfig, ConfigError, RecordConfig, RunConfig, save_config
-from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
+from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, save_config
+from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.loader import SampleOrder, build_loader
-from sparsevid.data.manifest import Manifest, build_manifest
+from sparsevid.data.open import open_data, use_latents
 from sparsevid.distributed import (
     barrier,
     broadcast_object,
@@ -35,6 +34,7 @@ from sparsevid.distributed import (
 )
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.training.checkpoint import resume, save_checkpoint
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
@@ -55,17 +55,18 @@ class Trainer:
 
     def __init__(self, config: RunConfig) -> None:
         init_process_group_if_launched()
-        self.config, self.manifest, self.dataset = open_data(config)
+        data = open_data(config)
+        self.config, self.manifest, self.dataset = data
         train = self.config.train
         self.micro_batch, self.accumulation = split_batch(train.global_batch, train.micro_batch, world_size())
         self.objective = build_objective(self.config.objective)
         self.resume_from = find_checkpoint(self.config)
         self.autoencoder = open_autoencoder(self.config, self.dataset, self.resume_from)
-        data = self.config.data
-        factor = self.autoencoder.factor
+        use_latents(data, self.autoencoder)
+        factor, (height, width) = self.autoencoder.factor, self.config.data.size
         self.spec = spec_from_config(
             self.config,
-            input_size=(data.frames, data.size[0] // factor, data.size[1] // factor),
+            input_size=(self.config.data.frames, height // factor, width // factor),
             in_channels=self.autoencoder.channels,
             num_classes=len(self.manifest.classes),
             learn_sigma=self.objective.learn_sigma,
@@ -80,6 +81,7 @@ class Trainer:
         self.autoencoder.to(self.engine.device)
         self.ema = EMA(self.engine, train.ema_decay)
         self.step = self.samples = 0
+        self.redraws = 0  # samples of all ranks, since the start of this process, in whose place others were drawn
         if self.resume_from is not None:
             state = resume(self.resume_from, self.config, self.spec, self.engine, self.ema)
             self.step, self.samples = state["step"], state["samples"]
@@ -111,7 +113,8 @@ class Trainer:
                     bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['clips_per_second']:.1f} clips/s")
                     if self.engine.grad_norm is not None:
                         values["grad_norm"] = self.engine.grad_norm
-                    metrics.scalars({f"train/{name}": value for name, value in (values | stage_losses).items()}, self.step)
+                    scalars = {f"train/{name}": value for name, value in (values | stage_losses).items()}
+                    metrics.scalars(scalars | {"data/redraws": self.redraws}, self.step)
                     recent, since = [], time.perf_counter()
                 if self.step % train.checkpoint_every == 0 or self.step == train.steps:
                     before = time.perf_counter()
@@ -128,8 +131,12 @@ class Trainer:
         lr, means = learning_rate(self.config.train, self.step), []
         by_stage: dict[str, list[float]] = {}
         for turn in range(self.accumulation):
-            index, loss = self._loss(next(batches), turn * world_size() + rank())
-            means.append(mean_over_ranks(loss.detach()).item())
+            batch = next(batches)
+            index, loss = self._loss(batch, turn * world_size() + rank())
+            redrawn = batch["redraws"].count_nonzero().to(loss.device)
+            mean, share = mean_over_ranks(torch.stack([loss.detach(), redrawn])).tolist()
+            means.append(mean)
+            self.redraws += round(share * world_size())
             self._check_finite("loss", means[-1])  # before the backward pass, the same on all ranks
             self.engine.step(loss, lr)
             by_stage.setdefault(f"loss_stage_{index}", []).append(loss.item())
@@ -148,15 +155,24 @@ class Trainer:
         """The stage of a micro-batch and its mean loss, a function of (seed, step, slot) and the clips."""
         slots = world_size() * self.accumulation
         key = {"seed": self.config.seed, "step": self.step, "slot": slot}
-        with torch.no_grad():
-            x0 = self.autoencoder.encode(batch["clip"].to(self.engine.device))
+        x0 = self._latents(batch["clip"].to(self.engine.device), key)
         draw = draw_times(self.objective, self.schedule, len(x0), slots=slots, **key)
-        cond = {"grid": draw.stage.grid} if self.schedule is not None else {}
+        cond: dict[str, Any] = {"grid": draw.stage.grid} if self.schedule is not None else {}
+        if self.config.data.images:
+            cond["images"] = self.config.data.images
         if self.spec.num_classes:
             labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
             cond["labels"] = labels.to(self.engine.device)
         u = draw.u.to(self.engine.device)
         return draw.index, self.objective.loss(self.engine, x0, u, draw_noise(x0, **key), **cond).mean()
+
+    @torch.no_grad()
+    def _latents(self, clips: Tensor, key: dict[str, int]) -> Tensor:
+        """Latents of clips, or of the moments that a cache holds in their place; drawn from the posterior if there is one."""
+        if not self.autoencoder.cacheable:
+            return self.autoencoder.encode(clips)
+        moments = clips if self.config.data.latents else self.autoencoder.moments(clips)
+        return self.autoencoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         order = SampleOrder(len(self.dataset), self.config.seed)
@@ -164,11 +180,16 @@ class Trainer:
             build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, self.config.data.workers)
         )
 
+    def _data_line(self) -> str:
+        data, kind = self.config.data, type(self.dataset.source).__name__
+        stills = f" + {data.images} stills" if data.images else ""
+        return f"{len(self.dataset)} videos of {self.manifest.root} ({data.split}), {data.frames}{stills} frames, {kind}"
+
     def _print_summary(self) -> None:
         train, stages = self.config.train, self.schedule.stages if self.schedule else ()
         rows = [
             ["run", str(self.config.folder)],
-            ["data", f"{len(self.dataset)} videos of {self.manifest.root}"],
+            ["data", self._data_line()],
             ["latents", "×".join(map(str, (self.spec.in_channels, *self.spec.input_size)))],
             ["layout", f"{self.spec.layout}, {self.spec.hidden_size} channels"],
             ["tokens", f"dense {self.spec.dense_grid()}, sparse {', '.join(str(stage.grid) for stage in stages) or 'none'}"],
@@ -178,32 +199,6 @@ class Trainer:
             ["steps", f"{self.step} of {train.steps} done"],
         ]
         print_table("training", ["what", ""], rows)
-
-
-def open_data(config: RunConfig) -> tuple[RunConfig, Manifest, ClipDataset]:
-    """The run's clips, and the run with what its card answers filled in."""
-    card = load_card(config.data.card)
-    chosen = {name: getattr(config.data, name) for name in ("frames", "stride", "size", "flip")}
-    filled = {name: getattr(card.clip, name) if value is None else value for name, value in chosen.items()}
-    manifest = build_manifest(resolve_root(card, config.data.root), label_rule=card.label_rule)
-    rule = ClipRule(filled["frames"], filled["stride"])
-    dataset = ClipDataset(
-        manifest,
-        rule,
-        tuple(filled["size"]),
-        flip=filled["flip"],
-        seed=config.seed,
-        cache_frames=config.data.cache_frames,
-    )
-    fps = [video.fps for video in manifest.videos]
-    record = RecordConfig(
-        classes=list(manifest.classes),
-        fps=sum(fps) / len(fps) / rule.stride,
-        fingerprint=manifest.fingerprint,
-        versions={"torch": torch.__version__},
-    )
-    filled["size"] = list(filled["size"])
-    return replace(config, data=replace(config.data, **filled), record=record), manifest, dataset
 
 
 def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:

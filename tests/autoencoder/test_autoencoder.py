@@ -19,6 +19,14 @@ def clips():
     return (smooth * 255).to(torch.uint8)
 
 
+@pytest.fixture
+def vae():
+    """A small randomly initialised AutoencoderKL of factor 2."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    return AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+
+
 def test_every_level_survives_the_range():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_unit_range(levels)), levels)
@@ -52,11 +60,8 @@ def test_linear_fit_is_the_optimal_projection(clips):
 
 
 @pytest.mark.parametrize("kind", ["linear", "pixels", "kl"])
-def test_saved_and_loaded_decodes_the_same(kind, clips, tmp_path):
+def test_saved_and_loaded_decodes_the_same(kind, clips, vae, tmp_path):
     if kind == "kl":
-        torch.manual_seed(0)
-        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-        vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
         vae.save_pretrained(tmp_path / "vae")
         autoencoder = KLAutoencoder.from_source(str(tmp_path / "vae"))
     else:
@@ -87,3 +92,61 @@ def test_what_cannot_be_is_refused(call, error, reason, clips, tmp_path, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(error, match=reason):
         call(clips, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["kl", "pixels"])
+def test_moments_hold_all_that_encoding_needs(kind, clips, vae):
+    autoencoder = KLAutoencoder(vae, "here") if kind == "kl" else Pixels()
+    moments = autoencoder.moments(clips)
+    sides = (32 // autoencoder.factor, 48 // autoencoder.factor)
+    assert moments.shape == (4, autoencoder.moment_channels, 4, *sides)
+    assert torch.equal(autoencoder.latents(moments), autoencoder.encode(clips))
+    assert autoencoder.cacheable
+    whole = moments.to(autoencoder.cache_dtypes[0])
+    torch.testing.assert_close(autoencoder.latents(whole), autoencoder.encode(clips), rtol=1e-3, atol=1e-3)
+
+
+def test_kl_draws_are_those_of_diffusers(clips, vae):
+    autoencoder = KLAutoencoder(vae, "here")
+    still = clips[:1, :, :1]
+    drawn = autoencoder.latents(autoencoder.moments(still), torch.Generator().manual_seed(3))
+    posterior = vae.encode(to_unit_range(still[:, :, 0])).latent_dist
+    expected = posterior.sample(torch.Generator().manual_seed(3)) * vae.config.scaling_factor
+    torch.testing.assert_close(drawn[:, :, 0], expected, rtol=0, atol=0)
+
+
+def test_kl_draws_scatter_around_the_mean_as_the_posterior_says(clips, vae):
+    autoencoder = KLAutoencoder(vae, "here")
+    moments = autoencoder.moments(clips)
+    mean, logvar = moments.chunk(2, dim=1)
+    drawn = autoencoder.latents(moments, torch.Generator().manual_seed(0)) / vae.config.scaling_factor
+    scaled = (drawn - mean) / torch.exp(0.5 * logvar)
+    assert abs(scaled.mean().item()) < 0.02 and abs(scaled.std().item() - 1) < 0.02
+    assert not torch.equal(drawn, autoencoder.latents(moments, torch.Generator().manual_seed(1)) / vae.config.scaling_factor)
+
+
+def test_frames_of_a_forward_pass_do_not_change_moments(clips, vae):
+    one, all_at_once = (KLAutoencoder(vae, "here", frames_at_once=count).moments(clips) for count in (1, 16))
+    torch.testing.assert_close(one, all_at_once, rtol=1e-5, atol=1e-5)
+
+
+def test_fingerprints_tell_autoencoders_apart(clips, vae, tmp_path):
+    kl = KLAutoencoder(vae, "here")
+    vae.save_pretrained(tmp_path)
+    moved = KLAutoencoder.from_source(str(tmp_path))
+    assert moved.fingerprint() == kl.fingerprint(), "where the weights lie is not what they are"
+    seen = {kl.fingerprint(), Pixels().fingerprint()}
+    seen |= {LinearAutoencoder.fit(part).fingerprint() for part in (clips[:2], clips[2:])}
+    moved.vae.register_to_config(scaling_factor=1.0)
+    seen.add(moved.fingerprint())
+    moved.vae.quant_conv.bias[0] += 1
+    seen.add(moved.fingerprint())
+    assert len(seen) == 6
+
+
+def test_an_autoencoder_that_each_run_fits_has_no_moments(clips):
+    linear = LinearAutoencoder.fit(clips)
+    assert not linear.cacheable
+    for method in (linear.moments, linear.latents):
+        with pytest.raises(ValueError, match="'linear'.*accepted kinds: kl, pixels"):
+            method(clips)

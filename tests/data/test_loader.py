@@ -1,7 +1,9 @@
 """The order of samples has no gap and no repeat, and does not know how many ranks walk it."""
 
+import gc
 from itertools import islice
 
+import decord
 import pytest
 import torch
 from data.videos import write_video
@@ -9,6 +11,7 @@ from data.videos import write_video
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.loader import BatchOrder, SampleOrder, build_loader
 from sparsevid.data.manifest import build_manifest
+from sparsevid.data.sources import VideoFrames
 
 
 def taken(order, micro_batch, world_size, start, micro_steps):
@@ -68,7 +71,17 @@ def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
     for i in range(5):
         write_video(root / f"{i}.mp4", frames=12 + i)
-    return ClipDataset(build_manifest(root), ClipRule(3, 2), (16, 16), flip=True)
+    return ClipDataset(build_manifest(root), ClipRule(3, 2), VideoFrames(root, (16, 16)), flip=True)
+
+
+def test_workers_survive_objects_that_must_not_be_forked(dataset, real_videos):
+    """A decord reader in a reference cycle of this process: a forked worker that collected it would crash."""
+    holder: dict = {"reader": decord.VideoReader(str(real_videos / "bigbuckbunny.mp4"))}
+    holder["itself"] = holder
+    del holder
+    loader = build_loader(dataset, SampleOrder(5, seed=4), 1, 0, 1, workers=2)
+    assert len(list(islice(loader, 4))) == 4
+    gc.collect()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,6 +7,7 @@ from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
 from sparsevid.data.manifest import build_manifest
+from sparsevid.data.sources import MemoryFrames
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
 from sparsevid.models.convert import dense_to_sparse
 from sparsevid.models.transformer import DiffusionTransformer
@@ -20,7 +21,8 @@ def real_latents(tmp_path) -> Tensor:
     """Latents of real clips: (64, 16, 4, 6, 6)."""
     for name in ("carphone_pristine.mp4", "carphone_distorted.mp4"):
         (tmp_path / name).symlink_to(resolve_root(load_card("demo")) / name)
-    dataset = ClipDataset(build_manifest(tmp_path), ClipRule(4, 4), (48, 48), cache_frames=True)
+    manifest = build_manifest(tmp_path)
+    dataset = ClipDataset(manifest, ClipRule(4, 4), MemoryFrames(manifest, (48, 48)))
     clips = torch.stack([dataset[key]["clip"] for key in fixed_clips(dataset, 64, dataset.seed)])
     return LinearAutoencoder.fit(clips).encode(clips)
 

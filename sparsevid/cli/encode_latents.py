@@ -1,0 +1,92 @@
+"""`sparsevid encode_latents`: a dataset through an autoencoder, once, to a cache that training reads in place of videos."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsevid.logging import get_logger
+
+if TYPE_CHECKING:
+    from sparsevid.autoencoder import Autoencoder
+
+NAME = "encode_latents"
+HELP = "Encode every frame of a dataset once, so that training decodes no video. Killed, it goes on where it was."
+EXAMPLES = """examples:
+  sparsevid encode_latents ucf101 --out latents/ucf101 --source stabilityai/sd-vae-ft-ema
+  torchrun --nproc_per_node 8 tools/encode_latents.py ucf101 --out latents/ucf101 --source models/vae
+  sparsevid encode_latents demo --out latents/demo --autoencoder pixels
+  sparsevid encode_latents demo --out latents/demo --autoencoder pixels --verify
+
+A run reads the cache with data.latents=FOLDER. Any clip rule, split and order of labels works from one cache; autoencoder, size
+and videos must be the run's. --autoencoder pixels keeps resized frames.
+"""
+SHARD_MB = 256
+BATCH = 16
+# A rank that has finished waits for the slowest; the launcher ends all of them if one fails.
+WAIT_SECONDS = 7 * 24 * 3600
+
+logger = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the card, the cache's folder, and how frames are encoded."""
+    parser.epilog = EXAMPLES
+    required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
+    parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
+    parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
+    parser.add_argument("--autoencoder", choices=("kl", "pixels"), default="kl", help="what encodes")
+    parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl: its weights")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of frames, in pixels; default: the card's")
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirrored frames too; default: as the card says")
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="frames of a forward pass")
+    parser.add_argument("--dtype", choices=("float16", "float32", "uint8"), help="default: float16 for kl, uint8 for pixels")
+    parser.add_argument("--shard-mb", type=int, default=SHARD_MB, metavar="MB", help="limit of a file, in MiB")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding threads of each rank; default: its cores, 8 at most")
+    parser.add_argument("--device", help="default: the GPU if there is one, else the CPU")
+    parser.add_argument("--verify", action="store_true", help="write nothing: check a cache against card and checksums")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the cache, or check it. Returns 0; failures raise."""
+    from sparsevid.data.cards import load_card, resolve_root
+    from sparsevid.data.latents import LatentCache
+    from sparsevid.data.latents_write import MEGABYTE, write_cache
+    from sparsevid.data.manifest import open_manifest
+    from sparsevid.distributed import init_process_group_if_launched, shutdown
+
+    card = load_card(args.card)
+    autoencoder = _open_autoencoder(args)
+    size = tuple(args.size or card.clip.size)
+    flip = card.clip.flip if args.flip is None else args.flip
+    init_process_group_if_launched(WAIT_SECONDS)
+    try:
+        manifest = open_manifest(resolve_root(card, args.root), card.rules())
+        if args.verify:
+            cache = LatentCache.open(args.out)
+            cache.check(manifest, autoencoder, size, flip)
+            cache.verify()
+        else:
+            cache = write_cache(
+                args.out, manifest, autoencoder, size, flip,
+                rule_record=asdict(card.clip.clip_rule()), dtype=args.dtype, shard_bytes=args.shard_mb * MEGABYTE,
+                batch_frames=args.batch, device=args.device, workers=args.workers,
+            )  # fmt: skip
+    finally:
+        shutdown()
+    logger.info("%s holds %d frames of %d videos: data.latents=%s", args.out, cache.frames, len(manifest.videos), args.out)
+    return 0
+
+
+def _open_autoencoder(args: argparse.Namespace) -> "Autoencoder":
+    from sparsevid.autoencoder.kl import KLAutoencoder
+    from sparsevid.autoencoder.pixels import Pixels
+
+    if args.batch < 1:
+        raise ValueError(f"--batch counts frames from 1, got {args.batch}")
+    if args.autoencoder == "kl":
+        return KLAutoencoder.from_source(args.source, frames_at_once=args.batch)
+    if args.source:
+        raise ValueError(f"--source is where the weights of kl are; pixels has none, got {args.source}")
+    return Pixels()

@@ -1,0 +1,294 @@
+"""The latent cache: an autoencoder's moments of every frame of every video, at one size; its format, and reading it.
+
+Frame autoencoders work frame by frame, so whole videos are kept, mirrored ones too if the run mirrors. Any clip rule, random
+start and draw then works from the cache as from the videos, frame for frame. `latents_write` makes a cache.
+
+<cache>/
+    cache.json                        what it holds, written last: autoencoder, size, manifest, and the shards' records
+    shards/shard-00000.safetensors    `frames` (N,M,h,w) of whole videos one after the other; `mirrored` likewise if flip is on
+    shards/shard-00000.json           the shard's record, from which an interrupted writer goes on
+
+Shards are safetensors files and not tar archives, which are read from front to back: clips need a few frames from anywhere.
+These are memory-mapped, any rows of a tensor are read alone, and nothing is unpickled.
+
+Dimensions: T frames asked for, N frames of a shard, M channels of the moments, h and w their height and width.
+"""
+
+import json
+import os
+import re
+import shlex
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sparsevid.autoencoder import Autoencoder
+from sparsevid.checksums import file_sha256
+from sparsevid.data.manifest import Manifest, Video
+
+FORMAT = 1  # of cache.json
+CACHE_FILE = "cache.json"
+SHARD_FOLDER = "shards"
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
+_OPEN_SHARDS = 32  # kept open by a process; each is a memory map
+_SHARD_NAME = re.compile(r"shard-[0-9]{5,}\.safetensors")
+
+
+class CachedVideo(NamedTuple):
+    """A video of a cache: path and first frame, by which it is found, and what shows whether it is still the same."""
+
+    path: str
+    first: int
+    frames: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is known of a finished shard.
+
+    Attributes:
+        name: of its file in `shards/`.
+        bytes: of the file.
+        sha256: of the file, in hexadecimal.
+        videos: whose frames fill the rows, in this order.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    videos: tuple[CachedVideo, ...]
+
+    @property
+    def rows(self) -> int:
+        """N, the frames of all its videos."""
+        return sum(video.frames for video in self.videos)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ShardRecord":
+        """From the JSON form of `asdict`.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not that.
+        """
+        if not _SHARD_NAME.fullmatch(values["name"]):
+            raise ValueError(f"{values['name']!r} is not the name of a shard")
+        videos = tuple(CachedVideo(str(path), *map(int, numbers)) for path, *numbers in values["videos"])
+        return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos)
+
+    def problem(self, folder: Path, *, content: bool) -> str | None:
+        """What is wrong with the shard's file in a cache, or None.
+
+        Args:
+            folder: the cache.
+            content: compare the SHA-256 too, which reads the whole file.
+        """
+        path = folder / SHARD_FOLDER / self.name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != self.bytes:
+            return f"{path} has {path.stat().st_size} bytes instead of {self.bytes}"
+        if content and file_sha256(path) != self.sha256:
+            return f"{path} does not have its recorded checksum"
+        return None
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """A finished cache.
+
+    Attributes:
+        folder: where it lies.
+        autoencoder: kind, source, fingerprint, channels and factor of the autoencoder that made it.
+        size: (height, width) of the frames in pixels.
+        flip: whether mirrored frames are kept too.
+        rule: the clip rule at the time of writing; for the reader of the file, the cache serves any rule.
+        manifest: fingerprint of the manifest that it was made from; like the rule, for the reader of the file.
+        dtype: name of the moments' data type.
+        shape: (M,h,w) of a frame's moments.
+        shards: their records, in the manifest's order.
+    """
+
+    folder: Path
+    autoencoder: dict[str, Any]
+    size: tuple[int, int]
+    flip: bool
+    rule: dict[str, Any]
+    manifest: str
+    dtype: str
+    shape: tuple[int, int, int]
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def frames(self) -> int:
+        """Frames of all videos, mirrored ones not counted."""
+        return sum(shard.rows for shard in self.shards)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "LatentCache":
+        """Read `cache.json`, and compare the shards' sizes with it.
+
+        Raises:
+            FileNotFoundError: no finished cache there.
+            ValueError: `cache.json` is damaged or of another format, or a shard is missing or of another size.
+        """
+        folder = Path(folder)
+        path = folder / CACHE_FILE
+        if not path.is_file():
+            begun = " It was begun and not finished: give the same command again." if (folder / SHARD_FOLDER).is_dir() else ""
+            raise FileNotFoundError(f"{folder} is no latent cache: it has no {CACHE_FILE}.{begun}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError(f"another format; accepted: {FORMAT}")
+            if values["dtype"] not in DTYPES:
+                raise ValueError(f"data type {values['dtype']!r}; accepted: {', '.join(DTYPES)}")
+            values["shards"] = tuple(ShardRecord.from_dict(shard) for shard in values["shards"])
+            (height, width), (channels, *sides) = values["size"], values["shape"]
+            cache = cls(folder, **values | {"size": (height, width), "shape": (channels, *sides)})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} does not describe a latent cache: {error}") from error
+        cache._raise_problems(content=False)
+        return cache
+
+    def save(self) -> None:
+        """Write `cache.json`."""
+        values = asdict(self) | {"format": FORMAT}
+        del values["folder"]
+        write_json(self.folder / CACHE_FILE, values)
+
+    def verify(self) -> None:
+        """Compare every shard with its recorded SHA-256, which reads all of the cache.
+
+        Raises:
+            ValueError: shards are missing or damaged; the message names them.
+        """
+        self._raise_problems(content=True)
+
+    def check(self, manifest: Manifest, autoencoder: Autoencoder, size: tuple[int, int], flip: bool) -> None:
+        """Make sure that a run can use this cache.
+
+        Args:
+            manifest: the run's, or one selected from it; labels and splits are left out of account, since frames do not
+                depend on them.
+            autoencoder: the run's.
+            size: (height, width) in pixels of the run's clips.
+            flip: whether the run mirrors clips. A cache with mirrored frames serves a run without them too.
+
+        Raises:
+            ValueError: it cannot; the message lists all that differs, and says how a cache that fits is made.
+        """
+        differences = []
+        if self.autoencoder["fingerprint"] != autoencoder.fingerprint():
+            differences.append(("autoencoder", _spell(self.autoencoder), _spell(describe_autoencoder(autoencoder))))
+        if self.size != tuple(size):
+            differences.append(("size", f"{self.size[0]}×{self.size[1]}", f"{size[0]}×{size[1]}"))
+        if flip and not self.flip:
+            differences.append(("flip", "no mirrored frames", "mirrored frames"))
+        held = {video for shard in self.shards for video in shard.videos}
+        needed = [CachedVideo(video.path, video.first, video.frames, video.bytes) for video in manifest.videos]
+        if lacking := [video for video in needed if video not in held]:
+            has = f"{len(needed) - len(lacking)} of the run's {len(needed)} videos as they are now"
+            differences.append(("videos", has, f"all: the first that is new or has changed is {lacking[0].path}"))
+        if differences:
+            lines = [f"  {name}: the cache has {has}, the run needs {needs}" for name, has, needs in differences]
+            command = f"sparsevid encode_latents CARD --out NEW_FOLDER --autoencoder {autoencoder.kind}"
+            command += f" --source {shlex.quote(autoencoder.source)}" if autoencoder.source else ""
+            command += f" --size {size[0]} {size[1]} {'--flip' if flip else '--no-flip'}"
+            raise ValueError("\n".join([f"{self.folder} does not fit the run:", *lines, f"  one that fits: {command}"]))
+
+    def _raise_problems(self, *, content: bool) -> None:
+        problems = [problem for shard in self.shards if (problem := shard.problem(self.folder, content=content))]
+        if problems:
+            named = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise ValueError(f"{self.folder} is damaged: {named}. The command that made it makes these shards again")
+
+
+class LatentFrames:
+    """Moments of a video's frames, out of a cache. Can be pickled: each process opens shards for itself, when it needs them.
+
+    Args:
+        cache: where from.
+    """
+
+    def __init__(self, cache: LatentCache) -> None:
+        self.cache = cache
+        self._places: dict[tuple[str, int], tuple[ShardRecord, int, int]] = {}  # → shard, first row, frames
+        for shard in cache.shards:
+            row = 0
+            for video in shard.videos:
+                self._places[video.path, video.first] = (shard, row, video.frames)
+                row += video.frames
+        self._open: OrderedDict[str, safe_open] = OrderedDict()  # least recently used first
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
+        """Moments of some frames.
+
+        Args:
+            video: found by its path and first frame.
+            indices: T frame numbers from 0, in any order, repeats allowed.
+            mirrored: of the frames mirrored left to right, before they were encoded.
+
+        Returns:
+            (T,M,h,w) in the cache's data type; memory of its own.
+
+        Raises:
+            ValueError: the video is not in the cache or has other frames there, mirrored frames are not kept, or a shard is
+                damaged.
+            IndexError: no such frame.
+        """
+        shard, row, frames = self._places.get((video.path, video.first), (None, 0, 0))
+        if shard is None or frames != video.frames:
+            found = f"{frames} frames of it" if shard else "no such video"
+            raise ValueError(f"{self.cache.folder} holds {found}: {video.path} has {video.frames}, from {video.first} on")
+        if mirrored and not self.cache.flip:
+            raise ValueError(f"{self.cache.folder} holds no mirrored frames: encode the data with --flip")
+        wrong = [i for i in indices if not 0 <= i < frames]
+        if wrong:
+            raise IndexError(f"{video.path}: frame {wrong[0]} asked for, there are {frames}")
+        try:
+            values = self._shard(shard).get_slice("mirrored" if mirrored else "frames")
+            expected = [shard.rows, *self.cache.shape]
+            if values.get_shape() != expected:
+                raise ValueError(f"{self.cache.folder}: {shard.name} holds {values.get_shape()}, {CACHE_FILE} says {expected}")
+            return values[[row + i for i in indices]]
+        except SafetensorError as error:
+            raise ValueError(f"{self.cache.folder}: {shard.name} is damaged: {error}") from error
+
+    def _shard(self, shard: ShardRecord) -> safe_open:
+        """The shard, opened if it is not; so many stay open that memory maps do not run out."""
+        if shard.name not in self._open:
+            if problem := shard.problem(self.cache.folder, content=False):
+                raise ValueError(problem)
+            self._open[shard.name] = safe_open(self.cache.folder / SHARD_FOLDER / shard.name, "pt")
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard.name)
+        return self._open[shard.name]
+
+
+def describe_autoencoder(autoencoder: Autoencoder) -> dict[str, Any]:
+    """What a cache records of the autoencoder that made it."""
+    values = {name: getattr(autoencoder, name) for name in ("kind", "source", "channels", "factor")}
+    return values | autoencoder.configuration() | {"fingerprint": autoencoder.fingerprint()}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
+    draft = path.with_name(f"{path.name}.partial")
+    draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _spell(autoencoder: dict[str, Any]) -> str:
+    source = f" from {autoencoder['source']}" if autoencoder["source"] else ""
+    return f"{autoencoder['kind']}{source} (fingerprint {autoencoder['fingerprint'][:16]})"

@@ -1,0 +1,68 @@
+"""Where a dataset's frames come from: the videos themselves, or a copy of them in memory.
+
+Dimensions: T frames, C channels, H height, W width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparsevid.data.decode import DEFAULT_BACKEND, read_frames
+from sparsevid.data.manifest import Manifest, Video
+from sparsevid.data.transforms import flip, resize_crop
+from sparsevid.data.whole import video_frames
+from sparsevid.logging import progress
+
+
+class FrameSource(Protocol):
+    """Frames of videos, all of one size."""
+
+    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
+        """Frames (T,C,H,W) of a video, by number from its first, mirrored left to right if asked.
+
+        Raises:
+            DecodeError: a frame cannot be had.
+        """
+
+
+class VideoFrames:
+    """Frames decoded when they are asked for; uint8, resized and cropped.
+
+    Args:
+        root: the manifest's root.
+        size: (H,W) in pixels.
+        backend: decoding backend, see `sparsevid.data.decode`.
+    """
+
+    def __init__(self, root: Path, size: tuple[int, int], backend: str = DEFAULT_BACKEND) -> None:
+        self.root, self.size, self.backend = Path(root), (int(size[0]), int(size[1])), backend
+
+    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
+        frames = read_frames(self.root / video.path, [video.first + index for index in indices], self.backend)
+        frames = resize_crop(frames, self.size)
+        return flip(frames) if mirrored else frames
+
+
+class MemoryFrames:
+    """Every frame of every video, decoded and resized once, now: for sets that fit into memory.
+
+    Args:
+        manifest: the videos.
+        size: (H,W) in pixels.
+
+    Raises:
+        DecodeError: a video cannot be decoded, or has another number of frames than the manifest says.
+    """
+
+    def __init__(self, manifest: Manifest, size: tuple[int, int]) -> None:
+        videos = progress(manifest.videos, desc="decoding videos", delay=2)
+        self._frames = {
+            (video.path, video.first): torch.cat(list(video_frames(manifest.root, video, size))) for video in videos
+        }
+
+    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
+        frames = self._frames[video.path, video.first][list(indices)]
+        return flip(frames) if mirrored else frames
