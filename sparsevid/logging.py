@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from sparsevid.distributed import is_main
@@ -41,8 +42,13 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # plain: square brackets in names are no markup
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are no UTF-8 spelled out, for otherwise printing it would fail."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class MetricWriter:

@@ -1,4 +1,4 @@
-"""The command `benchmark`: its table, its JSON file, what its header says, and what it answers to bad input."""
+"""The command `benchmark`: its tables, its JSON files, what its header says, and what it answers to bad input."""
 
 import argparse
 import json
@@ -6,8 +6,10 @@ import shlex
 import subprocess
 
 import pytest
+from data.videos import write_video
 from rich.markdown import Markdown
 
+from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
 from sparsevid.cli import COMMANDS, run_tool
 from sparsevid.cli import benchmark as command
 from sparsevid.models.presets import PRESETS
@@ -15,8 +17,9 @@ from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2))
 QUICK = ["--repeats", "2", "--matmul-sizes", "32", "--device", "cpu"]
+QUICK_DATA = ["--preset", "Latte-XS/2", "--clips", "2", "--batch", "1", "--repeats", "1", "--device", "cpu"]
 HEADER = {"command", "date", "commit", "device", "threads", "system", "python", "torch", "float32_matmul_precision"}
-HEADER |= {"peak_memory"}
+HEADER |= {"processor", "cores"}
 RESULT = {"preset", "layout", "form", "input_size", "grid", "batch", "dtype", "seconds", "seconds_of_turns", "macs"}
 RESULT |= {"matmul_share", "weight_bytes", "peak_bytes", "measured_ratio", "counted_ratio", "memory_ratio", "differs"}
 
@@ -34,6 +37,17 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """A card of three small videos, and a folder of its own for the manifests that are kept."""
+    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path / "cache"))
+    for name in ("a.mp4", "b.mp4", "c.avi"):
+        write_video(tmp_path / "videos" / name, "mpeg4" if name.endswith("avi") else "libx264", frames=20)
+    path = tmp_path / "card.yaml"
+    path.write_text(f"name: bars\nroot: {tmp_path / 'videos'}\nclip: {{frames: 4, stride: 2, size: [64, 64]}}\n")
+    return path
+
+
 def git(folder, *words: str) -> str:
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", *identity, "-C", str(folder), *words], check=True, capture_output=True, text=True)
@@ -46,18 +60,18 @@ def test_table_and_json_say_the_same(tmp_path, capsys):
     assert run_tool("benchmark", [*arguments, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     table = [line.strip("|").split(" | ") for line in printed.splitlines() if line.startswith("|")]
-    assert tuple(cell.strip() for cell in table[0]) == command.COLUMNS
-    assert {len(row) for row in table} == {len(command.COLUMNS)}
+    assert tuple(cell.strip() for cell in table[0]) == MODEL_COLUMNS
+    assert {len(row) for row in table} == {len(MODEL_COLUMNS)}
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written.keys() == {"header", "matmul_macs_per_second", "results"}
-    assert written["header"].keys() == HEADER
+    assert written["header"].keys() == HEADER | {"peak_memory"}
     assert f"- command: {written['header']['command']}" in printed
     results = written["results"]
     assert all(result.keys() == RESULT for result in results)
     assert [result["form"] for result in results] == ["ours", "naive", "ours", "ours"]
     assert [result["grid"] for result in results] == [None, None, [2, 2, 2], [1, 1, 1]]
     for row, result in zip(table[2:], results, strict=True):
-        cells = dict(zip(command.COLUMNS, (cell.strip() for cell in row), strict=True))
+        cells = dict(zip(MODEL_COLUMNS, (cell.strip() for cell in row), strict=True))
         assert cells["preset"] == result["preset"]
         assert cells["time / dense"] == f"{result['measured_ratio']:.3f}"
         assert cells["GMACs / dense"] == f"{result['counted_ratio']:.3f}"
@@ -70,7 +84,65 @@ def test_table_is_markdown(capsys):
     assert run_tool("benchmark", ["model", "--presets", "Latte-XS/2", *QUICK]) == 0
     kinds = [token.type for token in Markdown(capsys.readouterr().out).parsed]
     assert kinds.count("table_open") == 1
-    assert kinds.count("th_open") == kinds.count("td_open") == len(command.COLUMNS)
+    assert kinds.count("th_open") == kinds.count("td_open") == len(MODEL_COLUMNS)
+
+
+def test_data_table_and_json_say_the_same(card, tmp_path, capsys):
+    path = tmp_path / "data.json"
+    assert (
+        run_tool("benchmark", ["data", str(card), *QUICK_DATA, "--workers", "0", "1", "--json", str(path), "--markdown"]) == 0
+    )
+    printed = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printed.splitlines() if line.startswith("|")]
+    assert tuple(table[0]) == DATA_COLUMNS
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written.keys() == {"header", "training_step", "sources"}
+    assert written["header"].keys() == HEADER | {"data"}
+    assert f"- command: {written['header']['command']}" in printed
+    sources = written["sources"]
+    assert [(each["source"], each["workers"]) for each in sources] == [
+        (name, count) for name in ("pyav", "decord") for count in (0, 1)
+    ]
+    assert len(table) == 2 + len(sources)
+    for row, each in zip(table[2:], sources, strict=True):
+        cells = dict(zip(DATA_COLUMNS, row, strict=True))
+        assert (cells["source"], cells["workers"]) == (each["source"], str(each["workers"]))
+        assert cells["clips/s"] == f"{each['clips_per_second']:.3g}"
+        assert cells["of the first"] == f"{each['clips_per_second'] / sources[0]['clips_per_second']:.2f}×"
+        assert cells["feeds the model"] == f"{each['feeds_the_model']:.3g}×"
+        feeds = each["clips_per_second"] / written["training_step"]["clips_per_second"]
+        assert each["feeds_the_model"] == pytest.approx(feeds)
+        assert 4 <= each["frames_decoded_per_clip"] <= 20
+    assert "the bottleneck" in printed
+
+
+def test_data_table_on_the_console_has_the_same_columns(card, capsys):
+    assert run_tool("benchmark", ["data", str(card), *QUICK_DATA, "--decoders", "pyav", "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "reading clips of bars" in printed and "commit: " in printed
+    assert all(word in printed for word in ("clips/s", "feeds", "pyav"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--decoders", "opencv"], "opencv"),
+        (["--preset", "Late-XS/2"], "no preset 'Late-XS/2'"),
+        (["--size", "60", "64"], "60×64 pixels have no whole latents"),
+        (["--workers", "-1"], "workers from 0"),
+        (["--clips", "0"], "clips=0"),
+        (["--step-batch", "0"], "at least one clip, got 0"),
+        (["--frames", "0"], "got frames=0"),
+        (["--stride", "30"], "none of 3 videos is as long as a clip"),
+        (["--latents", "nowhere"], "nowhere is no latent cache"),
+        (["--json", "nowhere/data.json"], "--json nowhere/data.json: there is no folder"),
+    ],
+)
+def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_tool("benchmark", ["data", str(card), *QUICK_DATA, *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "sparsevid benchmark: error: " in message and reason in message
 
 
 @pytest.mark.parametrize(
@@ -79,6 +151,8 @@ def test_table_is_markdown(capsys):
         ["model"],
         ["model", "--presets", "SparseLatte-XL/2", "--layouts", "2P 4(1M3S1R1D) 2D", "28D", "--grids", "4,8,8", "4,4,4"],
         ["model", "--input-size", "8", "16", "16", "--batch", "1", "4", "--against-naive", "--warmup", "0"],
+        ["data"],
+        ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
     ],
 )
 def test_command_in_the_header_gives_the_same_arguments(arguments):
@@ -88,20 +162,20 @@ def test_command_in_the_header_gives_the_same_arguments(arguments):
 
 
 def test_commit_is_that_of_the_folder_and_none_without_git(tmp_path, monkeypatch):
-    assert command.find_commit(tmp_path) is None
+    assert find_commit(tmp_path) is None
     git(tmp_path, "init", "--quiet")
     (tmp_path / "kept.py").write_text("a = 1\n", encoding="utf-8")
     git(tmp_path, "add", "kept.py")
     git(tmp_path, "commit", "--quiet", "--message", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert command.find_commit(tmp_path) == commit
+    assert find_commit(tmp_path) == commit
     installed = tmp_path / "site-packages"
     installed.mkdir()
-    assert command.find_commit(installed) is None  # inside the repository, but not kept in it
+    assert find_commit(installed) is None  # inside the repository, but not kept in it
     (tmp_path / "kept.py").write_text("a = 2\n", encoding="utf-8")
-    assert command.find_commit(tmp_path) == f"{commit} with local changes"
+    assert find_commit(tmp_path) == f"{commit} with local changes"
     monkeypatch.setenv("PATH", str(installed))
-    assert command.find_commit(tmp_path) is None
+    assert find_commit(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from parity import randomise, relative_error
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsevid import benchmark
-from sparsevid.benchmark import (
+from sparsevid.benchmark import model as benchmark
+from sparsevid.benchmark.model import (
     DTYPES,
     Case,
     build_random_model,
