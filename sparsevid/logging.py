@@ -29,8 +29,13 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
 
 
+LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
+
+
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """A tqdm bar with rate and ETA, shown on rank 0 alone."""
+    """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file."""
+    if not sys.stderr.isatty():
+        options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
     return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, **options)
 
 
