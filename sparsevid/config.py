@@ -165,6 +165,9 @@ CHOICES = {
     "train.zero_stage": (0, 1, 2, 3),
 }
 POSITIVE = (
+    "data.frames",
+    "data.stride",
+    "data.fold",
     "train.steps",
     "train.global_batch",
     "train.checkpoint_every",
@@ -172,6 +175,9 @@ POSITIVE = (
     "train.log_every",
     "sample.steps",
 )
+
+
+NOT_NEGATIVE = ("data.images", "data.workers", "data.target_fps", "train.warmup", "train.gradient_clipping", "train.lr")
 
 
 class ConfigError(ValueError):
@@ -239,7 +245,17 @@ def _check_values(config: DictConfig) -> None:
         if value not in accepted:
             raise ConfigError(f"{key} = {value!r}; accepted are {', '.join(map(str, accepted))}")
     for key in POSITIVE:
-        if OmegaConf.select(config, key) < 1:
-            raise ConfigError(f"{key} = {OmegaConf.select(config, key)}; it is at least 1")
+        value = OmegaConf.select(config, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} = {value}; it is at least 1")
+    for key in NOT_NEGATIVE:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < 0:
+            raise ConfigError(f"{key} = {value}; it is not negative")
+    size = config.data.size
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"data.size = {list(size)}; it is [height, width] in pixels, both from 1")
+    if config.data.cache_frames and config.data.workers:
+        raise ConfigError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")
     if not 0.0 <= config.objective.label_dropout <= 1.0:
         raise ConfigError(f"objective.label_dropout = {config.objective.label_dropout}; it lies in [0, 1]")

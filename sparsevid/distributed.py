@@ -1,11 +1,15 @@
 """Ranks: who am I, who else is there. Everything works without a launcher too, as rank 0 of 1."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+LONG_WAIT = 7 * 24 * 3600.0  # seconds that ranks wait for one that works alone, such as looking into a large tree
 
 
 def is_launched() -> bool:
@@ -18,7 +22,7 @@ def communication_backend() -> str:
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
-def init_process_group_if_launched(timeout_seconds: int = 600) -> None:
+def init_process_group_if_launched(timeout_seconds: float = 600) -> None:
     """Join the process group of the launcher. Does nothing without a launcher.
 
     Raises:
@@ -59,13 +63,35 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: Any, group: dist.ProcessGroup | None = None) -> Any:
     """Give every rank what rank 0 passed in. The value travels pickled, between processes of one run only."""
     if not dist.is_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What every rank passed in, by rank, on all ranks. Values travel pickled, between processes of one run only."""
+    gathered = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(gathered, value)
+    return gathered
+
+
+@contextmanager
+def patient_group(seconds: float = LONG_WAIT) -> Iterator[dist.ProcessGroup | None]:
+    """A group of all ranks whose collectives wait longer than the run's: for ranks that wait while rank 0 works alone.
+
+    All ranks enter it together. None without a launcher.
+    """
+    if not dist.is_initialized():
+        yield None
+        return
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    yield group
+    dist.destroy_process_group(group)
 
 
 def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -127,7 +127,7 @@ def _data(args: argparse.Namespace) -> dict:
     size = tuple(args.size or card.clip.size)
     spec = training_spec(args.preset, rule.frames, size)
     device = check_device(args.device or default_device())
-    manifest = open_manifest(resolve_root(card, args.root), card.rules()).select(card.split.default)
+    manifest = open_manifest(resolve_root(card, args.root), card.rules()).select(card.split.default, or_all=True)
     sources = open_sources(manifest, rule, size, args.decoders, args.latents)
     step = TrainingStep(spec, args.step_batch, device)
     header = describe_run(command_line(args), device) | {"data": f"{len(manifest.videos)} videos, {manifest.fingerprint}"}

@@ -20,11 +20,11 @@ EXAMPLES = """examples:
 
 A run reads the cache with data.latents=FOLDER. Any clip rule, split and order of labels works from one cache; autoencoder, size
 and videos must be the run's. --autoencoder pixels keeps resized frames.
+The same command given again keeps what is written. If a video cannot be decoded, let sparsevid prepare_data CARD --full-scan
+leave out all such videos first.
 """
 SHARD_MB = 256
 BATCH = 16
-# A rank that has finished waits for the slowest; the launcher ends all of them if one fails.
-WAIT_SECONDS = 7 * 24 * 3600
 
 logger = get_logger(__name__)
 
@@ -54,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.latents import LatentCache
     from sparsevid.data.latents_write import MEGABYTE, write_cache
     from sparsevid.data.manifest import open_manifest
-    from sparsevid.distributed import init_process_group_if_launched, shutdown
+    from sparsevid.distributed import LONG_WAIT, init_process_group_if_launched, shutdown
 
     card = load_card(args.card)
     autoencoder = _open_autoencoder(args)
     size = tuple(args.size or card.clip.size)
     flip = card.clip.flip if args.flip is None else args.flip
-    init_process_group_if_launched(WAIT_SECONDS)
+    init_process_group_if_launched(LONG_WAIT)  # a rank that has finished waits for the slowest
     try:
         manifest = open_manifest(resolve_root(card, args.root), card.rules())
         if args.verify:

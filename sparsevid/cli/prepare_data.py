@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sparsevid.distributed import is_main
+from sparsevid.distributed import init_process_group_if_launched, is_main
 from sparsevid.logging import print_table, printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     parser.add_argument("--full-scan", action="store_true", help="decode every frame; damaged videos are left out")
-    parser.add_argument("--strict", action="store_true", help="stop at the first thing that cannot be used, with status 2")
+    parser.add_argument("--strict", action="store_true", help="end with status 2, and no report, if anything cannot be used")
     parser.add_argument("--label-order", choices=("official", "sorted"), help="of the classes; default: the card's")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the official divisions; default: the card's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="contact sheet; default: <name of the card>.png here")
@@ -60,29 +60,36 @@ def run(args: argparse.Namespace) -> int:
     for option, path in (("--out", sheet), ("--json", args.json)):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    if sheet.suffix.lower() != ".png":
+        raise ValueError(f"--out {sheet}: a contact sheet is a PNG file")
     if args.clips < 0:
         raise ValueError(f"--clips {args.clips}: a contact sheet has no or some clips")
+    init_process_group_if_launched()
     root, rules = resolve_root(card, args.root), tree_rules(card, args.label_order, args.fold)
     options = {"strict": args.strict, "full_scan": args.full_scan, "rebuild": args.rebuild}
     manifest = open_manifest(root, rules, workers=args.workers, **options)
     if not is_main():
         return 0
-    report = describe(card, manifest) | {"kept": str(manifest_path(root, rules))}
+    report = describe(card, manifest, rules.split.fold) | {"kept": str(manifest_path(root, rules))}
     print_report(report)
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.clips:
-        write_sheet(sheet, card, manifest, args.clips, args.seed)
-        print(f"contact sheet of the first {args.clips} clips of a run with seed {args.seed}: {sheet}")
+        try:
+            write_sheet(sheet, card, manifest, args.clips, args.seed)
+            print(f"contact sheet of the first {args.clips} clips of a run with seed {args.seed}: {sheet}")
+        except ValueError as error:  # the report stands, whether or not a run with the card's own clips could start
+            print(f"no contact sheet: {error}")
     return 0
 
 
-def describe(card: "Card", manifest: "Manifest") -> dict:
+def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
     """All that is to be said of a copy of a dataset, as plain values.
 
     Args:
         card: what it should be.
         manifest: what it is.
+        fold: the official division that it was read by.
 
     Returns:
         `card`, `root`, `fingerprint`; `counts`: name → found and expected, None where the card says nothing; `splits`:
@@ -98,7 +105,7 @@ def describe(card: "Card", manifest: "Manifest") -> dict:
         "card": {name: getattr(card, name) for name in ("name", "title", "source", "licence")},
         "root": str(manifest.root),
         "clip": {"frames": rule.frames, "stride": rule.stride, "rule": rule.rule, "span": rule.span, "short": rule.short},
-        "counts": _counts(card.counts, manifest, by_split),
+        "counts": _counts(card.counts | card.fold_counts.get(fold, {}), manifest, by_split),
         "splits": {name: _describe_videos(group, rule) for name, group in sorted(by_split.items())},
         "classes": {name: per_class[label] for label, name in enumerate(manifest.classes)},
         "rejects": {reason: list(paths) for reason, paths in manifest.rejects.items()},
@@ -218,7 +225,7 @@ def open_clips(card: "Card", manifest: "Manifest", seed: int) -> "ClipDataset":
 
     clip = card.clip
     source = VideoFrames(manifest.root, tuple(clip.size))
-    videos = manifest.select(card.split.default)
+    videos = manifest.select(card.split.default if card.split.default in manifest.splits else None)
     return ClipDataset(videos, clip.clip_rule(), source, flip=clip.flip, seed=seed, images=clip.images)
 
 

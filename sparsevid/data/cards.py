@@ -77,6 +77,7 @@ class Card:
         split: which split a video belongs to.
         clip: defaults of the clip rule.
         counts: numbers that a complete copy has: `videos`, or a split's name; for the reader of the card.
+        fold_counts: fold → the same, for official divisions.
     """
 
     name: str = MISSING
@@ -99,6 +100,7 @@ class Card:
     split: SplitSection = field(default_factory=SplitSection)
     clip: ClipDefaults = field(default_factory=ClipDefaults)
     counts: dict[str, int] = field(default_factory=dict)
+    fold_counts: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def rules(self) -> TreeRules:
         """How the dataset's tree is read. Raises ValueError for values that `TreeRules` does not accept."""

@@ -22,6 +22,7 @@ RULES = ("stride", "latte_linspace")
 SHORT = ("exclude", "reduce_stride", "repeat_last")
 REDRAWS = 10  # of a sample, before data that fail to decode are an error
 NO_LABEL = -1
+NO_VIDEO = -1
 _TIME_SLACK = 1e-6  # seconds; times are sums of rounded numbers
 
 logger = get_logger(__name__)
@@ -170,7 +171,6 @@ class ClipDataset(Dataset):
         self.excluded = len(manifest.videos) - len(self.videos)
         if images < 0 or (images and len(self.videos) < 2):
             raise ValueError(f"{images} stills of other videos asked for; there are {len(self.videos)} usable videos")
-        self._failed: set[str] = set()  # videos whose failure has been logged
 
     def __len__(self) -> int:
         """The number of usable videos: each gives one clip per epoch."""
@@ -187,7 +187,7 @@ class ClipDataset(Dataset):
         Returns:
             `clip` (C,T+k,H,W) as the source gives frames; `label`, -1 if there is none, with stills int64 (1+k,) of the
             clip and of each still; `video`, its index; `start`, its first frame as the rule counts; `redraws`, 0 for a clip
-            of the video asked for.
+            of the video asked for; `failed`, the last video that could not be decoded, -1 if none.
 
         Raises:
             IndexError: no such video.
@@ -196,6 +196,7 @@ class ClipDataset(Dataset):
         epoch, asked = (0, key) if isinstance(key, int) else key
         if not 0 <= asked < len(self):
             raise IndexError(f"video {asked} asked for, the dataset has {len(self)}")
+        failed = NO_VIDEO
         for attempt in range(REDRAWS + 1):
             again = (attempt,) if attempt else ()
             generator = keyed_generator(Purpose.CLIP, self.seed, epoch, asked, *again)
@@ -204,14 +205,16 @@ class ClipDataset(Dataset):
                 clip, start = self._clip(index, generator)
                 stills, others = self._stills(index, keyed_generator(Purpose.STILL, self.seed, epoch, asked, *again))
             except DecodeError as error:
-                failure = error
-                self._log_once(error)
+                failure, failed = error, self._index_of(error)
                 continue
             frames = rearrange(torch.cat([clip, *stills]), "t c h w -> c t h w").contiguous()
             labels = [self._label(number) for number in (index, *others)]
             label = torch.tensor(labels) if self.images else labels[0]
-            return {"clip": frames, "label": label, "video": index, "start": start, "redraws": attempt}
-        raise DecodeError(failure.path, f"a clip and {REDRAWS} others in its place failed, the last: {failure.reason}")
+            return {
+                "clip": frames, "label": label, "video": index, "start": start, "redraws": attempt, "failed": failed
+            }  # fmt: skip
+        reason = f"a clip and {REDRAWS} others in its place failed, the last: {failure.reason}"
+        raise DecodeError(failure.path, reason, failure.detail)
 
     def _clip(self, index: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """A video's clip (T,C,H,W), and its start."""
@@ -240,10 +243,9 @@ class ClipDataset(Dataset):
         label = self.videos[index].label
         return NO_LABEL if label is None else label
 
-    def _log_once(self, error: DecodeError) -> None:
-        if str(error.path) not in self._failed:
-            self._failed.add(str(error.path))
-            logger.warning("%s; another clip is drawn in its place", error)
+    def _index_of(self, error: DecodeError) -> int:
+        """The video that an error names: the clip's, or a still's."""
+        return next((i for i, video in enumerate(self.videos) if error.path == self.manifest.root / video.path), NO_VIDEO)
 
 
 def fixed_clips(dataset: ClipDataset, count: int, seed: int) -> list[tuple[int, int]]:

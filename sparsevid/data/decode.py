@@ -155,7 +155,7 @@ def _read_file(path: Path, indices: list[int], backend: str) -> Tensor:
     except DecodeError as error:
         if not frames:
             raise
-        raise DecodeError(path, f"{error.reason}; {len(frames)} of {len(wanted)} frames were decoded") from error
+        raise DecodeError(path, f"{error.reason}; {len(frames)} of {len(wanted)} frames were decoded", error.detail) from error
     missing = [i for i in wanted if i not in frames]
     if missing:
         number = f"{len(frames)} of {len(wanted)} frames were decoded"

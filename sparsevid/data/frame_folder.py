@@ -174,10 +174,9 @@ def _opened(video: Path, file: Path) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, above Pillow's limit of {limit}")
             yield image
     except _BROKEN as error:
-        # Pillow's own text may name the file: in counted reasons a path must not occur.
         name = "" if file == video else f"frame {file.name}: "
-        reason = str(error).splitlines()[0].replace(repr(str(file)), "the file") if str(error) else type(error).__name__
-        raise DecodeError(video, f"{name}not readable as an image ({reason})") from error
+        said = str(error).splitlines()[0].replace(repr(str(file)), "the file") if str(error) else type(error).__name__
+        raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
 
 
 def _read_image(video: Path, file: Path) -> Tensor:

@@ -48,6 +48,11 @@ class CachedVideo(NamedTuple):
     frames: int
     bytes: int
 
+    @classmethod
+    def of(cls, video: Video) -> "CachedVideo":
+        """A manifest's video, as a cache names it."""
+        return cls(video.path, video.first, video.frames, video.bytes)
+
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -80,6 +85,8 @@ class ShardRecord:
         if not _SHARD_NAME.fullmatch(values["name"]):
             raise ValueError(f"{values['name']!r} is not the name of a shard")
         videos = tuple(CachedVideo(str(path), *map(int, numbers)) for path, *numbers in values["videos"])
+        if not videos:
+            raise ValueError(f"{values['name']} has no videos")
         return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos)
 
     def problem(self, folder: Path, *, content: bool) -> str | None:
@@ -112,7 +119,7 @@ class LatentCache:
         manifest: fingerprint of the manifest that it was made from; like the rule, for the reader of the file.
         dtype: name of the moments' data type.
         shape: (M,h,w) of a frame's moments.
-        shards: their records, in the manifest's order.
+        shards: their records, in the manifest's order of each shard's first video.
     """
 
     folder: Path
@@ -184,6 +191,12 @@ class LatentCache:
         Raises:
             ValueError: it cannot; the message lists all that differs, and says how a cache that fits is made.
         """
+        if not autoencoder.cacheable:
+            kind = autoencoder.kind
+            raise ValueError(
+                f"{self.folder} does not fit the run, and no cache can: each run fits its own {kind} autoencoder. Train from "
+                "the videos (data.latents=null), or with an autoencoder that can be cached: kl, pixels"
+            )
         differences = []
         if self.autoencoder["fingerprint"] != autoencoder.fingerprint():
             differences.append(("autoencoder", _spell(self.autoencoder), _spell(describe_autoencoder(autoencoder))))
@@ -192,7 +205,7 @@ class LatentCache:
         if flip and not self.flip:
             differences.append(("flip", "no mirrored frames", "mirrored frames"))
         held = {video for shard in self.shards for video in shard.videos}
-        needed = [CachedVideo(video.path, video.first, video.frames, video.bytes) for video in manifest.videos]
+        needed = [CachedVideo.of(video) for video in manifest.videos]
         if lacking := [video for video in needed if video not in held]:
             has = f"{len(needed) - len(lacking)} of the run's {len(needed)} videos as they are now"
             differences.append(("videos", has, f"all: the first that is new or has changed is {lacking[0].path}"))

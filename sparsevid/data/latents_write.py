@@ -1,5 +1,8 @@
 """Writing a latent cache: by all ranks, resumable, and the same files for any number of ranks. `latents` reads it.
 
+A shard that is there and whole is kept for as long as all its videos are wanted; the videos that no such shard holds are
+dealt out to new ones. So a writing that was cut short goes on, and a video that had to be taken out costs its own shard.
+
 Dimensions: T frames, C = 3 channels, H and W height and width in pixels, N frames of a shard, M channels of the moments,
 h and w their height and width.
 """
@@ -7,9 +10,12 @@ h and w their height and width.
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ from torch import Tensor
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.latents import (
+    CACHE_FILE,
     DTYPES,
     SHARD_FOLDER,
     CachedVideo,
@@ -32,13 +39,14 @@ from sparsevid.data.latents import (
 from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.transforms import flip as mirror
 from sparsevid.data.whole import frames_ahead, in_batches
-from sparsevid.distributed import barrier, default_device, is_main, rank, world_size
+from sparsevid.distributed import barrier, broadcast_object, default_device, is_main, rank, world_size
 from sparsevid.logging import get_logger, progress
 
 MEGABYTE = 1 << 20
 SHARD_BYTES = 256 * MEGABYTE
 BATCH_FRAMES = 16
 MAX_WORKERS = 8
+_SHARD_FILE = re.compile(r"(shard-[0-9]{5,})\.(safetensors|json)(\.partial)?")
 
 logger = get_logger(__name__)
 
@@ -58,7 +66,7 @@ class ShardPlan:
     @property
     def cached(self) -> tuple[CachedVideo, ...]:
         """The videos as the shard's record names them."""
-        return tuple(CachedVideo(video.path, video.first, video.frames, video.bytes) for video in self.videos)
+        return tuple(map(CachedVideo.of, self.videos))
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,14 @@ class _Job:
         return channels * height * width * DTYPES[self.dtype].itemsize * (1 + self.flip)
 
 
-def plan_shards(videos: Sequence[Video], frame_bytes: int, shard_bytes: int) -> list[ShardPlan]:
+def plan_shards(videos: Sequence[Video], frame_bytes: int, shard_bytes: int, taken: Collection[str] = ()) -> list[ShardPlan]:
     """Deal whole videos out to shards, in order; a function of these arguments alone, not of ranks.
 
     Args:
         videos: of the manifest.
         frame_bytes: of one frame on disk.
         shard_bytes: limit of a shard; a video that is larger is a shard of its own.
+        taken: names that no shard may have.
 
     Returns:
         The shards.
@@ -108,7 +117,8 @@ def plan_shards(videos: Sequence[Video], frame_bytes: int, shard_bytes: int) -> 
             filled = 0
         groups[-1].append(video)
         filled += video.frames * frame_bytes
-    return [ShardPlan(f"shard-{i:05d}.safetensors", tuple(group)) for i, group in enumerate(groups)]
+    names = (name for i in count() if (name := f"shard-{i:05d}.safetensors") not in taken)
+    return [ShardPlan(name, tuple(group)) for group, name in zip(groups, names, strict=False)]
 
 
 def write_cache(
@@ -125,7 +135,10 @@ def write_cache(
     device: torch.device | str | None = None,
     workers: int | None = None,
 ) -> LatentCache:
-    """Write the cache of a manifest, on all ranks at once. Shards of an interrupted writing that are whole are kept.
+    """Write the cache of a manifest, on all ranks at once.
+
+    Whole shards of an earlier writing are kept if all their videos are wanted. The others are removed once the new cache is
+    finished: no run should be reading them then.
 
     Args:
         folder: the cache; made if need be.
@@ -145,8 +158,8 @@ def write_cache(
 
     Raises:
         ValueError: the autoencoder cannot be cached, an argument is out of range, moments do not fit the data type, the
-            folder holds shards that were made with other settings, or the disk has no room.
-        DecodeError: a video cannot be decoded as the manifest says.
+            folder holds shards that were made with other settings or of other videos, or the disk has no room.
+        DecodeError: a video cannot be decoded as the manifest says; the shards that are written stay.
     """
     if min(shard_bytes, batch_frames, 1 if workers is None else workers) < 1:
         raise ValueError(f"shard_bytes, batch_frames and workers count from 1, got {shard_bytes}, {batch_frames}, {workers}")
@@ -157,32 +170,22 @@ def write_cache(
         "flip": flip,
         "dtype": dtype,
         "shard_bytes": shard_bytes,
-        "videos": _fingerprint(manifest.videos),
     }
     threads = workers or max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     target = torch.device(device or default_device())
     job = _Job(Path(folder), manifest.root, autoencoder, size, flip, dtype, batch_frames, target, threads, settings)
-    plan = plan_shards(manifest.videos, job.frame_bytes, shard_bytes)
-    _check_settings(job, plan)
-    _check_space(job, plan)
+    records = _records(job, manifest.videos)
+    kept, missing = broadcast_object(_plan(job, manifest.videos, records) if is_main() else None)
+    _check_space(job, kept, missing)
+    if is_main():
+        _retract(job, missing)
     barrier()  # nobody writes before everybody has seen what was there
     (job.folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     autoencoder.to(job.device)
-    _write_share(job, plan[rank() :: world_size()])
+    _write_share(job, missing[rank() :: world_size()])
     barrier()
     if is_main():
-        cache = LatentCache(
-            folder=job.folder,
-            autoencoder=describe_autoencoder(autoencoder),
-            size=size,
-            flip=flip,
-            rule=rule_record,
-            manifest=manifest.fingerprint,
-            dtype=dtype,
-            shape=job.shape,
-            shards=tuple(_recorded(job, shard)[1] for shard in plan),
-        )
-        cache.save()
+        _finish(job, manifest, kept, missing, rule_record)
     barrier()
     return LatentCache.open(job.folder)
 
@@ -200,82 +203,97 @@ def _checked(autoencoder: Autoencoder, dtype: str | None, size: tuple[int, int])
     return dtype or accepted[0], (height, width)
 
 
-def _fingerprint(videos: Sequence[Video]) -> str:
-    """SHA-256 over what decides the frames: unlike the manifest's, without labels and splits."""
-    rows = [(video.path, video.first, video.frames, video.bytes) for video in videos]
-    return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
+def _records(job: _Job, videos: Sequence[Video]) -> list[ShardRecord]:
+    """The records of the folder's shards, by name.
 
-
-def _record_path(job: _Job, shard: ShardPlan) -> Path:
-    return (job.folder / SHARD_FOLDER / shard.name).with_suffix(".json")
-
-
-def _recorded(job: _Job, shard: ShardPlan) -> tuple[dict[str, Any], ShardRecord] | None:
-    """The settings that a shard was made with, and its record; None if it has none that can be read."""
-    path = _record_path(job, shard)
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return dict(values["settings"]), ShardRecord.from_dict(values["shard"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read, its shard is made again: %s", path, error)
-        return None
-
-
-def _check_settings(job: _Job, plan: list[ShardPlan]) -> None:
-    """Raise ValueError if the folder holds a shard that other settings made."""
-    for shard in plan:
-        recorded = _recorded(job, shard)
-        if recorded is None or recorded[0] == job.settings:
+    Raises:
+        ValueError: the folder holds a shard that was made with other settings, or shards of other videos alone.
+    """
+    names = sorted(path.name for path in (job.folder / SHARD_FOLDER).glob("shard-*.json") if _SHARD_FILE.fullmatch(path.name))
+    records = []
+    for path in (job.folder / SHARD_FOLDER / name for name in names):
+        try:
+            settings, record = _read_record(path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("%s cannot be read, its shard is made again: %s", path, error)
             continue
-        pairs = {key: (recorded[0].get(key), value) for key, value in job.settings.items()}
+        pairs = {key: (settings.get(key), value) for key, value in job.settings.items()}
         differing = [f"{key}: {old} there, {new} asked for" for key, (old, new) in pairs.items() if old != new]
-        raise ValueError(
-            f"{job.folder} holds shards that were made with other settings ({'; '.join(differing)}): "
-            "give another folder, or delete this one"
-        )
+        if differing:
+            raise ValueError(
+                f"{job.folder} holds shards that were made with other settings ({'; '.join(differing)}): "
+                "give another folder, or delete this one"
+            )
+        records.append(record)
+    wanted = set(map(CachedVideo.of, videos))
+    if records and not any(video in wanted for record in records for video in record.videos):
+        raise ValueError(f"{job.folder} is a cache of other videos alone: give another folder, or delete this one")
+    return records
 
 
-def _check_space(job: _Job, plan: list[ShardPlan]) -> None:
+def _read_record(path: Path) -> tuple[dict[str, Any], ShardRecord]:
+    """The settings that a shard was made with, and its record. Raises ValueError, KeyError, TypeError if it is neither."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    record = ShardRecord.from_dict(values["shard"])
+    if Path(record.name).stem != path.stem:
+        raise ValueError(f"it names {record.name}")
+    return dict(values["settings"]), record
+
+
+def _plan(job: _Job, videos: Sequence[Video], records: Sequence[ShardRecord]) -> tuple[list[ShardRecord], list[ShardPlan]]:
+    """The shards that stay, and those to write for the videos that these do not hold."""
+    lacking = {CachedVideo.of(video): video for video in videos}
+    kept: list[ShardRecord] = []
+    taken: set[str] = set()  # an earlier cache.json may name these: they stay until the new one is there
+    with ThreadPoolExecutor(job.workers) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
+        for record, problem in zip(
+            records, pool.map(lambda each: each.problem(job.folder, content=True), records), strict=True
+        ):
+            bar.update()
+            if problem:
+                logger.warning("%s; it is made again", problem)
+                continue
+            taken.add(record.name)
+            if lacking.keys() >= set(record.videos):
+                kept.append(record)
+                for video in set(record.videos):
+                    del lacking[video]
+    return kept, plan_shards(list(lacking.values()), job.frame_bytes, job.settings["shard_bytes"], taken)
+
+
+def _retract(job: _Job, missing: Sequence[ShardPlan]) -> None:
+    """Remove a `cache.json` that names shards to be written: whoever opened it meanwhile might find other videos in them."""
+    try:
+        names = {shard.name for shard in LatentCache.open(job.folder).shards}
+        stands = names.isdisjoint(shard.name for shard in missing)
+    except (FileNotFoundError, ValueError):  # it has to be written anew in any case
+        stands = False
+    if not stands:
+        (job.folder / CACHE_FILE).unlink(missing_ok=True)
+
+
+def _check_space(job: _Job, kept: Sequence[ShardRecord], missing: Sequence[ShardPlan]) -> None:
     """Say what will be written, and raise ValueError if the disk has no room for it."""
-    rows = sum(shard.rows for shard in plan)
-    there = sum(shard.rows for shard in plan if (job.folder / SHARD_FOLDER / shard.name).is_file())
-    total, needed = rows * job.frame_bytes / MEGABYTE, (rows - there) * job.frame_bytes / MEGABYTE
+    there, lacking = sum(shard.rows for shard in kept), sum(shard.rows for shard in missing)
+    total, needed = (rows * job.frame_bytes / MEGABYTE for rows in (there + lacking, lacking))
     folder = job.folder.absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free / MEGABYTE
     logger.info(
-        "%s: %d frames × %d bytes = %.1f MB in %d shards; to write: %.1f MB, free: %.1f MB",
-        job.folder, rows, job.frame_bytes, total, len(plan), needed, free,
+        "%s: %d frames × %d bytes = %.1f MB; %d shards are there and whole; to write: %d shards, %.1f MB, free: %.1f MB",
+        job.folder, there + lacking, job.frame_bytes, total, len(kept), len(missing), needed, free,
     )  # fmt: skip
     if needed > free:
         raise ValueError(f"{job.folder}: {needed:.1f} MB are to be written, and {free:.1f} MB are free on this disk")
 
 
-def _write_share(job: _Job, share: list[ShardPlan]) -> None:
-    """Write those of a rank's shards that are not there and whole."""
-    missing = [shard for shard in share if not _is_finished(job, shard)]
-    if len(missing) < len(share):
-        logger.info("%d of %d shards of this rank are there and whole", len(share) - len(missing), len(share))
-    if not missing:
+def _write_share(job: _Job, share: Sequence[ShardPlan]) -> None:
+    """Write a rank's shards."""
+    if not share:
         return
     name = f"encoding (rank 0 of {world_size()})" if world_size() > 1 else "encoding"
-    with progress(total=sum(shard.rows for shard in missing), desc=name, unit=" frames") as bar:
-        for shard in missing:
+    with progress(total=sum(shard.rows for shard in share), desc=name, unit=" frames") as bar:
+        for shard in share:
             _write_shard(job, shard, bar.update)
-
-
-def _is_finished(job: _Job, shard: ShardPlan) -> bool:
-    """Whether a shard is there, whole, and of these videos."""
-    recorded = _recorded(job, shard)
-    if recorded is None:
-        return False
-    problem = recorded[1].problem(job.folder, content=True)
-    if recorded[1].videos != shard.cached:
-        problem = f"{_record_path(job, shard)} names other videos"
-    if problem:
-        logger.warning("%s; it is made again", problem)
-    return problem is None
 
 
 def _write_shard(job: _Job, shard: ShardPlan, report: Callable[[int], Any]) -> None:
@@ -292,8 +310,11 @@ def _write_shard(job: _Job, shard: ShardPlan, report: Callable[[int], Any]) -> N
             row += len(frames)
             report(len(frames))
     except DecodeError as error:
-        advice = "a cache holds every video of the data: take it out; sparsevid prepare_data --full-scan lists all such videos"
-        raise DecodeError(error.path, f"{error.reason}; {advice}") from error
+        advice = (
+            "a cache holds every video of the data: run `sparsevid prepare_data CARD --full-scan`, which leaves such videos "
+            "out from then on, then the same command again, which keeps what is written"
+        )
+        raise DecodeError(error.path, f"{error.reason}; {advice}", error.detail) from error
     _check_finite(job, shard, tensors)
     path = job.folder / SHARD_FOLDER / shard.name
     draft = path.with_name(f"{path.name}.partial")
@@ -301,7 +322,7 @@ def _write_shard(job: _Job, shard: ShardPlan, report: Callable[[int], Any]) -> N
     draft.write_bytes(content)
     os.replace(draft, path)
     record = ShardRecord(shard.name, len(content), hashlib.sha256(content).hexdigest(), shard.cached)
-    write_json(_record_path(job, shard), {"settings": job.settings, "shard": asdict(record)})
+    write_json(path.with_suffix(".json"), {"settings": job.settings, "shard": asdict(record)})
 
 
 def _encode(job: _Job, frames: Tensor) -> Tensor:
@@ -318,3 +339,30 @@ def _check_finite(job: _Job, shard: ShardPlan, tensors: dict[str, Tensor]) -> No
             if not torch.isfinite(moments[row : row + video.frames]).all():
                 raise ValueError(f"{video.path}: moments are not finite in {job.dtype}; float32 holds larger ones")
         row += video.frames
+
+
+def _finish(
+    job: _Job, manifest: Manifest, kept: Sequence[ShardRecord], written: Sequence[ShardPlan], rule_record: dict[str, Any]
+) -> None:
+    """Write `cache.json`, then remove shards that it does not name: damaged ones, and those of videos no longer wanted."""
+    folder = job.folder / SHARD_FOLDER
+    records = [*kept, *(_read_record((folder / shard.name).with_suffix(".json"))[1] for shard in written)]
+    position = {CachedVideo.of(video): i for i, video in enumerate(manifest.videos)}
+    cache = LatentCache(
+        folder=job.folder,
+        autoencoder=describe_autoencoder(job.autoencoder),
+        size=job.size,
+        flip=job.flip,
+        rule=rule_record,
+        manifest=manifest.fingerprint,
+        dtype=job.dtype,
+        shape=job.shape,
+        shards=tuple(sorted(records, key=lambda record: position[record.videos[0]])),
+    )
+    cache.save()
+    named = {Path(record.name).stem for record in records}
+    for path in sorted(folder.iterdir()):
+        found = _SHARD_FILE.fullmatch(path.name)
+        if found and (found[1] not in named or found[3]):
+            logger.info("%s is of no use any more, it is removed", path)
+            path.unlink()

@@ -3,23 +3,20 @@
 import hashlib
 import json
 import os
-import secrets
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from sparsevid.data.probing import CUT_SHORT, Contents, look_into
-from sparsevid.data.rules import Sorting, TreeRules, apply_rules, rule_files
-from sparsevid.data.walk import Found, Rejects, Scan, find_videos, scan_tree
-from sparsevid.distributed import broadcast_object, is_main
+from sparsevid.data.findings import FORMAT, Findings, find, look
+from sparsevid.data.probing import CUT_SHORT, Contents
+from sparsevid.data.rules import Sorting, TreeRules, apply_rules
+from sparsevid.data.walk import Found, Rejects, Scan, scan_tree
+from sparsevid.distributed import broadcast_object, is_main, patient_group
 from sparsevid.logging import get_logger
 
-FORMAT = 2  # of the JSON file; to be raised, too, when the same tree is read as something else
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"
 
@@ -57,9 +54,6 @@ class Video:
     times: tuple[float, ...] | None = None
 
 
-_COLUMNS = tuple(field.name for field in fields(Video))
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The videos of a tree, in natural order of their paths.
@@ -89,94 +83,30 @@ class Manifest:
         rows = list(map(attrgetter("path", "bytes", "frames", "first", "label", "split"), videos))
         return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
 
-    def select(self, split: str | None) -> "Manifest":
+    def select(self, split: str | None, *, or_all: bool = False) -> "Manifest":
         """The videos of one split.
 
         Args:
             split: its name; None or `all` for all videos, also those in no split.
+            or_all: take all videos, with a warning, if the tree has no splits at all.
 
         Returns:
-            A manifest of these videos; of all, with a warning, if the tree has no splits at all.
+            A manifest of these videos.
 
         Raises:
-            ValueError: the tree has splits and this is none of them.
+            ValueError: no video is in this split.
         """
         if split in (None, ALL):
             return self
-        if not self.splits:
-            logger.warning("%s: split %r asked for, and the tree has no splits: all videos are used", self.root, split)
+        if not self.splits and or_all:
+            logger.warning("%s: the tree has no splits: all videos are used for split %r", self.root, split)
             return self
         if split not in self.splits:
             known = ", ".join(f"{name} ({count} videos)" for name, count in self.splits.items())
-            raise ValueError(f"{self.root}: no video is in split {split!r}; splits: {known}")
+            known = f"splits: {known}" if known else f"the tree has no splits, {ALL!r} takes every video"
+            raise ValueError(f"{self.root}: no video is in split {split!r}; {known}")
         videos = tuple(video for video in self.videos if video.split == split)
         return replace(self, videos=videos, splits={split: len(videos)})
-
-    def summary(self) -> str:
-        """A few lines for people: counts, lengths, sizes, splits, rejects and notes by reason."""
-        frames = [video.frames for video in self.videos]
-        sizes = Counter(f"{video.width}x{video.height}" for video in self.videos).most_common(3)
-        lines = [
-            f"{self.root}: {len(self.videos)} videos, {len(self.classes)} classes, {sum(frames)} frames",
-            f"frames of a video: {min(frames)} to {max(frames)}, median {median(frames):g}",
-            "most common sizes: " + ", ".join(f"{size} ({count})" for size, count in sizes),
-            *(["splits: " + ", ".join(f"{name} ({count})" for name, count in self.splits.items())] if self.splits else []),
-            *(f"passed over, {reason}: {len(paths)}" for reason, paths in self.rejects.items()),
-            *(f"noted, {remark}: {len(paths)}" for remark, paths in self.notes.items()),
-            f"fingerprint {self.fingerprint[:16]}",
-        ]
-        return "\n".join(lines)
-
-    def save(self, path: str | Path, signature: str = "") -> None:
-        """Write as JSON, under a temporary name that is then renamed.
-
-        Args:
-            path: the file; its folder must exist.
-            signature: of the tree, to be asked for by `load`.
-        """
-        path = Path(path)
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        rows = list(map(attrgetter(*_COLUMNS), self.videos))
-        values |= {"root": str(self.root), "columns": _COLUMNS, "videos": rows}
-        values |= {"fingerprint": self.fingerprint, "format": FORMAT, "signature": signature}
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # other runs may write it too
-        try:
-            draft.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | Path, signature: str | None = None) -> "Manifest":
-        """Read what `save` wrote.
-
-        Args:
-            path: the file.
-            signature: that it must have been saved with; None accepts any.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a manifest of this format, of another signature, or its content does not match its fingerprint.
-        """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']!r}; accepted: {FORMAT}")
-            if tuple(values["columns"]) != _COLUMNS:
-                raise ValueError(f"columns {values['columns']!r}; accepted: {', '.join(_COLUMNS)}")
-            videos = tuple(_video(row) for row in values["videos"])
-            kept = {name: values[name] for name in ("rejects", "notes", "splits", "scanned")}
-            loaded = cls(Path(values["root"]), videos, tuple(values["classes"]), **kept)
-            if loaded.fingerprint != values["fingerprint"]:
-                raise ValueError("its content does not match its fingerprint")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no manifest: {error}") from error
-        outside = [v.path for v in videos if v.path.startswith("/") or ".." in v.path.split("/")]
-        if outside:
-            raise ValueError(f"{path}: {outside[0]!r} does not lie below the root")
-        if signature is not None and values.get("signature") != signature:
-            raise ValueError(f"{path}: {loaded.root} has changed since this was written")
-        return loaded
 
 
 def build_manifest(
@@ -208,7 +138,11 @@ def build_manifest(
             passed over.
         DecodeError: a video is not as it should be, if strict.
     """
-    return _reported(_build(_scan(Path(root), rules), rules, workers, full_scan), strict)
+    root = Path(root)
+    findings = find(_scan(root, rules), rules.media)
+    sorting = _sort(findings, root, rules)
+    findings = look(findings, root, sorting.labels, rules, workers, full_scan)
+    return _reported(_assemble(findings, root, rules, sorting), strict)
 
 
 def open_manifest(
@@ -222,8 +156,9 @@ def open_manifest(
 ) -> Manifest:
     """The manifest of a tree on every rank: rank 0 lists the tree and looks into its videos, unless nothing has changed.
 
-    What rank 0 finds is kept below $SPARSEVID_CACHE (default: ~/.cache/sparsevid) and used again for as long as names,
-    sizes and times of all files are the same. Every rank must call this.
+    What rank 0 finds in a video is kept below $SPARSEVID_CACHE (default: ~/.cache/sparsevid) and used again, whatever the rules
+    say of labels and splits, for as long as names, sizes and times of its files are the same. A tree of which a full scan was
+    once asked for is held to it: what is new, has changed, or is looked into again is scanned too. Every rank must call this.
 
     Args:
         root: as for `build_manifest`, like the other arguments.
@@ -231,7 +166,7 @@ def open_manifest(
         workers: threads of rank 0.
         strict: raise if a video was passed over or shortened.
         full_scan: decode every frame of every video, unless that has been done; what it finds holds for all later runs.
-        rebuild: look into every video again, also if nothing has changed.
+        rebuild: look into every video again, as closely as before, also if nothing has changed.
 
     Returns:
         The same manifest on all ranks.
@@ -240,54 +175,66 @@ def open_manifest(
         FileNotFoundError, ValueError, DecodeError: as `build_manifest`, on every rank.
     """
     outcome: Manifest | Exception | None = None
-    if is_main():
-        try:
-            outcome = _reported(_read_or_build(Path(root), rules, workers, full_scan, rebuild), strict)
-        except Exception as error:  # whatever it is, the other ranks wait for word of it
-            outcome = error
-    outcome = broadcast_object(outcome)
+    with patient_group() as group:
+        if is_main():
+            try:
+                outcome = _reported(_open(Path(root), rules, workers, full_scan, rebuild), strict)
+            except Exception as error:  # whatever it is, the other ranks wait for word of it
+                outcome = error
+        outcome = broadcast_object(outcome, group)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def cache_folder() -> Path:
-    """Where manifests are kept: below $SPARSEVID_CACHE, or ~/.cache/sparsevid."""
+    """Where is kept what was found in trees: below $SPARSEVID_CACHE, or ~/.cache/sparsevid."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sparsevid").expanduser() / "manifests"
 
 
 def manifest_path(root: str | Path, rules: TreeRules) -> Path:
-    """Where the manifest of a tree read by these rules is kept."""
-    key = json.dumps([os.path.realpath(root), asdict(rules), FORMAT])
+    """Where is kept what was found in a tree; the same for all rules that see the same videos in it."""
+    key = json.dumps([os.path.realpath(root), rules.media, rules.split_at_gaps, list(rules.ignore), FORMAT])
     return cache_folder() / f"{hashlib.sha256(key.encode('ascii')).hexdigest()}.json"
 
 
-def _read_or_build(root: Path, rules: TreeRules, workers: int | None, full_scan: bool, rebuild: bool) -> Manifest:
-    scan = _scan(root, rules)
-    path, signature = manifest_path(root, rules), _signature(scan, rules)
+def _open(root: Path, rules: TreeRules, workers: int | None, full_scan: bool, rebuild: bool) -> Manifest:
+    """What `open_manifest` does on rank 0."""
+    scan, path = _scan(root, rules), manifest_path(root, rules)
+    kept = _load(path)
+    full_scan = full_scan or (kept is not None and kept.held_to_scan)
+    if kept is None or rebuild:
+        findings = find(scan, rules.media)
+    elif kept.signature != scan.signature:
+        logger.info("%s has changed since %s was written: what is new is looked into", root, path)
+        findings = find(scan, rules.media, kept)
+    else:
+        findings = kept
+    sorting = _sort(findings, root, rules)
+    findings = look(findings, root, sorting.labels, rules, workers, full_scan)
+    if findings is kept:
+        logger.info("%s: %d videos, as found before: %s", root, len(sorting.labels), path)
+    else:
+        _save(findings, path)
+    return _assemble(findings, root, rules, sorting)
+
+
+def _load(path: Path) -> Findings | None:
+    """What is kept, if it is there and whole."""
     try:
-        kept = replace(Manifest.load(path, signature), root=root)
-        if not rebuild and (kept.scanned or not full_scan):
-            logger.info("%s: %d videos, as in the manifest %s", root, len(kept.videos), path)
-            return kept
+        return Findings.load(path)
     except (OSError, ValueError) as error:
         if path.exists():
             logger.info("%s; it is made anew", error)
-    manifest = _build(scan, rules, workers, full_scan)
+        return None
+
+
+def _save(findings: Findings, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        manifest.save(path, signature)
+        findings.save(path)
     except OSError as error:
-        logger.warning("%s: its manifest cannot be kept for the next time: %s", root, error)
-    return manifest
-
-
-def _signature(scan: Scan, rules: TreeRules) -> str:
-    """The listing's, and that of lists which lie beside the tree."""
-    digest = hashlib.sha256(scan.signature.encode("ascii"))
-    for path in rule_files(scan.root, rules):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        logger.warning("%s: what was found in the videos cannot be kept for the next time: %s", path, error)
 
 
 def _scan(root: Path, rules: TreeRules) -> Scan:
@@ -296,29 +243,35 @@ def _scan(root: Path, rules: TreeRules) -> Scan:
     return scan_tree(root, rules.ignore)
 
 
-def _build(scan: Scan, rules: TreeRules, workers: int | None, full_scan: bool) -> Manifest:
-    root = scan.root
-    found, rejects = find_videos(scan, rules.media)
-    sorting = apply_rules(root, [each.path for each in found], rules) if found else Sorting()
-    usable = [each for each in found if each.path in sorting.labels]
-    if len(usable) < len(found):
-        rejects["not in a class folder"] = [each.path for each in found if each.path not in sorting.labels]
-    notes = dict(sorting.notes)
+def _sort(findings: Findings, root: Path, rules: TreeRules) -> Sorting:
+    paths = [each.found.path for each in findings.videos]
+    return apply_rules(root, paths, rules) if paths else Sorting()
+
+
+def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting) -> Manifest:
+    """The manifest of a tree whose sorted videos have all been looked into."""
+    rejects = {reason: list(paths) for reason, paths in findings.rejects.items()}
+    unsorted = [each.found.path for each in findings.videos if each.found.path not in sorting.labels]
+    if unsorted:
+        rejects["not in a class folder"] = unsorted
+    notes = {reason: list(entries) for reason, entries in sorting.notes.items()}
     videos: list[Video] = []
-    for each, contents in zip(usable, look_into(root, usable, rules, workers, full_scan), strict=True):
-        if isinstance(contents, str):
-            rejects.setdefault(contents, []).append(each.path)
+    usable = [each for each in findings.videos if each.found.path in sorting.labels]
+    for each in usable:
+        if not isinstance(each.contents, Contents):
+            rejects.setdefault(each.contents, []).append(each.found.path)
             continue
-        videos += _entries(each, contents, rules.fps, sorting)
-        for remark in contents.remarks:
-            notes.setdefault(remark, []).append(each.path)
+        videos += _entries(each.found, each.contents, rules.fps, sorting)
+        for remark in each.contents.remarks:
+            notes.setdefault(remark, []).append(each.found.path)
     if not videos:
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
         if rules.media == "video":
             accepted = f"video files ({' '.join(VIDEO_EXTENSIONS)}), folders of {accepted}"
         raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {_counts(rejects) or 'nothing'}")
     splits = Counter(video.split for video in videos if video.split is not None)
-    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), full_scan)
+    scanned = all(each.scanned for each in usable)
+    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned)
 
 
 def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sorting) -> list[Video]:
@@ -331,12 +284,6 @@ def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sort
         values = (found.path, found.bytes, frames, fps, info.width, info.height, seconds, first, label, split, contents.times)
         videos.append(Video(*values))
     return videos
-
-
-def _video(row: list[Any]) -> Video:
-    """A video from its row in a JSON file, which has no tuples."""
-    *values, times = row
-    return Video(*values, times if times is None else tuple(times))
 
 
 def _reported(manifest: Manifest, strict: bool) -> Manifest:

@@ -37,11 +37,17 @@ def open_data(config: RunConfig) -> RunData:
     data = config.data
     filled = {name: getattr(card.clip, name) if (value := getattr(data, name)) is None else value for name in _FROM_CARD}
     filled |= {"size": list(filled["size"]), "target_fps": filled["target_fps"] or None}
-    data = replace(data, **filled, split=data.split or card.split.default or ALL)
+    data = replace(data, **filled)
     if data.latents and data.cache_frames:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
+    if data.latents and config.autoencoder.kind == "linear":
+        raise ConfigError("data.latents is of a fixed autoencoder, and autoencoder.kind=linear is fitted by each run")
     manifest = open_manifest(resolve_root(card, data.root), tree_rules(card, data.label_order, data.fold), strict=data.strict)
-    selected = manifest.select(data.split)
+    if data.split is not None:
+        selected = manifest.select(data.split)
+    else:  # the card's split, for trees that have splits
+        selected = manifest.select(card.split.default, or_all=True)
+        data = replace(data, split=card.split.default if manifest.splits and card.split.default else ALL)
     rule = ClipRule(data.frames, data.stride, data.rule, data.short, data.target_fps)
     if data.cache_frames:
         source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), tuple(data.size))

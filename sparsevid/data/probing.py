@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsevid.data.decode import DecodeError, VideoInfo, frame_times, iter_frames, probe
-from sparsevid.data.frame_folder import frame_names, numbering_gaps
+from sparsevid.data.frame_folder import frame_names, numbering_gaps, probe_images
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.walk import Found
-from sparsevid.logging import progress
+from sparsevid.logging import get_logger, progress
 
+logger = get_logger(__name__)
 CUT_SHORT = "shorter than its header says"
 _DECIMALS = 6  # of a time in seconds: microseconds
 _PER_TASK = 32  # videos that a thread looks into in a row: a task for each would fill the memory for large sets
@@ -66,7 +67,7 @@ def look_into(
 def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Contents | str:
     path = root / found.path
     try:
-        info = probe(path)
+        info = probe_images(path) if rules.media == "image" else probe(path)
         remarks = info.notes
         if info.frames < info.header_frames:
             remarks = (CUT_SHORT, *remarks)
@@ -78,20 +79,26 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         times = tuple(round(time, _DECIMALS) for time in frame_times(path)) if info.variable_rate else None
         return Contents(info, runs, remarks, times)
     except DecodeError as error:
+        if error.detail:  # which frame: the reasons are counted, and do not say
+            logger.warning("%s", error)
         return error.reason
 
 
 def _decode_all(path: Path, expected: int) -> None:
     """Decode every frame, one at a time. Raises DecodeError with the number of the one that fails or has another size."""
-    count, size = 0, None
-    try:
-        for frame in iter_frames(path, chunk=1):
-            size = size or frame.shape
-            if frame.shape != size:
-                sizes = f"{frame.shape[3]}x{frame.shape[2]}, frame 0 is {size[3]}x{size[2]}"
-                raise DecodeError(path, f"the size changes inside the video: it is {sizes}")
-            count += 1
-    except DecodeError as error:
-        raise DecodeError(path, f"frame {count} cannot be decoded: {error.reason}") from error
+    count, size, frames = 0, None, iter_frames(path, chunk=1)
+    while True:
+        try:
+            frame = next(frames, None)
+        except DecodeError as error:
+            inner = f"{error.reason}, {error.detail}" if error.detail else error.reason
+            raise DecodeError(path, "a frame cannot be decoded", f"frame {count}: {inner}") from error
+        if frame is None:
+            break
+        size = size or frame.shape
+        if frame.shape != size:
+            sizes = f"frame {count} is {frame.shape[3]}x{frame.shape[2]}, frame 0 is {size[3]}x{size[2]}"
+            raise DecodeError(path, "the size changes inside the video", sizes)
+        count += 1
     if count < expected:
-        raise DecodeError(path, f"frame {count} cannot be decoded: the video ends before its {expected} frames")
+        raise DecodeError(path, "a frame cannot be decoded", f"frame {count}: the video ends before its {expected} frames")

@@ -23,15 +23,16 @@ class DecodeError(RuntimeError):
 
     Args:
         path: the video: a file or a frame folder.
-        reason: what was found, without the path, so that equal reasons can be counted.
+        reason: what was found, without path and frame, so that equal reasons can be counted.
+        detail: where in the video, and what the decoder said.
     """
 
-    def __init__(self, path: str | Path, reason: str = "") -> None:
-        super().__init__(path, reason)  # both, or the error could not be pickled by a loader's worker
-        self.path, self.reason = Path(path), reason
+    def __init__(self, path: str | Path, reason: str = "", detail: str = "") -> None:
+        super().__init__(path, reason, detail)  # all, or the error could not be pickled by a loader's worker
+        self.path, self.reason, self.detail = Path(path), reason, detail
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
 @dataclass(frozen=True)

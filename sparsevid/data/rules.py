@@ -175,14 +175,6 @@ def apply_rules(root: Path, paths: Sequence[str], rules: TreeRules) -> Sorting:
     return Sorting(classes, labels, {path: folders[name] for path, name in named.items() if name is not None})
 
 
-def rule_files(root: Path, rules: TreeRules) -> list[Path]:
-    """The lists that the rules name and that exist: besides the tree itself, all that its reading depends on."""
-    names = [rules.class_list] if rules.class_list else []
-    if rules.split.rule == "lists":
-        names += rules.split.list_paths().values()
-    return [path for name in names if (path := below_or_beside(root, name)) is not None]
-
-
 def _official_classes(root: Path, rules: TreeRules) -> tuple[str, ...]:
     if rules.label_rule != "folder" or not (rules.class_list or rules.classes):
         return ()

@@ -58,11 +58,17 @@ class MemoryFrames:
     """
 
     def __init__(self, manifest: Manifest, size: tuple[int, int]) -> None:
-        videos = progress(manifest.videos, desc="decoding videos", delay=2)
-        self._frames = {
-            (video.path, video.first): torch.cat(list(video_frames(manifest.root, video, size))) for video in videos
-        }
+        # One tensor for all: each tensor that is handed to a worker process takes a file descriptor.
+        self._frames = torch.empty(sum(video.frames for video in manifest.videos), 3, *size, dtype=torch.uint8)
+        self._first: dict[tuple[str, int], int] = {}
+        filled = 0
+        for video in progress(manifest.videos, desc="decoding videos", delay=2):
+            self._first[video.path, video.first] = filled
+            for frames in video_frames(manifest.root, video, size):
+                self._frames[filled : filled + len(frames)] = frames
+                filled += len(frames)
 
     def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
-        frames = self._frames[video.path, video.first][list(indices)]
+        first = self._first[video.path, video.first]
+        frames = self._frames[[first + index for index in indices]]
         return flip(frames) if mirrored else frames

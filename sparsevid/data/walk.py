@@ -131,6 +131,9 @@ def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects]
             found += [Found(path, size) for path, size in images]
             _reject(rejects, "a video, where images are read", videos)
             continue
+        if len(images) > len(videos) and all(path.lower().endswith(".gif") for path, _ in videos):
+            _reject(rejects, "GIF beside more images", videos)  # a preview of the frames, and not the video
+            videos = []
         found += [Found(path, size) for path, size in videos]
         if videos:
             _reject(rejects, "image beside videos", images)
@@ -169,8 +172,9 @@ def _sort_files(
         elif kind == "image":
             images.append((path, size))
             proved = proved or extension in IMAGE_EXTENSIONS
-        elif extension in VIDEO_EXTENSIONS:
-            rejects.setdefault("no video by its content" if size else "empty file (0 bytes)", []).append(path)
+        elif extension in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS:
+            what = "video" if extension in VIDEO_EXTENSIONS else "image"
+            rejects.setdefault(f"no {what} by its content" if size else "empty file (0 bytes)", []).append(path)
     return videos, images
 
 

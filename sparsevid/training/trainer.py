@@ -20,12 +20,13 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.checkpoints import list_checkpoints, newest_good, set_aside_after, verify
 from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, save_config
-from sparsevid.data.clips import ClipDataset, fixed_clips
+from sparsevid.data.clips import NO_VIDEO, ClipDataset, fixed_clips
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import open_data, use_latents
 from sparsevid.distributed import (
     barrier,
     broadcast_object,
+    gather_objects,
     init_process_group_if_launched,
     is_main,
     mean_over_ranks,
@@ -82,6 +83,7 @@ class Trainer:
         self.ema = EMA(self.engine, train.ema_decay)
         self.step = self.samples = 0
         self.redraws = 0  # samples of all ranks, since the start of this process, in whose place others were drawn
+        self.failed: set[int] = set()  # videos that could not be decoded
         if self.resume_from is not None:
             state = resume(self.resume_from, self.config, self.spec, self.engine, self.ema)
             self.step, self.samples = state["step"], state["samples"]
@@ -136,7 +138,9 @@ class Trainer:
             redrawn = batch["redraws"].count_nonzero().to(loss.device)
             mean, share = mean_over_ranks(torch.stack([loss.detach(), redrawn])).tolist()
             means.append(mean)
-            self.redraws += round(share * world_size())
+            if share:
+                self.redraws += round(share * world_size())
+                self._log_failed(batch["failed"])
             self._check_finite("loss", means[-1])  # before the backward pass, the same on all ranks
             self.engine.step(loss, lr)
             by_stage.setdefault(f"loss_stage_{index}", []).append(loss.item())
@@ -145,6 +149,13 @@ class Trainer:
         self.step += 1
         self.samples += self.config.train.global_batch
         return sum(means) / len(means), {name: sum(values) / len(values) for name, values in by_stage.items()}
+
+    def _log_failed(self, failed: Tensor) -> None:
+        """Name videos that could not be decoded, each once. All ranks call it together."""
+        for index in sorted({number for numbers in gather_objects(failed.tolist()) for number in numbers} - {NO_VIDEO}):
+            if index not in self.failed:
+                self.failed.add(index)
+                logger.warning("%s cannot be decoded; other clips are drawn in its place", self.dataset.videos[index].path)
 
     def _check_finite(self, what: str, value: float | None) -> None:
         """Stop before anything that is not a number reaches the average or a checkpoint."""

@@ -107,6 +107,22 @@ def test_verify_finds_damage_and_writes_nothing(card, tmp_path, capsys):
     assert encode(*arguments) == 0 and encode(*arguments, "--verify") == 0
 
 
+def test_after_a_full_scan_the_same_command_goes_on(card, tmp_path, capsys):
+    path = write_video(tmp_path / "videos" / "zz.mp4", frames=120)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 800] = bytes(800)
+    path.write_bytes(content)
+    arguments = (card, "--out", tmp_path / "cache", "--autoencoder", "pixels", "--size", 160, 240, "--shard-mb", 8)
+    assert encode(*arguments) == 2
+    assert "zz.mp4" in (said := capsys.readouterr().err) and "sparsevid prepare_data CARD --full-scan" in said
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "shards").glob("*.safetensors")}
+    assert written
+    assert run_tool("prepare_data", [str(card), "--full-scan", "--clips", "0"]) == 0
+    assert encode(*arguments) == 0 and encode(*arguments, "--verify") == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert LatentCache.open(tmp_path / "cache").frames == 35
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

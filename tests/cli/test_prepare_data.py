@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparsevid.cli import run_tool
 from sparsevid.cli.prepare_data import describe, open_clips, print_report
 from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.loader import SampleOrder
-from sparsevid.data.manifest import build_manifest
+from sparsevid.data.manifest import Manifest, Video, build_manifest
 from sparsevid.video import contact_sheet
 
 CARD = """
@@ -210,10 +211,23 @@ def test_bad_input_gets_a_message_that_names_it(birds, arguments, reason, capsys
 
 def test_no_sheet_where_no_video_is_as_long_as_a_clip(birds, capsys):
     birds.write_text(birds.read_text().replace("frames: 4", "frames: 40"))
-    assert prepare(birds) == 2
-    printed = capsys.readouterr()
-    assert "none of 3 videos is as long as a clip" in printed.err
-    assert ["videos", "4", "6", "-2", "differs"] in cells(printed.out)  # the report comes first
+    assert prepare(birds) == 0
+    printed = capsys.readouterr().out
+    assert "no contact sheet: " in printed and "none of 3 videos is as long as a clip" in printed
+    assert ["videos", "4", "6", "-2", "differs"] in cells(printed)
+    assert prepare(birds, "--out", "sheet.mp4") == 2
+
+
+def test_counts_are_those_of_the_fold():
+    """A complete copy of UCF101 is complete in each of its official divisions."""
+    card = load_card("ucf101")
+    for fold, (train, test) in {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}.items():
+        video = Video("v.avi", 1, 100, 25.0, 320, 240, 3.96)
+        videos = [replace(video, split="train")] * train + [replace(video, split="test")] * test
+        manifest = Manifest(Path("."), tuple(videos), (), {}, {}, {"test": test, "train": train})
+        counts = describe(card, manifest, fold)["counts"]
+        assert all(count["expected"] in (None, count["found"]) for count in counts.values())
+        assert counts["train"] == {"found": train, "expected": train}
 
 
 def test_demo_copy_is_complete(capsys):

@@ -183,7 +183,7 @@ def test_a_damaged_frame_is_named(tmp_path, suffix):
     folder = write_folder(tmp_path / "v", [f"{i}.{suffix}" for i in range(3)], np.tile(PIXELS, (20, 20, 1)))
     path = folder / f"1.{suffix}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DecodeError, match=rf"frame 1\.{suffix}: not readable as an image") as caught:
+    with pytest.raises(DecodeError, match=rf"not readable as an image \(frame 1\.{suffix}: ") as caught:
         read_frames(folder, [0, 1, 2])
     assert caught.value.path == folder and str(tmp_path) not in caught.value.reason
     assert len(read_frames(folder, [0, 2])) == 2
@@ -194,7 +194,7 @@ def test_text_and_nothing_are_no_images(tmp_path):
     for name, content in (("1.png", b""), ("2.png", b"text"), ("3.png", b"%!PS-Adobe-3.0 EPSF-3.0\n")):
         (folder / name).write_bytes(content)
     for i in (1, 2, 3):
-        with pytest.raises(DecodeError, match=rf"frame {i}\.png: not readable as an image \(cannot identify") as caught:
+        with pytest.raises(DecodeError, match=rf"not readable as an image \(frame {i}\.png: cannot identify") as caught:
             read_frames(folder, [i])
         assert str(tmp_path) not in caught.value.reason
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from data.caches import SIZE, contents, shard_times, write
 from data.videos import moving_pictures, write_video
 from diffusers import AutoencoderKL
 from einops import rearrange
@@ -22,14 +23,10 @@ from sparsevid.data import latents
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.latents import LatentCache, LatentFrames
-from sparsevid.data.latents_write import plan_shards, write_cache
+from sparsevid.data.latents_write import plan_shards
 from sparsevid.data.manifest import build_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.sources import VideoFrames
-
-SIZE = (16, 24)
-RULE = {"frames": 4, "stride": 3}
-SMALL_SHARDS = 60_000  # bytes: of pixels at SIZE, mirrored too, one long video or two short ones
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +54,10 @@ def kl(tmp_path_factory):
     return KLAutoencoder.from_source(str(folder), frames_at_once=8)
 
 
-def write(folder, manifest, autoencoder=None, size=SIZE, flip=True, **options):
-    options = {"rule_record": RULE, "shard_bytes": SMALL_SHARDS, "workers": 2} | options
-    return write_cache(folder, manifest, autoencoder or Pixels(), size, flip, **options)
-
-
 @pytest.fixture(scope="module")
 def pixels_cache(manifest, tmp_path_factory):
     """Read only."""
     return write(tmp_path_factory.mktemp("caches") / "pixels", manifest)
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def encoded(autoencoder, frames):
@@ -162,12 +150,12 @@ def test_a_killed_writer_goes_on(manifest, pixels_cache, tmp_path):
     assert process.exitcode == -signal.SIGKILL
     with pytest.raises(FileNotFoundError, match="begun and not finished: give the same command again"):
         LatentCache.open(tmp_path)
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob("*.safetensors")}
+    finished = shard_times(tmp_path)
     assert 0 < len(finished) < len(pixels_cache.shards)
     (tmp_path / "shards" / "shard-00001.safetensors.partial").write_bytes(b"cut short")
     write(tmp_path, manifest)
     assert contents(tmp_path) == contents(pixels_cache.folder)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished shards are kept"
+    assert finished.items() <= shard_times(tmp_path).items(), "finished shards are kept"
 
 
 @pytest.mark.parametrize("damage", ["byte", "record", "missing", "size"])
@@ -221,6 +209,13 @@ def test_a_cache_that_does_not_fit_says_all_that_differs(manifest, kl, tmp_path)
     assert f"--autoencoder kl --source {kl.source} --size 32 32 --flip" in text
 
 
+def test_no_cache_fits_an_autoencoder_that_each_run_fits_for_itself(manifest, pixels_cache):
+    linear = LinearAutoencoder.fit(torch.randint(0, 255, (1, 3, 4, 16, 16), dtype=torch.uint8), patch=2, channels=2)
+    with pytest.raises(ValueError, match="no cache can: each run fits its own linear autoencoder") as error:
+        pixels_cache.check(manifest, linear, SIZE, flip=True)
+    assert "encode_latents" not in str(error.value) and "data.latents=null" in str(error.value)
+
+
 def test_readers_say_what_the_cache_does_not_hold(manifest, tmp_path):
     frames = LatentFrames(write(tmp_path, manifest, flip=False))
     video = manifest.videos[0]
@@ -266,7 +261,7 @@ def test_a_video_that_cannot_be_decoded_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 800] = bytes(800)
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=r"v\.mp4: .*prepare_data --full-scan lists all such videos"):
+    with pytest.raises(DecodeError, match=r"v\.mp4: .*run `sparsevid prepare_data CARD --full-scan`"):
         write(tmp_path / "cache", manifest)
     with pytest.raises(FileNotFoundError, match="no cache.json"):
         LatentCache.open(tmp_path / "cache")

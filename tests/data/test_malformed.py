@@ -13,9 +13,10 @@ from PIL import Image
 
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.decode import DecodeError, read_frames
-from sparsevid.data.manifest import Manifest, build_manifest
+from sparsevid.data.manifest import build_manifest, open_manifest
 from sparsevid.data.rules import SplitRules, TreeRules
 from sparsevid.data.sources import VideoFrames
+from sparsevid.video import write_gif
 
 SIZE = (16, 16)
 
@@ -104,8 +105,7 @@ def test_variable_frame_rate(tmp_path):
     assert manifest.notes == {"variable frame rate": ["v.mp4"]}
     varying, constant = manifest.videos
     assert varying.times == pytest.approx([time / 25 for time in times]) and constant.times is None
-    manifest.save(tmp_path / "m.json")
-    assert Manifest.load(tmp_path / "m.json") == manifest
+    assert open_manifest(tmp_path) == open_manifest(tmp_path) == manifest
     assert varying.seconds == pytest.approx(26 / 25) and varying.fps == pytest.approx(11 / (26 / 25))
     pictures = rearrange(torch.from_numpy(np.stack(sequential(tmp_path / "v.mp4"))), "t h w c -> t c h w")
     for rule, expected in ((ClipRule(12, 1), range(12)), (ClipRule(4, 1, target_fps=3.125), [0, 5, 7, 9])):
@@ -187,14 +187,14 @@ def test_mixed_sizes_across_videos(tmp_path):
     assert {clips[i]["clip"].shape for i in range(4)} == {(3, 3, *SIZE)}
 
 
-def test_mixed_sizes_inside_one_video(tmp_path):
+def test_mixed_sizes_inside_one_video(tmp_path, caplog):
     plant_frames(tmp_path / "clip", numbered(4))
     Image.new("RGB", (20, 20)).save(tmp_path / "clip" / "000002.jpg")
     with pytest.raises(DecodeError, match=r"size changes inside the video: frame 2 \(000002.jpg\) is 20x20"):
         dataset(tmp_path, ClipRule(4, 1))[0]
     plant_frames(tmp_path / "good", numbered(2))
-    ((reason, found),) = build_manifest(tmp_path, full_scan=True).rejects.items()
-    assert found == ["clip"] and "frame 2 cannot be decoded: the size changes" in reason
+    assert build_manifest(tmp_path, full_scan=True).rejects == {"the size changes inside the video": ["clip"]}
+    assert "frame 2 is 20x20, frame 0 is" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "I;16"])
@@ -235,8 +235,7 @@ def test_names_that_are_no_text(tmp_path):
         pytest.skip("this file system allows UTF-8 alone")
     plant_frames(tmp_path / os.fsdecode(b"caf\xe9"), numbered(2))
     manifest = build_manifest(tmp_path)
-    manifest.save(tmp_path / "m.json")
-    assert Manifest.load(tmp_path / "m.json") == manifest and len(manifest.fingerprint) == 64
+    assert open_manifest(tmp_path) == open_manifest(tmp_path) == manifest and len(manifest.fingerprint) == 64
 
 
 def test_symbolic_links(tmp_path):
@@ -308,7 +307,7 @@ def test_extra_class_folders(tmp_path):
     assert {video.path: video.label for video in manifest.videos} == {"OWL/1.mp4": 1, "owl/1.mp4": 1, "wren/1.mp4": 0}
 
 
-def test_one_corrupt_frame(tmp_path):
+def test_one_corrupt_frame(tmp_path, caplog):
     """Another clip is drawn in its place, the same one every time; if nothing can be read, that is an error."""
     plant_frames(tmp_path / "bad", numbered(4))
     broken = tmp_path / "bad" / "000002.jpg"
@@ -318,8 +317,43 @@ def test_one_corrupt_frame(tmp_path):
     plant_frames(tmp_path / "good", numbered(4))
     first, second = (dataset(tmp_path, ClipRule(4, 1), seed=3)[0] for _ in range(2))
     assert first["redraws"] == second["redraws"] > 0 and first["video"] == 1 and torch.equal(first["clip"], second["clip"])
-    ((reason, found),) = build_manifest(tmp_path, full_scan=True).rejects.items()
-    assert found == ["bad"] and "frame 2" in reason
+    plant_frames(tmp_path / "worse", numbered(4))
+    (tmp_path / "worse" / "000001.jpg").write_bytes(broken.read_bytes())
+    assert build_manifest(tmp_path, full_scan=True).rejects == {"a frame cannot be decoded": ["bad", "worse"]}
+    assert (
+        "bad: a frame cannot be decoded (frame 2: " in caplog.text
+        and "worse: a frame cannot be decoded (frame 1: " in caplog.text
+    )
+
+
+def test_images_of_which_none_is_one(tmp_path):
+    """Pages of an error instead of frames, or nothing: reported, not passed over in silence."""
+    plant_frames(tmp_path / "good", numbered(3))
+    for name, content in (("page", b"<html>404</html>"), ("nothing", b"")):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            (tmp_path / name / f"{i}.jpg").write_bytes(content)
+    manifest = build_manifest(tmp_path)
+    assert paths(manifest) == ["good"]
+    assert manifest.rejects == {
+        "empty file (0 bytes)": ["nothing/0.jpg", "nothing/1.jpg"], "no image by its content": ["page/0.jpg", "page/1.jpg"]
+    }  # fmt: skip
+    with pytest.raises(DecodeError, match=r"nothing/0\.jpg"):
+        build_manifest(tmp_path, strict=True)
+
+
+def test_preview_beside_frames(tmp_path):
+    """A GIF beside more images is a preview of them; beside fewer it is a video, and they are previews of it."""
+    for folder, images in (("frames", 6), ("previews", 1)):
+        plant_frames(tmp_path / folder, numbered(images))
+    for path in ("frames/preview.gif", "previews/a.gif", "previews/b.gif"):
+        write_gif(tmp_path / path, torch.randint(0, 255, (3, 4, 16, 16), dtype=torch.uint8), 8)
+    manifest = build_manifest(tmp_path)
+    assert paths(manifest) == ["frames", "previews/a.gif", "previews/b.gif"]
+    assert manifest.rejects == {
+        "GIF beside more images": ["frames/preview.gif"],
+        "image beside videos": ["previews/000000.jpg"],
+    }
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])

@@ -1,6 +1,5 @@
 """A manifest lists exactly the readable videos, in one order, and says what it passed over and why."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -15,7 +14,7 @@ from data.videos import write_video
 from sparsevid.data import manifest as manifest_module
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural_key
-from sparsevid.data.manifest import Manifest, Video, build_manifest, cache_folder, open_manifest
+from sparsevid.data.manifest import Video, build_manifest, open_manifest
 from sparsevid.data.rules import SplitRules, TreeRules
 
 FOLDER = TreeRules(label_rule="folder")
@@ -71,7 +70,6 @@ def test_content_decides_not_the_extension(tmp_path, video):
     assert set(rejected) == {"text.mp4", "empty.mp4", "cut.mp4"}
     assert "0 bytes" in rejected["empty.mp4"] and "not readable" in rejected["cut.mp4"]
     assert "content" in rejected["text.mp4"]
-    assert all(reason in manifest.summary() for reason in manifest.rejects)
 
 
 @pytest.mark.parametrize("content", [b"", b"text\n" * 50])
@@ -151,33 +149,6 @@ def test_fingerprint_follows_the_data(tmp_path, video):
     assert one.fingerprint != build_manifest(tmp_path / "two").fingerprint
 
 
-def test_save_and_load_round_trip(tmp_path, video):
-    plant(video, tmp_path / "data", "größe/a.mp4", "b/c.mp4")
-    (tmp_path / "data" / "b" / "bad.mp4").touch()
-    manifest = build_manifest(tmp_path / "data", FOLDER)
-    manifest.save(tmp_path / "m.json")
-    assert Manifest.load(tmp_path / "m.json") == manifest
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["m.json"]
-
-
-@pytest.mark.parametrize("change", [{"videos": []}, {"format": 0}, {"classes": 3}])
-def test_load_refuses_what_save_did_not_write(tmp_path, video, change):
-    plant(video, tmp_path / "data", "a.mp4")
-    path = tmp_path / "m.json"
-    build_manifest(tmp_path / "data").save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match=r"m\.json is no manifest"):
-        Manifest.load(path)
-
-
-def test_load_stays_below_the_root(tmp_path, video):
-    plant(video, tmp_path / "data", "a.mp4")
-    manifest = build_manifest(tmp_path / "data")
-    replace(manifest, videos=(replace(manifest.videos[0], path="../a.mp4"),)).save(tmp_path / "m.json")
-    with pytest.raises(ValueError, match="does not lie below the root"):
-        Manifest.load(tmp_path / "m.json")
-
-
 def test_errors_name_what_was_found_and_what_is_accepted(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         build_manifest(tmp_path / "absent")
@@ -203,8 +174,8 @@ def test_a_full_scan_finds_the_frame_that_fails(tmp_path, full_scan):
     assert paths(manifest) == (["good"] if full_scan else ["bad", "good"])
     if full_scan:
         ((reason, found),) = manifest.rejects.items()
-        assert found == ["bad"] and "frame 3 cannot be decoded" in reason
-        with pytest.raises(DecodeError, match="frame 3 cannot be decoded"):
+        assert found == ["bad"] and "a frame cannot be decoded" in reason
+        with pytest.raises(DecodeError, match="a frame cannot be decoded"):
             build_manifest(tmp_path, full_scan=True, strict=True)
 
 
@@ -215,91 +186,17 @@ def test_selecting_a_split(tmp_path, video):
     train = manifest.select("train")
     assert paths(train) == ["train/1.mp4", "train/2.mp4"] and train.splits == {"train": 2} and train.root == manifest.root
     assert train.fingerprint != manifest.fingerprint and train.select("train") == train
-    with pytest.raises(ValueError, match=r"no video is in split 'val'; splits: test \(1 videos\), train \(2 videos\)"):
-        manifest.select("val")
+    for or_all in (False, True):
+        with pytest.raises(ValueError, match=r"no video is in split 'val'; splits: test \(1 videos\), train \(2 videos\)"):
+            manifest.select("val", or_all=or_all)
 
 
-def cache_files():
-    folder = cache_folder()
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def test_a_manifest_is_used_again_while_nothing_changes(tmp_path, video, monkeypatch):
-    """Looking into a video again would find that it is gone."""
-    root = tmp_path / "data"
-    plant(video, root, "train/1.mp4", "test/größe 2.mp4")
-    first = open_manifest(root, SPLIT)
-    assert first == build_manifest(root, SPLIT) and len(cache_files()) == 1
-    read = []
-    monkeypatch.setattr("sparsevid.data.probing.probe", read.append)
-    assert open_manifest(root, SPLIT) == first and not read
-    os.symlink(root, tmp_path / "link")
-    linked = open_manifest(tmp_path / "link", SPLIT)
-    assert linked.videos == first.videos and linked.root == tmp_path / "link" and not read
-
-
-@pytest.mark.parametrize("change", ["add", "remove", "rename", "touch", "grow", "empty folder"])
-def test_any_change_of_the_tree_is_seen(tmp_path, video, change):
-    plant(video, tmp_path, "train/1.mp4", "train/2.mp4", "train/3.mp4")
-    before = open_manifest(tmp_path, SPLIT)
-    path = tmp_path / "train" / "2.mp4"
-    if change == "add":
-        shutil.copy(video, tmp_path / "train" / "9.mp4")
-    elif change == "remove":
-        path.unlink()
-    elif change == "rename":
-        path.rename(tmp_path / "train" / "7.mp4")
-    elif change == "touch":
-        write_video(path, frames=9)
-        os.utime(path, ns=(1, 1))
-    elif change == "grow":
-        path.write_bytes(path.read_bytes() + bytes(8))
-    else:
-        (tmp_path / "new").mkdir()
-    after = open_manifest(tmp_path, SPLIT)
-    assert after == build_manifest(tmp_path, SPLIT) and after != before
-
-
-def test_lists_beside_the_tree_count_too(tmp_path, video):
-    root = tmp_path / "root"
-    plant(video, root, "1.mp4", "2.mp4")
-    rules = TreeRules(split=SplitRules("lists", lists={"train": "train.txt"}))
-    for name in ("1.mp4", "2.mp4"):
-        (tmp_path / "train.txt").write_text(name)
-        assert paths(open_manifest(root, rules).select("train")) == [name]
-
-
-def test_other_rules_have_another_manifest(tmp_path, video):
-    plant(video, tmp_path, "train/1.mp4")
-    assert open_manifest(tmp_path).splits == {} and open_manifest(tmp_path, SPLIT).splits == {"train": 1}
-    assert open_manifest(tmp_path).splits == {} and len(cache_files()) == 2
-
-
-def test_what_strict_refuses_it_refuses_every_time(tmp_path, video):
-    plant(video, tmp_path, "good.mp4")
-    (tmp_path / "bad.mp4").touch()
-    assert paths(open_manifest(tmp_path)) == ["good.mp4"]
-    for _ in range(2):
-        with pytest.raises(DecodeError, match="bad.mp4"):
-            open_manifest(tmp_path, strict=True)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', "half", "\ud800"])
-def test_a_damaged_cache_is_made_anew(tmp_path, video, content):
-    root = tmp_path / "data"
-    plant(video, root, "a.mp4")
-    first = open_manifest(root)
-    (file,) = cache_files()
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if content == "half" else content.encode("utf-8", "surrogatepass"))
-    assert open_manifest(root) == first and cache_files() == [file] and Manifest.load(file) == first
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, video, monkeypatch):
-    plant(video, tmp_path / "data", "a.mp4")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path / "file"))
-    assert paths(open_manifest(tmp_path / "data")) == ["a.mp4"]
+def test_a_tree_without_splits_stands_in_only_where_that_is_allowed(tmp_path, video):
+    plant(video, tmp_path, "1.mp4", "2.mp4")
+    manifest = build_manifest(tmp_path, SPLIT)
+    assert manifest.select("train", or_all=True) == manifest.select(None) == manifest.select("all") == manifest
+    with pytest.raises(ValueError, match="no video is in split 'train'; the tree has no splits"):
+        manifest.select("train")
 
 
 def be_a_rank(rank, store, roots, said):
@@ -339,22 +236,3 @@ def test_a_manifest_knows_all_of_a_video(tmp_path, video):
     plant(video, tmp_path, "a.mp4")
     (found,) = build_manifest(tmp_path).videos
     assert found == Video("a.mp4", video.stat().st_size, 6, 25.0, 112, 48, pytest.approx(0.2))
-
-
-def test_what_a_full_scan_found_holds_for_all_later_runs(tmp_path, monkeypatch):
-    """Damage inside a file shows only when it is decoded; once it is known, runs that do not look so closely know it too."""
-    monkeypatch.setenv("SPARSEVID_CACHE", str(tmp_path / "cache"))
-    path = write_video(tmp_path / "data" / "v.mp4", frames=120)
-    write_video(tmp_path / "data" / "w.mp4", frames=30)
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 800] = bytes(800)
-    path.write_bytes(content)
-    quick = open_manifest(tmp_path / "data")
-    assert paths(quick) == ["v.mp4", "w.mp4"] and not quick.scanned
-    scanned = open_manifest(tmp_path / "data", full_scan=True)
-    assert paths(scanned) == ["w.mp4"] and scanned.scanned
-    assert open_manifest(tmp_path / "data") == scanned
-    with pytest.raises(DecodeError, match="v.mp4: frame"):
-        open_manifest(tmp_path / "data", strict=True)
-    assert open_manifest(tmp_path / "data", rebuild=True) == quick

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsevid.data.rules import SplitRules, TreeRules, apply_rules, rule_files
+from sparsevid.data.rules import SplitRules, TreeRules, apply_rules
 
 FOLDER = TreeRules(label_rule="folder")
 LISTS = SplitRules("lists", lists={"train": "l/train{fold}.txt", "test": "l/test{fold:02d}.txt"}, max_missing=0.0)
@@ -63,7 +63,6 @@ def test_class_list(tmp_path, text, below):
     official, by_name = (apply_rules(root, ["OWL/a.mp4"], replace(rules, label_order=o)) for o in ("official", "sorted"))
     assert official.classes == ("wren", "owl", "Ant") and by_name.classes == ("Ant", "owl", "wren")
     assert official.labels == by_name.labels == {"OWL/a.mp4": 1}
-    assert [path.name for path in rule_files(root, rules)] == ["classes.txt"]
 
 
 @pytest.mark.parametrize("text", ["", "2 a\n1 b\n", "1 a\n3 b\n", "a\nA\n", b"\xff\xfe\x00\x01"])
