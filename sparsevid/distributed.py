@@ -1,15 +1,46 @@
-"""Ranks: who am I, who else is there. Everything works without a launcher too, as rank 0 of 1."""
+"""Ranks: who am I, who else is there, and who does not answer. Everything works without a launcher too, as rank 0 of 1."""
 
+import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 LONG_WAIT = 7 * 24 * 3600.0  # seconds that ranks wait for one that works alone, such as looking into a large tree
+GRACE = 3.0  # seconds that a failing rank leaves to the others, and the launcher, to notice what failed first
+PACKAGES = ("torch", "deepspeed", "xformers", "av", "decord", "diffusers")
+# Of gloo's and NCCL's errors, which have no type of their own in every version of torch.
+_BACKEND_WORDS = ("gloo", "nccl", "processgroup", "c10d", "tcpstore")
+_LOST_WORDS = ("connect", "closed", "reset by peer", "broken pipe", "timed out", "timeout", "remote", "aborted", "network")
+
+_store: dist.Store | None = None  # what launched ranks tell each other through, beside the process group
+
+
+class RankError(RuntimeError):
+    """Ranks that ended or did not answer; the message says which, where, and at what."""
+
+
+class RankInfo(NamedTuple):
+    """Where a rank runs; `device` is `cpu`, or a GPU's name with its index on the host."""
+
+    rank: int
+    host: str
+    pid: int
+    device: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host} (pid {self.pid})"
 
 
 def is_launched() -> bool:
@@ -22,19 +53,122 @@ def communication_backend() -> str:
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
-def init_process_group_if_launched(timeout_seconds: float = 600) -> None:
-    """Join the process group of the launcher. Does nothing without a launcher.
+def init_process_group_if_launched(timeout: float | timedelta = 600.0, start_timeout: float = 300.0) -> None:
+    """Join the process group of the launcher, once all ranks have told where they run. Does nothing without a launcher.
+
+    Args:
+        timeout: of a collective, in seconds if a number.
+        start_timeout: seconds for all ranks to arrive, and to join.
 
     Raises:
         RuntimeError: more processes on this machine than GPUs.
+        RankError: ranks that did not arrive or join; the message names them.
     """
+    global _store
     if not is_launched() or dist.is_initialized():
         return
+    if torch.cuda.is_available() and local_rank() >= torch.cuda.device_count():
+        raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    me, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+    deadline = time.monotonic() + start_timeout
+    _store = _open_store(me, start_timeout)
+    _store.set(f"info/{me}", json.dumps(_my_info(me)))
+    if not _arrived(_store, [f"info/{rank}" for rank in range(size)], deadline):
+        raise RankError(_describe_missing(_store, "info", size, "telling its host", start_timeout))
+
+    def join() -> None:
+        dist.init_process_group(communication_backend(), store=_store, rank=me, world_size=size, timeout=limit)
+
+    _answer(_store, me, size, "joining the group", join, deadline, start_timeout)
     if torch.cuda.is_available():
-        if local_rank() >= torch.cuda.device_count():
-            raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(local_rank())
-    dist.init_process_group(communication_backend(), timeout=timedelta(seconds=timeout_seconds))
+
+
+def check_ranks(timeout: float = 300.0) -> list[RankInfo]:
+    """A first collective on the devices of all ranks, which cannot hang. All ranks call it together, after joining.
+
+    Args:
+        timeout: seconds for all ranks to answer.
+
+    Returns:
+        All ranks, in order.
+
+    Raises:
+        RankError: ranks that did not answer; the message names them with their hosts.
+    """
+    if world_size() == 1 and _store is None:
+        return [_my_info(0)]
+    if _store is None:
+        raise RuntimeError("check_ranks is for ranks that joined by init_process_group_if_launched")
+    device = default_device()
+
+    def collective() -> None:
+        one = torch.ones(1, device=device)
+        dist.all_reduce(one)
+        one.item()  # waits for the device
+
+    _answer(_store, rank(), world_size(), "first collective", collective, time.monotonic() + timeout, timeout)
+    return [_read_info(_store, other) for other in range(world_size())]
+
+
+@contextlib.contextmanager
+def peers_may_die(doing: str = "a collective") -> Iterator[None]:
+    """Turn the long error of a collective whose peer is gone into a `RankError` that says who ended and why.
+
+    An error of this rank's own passes through, and is told to the others first.
+
+    Args:
+        doing: for the message, such as `step 12`.
+    """
+    try:
+        yield
+    except RankError:
+        raise
+    except Exception as error:
+        if not _is_lost_peer(error):
+            _tell_fate(f"{type(error).__name__}: {error}".partition("\n")[0])
+            raise
+        _tell_fate("")
+        # The launcher reports the rank that failed first: the one that ended has to be seen before this one.
+        time.sleep(GRACE)
+        raise RankError(f"another rank ended or did not answer during {doing}{_read_fates()}") from error
+
+
+def describe_environment(ranks: list[RankInfo], attention: str, decoder: str) -> list[list[str]]:
+    """What a run runs on, in rows of a table: versions, devices by host, and backends.
+
+    Args:
+        ranks: what `check_ranks` returned.
+        attention: backend in use.
+        decoder: of videos, in use.
+    """
+    rows = [["python", platform.python_version()]]
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # a package that is not needed is not in the table
+            rows.append([package, version(package)])
+    for host, group in groupby(ranks, key=lambda info: info.host):
+        infos = list(group)
+        devices = " + ".join(f"{len(list(same))} × {name}" for name, same in groupby(info.device for info in infos))
+        name = f"rank {infos[0].rank}" if len(infos) == 1 else f"ranks {infos[0].rank}–{infos[-1].rank}"
+        rows.append([name, f"{host}: {devices}, first pid {infos[0].pid}"])
+    backend = communication_backend() if len(ranks) > 1 else "none: one process"
+    return [*rows, ["communication", backend], ["attention", attention], ["decoder", decoder]]
+
+
+def first_to_say(text: str, alike: bool = True) -> bool:
+    """Whether this rank is the one to print what several ranks have to say: the first that asks.
+
+    Args:
+        text: what is to be said.
+        alike: before the ranks have met, the first of each host speaks for all on it; False: each speaks for itself.
+    """
+    if _store is None:
+        return not alike or local_rank() == 0
+    try:
+        return _store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # the rank that holds the store is gone: rather twice than never
+        return True
 
 
 def rank() -> int:
@@ -80,13 +214,13 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
-@contextmanager
+@contextlib.contextmanager
 def patient_group(seconds: float = LONG_WAIT) -> Iterator[dist.ProcessGroup | None]:
     """A group of all ranks whose collectives wait longer than the run's: for ranks that wait while rank 0 works alone.
 
-    All ranks enter it together. None without a launcher.
+    All ranks enter it together. None for a single process.
     """
-    if not dist.is_initialized():
+    if world_size() == 1:
         yield None
         return
     group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
@@ -103,12 +237,141 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value / world_size()
 
 
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The elementwise sum of `value` over all ranks."""
+    if not dist.is_initialized():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def any_over_ranks(flag: bool) -> bool:
+    """Whether `flag` is true on any rank: the same answer on all. All ranks call it together."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag))  # on the CPU: no GPU has to wait for it
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value)
+
+
 def default_device() -> torch.device:
     """This rank's GPU, or the CPU."""
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one. Not for a rank whose peers are gone: it would wait for them."""
+    global _store
     if dist.is_initialized():
         dist.destroy_process_group()
+    _store = None
+
+
+def _my_info(rank: int) -> RankInfo:
+    device = default_device()
+    name = f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+    return RankInfo(rank, socket.gethostname(), os.getpid(), name)
+
+
+def _read_info(store: dist.Store, rank: int) -> RankInfo:
+    return RankInfo(*json.loads(store.get(f"info/{rank}")))
+
+
+def _open_store(me: int, timeout: float) -> dist.Store:
+    """The store at MASTER_ADDR, held by torchrun's agent or by rank 0; unlike torch's own, it is there before all ranks are."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    held_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = dist.TCPStore(
+            address, port, is_master=me == 0 and not held_by_agent, timeout=timedelta(seconds=timeout),
+            wait_for_workers=False, multi_tenant=True,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise RankError(
+            f"no answer at {address}:{port} within {timeout:g} s, asked from {socket.gethostname()}: rank 0 did not start "
+            "there, or the address (MASTER_ADDR, MASTER_PORT) cannot be reached"
+        ) from error
+    # A launcher that restarts its ranks keeps its store, with what the ranks before them said.
+    return dist.PrefixStore(f"sparsevid-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _arrived(store: dist.Store, keys: list[str], deadline: float) -> bool:
+    """Wait for keys until the deadline; whether all are there."""
+    try:
+        store.wait(keys, timedelta(seconds=max(0.1, deadline - time.monotonic())))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _answer(
+    store: dist.Store, me: int, size: int, stage: str, action: Callable[[], None], deadline: float, timeout: float
+) -> None:
+    """Do what needs every rank, and raise `RankError` when that fails or takes too long."""
+    store.set(f"{stage}/{me}", "")
+    raised: list[Exception] = []
+
+    def attempt() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())  # each thread has its own
+        try:
+            action()
+        except Exception as error:
+            raised.append(error)
+
+    # In a thread, for NCCL has no call that gives up and leaves the process alive to say who is missing.
+    thread = threading.Thread(target=attempt, name=stage, daemon=True)
+    thread.start()
+    thread.join(max(0.1, deadline - time.monotonic()))
+    if not thread.is_alive() and not raised:
+        return
+    if raised and not _is_lost_peer(raised[0]):
+        raise raised[0]
+    # One rank's end breaks the collective of all: ranks that are only late come in time to be left out of the message.
+    _arrived(store, [f"{stage}/{other}" for other in range(size)], min(deadline, time.monotonic() + GRACE))
+    message = _describe_missing(store, stage, size, stage, timeout)
+    raise RankError(message) from (raised[0] if raised else None)
+
+
+def _describe_missing(store: dist.Store, kind: str, size: int, stage: str, timeout: float) -> str:
+    try:
+        missing = [other for other in range(size) if not store.check([f"{kind}/{other}"])]
+        told = {other: _read_info(store, other) for other in missing if store.check([f"info/{other}"])}
+    except RuntimeError:
+        return f"{stage}: the process that holds the ranks' store at {os.environ['MASTER_ADDR']} has ended"
+    if not missing:
+        return (
+            f"{stage}: all {size} ranks arrived, but their connections failed, or gave no answer within {timeout:g} s; "
+            "if no other rank has an error, see that the hosts reach each other (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
+        )
+    named = [str(told[other]) if other in told else f"rank {other} (never arrived)" for other in missing]
+    return f"{stage}: {len(missing)} of {size} ranks ended or did not answer within {timeout:g} s: {', '.join(named)}"
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    text = str(error).lower()
+    is_backend = isinstance(error, RuntimeError) and any(word in text for word in _BACKEND_WORDS)
+    return is_backend and any(word in text for word in _LOST_WORDS)
+
+
+def _tell_fate(fate: str) -> None:
+    """Leave word for the other ranks: why this one ends, or nothing if it ends because of them."""
+    if _store is not None:
+        with contextlib.suppress(RuntimeError):  # the rank that holds the store is gone
+            _store.set(f"fate/{rank()}", fate)
+
+
+def _read_fates() -> str:
+    """The ranks that said why they ended, and those that ended, or hang, without a word."""
+    lines = []
+    try:
+        for other in range(world_size() if _store is not None else 0):
+            known = _store.check([f"fate/{other}"])
+            fate = _store.get(f"fate/{other}").decode() if known else "no word from it"
+            lines += [f"{_read_info(_store, other)}: {fate}"] if fate else []
+    except RuntimeError:
+        lines.append("the process that held the ranks' store has ended")
+    return "".join(f"; {line}" for line in lines)

@@ -5,14 +5,17 @@ import os
 import sys
 from importlib import import_module
 
-from sparsevid.checkpoints import CheckpointError
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from sparsevid.checkpoints import CheckpointError, TrainingError
 from sparsevid.data.decode import DecodeError
+from sparsevid.distributed import RankError, first_to_say, is_launched
 from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
 EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
-EXPECTED_ERRORS += (CheckpointError, DecodeError, BackendError)
+EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
@@ -47,14 +50,21 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def _run(module, arguments: argparse.Namespace) -> int:
-    """Run a command; an error that the user can mend is a message, not a traceback."""
+    """Run a command. A launcher learns what it raises, so that its traceback heads the launcher's report."""
+    return (record(_attempt) if is_launched() else _attempt)(module, arguments)
+
+
+def _attempt(module, arguments: argparse.Namespace) -> int:
+    """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all."""
     try:
         return module.run(arguments)
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"sparsevid {module.NAME}: error: {text}", file=sys.stderr)
+        if first_to_say(str(text), alike=not isinstance(error, RankError)):
+            rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
+            print(f"sparsevid {module.NAME}: {rank}error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"sparsevid {module.NAME}: interrupted", file=sys.stderr)

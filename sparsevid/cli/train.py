@@ -10,6 +10,7 @@ EXAMPLES = """examples:
   python tools/train.py configs/demo/sparse.yaml
   torchrun --nproc_per_node 2 tools/train.py configs/demo/sparse.yaml train.lr=1e-3 train.zero_stage=2
 """
+BUGS = (ValueError, KeyError, ImportError, OSError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.distributed import shutdown
     from sparsevid.training.trainer import Trainer
 
+    trainer = Trainer(config)
     try:
-        Trainer(config).train()
-    finally:
-        shutdown()
+        trainer.train()
+    except BUGS as error:
+        # Raised while building, these say what is wrong with configuration or data; in the loop they need their traceback.
+        raise RuntimeError(f"training ended at step {trainer.step} by {type(error).__name__}") from error
+    shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
     return 0

@@ -1,0 +1,204 @@
+"""Ranks in processes of their own: those that answer, and those that never start, hang, end or raise."""
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sparsevid import cli, distributed
+from sparsevid.config import ConfigError
+from sparsevid.distributed import (
+    RankInfo,
+    any_over_ranks,
+    check_ranks,
+    describe_environment,
+    first_to_say,
+    init_process_group_if_launched,
+    peers_may_die,
+    shutdown,
+)
+
+PATHS = os.pathsep.join(map(str, (Path(__file__).parent.parent, Path(__file__).parent)))
+
+
+def fail(how: str) -> None:
+    """A rank's end."""
+    if how == "hang":
+        time.sleep(300)
+    if how == "exit":
+        os._exit(0)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "raise":
+        raise ArithmeticError("the sum is wrong")
+
+
+def play(fault: str, timeout: float) -> int:
+    """What each rank does here; rank 1 has the fault, such as `step:kill`: where, and how."""
+    me = int(os.environ["RANK"])
+    place, _, how = fault.partition(":") if me == 1 else ("", "", "")
+    if fault == "mend":
+        raise ConfigError("train.lr is the wrong way round")
+    init_process_group_if_launched(start_timeout=timeout)
+    if place == "check":
+        fail(how)
+    ranks = check_ranks(timeout)
+    print("ranks", *(info.rank for info in ranks), "pid", ranks[me].pid == os.getpid())
+    print("any", any_over_ranks(me == 1), any_over_ranks(False), "first", first_to_say("hello"))
+    with peers_may_die("step 7"):
+        if place == "step":
+            fail(how)
+        dist.all_reduce(torch.ones(3))
+    shutdown()
+    return 0
+
+
+def as_command(fault: str, timeout: float) -> int:
+    """`play` as one of the console's commands."""
+    return cli._run(SimpleNamespace(NAME="play", run=lambda _: play(fault, timeout)), argparse.Namespace())
+
+
+def rank_process(environment: dict[str, str], output: Path, fault: str, timeout: float) -> None:
+    """A rank, its output in a file."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115 (as long as the process)
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+    sys.exit(as_command(fault, timeout))
+
+
+@pytest.fixture
+def run_ranks(tmp_path, monkeypatch):
+    """A function that starts ranks as a scheduler does, and gives what each printed."""
+
+    def run(fault: str = "", size: int = 2, absent: tuple[int, ...] = (), timeout: float = 60.0) -> dict[int, str]:
+        monkeypatch.setenv("PYTHONPATH", PATHS)  # for the server, which would not find this module
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["test_distributed"])  # imports torch once for all
+        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        processes = {}
+        for rank in set(range(size)) - set(absent):
+            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), **shared}
+            arguments = (environment, tmp_path / str(rank), fault, timeout)
+            processes[rank] = context.Process(target=rank_process, args=arguments)
+            processes[rank].start()
+        hanging = {1} if fault.endswith("hang") else set()
+        for rank in set(processes) - hanging:
+            processes[rank].join(120)
+            assert processes[rank].exitcode is not None, f"rank {rank} did not end: {(tmp_path / str(rank)).read_text()}"
+        for rank in hanging:
+            processes[rank].kill()
+            processes[rank].join()
+        return {rank: (tmp_path / str(rank)).read_text() for rank in processes}
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def launch(*options: str, fault: str = "") -> subprocess.Popen:
+    """torchrun, as a module of this file's."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "test_distributed", fault, "60"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_ranks_find_each_other(run_ranks):
+    printed = run_ranks()
+    for text in printed.values():
+        assert "ranks 0 1 pid True" in text and "any True False" in text, text
+    assert sorted(re.findall(r"first (\w+)", "".join(printed.values()))) == ["False", "True"]
+
+
+def test_rank_that_never_arrives_is_named(run_ranks):
+    together = "".join(run_ranks(size=3, absent=(2,), timeout=2).values())
+    assert "telling its host: 1 of 3 ranks ended or did not answer within 2 s: rank 2 (never arrived)" in together
+
+
+def test_store_that_is_not_there_is_named(run_ranks):
+    text = run_ranks(absent=(0,), timeout=2)[1]
+    assert re.search(r"rank 1: error: no answer at 127\.0\.0\.1:\d+ within 2 s, .*: rank 0 did not start", text), text
+
+
+@pytest.mark.parametrize("how", ["hang", "exit"])
+def test_rank_that_does_not_come_to_the_collective_is_named_with_its_host(run_ranks, how):
+    text = run_ranks(f"check:{how}", timeout=2)[0]
+    found = re.search(r"first collective: 1 of 2 ranks ended or did not answer within 2 s: rank 1 on (\S+) \(pid \d+\)", text)
+    assert found and found[1] == socket.gethostname(), text
+
+
+@pytest.mark.parametrize(("how", "word"), [("kill", "no word from it"), ("raise", "ArithmeticError: the sum is wrong")])
+def test_survivor_says_who_ended_and_why_in_one_line(run_ranks, how, word):
+    printed = run_ranks(f"step:{how}")
+    said = rf"rank 0: error: another rank ended .* during step 7; rank 1 on \S+ \(pid \d+\): {word}$"
+    assert re.search(said, printed[0], re.MULTILINE) and "Traceback" not in printed[0], printed[0]
+    assert ("Traceback" in printed[1]) == (how == "raise")
+
+
+def test_mendable_error_of_all_ranks_is_said_once_with_a_rank(run_ranks):
+    together = "".join(run_ranks("mend").values())
+    assert len(re.findall(r"play: rank \d: error: train.lr is the wrong way round", together)) == 1
+    assert "Traceback" not in together
+
+
+def test_rank_that_raises_ends_the_run_with_its_traceback_on_top():
+    launcher = launch("--standalone", "--nproc_per_node", "2", fault="step:raise")
+    text, _ = launcher.communicate(timeout=60)
+    root = text[text.index("Root Cause") :]
+    assert launcher.returncode != 0 and "rank      : 1" in root, text
+    assert "Traceback" in root and "ArithmeticError: the sum is wrong" in root, text
+
+
+@pytest.mark.slow
+def test_two_agents_as_two_nodes():
+    options = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    nodes = [launch(*options, "--node_rank", str(node)) for node in range(2)]
+    for node in nodes:
+        text, _ = node.communicate(timeout=120)
+        assert node.returncode == 0 and "ranks 0 1 pid True" in text, text
+
+
+def test_alone_everything_is_trivial():
+    assert not distributed.is_launched()
+    (info,) = check_ranks(1.0)
+    assert (info.rank, info.host, info.pid) == (0, socket.gethostname(), os.getpid())
+    assert any_over_ranks(True) and not any_over_ranks(False) and first_to_say("hello")
+    for error in (ValueError("wrong"), RuntimeError("connection of shapes closed")):
+        with pytest.raises(type(error), match=str(error)), peers_may_die():
+            raise error
+
+
+def test_environment_groups_ranks_by_host():
+    ranks = [RankInfo(0, "a", 10, "GPU X"), RankInfo(1, "a", 11, "GPU X"), RankInfo(2, "b", 12, "GPU Y")]
+    rows = dict(describe_environment(ranks, "sdpa", "pyav"))
+    assert rows["ranks 0–1"] == "a: 2 × GPU X, first pid 10" and rows["rank 2"] == "b: 1 × GPU Y, first pid 12"
+    assert torch.__version__.startswith(rows["torch"]) and rows["attention"] == "sdpa" and rows["decoder"] == "pyav"
+
+
+@pytest.mark.gpu
+def test_first_collective_runs_on_the_gpu():
+    launcher = launch("--standalone", "--nproc_per_node", "1")
+    text, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0 and "ranks 0 pid True" in text, text
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(sys.argv[1], float(sys.argv[2])))
