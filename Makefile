@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all lint format install clean
+.PHONY: demo test test-all soak lint format install clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(PYTEST)
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak.py --kills 20 --folder "$$(mktemp -d)/soak"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

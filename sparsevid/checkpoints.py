@@ -4,7 +4,7 @@
     model/ ema/       config.json and safetensors, as `from_pretrained` reads them
     autoencoder/      what `decode` needs
     config.yaml       the resolved run
-    training/         DeepSpeed's shards, and state.json: only for resuming
+    training/         a file of each rank, and state.json: only for resuming
     checksums.json    SHA-256 of all of the above, written last
 """
 
@@ -24,9 +24,18 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on; its checkpoints are from before the fault."""
+
+
 def checkpoint_path(run_folder: Path, step: int) -> Path:
     """Where the checkpoint of an optimizer step lies."""
     return run_folder / "checkpoints" / f"step-{step:07d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:

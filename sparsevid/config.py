@@ -4,11 +4,12 @@ Nothing is said twice: the model's input size follows from clip and autoencoder,
 and precision from `train`.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -96,18 +97,53 @@ class TrainConfig:
     steps: int = 1000  # optimizer steps
     global_batch: int = 16  # clips of an optimizer step over all ranks and accumulation slots
     micro_batch: int | None = None  # clips of a forward on one rank; default: global_batch / ranks
+    init_from: str | None = None  # weights to start from: a checkpoint, an exported folder, a hub id; dense ones become sparse
+    optimizer: str = "adamw"  # adamw, adam, sgd
     lr: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # sgd: the first is its momentum
+    eps: float = 1e-8
     weight_decay: float = 0.0
     warmup: int = 0  # steps of linear warm-up
     lr_schedule: str = "constant"  # constant, cosine (to 0 at the last step)
     gradient_clipping: float = 1.0  # 0: off
-    precision: str = "float32"  # float32, bfloat16
-    zero_stage: int = 0  # DeepSpeed ZeRO: 0, 1, 2, 3
+    max_skipped: int = 10  # steps skipped in a row, for losses or gradients that are not finite, before the run stops
+    precision: str = "float32"  # float32, bfloat16, float16 (with a loss scale)
+    zero_stage: int | None = None  # DeepSpeed ZeRO: 0, 1, 2, 3; default: what `deepspeed` says, or 0
+    deepspeed: str | None = None  # a DeepSpeed JSON file, such as configs/deepspeed/zero2.json, without batch and precision
     ema_decay: float = 0.9999
+    ema_device: str | None = None  # cpu: keep the average there; default: with the weights
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2  # newest ones kept
+    keep_every: int | None = None  # checkpoints of every k-th step are kept for good
     log_every: int = 10
     resume: str = "auto"  # auto: the newest checkpoint of the run that verifies; never; or a checkpoint's path
+    timeout: float = 1800.0  # seconds after which a rank that does not answer ends the run
+    start_timeout: float = 300.0  # the same for the check at the start
+
+
+@dataclass
+class DistillConfig:
+    """A frozen dense teacher beside the objective."""
+
+    teacher: str | None = None  # a checkpoint, an exported folder, or a hub id; default: no distillation
+    output: float = 1.0  # weight of the squared difference of the outputs
+    features: float = 0.0  # weight of that of the tokens where dense layers meet sparse modules
+
+
+@dataclass
+class MonitorConfig:
+    """What a run looks at on its way; 0 steps: never."""
+
+    validate_every: int = 0  # steps between losses of the average on fixed clips, noise and times
+    validate_clips: int = 64
+    validate_split: str | None = None  # default: the training split
+    sample_every: int = 0  # steps between contact sheets of samples of the average
+    sample_clips: int = 8
+    score_every: int = 0  # steps between scores of the average's samples
+    score_clips: int = 256
+    protocol: str = "sparsevid/fd-transnetv2-v1"  # of the score
+    wandb: bool = False  # log to Weights & Biases too; needs the package wandb
+    peak_tflops: float | None = None  # of a device in the run's precision, for the share of it that is used
 
 
 @dataclass
@@ -142,6 +178,8 @@ class RunConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
@@ -161,8 +199,10 @@ CHOICES = {
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),
-    "train.precision": ("float32", "bfloat16"),
-    "train.zero_stage": (0, 1, 2, 3),
+    "train.optimizer": ("adamw", "adam", "sgd"),
+    "train.precision": ("float32", "bfloat16", "float16"),
+    "train.zero_stage": (None, 0, 1, 2, 3),
+    "train.ema_device": (None, "cpu"),
 }
 POSITIVE = (
     "data.frames",
@@ -173,6 +213,10 @@ POSITIVE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
+    "train.max_skipped",
+    "monitor.validate_clips",
+    "monitor.sample_clips",
+    "monitor.score_clips",
     "sample.steps",
 )
 
@@ -185,19 +229,23 @@ class ConfigError(ValueError):
 
 
 def load_config(path: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
-    """Read a run's YAML file and apply dotted overrides.
+    """Read a run's YAML file, put it over the files that its `base` names, and apply dotted overrides.
+
+    `base` is a path relative to the file's own folder, or a list of them, each above those before it. A file that several
+    name counts once, where it is first met. The key is no part of the result: a saved config stands on its own.
 
     Args:
         path: the file; None starts from the defaults.
         overrides: such as `train.lr=1e-4`; the value is YAML.
 
     Raises:
-        ConfigError: no such file, broken YAML, an unknown key (with the nearest valid one), a value of the wrong type, or
-            one that is not among the accepted.
+        ConfigError: no such file or base, bases in a circle, broken YAML, an unknown key (with the nearest valid one), a value
+            of the wrong type, or one that is not among the accepted.
     """
     config = OmegaConf.structured(RunConfig)
     if path is not None:
-        config = _merge(config, _read_yaml(Path(path)), str(path))
+        for source, changes in _read_with_bases(Path(path), ()).items():
+            config = _merge(config, changes, str(source))
     for override in overrides or []:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -215,6 +263,24 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as YAML, to be read by `load_config`."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConfig]:
+    """The files that make up a run, lowest first; `above` are those on the way here, each the base of the one before it."""
+    if path.resolve() in [each.resolve() for each in above]:
+        raise ConfigError(f"configs are each other's base: {' → '.join(map(str, [*above, path]))}")
+    if above and not path.is_file():
+        raise ConfigError(f"{above[-1]}: its base {path} does not exist; paths in base are relative to that file's folder")
+    own = _read_yaml(path)
+    bases = own.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list | ListConfig) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: base = {bases}; accepted are the path of a YAML file and a list of such paths")
+    files: dict[Path, DictConfig] = {}
+    for base in bases:
+        for source, changes in _read_with_bases(Path(os.path.normpath(path.parent / base)), (*above, path)).items():
+            files.setdefault(source, changes)
+    return files | {path: own}
 
 
 def _read_yaml(path: Path) -> DictConfig:

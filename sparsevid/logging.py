@@ -2,11 +2,15 @@
 
 import json
 import logging
+import os
+import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,17 +61,27 @@ def printable(name: str) -> str:
 
 
 class MetricWriter:
-    """Scalars on rank 0, to TensorBoard and to `metrics.jsonl`; nothing on the others. Use as a context manager.
+    """Scalars and images on rank 0, to TensorBoard, `metrics.jsonl`, and Weights & Biases if asked; nothing on other ranks.
+
+    Use as a context manager.
 
     Args:
         folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends.
+        wandb: log to Weights & Biases too, as the run whose id `wandb_id` in the folder holds, so that a resumed run goes on
+            there. The project is $WANDB_PROJECT, or sparsevid.
+        config: of the run, as plain values, for Weights & Biases.
+
+    Raises:
+        ImportError: `wandb` is asked for and not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.board = self.lines = None
+    def __init__(self, folder: Path, *, wandb: bool = False, config: dict[str, Any] | None = None) -> None:
+        self.board = self.lines = self.wandb = None
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
+            if wandb:
+                self.wandb = _wandb_run(folder, config)
             self.board = SummaryWriter(str(folder / "tensorboard"))
             self.lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
@@ -78,6 +92,8 @@ class MetricWriter:
         if self.board is not None:
             self.board.close()
             self.lines.close()
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if kind is None else 1)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write each value under its name at optimizer step `step`."""
@@ -86,3 +102,32 @@ class MetricWriter:
                 self.board.add_scalar(name, value, step)
             self.lines.write(json.dumps({"step": step, **values}) + "\n")
             self.lines.flush()
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
+
+    def image(self, name: str, array: np.ndarray, step: int) -> None:
+        """Show an image, uint8 (H, W, 3), RGB, under its name at optimizer step `step`: in TensorBoard and Weights & Biases."""
+        if self.board is not None:
+            self.board.add_image(name, array, step, dataformats="HWC")
+        if self.wandb is not None:
+            import wandb
+
+            self.wandb.log({name: wandb.Image(array)}, step=step)
+
+
+def _wandb_run(folder: Path, config: dict[str, Any] | None) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ImportError("monitor.wandb=true needs the package wandb (`pip install wandb`); false logs without it") from error
+    id_file = folder / "wandb_id"
+    if not id_file.is_file():
+        id_file.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "sparsevid"),
+        name=folder.name,
+        id=id_file.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        dir=str(folder),
+        config=config,
+    )

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     EVALUATION = 8  # (seed, video): where the clips of an evaluation start
     STILL = 9  # (seed, epoch, video): the frames of other videos beside a clip
     POSTERIOR = 10  # (seed, step, slot): latents out of an autoencoder's posterior
+    VALIDATION = 11  # (seed, stage, clip): time and noise of a validation clip in a stage of the token schedule
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -12,27 +12,38 @@ if TYPE_CHECKING:
     from sparsevid.models.convert import Conversion
 
 NAME = "convert"
-HELP = "Convert public Latte, DiT and SparseDiT checkpoints to ours and back, and dense models to sparse ones."
+HELP = (
+    "Convert public Latte, DiT and SparseDiT checkpoints to ours and back, dense models to sparse ones; export a run's weights."
+)
 EXAMPLES = """examples:
   sparsevid convert latte.pt models/latte --preset Latte-XL/2
   sparsevid convert models/latte models/sparse --to-sparse "2P 4(1M3S1R1D) 2D" --sparse-grid 4 8 8
   sparsevid convert sparsedit.pt models/sparsedit --heads 16 --sparse-grid 1 8 8
   sparsevid convert models/latte latte.safetensors --to-public latte
+  sparsevid convert runs/mine models/mine --weights ema
 """
-SOURCE_OPTIONS = ("preset", "heads", "input_size", "weights")  # a folder of ours says all this itself
+SOURCE_OPTIONS = ("preset", "heads", "input_size")  # a folder of ours says all this itself
 SPARSE_OPTIONS = ("no_transition_positions", "residual_upsampling")
 logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("source", type=Path, help="public .pt, .pth or .safetensors file, or a folder with our config.json")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="public .pt, .pth or .safetensors file, a folder with our config.json, or a run or checkpoint of ours",
+    )
     parser.add_argument("out", type=Path, help="folder to write; with --to-public a .pt or .safetensors file")
     public = parser.add_argument_group("what a public file does not say")
     public.add_argument("--preset", help="name of the model, such as Latte-XL/2: gives heads and sparse grid")
     public.add_argument("--heads", type=int, help="attention heads, instead of a preset")
     public.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latents, if they are not square")
-    public.add_argument("--weights", choices=ENTRIES, help="which weights of a training checkpoint; default: the first it has")
+    public.add_argument(
+        "--weights",
+        choices=ENTRIES,
+        help="which weights of a training checkpoint; default: the first it has, of a run of ours `ema`",
+    )
     sparse = parser.add_argument_group("sparse models")
     sparse.add_argument("--to-sparse", metavar="LAYOUT", help="make a dense model sparse, such as '2P 4(1M3S1R1D) 2D'")
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
@@ -84,13 +95,26 @@ def _read(args: argparse.Namespace) -> "Conversion":
     from sparsevid.pipeline import load_model
 
     if args.source.is_dir():
-        model = load_model(args.source)
+        model = load_model(_model_folder(args))
         weights = model.state_dict()
         return Conversion(weights, model.spec, ConversionReport(len(weights)))
     # With --to-sparse the grid is that of the result.
     grid = args.sparse_grid if args.to_sparse is None else None
     options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size, "sparse_grid": grid}
     return from_public(read_checkpoint(args.source, args.weights), **options)
+
+
+def _model_folder(args: argparse.Namespace) -> Path:
+    """A folder of ours itself, or the one of a checkpoint with the weights that are asked for."""
+    from sparsevid.pipeline import find_checkpoint_folder
+
+    if (args.source / "config.json").is_file():
+        _refuse(args, ("weights",), f"{args.source} holds one model")
+        return args.source
+    folder = find_checkpoint_folder(args.source) / (args.weights or "ema")
+    if not folder.is_dir():
+        raise ValueError(f"--weights {args.weights}: a checkpoint of ours has ema and model")
+    return folder
 
 
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":

@@ -1,31 +1,57 @@
-"""DeepSpeed, alone: nothing else imports it. Build, step, float32 master weights, save and load of its shards."""
+"""DeepSpeed, alone: nothing else imports it. Build, step or skip, and this rank's part of float32 weights and optimizer.
+
+A *fragment* is the part of one weight that this rank keeps in float32, flat: the whole weight at ZeRO stage 0, where every rank
+has the same, and a piece of it, or nothing, at stages 1 to 3. Averages are kept, and training states saved and loaded, by
+fragments, so that neither has to know the stage; a state that was saved by fragments fits any other stage and number of ranks.
+"""
 
 import contextlib
 import io
+import json
 import logging
 import math
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("DS_ACCELERATOR_QUIET", "1")
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+from deepspeed.utils import (
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
 from torch import Tensor, nn
 
-from sparsevid.config import TrainConfig
-from sparsevid.distributed import communication_backend, rank, world_size
+from sparsevid.config import ConfigError, TrainConfig
+from sparsevid.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.logging import get_logger
 
 logger = get_logger(__name__)
-TAG = "state"  # the name DeepSpeed files its shards under
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What a DeepSpeed file may not say, because the run's own configuration does.
+SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+               "optimizer", "scheduler", "fp16", "bf16")  # fmt: skip
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
+
+
+class Fragment(NamedTuple):
+    """This rank's part of a weight: `values` (n,) are its elements from `start` on, counted flat."""
+
+    name: str
+    start: int
+    values: Tensor
+
+
+# (kind, name, start, count) → float32 (count,) elements of a weight, or of what goes with it.
+Reader = Callable[[str, str, int, int], Tensor]
 
 
 class Engine:
@@ -33,117 +59,270 @@ class Engine:
 
     Args:
         model: built on the CPU, the same on every rank.
-        train: batch sizes, optimizer, precision, ZeRO stage.
+        train: batch sizes, optimizer, precision, ZeRO stage or DeepSpeed file.
         micro_batch: clips of a forward on this rank.
         accumulation: micro-batches of an optimizer step on this rank.
+
+    Attributes:
+        stage: of ZeRO.
+        device: of this rank.
+        grad_norm: of the last step's gradient before clipping, over all ranks; inf or nan if the step was skipped.
+
+    Raises:
+        ConfigError: the DeepSpeed file is missing, broken, or says what the run's configuration says.
     """
 
     def __init__(self, model: nn.Module, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
         _prepare_deepspeed()
-        self.train, self.stage, self.dtype = train, train.zero_stage, PRECISIONS[train.precision]
-        self.names = {name: parameter for name, parameter in model.named_parameters()}
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            model_parameters=list(self.names.values()),
-            config=_engine_config(train, micro_batch, accumulation),
-        )
+        settings = engine_settings(train, micro_batch, accumulation)
+        self.train, self.stage, self.dtype = train, settings["zero_optimization"]["stage"], PRECISIONS[train.precision]
+        self.names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.shapes = {name: parameter.shape for name, parameter in self.names.items()}
+        self.accumulation, self._turn, self.grad_norm = accumulation, 0, math.nan
+        parameters = list(self.names.values())
+        with _quiet():
+            self.engine, self.optimizer, _, _ = deepspeed.initialize(
+                model=model, model_parameters=parameters, optimizer=build_optimizer(train, parameters), config=settings
+            )
         self.device = self.engine.device
+        self._torch_optimizer: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if self._plain:
+            self.optimizer.step = self._guard(self.optimizer.step)
+        elif self.stage == 0:
+            self._torch_optimizer.state.clear()  # DeepSpeed makes them by a step without gradients, which Adam would count
 
-    def __call__(self, x: Tensor, t: Tensor, **cond) -> Tensor:
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.engine.module
+
+    def __call__(self, x: Tensor, t: Tensor, **cond) -> Any:
         """The model's forward, in the engine's precision."""
         return self.engine(x.to(self.dtype), t, **cond)
 
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Backward; on the last micro-batch of a step also the optimizer, with learning rate `lr`."""
+    def step(self, loss: Tensor, lr: float) -> bool:
+        """Backward; on the last micro-batch of a step also the optimizer, with learning rate `lr`.
+
+        Returns:
+            False if this was the last micro-batch and the step was skipped, on all ranks alike, because the gradient that they
+            share is not finite: weights and optimizer are as before. With float16 the loss scale is then lowered.
+        """
         # Set at every step, so that a resumed run has the rate and decay of its own config, not those of the checkpoint.
-        for group in self.engine.optimizer.param_groups:
+        for group in self._torch_optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self.train.weight_decay
         self.engine.backward(loss)
         self.engine.step()
+        self._turn = (self._turn + 1) % self.accumulation
+        if self._turn:
+            return True
+        if not self._plain:
+            self.grad_norm = float(self.engine.get_global_grad_norm())
+        return bool(self.engine.was_step_applied())
 
     @property
-    def grad_norm(self) -> float | None:
-        """Norm of the last step's gradient before clipping, where the stage computes it."""
-        norm = self.engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+    def _plain(self) -> bool:
+        """Whether the optimizer is PyTorch's own, which takes what it is given: stage 0 in float32."""
+        return isinstance(self.optimizer, torch.optim.Optimizer)
 
-    # Master weights: `local_masters` gives this rank's float32 part of each weight (a flat shard at stage 3, the whole weight
-    # below), `gather` makes wholes of such parts, `shard` is its inverse.
+    def _guard(self, step: Callable[[], Any]) -> Callable[[], None]:
+        """An optimizer step that clips the gradient, and does nothing if it is not finite, as DeepSpeed's own steps do."""
 
-    def local_masters(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and float32 part of each weight on this rank. All ranks call it together."""
+        def guarded() -> None:
+            gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)  # of gradients that are the same on all ranks
+            self.grad_norm = norm.item()
+            self.optimizer.overflow = not math.isfinite(self.grad_norm)
+            if self.optimizer.overflow:
+                return
+            if self.train.gradient_clipping:
+                torch.nn.utils.clip_grads_with_norm_(self.names.values(), self.train.gradient_clipping, norm)
+            step()
+
+        return guarded
+
+    def fragments(self) -> Iterator[Fragment]:
+        """This rank's part of the float32 weights, views where there are any. Valid until the next step."""
         for name, parameter in self.names.items():
             if self.stage == 3:
-                yield name, safe_get_local_fp32_param(parameter)
-            elif self.dtype == torch.float32:
-                yield name, parameter.detach()
+                yield self._third(name, safe_get_local_fp32_param(parameter))
+            elif self.stage:
+                for flat, ours, theirs in self._place(parameter):
+                    yield Fragment(name, theirs.start, flat[ours].detach())
             else:
-                yield name, self._full_master(parameter)
+                yield Fragment(name, 0, self._master(name).detach().flatten())
 
-    def gather(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Whole float32 weights on the CPU from each rank's parts. All ranks call it together."""
+    def optimizer_fragments(self) -> dict[str, list[Fragment]]:
+        """The optimizer's state by kind, such as `exp_avg`, in the order of `fragments`; empty before the first step."""
+        state = self._torch_optimizer.state
+        if not state:
+            return {}
+        kinds = [kind for kind, value in next(iter(state.values())).items() if torch.is_tensor(value) and value.ndim]
+        return {kind: list(self._state_fragments(kind)) for kind in kinds}
+
+    def scalars(self) -> dict[str, float]:
+        """What the optimizer counts, and the state of a loss scale: numbers that are the same on all ranks."""
+        first = next(iter(self._torch_optimizer.state.values()), {})
+        numbers = {
+            f"optimizer.{key}": float(value) for key, value in first.items() if not torch.is_tensor(value) or not value.ndim
+        }
+        scaler = self._scaler()
+        return numbers | {
+            f"scale.{key}": float(getattr(scaler, key)) for key in _SCALER if getattr(scaler, key, None) is not None
+        }
+
+    def load(self, read: Reader, kinds: list[str], scalars: dict[str, float]) -> None:
+        """Take over a training state. The model must have been built with the same weights.
+
+        Args:
+            read: is asked for weights, kind `master`, and for the optimizer's state.
+            kinds: of optimizer state that there are; none before the first step.
+            scalars: what `scalars` gave.
+        """
+        counts = {key.removeprefix("optimizer."): value for key, value in scalars.items() if key.startswith("optimizer.")}
+        if kinds:
+            self._make_state(kinds, counts)
+        for name, parameter in self.names.items():
+            if self.stage == 3:
+                self._load_third(name, read, kinds)
+            elif self.stage:
+                for flat, ours, theirs in self._place(parameter):
+                    targets = {"master": flat.data, **{kind: self._torch_optimizer.state[flat][kind] for kind in kinds}}
+                    for kind, target in targets.items():
+                        target[ours] = read(kind, name, theirs.start, theirs.stop - theirs.start).to(target)
+            else:
+                master = self._master(name)
+                targets = {"master": master.data, **{kind: self._torch_optimizer.state[master][kind] for kind in kinds}}
+                for kind, target in targets.items():
+                    target.copy_(read(kind, name, 0, target.numel()).view_as(target))
+        scaler = self._scaler()
+        for key in _SCALER:
+            if f"scale.{key}" in scalars and hasattr(scaler, key):
+                value = scalars[f"scale.{key}"]
+                setattr(scaler, key, value if key == "cur_scale" else int(value))
+
+    def gather(self, fragments: list[Fragment]) -> dict[str, Tensor]:
+        """Whole tensors on rank 0's CPU, by name, out of all ranks' fragments; empty on other ranks. All ranks call it."""
+        mine: dict[str, list[Fragment]] = {}
+        for fragment in fragments:
+            mine.setdefault(fragment.name, []).append(fragment)
         wholes = {}
-        for name, part in parts.items():
-            if self.stage == 3 and world_size() > 1:
-                shards = [torch.empty_like(part) for _ in range(world_size())]
-                dist.all_gather(shards, part.contiguous())
-                part = torch.cat(shards)
-            wholes[name] = part.flatten()[: self._shape(name).numel()].view(self._shape(name)).float().cpu().clone()
+        for name, shape in self.shapes.items():
+            whole = torch.zeros(shape.numel(), device=self.device)
+            for fragment in mine.get(name, ()):
+                whole[fragment.start : fragment.start + fragment.values.numel()] = fragment.values.to(whole)
+            if self.stage and world_size() > 1:
+                dist.reduce(whole, dst=0)
+            if is_main():
+                wholes[name] = whole.view(shape).cpu()
         return wholes
 
-    def shard(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a whole float32 weight."""
-        if self.stage < 3:
-            return whole.to(self.device)
-        size = -(-whole.numel() // world_size())
-        padded = torch.zeros(size * world_size(), dtype=whole.dtype)
-        padded[: whole.numel()] = whole.flatten()
-        return padded[rank() * size : (rank() + 1) * size].clone().to(self.device)
+    # Where fragments lie inside DeepSpeed: at stage 0 weight by weight; at 1 and 2 in flat float32 partitions, of which
+    # `_hp_mapping` says which piece is which; at 3 by its functions for local parts, padded to equal sizes on all ranks.
 
-    def _shape(self, name: str) -> torch.Size:
+    def _place(self, parameter: nn.Parameter) -> Iterator[tuple[Tensor, slice, slice]]:
+        """Flat partition, the piece of it that is this weight's, and the weight's elements there; nothing if not here."""
+        mapping = parameter._hp_mapping
+        if mapping is not None:
+            ours, theirs = mapping.get_hp_fragment_address(), mapping.lp_fragment_address
+            flat = self.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            yield flat, slice(ours.start, ours.start + ours.numel), slice(theirs.start, theirs.start + theirs.numel)
+
+    def _third(self, name: str, padded: Tensor) -> Fragment:
+        start = rank() * padded.numel()
+        return Fragment(name, start, padded.flatten()[: max(0, min(padded.numel(), self.shapes[name].numel() - start))])
+
+    def _load_third(self, name: str, read: Reader, kinds: list[str]) -> None:
         parameter = self.names[name]
-        return parameter.ds_shape if self.stage == 3 else parameter.shape
+        padded = safe_get_local_fp32_param(parameter)
+        _, start, values = self._third(name, padded)
+        count = values.numel()
+        for kind in ("master", *kinds):
+            value = torch.zeros_like(padded.flatten())
+            value[:count] = read(kind, name, start, count).to(value)
+            if kind == "master":
+                safe_set_local_fp32_param(parameter, value)
+            else:
+                safe_set_local_optimizer_state(parameter, value, kind)
 
-    def _full_master(self, parameter: nn.Parameter) -> Tensor:
-        master = safe_get_full_fp32_param(parameter)
-        if master is not None:
-            return master
-        # Stage 0 in bfloat16: DeepSpeed's helper knows no mapping, but its optimizer keeps the masters group by group.
+    def _state_fragments(self, kind: str) -> Iterator[Fragment]:
+        state = self._torch_optimizer.state
+        for name, parameter in self.names.items():
+            if self.stage == 3:
+                yield self._third(name, safe_get_local_optimizer_state(parameter, kind))
+            elif self.stage:
+                for flat, ours, theirs in self._place(parameter):
+                    yield Fragment(name, theirs.start, state[flat][kind][ours])
+            else:
+                yield Fragment(name, 0, state[self._master(name)][kind].flatten())
+
+    def _make_state(self, kinds: list[str], counts: dict[str, float]) -> None:
+        """An optimizer state of zeros, for PyTorch makes it only at the first step."""
+        if self.stage == 3:
+            tensors = self.optimizer.fp32_partitioned_groups_flat
+        else:
+            tensors = [tensor for group in self._torch_optimizer.param_groups for tensor in group["params"]]
+        for tensor in tensors:
+            state = {kind: torch.zeros_like(tensor, dtype=torch.float32) for kind in kinds}
+            scalars = {key: torch.tensor(value, device=tensor.device) for key, value in counts.items()}
+            self._torch_optimizer.state[tensor] = state | scalars
+
+    def _master(self, name: str) -> Tensor:
+        """At stage 0: the weight in float32, of which the model's own may be a rounded copy."""
+        parameter = self.names[name]
+        if self._plain:
+            return parameter
         for half_group, master_group in zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True):
-            for half, found in zip(half_group, master_group, strict=True):
+            for half, master in zip(half_group, master_group, strict=True):
                 if half is parameter:
-                    return found.detach()
+                    return master
         raise RuntimeError("DeepSpeed keeps no float32 master of a weight; train.precision=float32 works at every stage")
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's shards of weights, optimizer and schedule. All ranks call it together."""
-        with _quiet():
-            self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Read back what `save` wrote with the same number of ranks. The caller has verified the files' checksums.
-
-        Raises:
-            RuntimeError: DeepSpeed finds nothing to load there.
-        """
-        with _quiet():
-            path, _ = self.engine.load_checkpoint(str(folder), tag=TAG)
-        if path is None:
-            raise RuntimeError(f"{folder} holds no state that this engine can load")
+    def _scaler(self) -> Any:
+        return getattr(self.optimizer, "loss_scaler", None) or getattr(self.optimizer, "loss_scale_config", None)
 
 
-def _engine_config(train: TrainConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    optimizer = {"lr": train.lr, "betas": [0.9, 0.999], "weight_decay": train.weight_decay}
-    optimizer |= {"torch_adam": True, "fused": True}  # DeepSpeed's own Adam would be compiled at start
-    return {
+def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: its file, if the run names one, with what the run says of batch and precision.
+
+    Raises:
+        ConfigError: the file is missing, broken, or says what the run says.
+    """
+    settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
+    if train.deepspeed is not None:
+        settings = _read_settings(Path(train.deepspeed), train)
+    return settings | {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.gradient_clipping,
-        "optimizer": {"type": "AdamW", "params": optimizer},
-        "zero_optimization": {"stage": train.zero_stage},
         "bf16": {"enabled": train.precision == "bfloat16"},
+        "fp16": {"enabled": train.precision == "float16"},
         "steps_per_print": 2**31 - 1,
+        "zero_force_ds_cpu_optimizer": False,  # PyTorch's own AdamW also where the optimizer is offloaded
     }
+
+
+def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"train.deepspeed = {path}: no such file; see configs/deepspeed")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        stage = settings["zero_optimization"]["stage"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no DeepSpeed configuration with zero_optimization.stage: {error!r}") from error
+    if twice := [key for key in SAID_BY_RUN if key in settings]:
+        raise ConfigError(f"{path}: {', '.join(twice)} are said by the run's own configuration (train.*); take them out")
+    if train.zero_stage not in (None, stage):
+        raise ConfigError(f"train.zero_stage = {train.zero_stage}, and {path} says stage {stage}; leave one of them out")
+    return settings
+
+
+def build_optimizer(train: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """PyTorch's optimizer of the configured name."""
+    options = {"lr": train.lr, "weight_decay": train.weight_decay}
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=train.betas[0], **options)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
+    return kind(parameters, betas=tuple(train.betas), eps=train.eps, fused=True, **options)
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -157,8 +336,8 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 
 
 def _prepare_deepspeed() -> None:
-    """Join the ranks, or be the only one; keep DeepSpeed's own log to warnings."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    """Join the ranks, or be the only one; keep DeepSpeed's own log to errors: what it skips, the trainer logs."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not _can_compile():
         # The shared-memory all-reduce is compiled at start; gloo does the same work without.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

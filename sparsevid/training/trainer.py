@@ -4,13 +4,15 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 """
 
 import math
-import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sparsevid.autoencoder import Autoencoder, load_autoencoder
 from sparsevid.autoencoder.base import psnr
@@ -18,7 +20,7 @@ from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.checkpoints import list_checkpoints, newest_good, set_aside_after, verify
+from sparsevid.checkpoints import CheckpointError, TrainingError, list_checkpoints, newest_good, set_aside_after, verify
 from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, save_config
 from sparsevid.data.clips import NO_VIDEO, ClipDataset, fixed_clips
 from sparsevid.data.loader import SampleOrder, build_loader
@@ -26,22 +28,52 @@ from sparsevid.data.open import open_data, use_latents
 from sparsevid.distributed import (
     barrier,
     broadcast_object,
+    check_ranks,
+    describe_environment,
     gather_objects,
     init_process_group_if_launched,
     is_main,
-    mean_over_ranks,
+    peers_may_die,
     rank,
+    sum_over_ranks,
     world_size,
 )
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.seeding import Purpose, keyed_generator
-from sparsevid.training.checkpoint import resume, save_checkpoint
+from sparsevid.training.checkpoint import TrainingState, check_resumable, save_checkpoint
+from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
-from sparsevid.training.objective import build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.training.initial import initial_weights
+from sparsevid.training.monitor import Monitor
+from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.training.signals import StopRequest, unheard_by_children
+from sparsevid.training.throughput import Throughput
 
 logger = get_logger(__name__)
+TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder while a run that was stopped is not finished
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an optimizer step, the same on all ranks.
+
+    Attributes:
+        applied: False if it was skipped, because a loss or gradient was not finite.
+        loss: mean over ranks and slots.
+        stage_losses: stage → mean over the slots that drew it; of stages that were drawn.
+        grad_norm: before clipping.
+        redraws: samples in whose place others were drawn.
+        stop: whether a signal asked any rank to stop.
+    """
+
+    applied: bool
+    loss: float
+    stage_losses: dict[int, float]
+    grad_norm: float
+    redraws: int
+    stop: bool
 
 
 class Trainer:
@@ -52,10 +84,12 @@ class Trainer:
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
+        RankError: a rank does not answer.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        init_process_group_if_launched()
+        init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
+        self.ranks = check_ranks(config.train.start_timeout)
         data = open_data(config)
         self.config, self.manifest, self.dataset = data
         train = self.config.train
@@ -75,95 +109,169 @@ class Trainer:
         dense = self.spec.dense_grid()
         preset = self.config.model.preset
         self.schedule = schedule_from_config(self.config.schedule, dense, preset) if self.spec.is_sparse else None
-        torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
-        options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
-        model = DiffusionTransformer(self.spec, **options)
-        self.engine = Engine(model, train, self.micro_batch, self.accumulation)
-        self.autoencoder.to(self.engine.device)
-        self.ema = EMA(self.engine, train.ema_decay)
-        self.step = self.samples = 0
-        self.redraws = 0  # samples of all ranks, since the start of this process, in whose place others were drawn
+        self.step = self.samples = self.skipped = 0
+        self.redraws = 0  # since the start of this process
         self.failed: set[int] = set()  # videos that could not be decoded
-        if self.resume_from is not None:
-            state = resume(self.resume_from, self.config, self.spec, self.engine, self.ema)
-            self.step, self.samples = state["step"], state["samples"]
-            logger.info("resumed from %s", self.resume_from)
+        self._build_engine()
         if is_main():
             self.config.folder.mkdir(parents=True, exist_ok=True)
+            (self.config.folder / TO_BE_RESUMED).unlink(missing_ok=True)
             save_config(self.config, self.config.folder / "config.yaml")
             set_aside_after(self.config.folder, self.step)
         barrier()
+        data, device = self.config.data, self.engine.device
+        self.throughput = Throughput(
+            self.spec, self.schedule, images=data.images, device=device, peak_tflops=self.config.monitor.peak_tflops
+        )
+        parts = (self.spec, self.schedule, self.objective, self.autoencoder, self.manifest, self.dataset, device)
+        self.monitor = Monitor(self.config, *parts, batch=self.micro_batch)
 
-    def train(self) -> None:
-        """Train to the last step, with a checkpoint there."""
+    def _build_engine(self) -> None:
+        """Model, engine, average and teacher, as a checkpoint left them, or as they begin."""
+        train = self.config.train
+        torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
+        options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
+        model = DiffusionTransformer(self.spec, **options)
+        state = None
+        if self.resume_from is not None:
+            check_resumable(self.resume_from, self.config, self.spec)
+            state = TrainingState(self.resume_from)
+            model.load_state_dict(state.weights())
+        elif train.init_from is not None:
+            weights, notes = initial_weights(train.init_from, self.spec)
+            model.load_state_dict(weights)
+            for note in notes:
+                logger.info("%s: %s", train.init_from, note)
+        self.engine = Engine(model, train, self.micro_batch, self.accumulation)
+        self.autoencoder.to(self.engine.device)
+        distill, engine = self.config.distill, self.engine
+        self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
+        self.ema = EMA(self.engine, train.ema_decay, train.ema_device)
+        if state is not None:
+            self.engine.load(state.read, state.values["kinds"], state.values["scalars"])
+            self.ema.load(state.read, state.values["ema_updates"])
+            self.step, self.samples, self.skipped = (state.values[key] for key in ("step", "samples", "skipped"))
+            logger.info("resumed from %s", self.resume_from)
+
+    def train(self) -> bool:
+        """Train to the last step, with a checkpoint there, or to a signal that asks to stop.
+
+        Returns:
+            Whether the last step was reached; if not, there is a checkpoint to go on from.
+
+        Raises:
+            TrainingError: too many steps in a row were skipped.
+        """
         train = self.config.train
         self._print_summary()
-        batches = self._batches()
+        with unheard_by_children():
+            batches, recent = self._batches(), []
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
-        with MetricWriter(self.config.folder) as metrics, bar:
-            recent, since = [], time.perf_counter()  # losses not logged yet, and when the first of their steps began
+        writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
+        with writer as metrics, bar, StopRequest() as stop, peers_may_die("training"):
             while self.step < train.steps:
-                loss, stage_losses = self._optimizer_step(batches)
-                recent.append(loss)
+                outcome = self.optimizer_step(batches, stop.flag)
+                recent.append(outcome)
                 bar.update()
-                if self.step % train.log_every == 0 or self.step == train.steps:
-                    values = {
-                        "loss": sum(recent) / len(recent),
-                        "lr": learning_rate(train, self.step - 1),
-                        "clips_per_second": len(recent) * train.global_batch / (time.perf_counter() - since),
-                    }
-                    bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['clips_per_second']:.1f} clips/s")
-                    if self.engine.grad_norm is not None:
-                        values["grad_norm"] = self.engine.grad_norm
-                    scalars = {f"train/{name}": value for name, value in (values | stage_losses).items()}
-                    metrics.scalars(scalars | {"data/redraws": self.redraws}, self.step)
-                    recent, since = [], time.perf_counter()
-                if self.step % train.checkpoint_every == 0 or self.step == train.steps:
-                    before = time.perf_counter()
-                    self.save()
-                    since += time.perf_counter() - before
+                last = self.step == train.steps or outcome.stop
+                if self.step % train.log_every == 0 or last:
+                    self._log(recent, metrics, bar)
+                    recent.clear()
+                with self.throughput.pause():
+                    if self.step % train.checkpoint_every == 0 or last:
+                        self.save()
+                    if not outcome.stop:
+                        self.monitor.after_step(self.step, self.ema.state_dict, metrics)
+                if outcome.stop and self.step < train.steps:
+                    return self._leave(stop.signal_name)
+        return True
+
+    def _log(self, recent: list[Outcome], metrics: MetricWriter, bar: tqdm) -> None:
+        """Write the metrics of the last steps. All ranks call it together."""
+        good = [outcome for outcome in recent if outcome.applied]
+        speed = self.throughput.read()
+        values = {"lr": learning_rate(self.config.train, self.step - 1), "skipped": len(recent) - len(good), **speed}
+        if good:
+            values |= {"loss": mean(each.loss for each in good), "grad_norm": good[-1].grad_norm}
+            stages = {stage for each in good for stage in each.stage_losses}
+            for stage in sorted(stages):
+                losses = [each.stage_losses[stage] for each in good if stage in each.stage_losses]
+                values[f"loss_stage_{stage}"] = mean(losses)
+        bar.set_postfix_str(f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s")
+        metrics.scalars({f"train/{name}": value for name, value in values.items()} | {"data/redraws": self.redraws}, self.step)
 
     def save(self) -> Path:
         """Write a checkpoint of this step. All ranks call it together."""
-        state = {"step": self.step, "samples": self.samples}
+        state = {"step": self.step, "samples": self.samples, "skipped": self.skipped}
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
-    def _optimizer_step(self, batches: Iterator[dict[str, Tensor]]) -> tuple[float, dict[str, float]]:
-        """One step of the optimizer over all accumulation slots; its mean loss over ranks, and by stage on this rank."""
-        lr, means = learning_rate(self.config.train, self.step), []
-        by_stage: dict[str, list[float]] = {}
+    def optimizer_step(self, batches: Iterator[dict[str, Tensor]], stop: bool = False) -> Outcome:
+        """One step of the optimizer over all accumulation slots, or its omission, and what all ranks know of it."""
+        lr, stages = learning_rate(self.config.train, self.step), len(self.schedule.stages) if self.schedule else 1
+        sums = torch.zeros(2 * stages + 2, device=self.engine.device)  # losses and their number by stage, redraws, stop
+        seen: list[tuple[dict[str, Tensor], Draw]] = []
         for turn in range(self.accumulation):
-            batch = next(batches)
-            index, loss = self._loss(batch, turn * world_size() + rank())
-            redrawn = batch["redraws"].count_nonzero().to(loss.device)
-            mean, share = mean_over_ranks(torch.stack([loss.detach(), redrawn])).tolist()
-            means.append(mean)
-            if share:
-                self.redraws += round(share * world_size())
-                self._log_failed(batch["failed"])
-            self._check_finite("loss", means[-1])  # before the backward pass, the same on all ranks
-            self.engine.step(loss, lr)
-            by_stage.setdefault(f"loss_stage_{index}", []).append(loss.item())
-        self._check_finite("gradient norm", self.engine.grad_norm)
-        self.ema.update()
-        self.step += 1
+            with self.throughput.waiting():
+                batch = next(batches)
+            draw, loss = self._loss(batch, turn * world_size() + rank())
+            # A loss that is not finite makes a gradient that is not, whatever it depends on; the engine then skips the step.
+            applied = self.engine.step(loss * torch.where(loss.isfinite(), 1.0, math.nan), lr)
+            self.throughput.count(draw.index, self.micro_batch)
+            sums[draw.index] += loss.detach()
+            sums[stages + draw.index] += 1
+            sums[-2] += batch["redraws"].count_nonzero().to(sums.device)
+            seen.append((batch, draw))
+        sums[-1] = float(stop)
+        losses, counts, (redraws, stopped) = sum_over_ranks(sums).cpu().split([stages, stages, 2])
+        outcome = Outcome(
+            applied=applied,
+            loss=(losses.sum() / counts.sum()).item(),
+            stage_losses={stage: (losses[stage] / counts[stage]).item() for stage in range(stages) if counts[stage]},
+            grad_norm=self.engine.grad_norm,
+            redraws=int(redraws),
+            stop=bool(stopped),
+        )
+        self._count(outcome, seen)
+        return outcome
+
+    def _count(self, outcome: Outcome, seen: list[tuple[dict[str, Tensor], Draw]]) -> None:
+        """Go on by a step; a skipped one touches no average, is logged, and too many in a row end the run."""
         self.samples += self.config.train.global_batch
-        return sum(means) / len(means), {name: sum(values) / len(values) for name, values in by_stage.items()}
+        if outcome.redraws:
+            self.redraws += outcome.redraws
+            self._log_failed([index for batch, _ in seen for index in batch["failed"].tolist()])
+        self.skipped = 0 if outcome.applied else self.skipped + 1
+        if outcome.applied:
+            self.ema.update()
+        else:
+            self._log_skipped(outcome, seen)
+        self.step += 1
 
-    def _log_failed(self, failed: Tensor) -> None:
+    def _log_failed(self, failed: list[int]) -> None:
         """Name videos that could not be decoded, each once. All ranks call it together."""
-        for index in sorted({number for numbers in gather_objects(failed.tolist()) for number in numbers} - {NO_VIDEO}):
-            if index not in self.failed:
-                self.failed.add(index)
-                logger.warning("%s cannot be decoded; other clips are drawn in its place", self.dataset.videos[index].path)
+        for index in sorted({number for numbers in gather_objects(failed) for number in numbers} - {NO_VIDEO} - self.failed):
+            self.failed.add(index)
+            logger.warning("%s cannot be decoded; other clips are drawn in its place", self.dataset.videos[index].path)
 
-    def _check_finite(self, what: str, value: float | None) -> None:
-        """Stop before anything that is not a number reaches the average or a checkpoint."""
-        if value is not None and not math.isfinite(value):
-            raise FloatingPointError(f"the {what} of step {self.step} is {value}; checkpoints of this run are from before it")
+    def _log_skipped(self, outcome: Outcome, seen: list[tuple[dict[str, Tensor], Draw]]) -> None:
+        mine = [
+            f"{self.dataset.videos[video].path} from {start} at u = {u:.4f}"
+            for batch, draw in seen
+            for video, start, u in zip(batch["video"].tolist(), batch["start"].tolist(), draw.u.tolist(), strict=True)
+        ]
+        lines = [f"  rank {number}: {'; '.join(samples)}" for number, samples in enumerate(gather_objects(mine))]
+        logger.warning(
+            "step %d is skipped on all ranks: loss %g, gradient norm %g\n%s",
+            self.step, outcome.loss, outcome.grad_norm, "\n".join(lines),
+        )  # fmt: skip
+        if self.skipped >= self.config.train.max_skipped:
+            raise TrainingError(
+                f"{self.skipped} steps in a row were skipped, the last is {self.step}: losses or gradients are not finite. "
+                "Weights and checkpoints are from before them. Try a lower train.lr, gradient clipping, or another precision"
+            )
 
-    def _loss(self, batch: dict[str, Tensor], slot: int) -> tuple[int, Tensor]:
-        """The stage of a micro-batch and its mean loss, a function of (seed, step, slot) and the clips."""
+    def _loss(self, batch: dict[str, Tensor], slot: int) -> tuple[Draw, Tensor]:
+        """Stage and times of a micro-batch, and its mean loss: functions of (seed, step, slot) and the clips."""
         slots = world_size() * self.accumulation
         key = {"seed": self.config.seed, "step": self.step, "slot": slot}
         x0 = self._latents(batch["clip"].to(self.engine.device), key)
@@ -174,8 +282,12 @@ class Trainer:
         if self.spec.num_classes:
             labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
             cond["labels"] = labels.to(self.engine.device)
-        u = draw.u.to(self.engine.device)
-        return draw.index, self.objective.loss(self.engine, x0, u, draw_noise(x0, **key), **cond).mean()
+        u, noise = draw.u.to(self.engine.device), draw_noise(x0, **key)
+        if self.teacher is None:
+            return draw, self.objective.loss(self.engine, x0, u, noise, **cond).mean()
+        student = Recorder(self.engine, self.teacher.feature_layers)
+        loss = self.objective.loss(student, x0, u, noise, **cond)
+        return draw, (loss + self.teacher.loss(student.output, student.features, student.x, student.t, **student.cond)).mean()
 
     @torch.no_grad()
     def _latents(self, clips: Tensor, key: dict[str, int]) -> Tensor:
@@ -190,6 +302,17 @@ class Trainer:
         return iter(
             build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, self.config.data.workers)
         )
+
+    def _leave(self, signal: str | None) -> bool:
+        """Say that the run is to be resumed, to people and, by a file, to the script that may start it again."""
+        if is_main():
+            (self.config.folder / TO_BE_RESUMED).write_text(
+                f"step {self.step} of {self.config.train.steps}\n", encoding="utf-8"
+            )
+        logger.info(
+            "stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", self.step
+        )
+        return False
 
     def _data_line(self) -> str:
         data, kind = self.config.data, type(self.dataset.source).__name__
@@ -206,9 +329,11 @@ class Trainer:
             ["tokens", f"dense {self.spec.dense_grid()}, sparse {', '.join(str(stage.grid) for stage in stages) or 'none'}"],
             ["objective", self.config.objective.kind],
             ["batch", f"{train.global_batch} = {world_size()} ranks × {self.accumulation} slots × {self.micro_batch} clips"],
-            ["engine", f"DeepSpeed ZeRO-{train.zero_stage}, {train.precision}, {self.engine.device}"],
+            ["engine", f"DeepSpeed ZeRO-{self.engine.stage}, {train.optimizer}, {train.precision}, {self.engine.device}"],
             ["steps", f"{self.step} of {train.steps} done"],
         ]
+        model = self.config.model
+        print_table("environment", ["what", ""], describe_environment(self.ranks, model.attention, self.config.data.decoder))
         print_table("training", ["what", ""], rows)
 
 
@@ -235,7 +360,7 @@ def find_checkpoint(config: RunConfig) -> Path | None:
     """The checkpoint to resume from, verified, or None.
 
     Raises:
-        CheckpointError: the one that was asked for is damaged.
+        CheckpointError: the one that was asked for is damaged, or all are.
         ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
     """
     if config.train.resume == "never":
@@ -243,7 +368,14 @@ def find_checkpoint(config: RunConfig) -> Path | None:
             raise ConfigError(f"train.resume=never, but {config.folder} has checkpoints: take another name, or remove them")
         return None
     if config.train.resume == "auto":
-        return broadcast_object(newest_good(config.folder, for_resuming=True) if is_main() else None)
+        there = list_checkpoints(config.folder) if is_main() else []
+        found = broadcast_object((newest_good(config.folder, for_resuming=True) if there else None, len(there)))
+        if found[0] is None and found[1]:
+            raise CheckpointError(
+                f"{config.folder} has {found[1]} checkpoints, and none of them can be resumed from (see the warnings). "
+                "Move them away to begin anew, or take their weights: train.init_from"
+            )
+        return found[0]
     folder = Path(config.train.resume)
     if not folder.resolve().is_relative_to(config.folder.resolve()):
         raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")

@@ -115,7 +115,8 @@ def test_wrong_use_gets_a_message(latte, tmp_path, capsys):
         ((path, tmp_path / "ours", *heads), "has config.json and model.safetensors already"),
         ((tmp_path / "ours", tmp_path / "a", *heads), "--heads cannot be used here"),
         ((tmp_path / "ours", tmp_path / "a", "--sparse-grid", 1, 2, 2), "--sparse-grid cannot be used here"),
-        ((tmp_path, tmp_path / "a"), "config.json is missing"),
+        ((tmp_path, tmp_path / "a"), "is neither a checkpoint"),
+        ((tmp_path / "ours", tmp_path / "a", "--weights", "ema"), "holds one model"),
         ((tmp_path / "nothing.pt", tmp_path / "a"), "there is no file"),
     ]
     for arguments, reason in cases:

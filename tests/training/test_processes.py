@@ -1,13 +1,52 @@
-"""Runs in processes of their own: killed, resumed, and split over ranks."""
+"""Runs in processes of their own: killed, stopped, resumed, split over ranks, with a rank whose numbers go bad."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from launch import finish, start, weights
+from launch import finish, run_all, start, train_on_two_nodes, weights
 
 from sparsevid.checkpoints import checkpoint_path, list_checkpoints
-from sparsevid.training.trainer import Trainer
+from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
+
+RUNS = Path(__file__).with_name("runs.py")
+
+
+def metrics(config) -> list[dict]:
+    """Rows of the run's metrics, the last that was written for each step."""
+    lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return list({row["step"]: row for row in map(json.loads, lines)}.values())
+
+
+def same_end(one, other, *, step: int = 6) -> bool:
+    """Whether two runs ended in the same weights, averages and optimizer, bit for bit, with the same losses on the way."""
+    ours, theirs = (
+        {**weights(path), **_states(path)} for path in (checkpoint_path(each.folder, step) for each in (one, other))
+    )
+    losses = [[(row["step"], row.get("train/loss"), row["train/skipped"]) for row in metrics(each)] for each in (one, other)]
+    return (
+        losses[0] == losses[1] and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )
+
+
+def _states(checkpoint: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    files = sorted((checkpoint / "training").glob("*.safetensors"))
+    return {f"{file.name}:{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def assert_close_ends(one, other, *, step: int = 6) -> None:
+    ours, theirs = (weights(checkpoint_path(each.folder, step)) for each in (one, other))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-5, rtol=1e-4)
 
 
 def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
@@ -24,43 +63,111 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
     assert "resumed from" in finish(start(path))
     plain, _ = tiny(*steps, "name=plain")
     Trainer(plain).train()
-    killed, uninterrupted = (weights(checkpoint_path(each.folder, 30)) for each in (config, plain))
-    assert killed.keys() == uninterrupted.keys()
-    assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
+    assert same_end(config, plain, step=30)
 
 
-def check_two_processes(tiny, *overrides: str) -> None:
-    """Two ranks with two slots each equal one rank with four; and stopped half-way and resumed equals both."""
-    steps = ("train.micro_batch=1", *overrides)
-    whole, path = tiny("name=whole", *steps)
-    assert "2 ranks × 2 slots × 1 clips" in finish(start(path, processes=2))
-    finish(start(tiny("name=halved", *steps, "train.steps=4")[1], processes=2))
-    halved, path = tiny("name=halved", *steps)
-    assert "step-0000004" in finish(start(path, processes=2))
-    single, _ = tiny("name=single", *steps)
+def test_stopped_by_a_signal(tiny):
+    """SIGUSR1: a checkpoint of the step, exit code 0, and word of it; started again, the end is as without the signal."""
+    config, path = tiny("train.steps=40", "train.checkpoint_every=1000")
+    process = start(path)
+    while not (config.folder / "metrics.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    assert "stopped by SIGUSR1" in finish(process)
+    (stopped,) = list_checkpoints(config.folder)
+    assert stopped < checkpoint_path(config.folder, 40) and (config.folder / TO_BE_RESUMED).is_file()
+    assert "resumed from" in finish(start(path))
+    assert not (config.folder / TO_BE_RESUMED).exists()
+    plain, _ = tiny("train.steps=40", "train.checkpoint_every=1000", "name=plain")
+    Trainer(plain).train()
+    assert same_end(config, plain, step=40)
+
+
+def check_two_processes(tiny, stage: int, *overrides: str) -> None:
+    """Two ranks with two slots each equal one rank with four; stopped half-way and resumed equals both, on other ranks too.
+
+    And a rank whose numbers go bad: the step is skipped on both, and nothing of it is left.
+    """
+    common = (f"train.zero_stage={stage}", "train.micro_batch=1", *overrides)
+    whole, whole_path = tiny("name=whole", *common)
+    half, half_path = tiny("name=halved", *common, "train.steps=4")
+    bad, bad_path = tiny("name=bad", *common)
+    run_all(RUNS, whole_path, half_path, f"nan:{bad_path}", processes=2)
+    shutil.copytree(half.folder, half.folder.with_name("fewer"))
+    halved, halved_path = tiny("name=halved", *common)
+    assert "step-0000004" in run_all(RUNS, halved_path, processes=2)
+    assert same_end(whole, halved)
+    fewer, _ = tiny("name=fewer", *common)
+    Trainer(fewer).train()  # from two ranks to one
+    assert_close_ends(fewer, whole)
+    single, _ = tiny("name=single", *common)
     Trainer(single).train()
-    two, resumed, one = (weights(checkpoint_path(config.folder, 6)) for config in (whole, halved, single))
-    for name, value in two.items():
-        torch.testing.assert_close(value, one[name], atol=1e-5, rtol=1e-4)
-        assert torch.equal(value, resumed[name]), name
+    assert_close_ends(single, whole)
+    rows = {row["step"]: row for row in metrics(bad)}
+    assert [rows[step]["train/skipped"] for step in range(1, 7)] == [0, 0, 1, 0, 0, 0]
+    assert all(value.isfinite().all() for value in weights(checkpoint_path(bad.folder, 6)).values())
 
 
 def test_two_processes_train_the_same_model_as_one(tiny):
-    check_two_processes(tiny, "train.zero_stage=1")
+    check_two_processes(tiny, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_two_processes_at_every_zero_stage(tiny, stage):
-    check_two_processes(tiny, f"train.zero_stage={stage}")
+    """With loader workers too, which no clip depends on."""
+    check_two_processes(tiny, stage, "data.cache_frames=false", "data.workers=1")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_bfloat16_at_every_zero_stage(tiny, stage):
-    """bfloat16 keeps float32 masters: checkpoints hold weights that bfloat16 cannot represent."""
-    config, path = tiny("train.precision=bfloat16", f"train.zero_stage={stage}")
-    finish(start(path, processes=2))
-    saved = weights(checkpoint_path(config.folder, 6))
-    moved = [value for name, value in saved.items() if name.endswith("blocks.0.mlp.fc1.weight")]
-    assert all(not torch.equal(value, value.bfloat16().float()) for value in moved)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_from_one_rank_to_two(tiny, stage):
+    common = (f"train.zero_stage={stage}", "train.micro_batch=1")
+    Trainer(tiny("name=more", *common, "train.steps=4")[0]).train()
+    more, path = tiny("name=more", *common)
+    assert "step-0000004" in run_all(RUNS, path, processes=2)
+    single, _ = tiny("name=single", *common)
+    Trainer(single).train()
+    assert_close_ends(more, single)
+
+
+@pytest.mark.slow
+def test_bfloat16_at_every_zero_stage(tiny):
+    """bfloat16 keeps float32 masters: checkpoints hold weights that bfloat16 cannot represent. Resumed equals uninterrupted."""
+    for stage in range(4):
+        common = ("train.precision=bfloat16", f"train.zero_stage={stage}")
+        whole, whole_path = tiny(f"name=whole{stage}", *common)
+        _, half_path = tiny(f"name=halved{stage}", *common, "train.steps=4")
+        run_all(RUNS, whole_path, half_path, processes=2)
+        halved, halved_path = tiny(f"name=halved{stage}", *common)
+        run_all(RUNS, halved_path, processes=2)
+        assert same_end(whole, halved)
+        saved = weights(checkpoint_path(whole.folder, 6))
+        moved = [value for name, value in saved.items() if name.endswith("blocks.0.mlp.fc1.weight")]
+        assert all(not torch.equal(value, value.bfloat16().float()) for value in moved)
+
+
+@pytest.mark.slow
+def test_two_nodes(tiny):
+    """Two launchers train and resume as one with two ranks does."""
+    common = ("train.zero_stage=2", "train.micro_batch=1")
+    together, path = tiny("name=together", *common)
+    run_all(RUNS, path, processes=2)
+    train_on_two_nodes(tiny("name=apart", *common, "train.steps=4")[1])
+    apart, path = tiny("name=apart", *common)
+    assert "step-0000004" in train_on_two_nodes(path)
+    assert same_end(together, apart)
+
+
+def soak(folder: Path, kills: int, steps: int) -> str:
+    """What `tests/soak.py` prints."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "soak.py"), "--kills", str(kills), "--steps", str(steps)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run([*command, "--folder", str(folder)], env=environment, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_short_soak(tmp_path):
+    assert "killed 3 times, and equal to the run left alone" in soak(tmp_path / "soak", kills=3, steps=40)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from launch import weights
 
-from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good
+from sparsevid.checkpoints import CheckpointError, TrainingError, checkpoint_path, list_checkpoints, newest_good
+from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.pipeline import VideoPipeline, load_model
 from sparsevid.training.engine import learning_rate
 from sparsevid.training.trainer import Trainer, split_batch
 
@@ -52,12 +53,12 @@ def _stage(schedule, grid):
 def test_average_is_that_of_the_weights(tiny):
     config, _ = tiny("train.ema_decay=0.5", "train.checkpoint_every=100")
     trainer = Trainer(config)
-    expected = trainer.engine.gather(dict(trainer.engine.local_masters()))
+    expected = trainer.engine.gather(list(trainer.engine.fragments()))
     batches = trainer._batches()
     for n in range(6):
-        trainer._optimizer_step(batches)
+        trainer.optimizer_step(batches)
         decay = min(0.5, (1 + n) / (10 + n))
-        for name, value in trainer.engine.gather(dict(trainer.engine.local_masters())).items():
+        for name, value in trainer.engine.gather(list(trainer.engine.fragments())).items():
             expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in trainer.ema.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-6)
@@ -76,6 +77,37 @@ def test_samples_depend_on_seed_and_index_alone(tiny):
         pipeline(1, sampler="ddim")
     with pytest.raises(ValueError, match="unconditional"):
         pipeline(1, guidance=2.0)
+
+
+def test_weights_are_exported_as_they_are(tiny, tmp_path):
+    """`convert` takes a run: its average, or its raw weights."""
+    config, _ = tiny("train.steps=2", "train.zero_stage=3")
+    Trainer(config).train()
+    saved = weights(checkpoint_path(config.folder, 2))
+    for kind, options in (("ema", []), ("model", ["--weights", "model"])):
+        assert run_tool("convert", [str(config.folder), str(tmp_path / kind), *options]) == 0
+        exported = load_model(tmp_path / kind).state_dict()
+        assert all(torch.equal(value, saved[f"{kind}/model.safetensors:{name}"]) for name, value in exported.items())
+
+
+def test_checkpoints_that_are_kept(tiny):
+    """The newest ones, and every k-th for good."""
+    config, _ = tiny("train.steps=12", "train.keep_checkpoints=1", "train.keep_every=4")
+    Trainer(config).train()
+    assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000004", "step-0000008", "step-0000012"]
+
+
+def test_a_run_starts_from_a_dense_one_and_learns_from_it(tiny):
+    """`train.init_from` and `distill.teacher`: a dense run becomes a sparse one of the same depth, taught by it."""
+    dense, _ = tiny("name=dense", "model.layout=6D")
+    Trainer(dense).train()
+    options = (f"train.init_from={dense.folder}", f"distill.teacher={dense.folder}", "distill.features=0.5")
+    trainer = Trainer(tiny("name=sparse", "data.images=1", *options)[0])
+    before = {name: value.clone() for name, value in trainer.teacher.teacher.state_dict().items()}
+    kept = weights(checkpoint_path(dense.folder, 6))["ema/model.safetensors:blocks.5.attn.qkv.weight"]
+    assert torch.equal(trainer.engine.module.state_dict()["blocks.5.attn.qkv.weight"], kept)
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.teacher.teacher.state_dict().items())
 
 
 def test_class_conditional_run(tiny):
@@ -97,7 +129,7 @@ def test_damaged_checkpoints_are_passed_over(tiny):
     config, _ = tiny()
     Trainer(config).train()
     assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000002", "step-0000004", "step-0000006"]
-    shard = next((checkpoint_path(config.folder, 6) / "training" / "state").iterdir())
+    shard = checkpoint_path(config.folder, 6) / "training" / "rank-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
     (checkpoint_path(config.folder, 4) / "checksums.json").unlink()
     assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
@@ -153,8 +185,8 @@ def test_another_objective_or_autoencoder_is_not_resumed(tiny):
 
 
 def test_losses_that_are_not_numbers_stop_the_run_before_they_spread(tiny):
-    config, _ = tiny("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=1")
-    with pytest.raises(FloatingPointError, match="checkpoints of this run are from before it"):
+    config, _ = tiny("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=1", "train.max_skipped=2")
+    with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last is 2"):
         Trainer(config).train()
     for path in list_checkpoints(config.folder):
         assert all(value.isfinite().all() for value in weights(path).values())
@@ -163,8 +195,30 @@ def test_losses_that_are_not_numbers_stop_the_run_before_they_spread(tiny):
 def test_planted_files_are_not_loaded(tiny):
     config, _ = tiny("train.steps=2")
     Trainer(config).train()
-    (checkpoint_path(config.folder, 2) / "training" / "state" / "extra.pt").write_bytes(b"payload")
+    (checkpoint_path(config.folder, 2) / "training" / "extra.pt").write_bytes(b"payload")
     assert newest_good(config.folder, for_resuming=True) is None
+    with pytest.raises(CheckpointError, match="has 1 checkpoints, and none of them can be resumed from"):
+        Trainer(config)
+
+
+def test_every_kind_of_damage_is_passed_over(tiny):
+    """Cut short, a bit turned over, a rank's file gone: the checkpoint before is taken; if none is left, that is an error."""
+    config, _ = tiny("train.steps=8")
+    Trainer(config).train()
+    kept = list_checkpoints(config.folder)
+    cut, turned, gone = (path / "training" / "rank-00000.safetensors" for path in kept[:0:-1])
+    cut.write_bytes(cut.read_bytes()[:-1])
+    content = bytearray(turned.read_bytes())
+    content[len(content) // 2] ^= 1
+    turned.write_bytes(content)
+    gone.unlink()
+    assert newest_good(config.folder, for_resuming=True) == kept[0]
+    trainer = Trainer(config)
+    assert trainer.step == 2
+    average = kept[0] / "ema" / "model.safetensors"
+    average.write_bytes(average.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="none of them can be resumed from"):
+        Trainer(config)
 
 
 def test_checkpoint_of_another_model_is_refused(tiny):

@@ -1,0 +1,160 @@
+"""Weights that a new run starts from, and opening a trained model: a checkpoint, an exported folder, or one of the hub."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from torch import Tensor
+
+from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
+from sparsevid.models.public import LABELS, abbreviate, detect_family, read_checkpoint
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.pipeline import find_checkpoint_folder, load_model
+from sparsevid.sparsity.spec import ModelSpec
+
+HEAD = ("final_layer.linear.weight", "final_layer.linear.bias")
+# What weights mean, or how many there are; resolution and length may differ, because positions are computed.
+AGREEING = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "is_video")
+
+
+def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights for a new run out of a trained model; every rank may call it, and reads the same.
+
+    A dense source becomes a sparse model, layer i from layer i, if the run's layout is sparse. With another number of classes
+    the class embedding is drawn anew, from PyTorch's global generator. With a variance on one side only, the head keeps the
+    rows of its prediction, and those of a new variance start at zero, as in a fresh model.
+
+    Args:
+        source: a run's folder or one of its checkpoints (its average is taken), an exported folder, a public Latte, DiT or
+            SparseDiT file (.pt, .pth, .safetensors), or a hub id.
+        spec: of the run's model.
+
+    Returns:
+        All weights of `DiffusionTransformer(spec)` in float32, and lines for the log: what was dropped or initialised.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a model that differs in more than the above, or a damaged file; the message names the difference.
+    """
+    weights, origin, report = _read(source, spec)
+    _check(source, origin, spec)
+    notes = _grouped(report)
+    weights = {name: value.float() for name, value in weights.items()}
+    if origin.num_classes != spec.num_classes:
+        notes += _replace_labels(weights, origin, spec)
+    if origin.learn_sigma != spec.learn_sigma:
+        notes += _resize_head(weights, origin, spec)
+    if origin.parsed_layout.kinds != spec.parsed_layout.kinds:
+        own = replace(origin, num_classes=spec.num_classes, learn_sigma=spec.learn_sigma)
+        weights, report = dense_to_sparse(weights, own, spec)
+        notes += _grouped(report)
+    elif origin.is_sparse and origin.transition_positions != spec.transition_positions:
+        notes.append(f"transition_positions: {origin.transition_positions} in the source, {spec.transition_positions} here")
+    return weights, notes
+
+
+def open_model(source: str) -> DiffusionTransformer:
+    """A trained model, on the CPU, in evaluation mode. PyTorch's global generator is left as it was.
+
+    Args:
+        source: a run's folder or one of its checkpoints (its average is taken), an exported folder, or a hub id.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: weights that do not fit the model's own config.
+    """
+    with torch.random.fork_rng(devices=()):  # on the CPU, a model draws weights before it reads them
+        return load_model(model_folder(source)).eval()
+
+
+def model_folder(source: str) -> Path:
+    """The folder with config.json and model.safetensors of a trained model, fetched from the hub if `source` is no folder.
+
+    Raises:
+        FileNotFoundError: neither a folder with a model nor a hub id that can be fetched.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path if (path / "config.json").is_file() else find_checkpoint_folder(path) / "ema"
+    if path.exists():
+        raise FileNotFoundError(f"{source} is a file; accepted are a run, a checkpoint, an exported folder, a hub id")
+    try:
+        return Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {source!r}, and it cannot be fetched from the hub by this id: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def differences(theirs: ModelSpec, mine: ModelSpec, fields: Sequence[str]) -> list[str]:
+    """The `fields` in which two models differ, in words: `hidden_size is 64 there and 32 here`."""
+    compared = {field: (getattr(theirs, field), getattr(mine, field)) for field in fields}
+    return [f"{field} is {there!r} there and {here!r} here" for field, (there, here) in compared.items() if there != here]
+
+
+def _read(source: str, spec: ModelSpec) -> Conversion:
+    """The weights of a source under our names, and the spec that they were trained with."""
+    path = Path(source)
+    if not path.is_file():
+        model = open_model(source)
+        weights = model.state_dict()
+        return Conversion(weights, model.spec, ConversionReport(len(weights)))
+    public = read_checkpoint(path)
+    # A public file does not say these: the heads must be the run's, and any grid will do, since no weight depends on it.
+    sparse = any(name.startswith("dumbbell_blocks.") for name in public)
+    options = {"num_heads": spec.num_heads, "sparse_grid": (1, 1, 1) if sparse else None}
+    if "pos_embed" not in public:
+        frames = 1 if detect_family(public) == "sparsedit" else spec.input_size[0]
+        options["input_size"] = (frames, *spec.input_size[1:])
+    try:
+        return from_public(public, **options)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error} (`sparsevid convert` has options for what a file does not say)") from error
+
+
+def _check(source: str, origin: ModelSpec, spec: ModelSpec) -> None:
+    """Raise ValueError where the source's weights are too many, too few, or mean something else in the run's model."""
+    fields = (*AGREEING, "residual_upsampling") if origin.is_sparse else AGREEING
+    if differing := differences(origin, spec, fields):
+        raise ValueError(f"{source} does not fit the run's model: {'; '.join(differing)}")
+    kinds = origin.parsed_layout.kinds
+    if kinds != spec.parsed_layout.kinds and kinds.strip("D"):
+        raise ValueError(
+            f"{source} has the layout {origin.layout!r}, which cannot become {spec.layout!r}; "
+            f"accepted are the same layers, or a dense model, {spec.depth}D"
+        )
+
+
+def _replace_labels(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSpec) -> list[str]:
+    """Drop the class embedding, and draw one for the classes of `spec`."""
+    weights.pop(LABELS, None)
+    classes = f"{origin.num_classes} classes in the source, {spec.num_classes} here"
+    if not spec.num_classes:
+        return [f"dropped, {classes}: {LABELS}"]
+    # Of all layers one suffices: the class embedding is drawn as in the whole model.
+    fresh = DiffusionTransformer(replace(spec, layout="1D", sparse_grid=None))
+    weights[LABELS] = fresh.state_dict()[LABELS]
+    return [f"initialised (normal), {classes}: {LABELS}"]
+
+
+def _resize_head(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSpec) -> list[str]:
+    """Keep the rows of the prediction; drop those of the variance, or add them as zeros."""
+    for name in HEAD:
+        rows = rearrange(weights[name], "(p c) ... -> p c ...", c=origin.out_channels)  # p = patch pixels
+        rows = rows[:, : spec.in_channels]
+        rows = torch.cat([rows, torch.zeros_like(rows)], dim=1) if spec.learn_sigma else rows
+        weights[name] = rearrange(rows, "p c ... -> (p c) ...").contiguous()
+    change = "initialised (zero)" if spec.learn_sigma else "dropped"
+    return [f"{change}, rows of the variance; those of the prediction are kept: {', '.join(HEAD)}"]
+
+
+def _grouped(report: ConversionReport) -> list[str]:
+    """A line for each reason of a conversion's changes."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, change, reason in report.rows():
+        groups.setdefault((change, reason), []).append(name)
+    return [f"{change}, {reason}: {abbreviate(names)}" for (change, reason), names in groups.items()]

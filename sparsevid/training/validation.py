@@ -1,0 +1,114 @@
+"""The loss of given weights on fixed clips, noise and times: the same question at every step and for any number of ranks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsevid.autoencoder import Autoencoder
+from sparsevid.config import RunConfig
+from sparsevid.data.clips import ClipDataset, fixed_clips
+from sparsevid.data.latents import LatentFrames
+from sparsevid.data.manifest import Manifest
+from sparsevid.data.sources import VideoFrames
+from sparsevid.distributed import rank, sum_over_ranks, world_size
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule
+from sparsevid.training.objective import Objective
+
+
+class FixedClip(NamedTuple):
+    """A clip to validate on: its number among those of all ranks, latents (C, T, H, W) on the CPU, and label, -1 for none."""
+
+    number: int
+    latents: Tensor
+    label: int
+
+
+def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
+    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills.
+
+    Args:
+        config: of the run, with what the card answers filled in.
+        manifest: of the whole tree.
+        dataset: what the run trains on. Where the splits are the same, frames come from its source, a latent cache for example;
+            another split is read from its videos.
+
+    Raises:
+        ValueError: there is no such split, or none of its videos is as long as a clip.
+    """
+    split, data = config.monitor.validate_split, config.data
+    selected, source = dataset.manifest, dataset.source
+    if split not in (None, data.split):
+        selected, source = manifest.select(split), VideoFrames(manifest.root, tuple(data.size), data.decoder)
+    return ClipDataset(selected, dataset.rule, source, seed=dataset.seed)
+
+
+@torch.no_grad()
+def fixed_latents(dataset: ClipDataset, autoencoder: Autoencoder, count: int, device: torch.device) -> list[FixedClip]:
+    """This rank's share of `count` clips: those whose number is its own modulo the number of ranks.
+
+    Args:
+        dataset: of the validation split.
+        autoencoder: on `device`.
+        count: clips of all ranks.
+        device: where clips are encoded, one by one.
+    """
+    keys = fixed_clips(dataset, count, dataset.seed)
+    to_latents = autoencoder.latents if isinstance(dataset.source, LatentFrames) else autoencoder.encode
+    share = []
+    for number in range(rank(), count, world_size()):
+        sample = dataset[keys[number]]
+        latents = to_latents(sample["clip"][None].to(device))[0]
+        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"])))
+    return share
+
+
+@torch.no_grad()
+def validation_loss(
+    model: DiffusionTransformer,
+    objective: Objective,
+    schedule: TokenSchedule | None,
+    clips: Sequence[FixedClip],
+    *,
+    seed: int,
+    batch: int,
+) -> dict[str, float]:
+    """The mean loss over fixed clips, each with one fixed time and noise in each stage. All ranks call it together.
+
+    Args:
+        model: the same weights on every rank.
+        objective: of the run.
+        schedule: its token schedule; None for a dense model, which has one stage.
+        clips: this rank's share.
+        seed: of times and noise, which are functions of (seed, stage, number of the clip).
+        batch: clips of a forward; losses do not depend on it beyond rounding.
+
+    Returns:
+        `loss_stage_i`, the mean over the clips of all ranks, of each stage that the objective trains; and `loss`, their mean
+        by the probabilities of the stages: what training minimises.
+    """
+    stages = (schedule or constant_schedule((1, 1, 1))).stages
+    masses = [objective.times.mass(stage) for stage in stages]
+    sums = torch.zeros(len(stages), dtype=torch.float64)
+    device = next(model.parameters()).device
+    for index, stage in enumerate(stages):
+        if not masses[index]:
+            continue  # an interval between two discrete timesteps holds no time to ask about
+        grid = {} if schedule is None else {"grid": stage.grid}
+        for first in range(0, len(clips), batch):
+            chosen = clips[first : first + batch]
+            generators = [keyed_generator(Purpose.VALIDATION, seed, index, clip.number) for clip in chosen]
+            u = torch.cat([objective.times.sample(stage, 1, generator) for generator in generators])
+            pairs = zip(chosen, generators, strict=True)
+            noise = torch.stack([torch.randn(clip.latents.shape, generator=generator) for clip, generator in pairs])
+            x0 = torch.stack([clip.latents for clip in chosen])
+            labels = {"labels": torch.tensor([clip.label for clip in chosen], device=device)} if model.spec.num_classes else {}
+            losses = objective.loss(model, x0.to(device), u.to(device), noise.to(device), **grid, **labels)
+            sums[index] += losses.double().sum().cpu()
+    totals = sum_over_ranks(torch.cat([sums, torch.tensor([len(clips)], dtype=torch.float64)]))
+    means = (totals[:-1] / totals[-1]).tolist()
+    values = {f"loss_stage_{index}": mean for index, mean in enumerate(means) if masses[index]}
+    return {"loss": sum(m * mean for m, mean in zip(masses, means, strict=True)) / sum(masses), **values}

@@ -1,0 +1,56 @@
+"""Metrics beside a run: JSON lines, TensorBoard, Weights & Biases if it is asked for."""
+
+import importlib.util
+import json
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sparsevid.logging import MetricWriter
+
+
+def board(folder) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+
+
+def test_scalars_reach_json_lines_and_tensorboard(tmp_path):
+    """What is written is read back; a second writer of the same folder, as a resumed run has, goes on after the first."""
+    for step in (1, 2):
+        with MetricWriter(tmp_path) as metrics:
+            metrics.scalars({"train/loss": 0.5 / step, "data/redraws": step}, step)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, "train/loss": 0.5 / step, "data/redraws": step} for step in (1, 2)]
+    assert [(each.step, each.value) for each in board(tmp_path).Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_image_comes_back_from_tensorboard(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    with MetricWriter(tmp_path) as metrics:
+        metrics.image("samples", array, 4)
+    (event,) = board(tmp_path).Images("samples")
+    assert event.step == 4 and np.array_equal(np.asarray(Image.open(BytesIO(event.encoded_image_string))), array)
+
+
+def test_asking_for_wandb_without_the_package_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    with pytest.raises(ImportError, match="pip install wandb"):
+        MetricWriter(tmp_path, wandb=True)
+    with MetricWriter(tmp_path) as metrics:  # never required
+        metrics.scalars({"train/loss": 1.0}, 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
+def test_resumed_run_keeps_its_wandb_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for step in (1, 2):
+        with MetricWriter(tmp_path, wandb=True, config={"train": {"lr": 1e-4}}) as metrics:
+            metrics.scalars({"train/loss": 1.0}, step)
+            metrics.image("samples", np.zeros((4, 4, 3), dtype=np.uint8), step)
+            ids.append(metrics.wandb.id)
+    assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) == 2
