@@ -7,17 +7,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsevid.benchmark.model import build_random_model, time_turn
-from sparsevid.build import schedule_from_config
-from sparsevid.config import ScheduleConfig
+from sparsevid.benchmark.model import time_turn
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.decode import count_decoded
 from sparsevid.data.latents import LatentCache, LatentFrames
@@ -25,11 +22,8 @@ from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.manifest import Manifest
 from sparsevid.data.sources import VideoFrames
 from sparsevid.logging import progress
-from sparsevid.models.presets import build_spec
-from sparsevid.sparsity.spec import ModelSpec
 
 LATENTS = "latents"  # the source that is no decoder
-LATENT_FACTOR = 8  # pixels of a latent's side, in the autoencoder that the presets are made for
 # A loader asks each worker for two batches ahead; those were begun before the clock and are not counted.
 WARM_BATCHES = 3  # of each worker
 _STATM = Path("/proc/self/statm")
@@ -178,51 +172,6 @@ def decoded_per_clip(dataset: ClipDataset, clips: int = 8) -> float:
         for position in range(clips):
             dataset[order[position]]
     return count.frames / clips
-
-
-class TrainingStep:
-    """Forward, backward and a plain AdamW step in float32 on random latents: what of training does not read clips.
-
-    Args:
-        spec: sizes and layout of the model; it holds random weights.
-        batch: B, clips of a step.
-        device: where it runs.
-
-    Raises:
-        ValueError: the batch is empty.
-    """
-
-    def __init__(self, spec: ModelSpec, batch: int, device: torch.device) -> None:
-        if batch < 1:
-            raise ValueError(f"a training step has at least one clip, got {batch}")
-        self.model = build_random_model(spec, torch.float32, device).train().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.x = torch.randn(batch, spec.in_channels, *spec.input_size, device=device)
-        self.t = torch.linspace(0, 999, batch, device=device)
-        self.labels = torch.arange(batch, device=device) % spec.num_classes if spec.num_classes else None
-
-    def __call__(self) -> None:
-        """Take one step."""
-        self.optimizer.zero_grad()
-        self.model(self.x, self.t, self.labels).square().mean().backward()
-        self.optimizer.step()
-
-
-def training_spec(preset: str, frames: int, size: tuple[int, int]) -> ModelSpec:
-    """A preset for latents of clips of `frames` frames and `size` (H,W) pixels; a sparse one with the grid of its first stage.
-
-    Raises:
-        KeyError: no such preset.
-        ValueError: latents of this size do not fit the preset.
-    """
-    if size[0] % LATENT_FACTOR or size[1] % LATENT_FACTOR:
-        raise ValueError(f"clips of {size[0]}×{size[1]} pixels have no whole latents: both are multiples of {LATENT_FACTOR}")
-    latents = (frames, size[0] // LATENT_FACTOR, size[1] // LATENT_FACTOR)
-    spec = build_spec(preset)
-    if not spec.is_sparse:
-        return replace(spec, input_size=latents)
-    stages = schedule_from_config(ScheduleConfig(), spec.dense_grid(latents), preset).stages
-    return replace(spec, input_size=latents, sparse_grid=stages[0].grid)
 
 
 def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:

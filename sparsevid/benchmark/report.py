@@ -11,6 +11,7 @@ import torch
 
 from sparsevid.benchmark.data import DataMeasurement
 from sparsevid.benchmark.model import TOLERANCE, Case, Measurement, Result
+from sparsevid.benchmark.training import StepTime, clips_per_second
 from sparsevid.data.clips import ClipRule
 
 MODEL_COLUMNS = (
@@ -34,6 +35,7 @@ MODEL_COLUMNS = (
     "note",
 )
 DATA_COLUMNS = ("source", "workers", "clips/s", "spread", "of the first", "frames decoded / clip", "feeds the model")
+TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed")
 WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source")  # columns set to the left
 
 
@@ -183,6 +185,34 @@ def data_rows(measured: DataMeasurement) -> list[list[str]]:
             f"{measured.feeds(rate):.3g}×",
         ]
         for rate in measured.rates
+    ]
+
+
+def training_lines(measured: Sequence[StepTime]) -> list[str]:
+    """What a reader of the table of training steps has to know, and each preset's rate over all stages, a line each."""
+    presets = list(dict.fromkeys(time.preset for time in measured))
+    rates = {preset: clips_per_second(measured, preset) for preset in presets}
+    return [
+        "a step: forward, backward and AdamW in float32 on random latents; share: of training's steps that draw the stage",
+        *(
+            f"{preset}: {rate:.3g} clips/s in training, {rate / rates[presets[0]]:.2f}× {presets[0]}"
+            for preset, rate in rates.items()
+        ),
+    ]
+
+
+def training_rows(measured: Sequence[StepTime]) -> list[list[str]]:
+    """The table of training steps: a row of `TRAINING_COLUMNS` for each preset and stage."""
+    return [
+        [
+            time.preset,
+            "–" if time.grid is None else str(time.grid),
+            f"{time.share:.0%}",
+            f"{time.seconds:.4g}",
+            f"{time.spread:.0%}",
+            f"{measured[0].seconds / time.seconds:.2f}×",
+        ]
+        for time in measured
     ]
 
 

@@ -23,18 +23,21 @@ EXAMPLES = """examples:
   sparsevid benchmark data demo
   sparsevid benchmark data ucf101 --decoders pyav decord --workers 1 2 4 --latents latents/ucf101 --json data.json
   sparsevid benchmark data demo --frames 16 --stride 3 --size 256 256 --preset Latte-S/2 --device cpu --markdown
+
+  sparsevid benchmark training --presets Latte-S/2 SparseLatte-S/2
 """
 # Arguments that say nothing about what is measured.
 _SILENT = ("action", "command", "json", "markdown")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands `model` and `data`."""
+    """Declare the sub-commands `model`, `data` and `training`."""
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     style = {"formatter_class": parser.formatter_class, "epilog": EXAMPLES}
     _add_model_arguments(actions.add_parser("model", help="forwards of models", **style))
     _add_data_arguments(actions.add_parser("data", help="reading of clips", **style))
+    _add_training_arguments(actions.add_parser("training", help="training steps of models", **style))
 
 
 def _add_model_arguments(model: argparse.ArgumentParser) -> None:
@@ -73,11 +76,23 @@ def _add_data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("--markdown", action="store_true", help="print a Markdown list and table")
 
 
+def _add_training_arguments(training: argparse.ArgumentParser) -> None:
+    training.add_argument(
+        "--presets", nargs="+", default=["Latte-S/2", "SparseLatte-S/2"], metavar="NAME", help="the first is 1"
+    )
+    training.add_argument("--frames", type=int, default=16, metavar="T", help="of a clip")
+    training.add_argument("--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="of a clip in pixels")
+    training.add_argument("--batch", type=int, default=1, metavar="B", help="clips of a step")
+    training.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
+    training.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
+    training.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
-    values = {"model": _model, "data": _data}[args.action](args)
+    values = {"model": _model, "data": _data, "training": _training}[args.action](args)
     if is_main() and args.json is not None:
         args.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return 0
@@ -105,9 +120,26 @@ def _model(args: argparse.Namespace) -> dict:
     return model_as_json(header, measured)
 
 
+def _training(args: argparse.Namespace) -> dict:
+    """Measure training steps, print them, and return everything as plain values."""
+    from dataclasses import asdict
+
+    from sparsevid.benchmark.model import check_device
+    from sparsevid.benchmark.report import TRAINING_COLUMNS, as_markdown, describe_run, training_lines, training_rows
+    from sparsevid.benchmark.training import measure_training
+
+    device = check_device(args.device or default_device())
+    header = describe_run(command_line(args), device)
+    options = {"frames": args.frames, "size": tuple(args.size), "batch": args.batch, "repeats": args.repeats}
+    measured = measure_training(args.presets, device=device, **options)
+    if is_main():
+        print(as_markdown(header, training_lines(measured), TRAINING_COLUMNS, training_rows(measured)))
+    return {"header": header, "steps": [asdict(time) for time in measured]}
+
+
 def _data(args: argparse.Namespace) -> dict:
     """Measure ways to read clips, print them, and return everything as plain values."""
-    from sparsevid.benchmark.data import TrainingStep, measure_data, open_sources, training_spec
+    from sparsevid.benchmark.data import measure_data, open_sources
     from sparsevid.benchmark.model import check_device
     from sparsevid.benchmark.report import (
         DATA_COLUMNS,
@@ -118,6 +150,7 @@ def _data(args: argparse.Namespace) -> dict:
         describe_run,
         header_lines,
     )
+    from sparsevid.benchmark.training import TrainingStep, training_spec
     from sparsevid.data.cards import load_card, resolve_root
     from sparsevid.data.manifest import open_manifest
 

@@ -13,14 +13,13 @@ from sparsevid.benchmark.data import (
     WARM_BATCHES,
     DataMeasurement,
     ReadRate,
-    TrainingStep,
     decoded_per_clip,
     measure_data,
     open_sources,
     read_rate,
-    training_spec,
     worker_memory,
 )
+from sparsevid.benchmark.training import TrainingStep, clips_per_second, measure_training, training_spec
 from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.latents_write import write_cache
@@ -159,6 +158,16 @@ def test_a_training_step_trains_every_parameter(spec):
     step()
     unchanged = [name for name, parameter in step.model.named_parameters() if torch.equal(parameter, before[name])]
     assert not unchanged and all(parameter.dtype == torch.float32 for parameter in step.model.parameters())
+
+
+def test_a_preset_is_timed_in_each_of_its_stages():
+    """Shares are those of training's draw; the rate over all stages lies between those of the slowest and the fastest."""
+    measured = measure_training(["Latte-S/8", "SparseLatte-S/8"], frames=4, size=(256, 256), batch=1, device=CPU, repeats=1)
+    sparse = [time for time in measured if time.preset == "SparseLatte-S/8"]
+    assert [time.grid for time in measured[:1]] == [None] and len({time.grid for time in sparse}) == len(sparse) > 1
+    assert sum(time.share for time in sparse) == pytest.approx(1.0)
+    rates = [1 / time.seconds for time in sparse]
+    assert min(rates) <= clips_per_second(measured, "SparseLatte-S/8") <= max(rates)
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith("Latte-S/2") or name.endswith("Latte-XL/4")])

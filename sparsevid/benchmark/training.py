@@ -1,0 +1,133 @@
+"""Training steps of models side by side: forward, backward and optimizer, over the stages of the token schedule.
+
+Dimensions: B clips of a step.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sparsevid.benchmark.model import build_random_model, time_turn
+from sparsevid.build import schedule_from_config
+from sparsevid.config import ScheduleConfig
+from sparsevid.logging import progress
+from sparsevid.models.presets import build_spec
+from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.times import UniformTimesteps
+
+LATENT_FACTOR = 8  # pixels of a latent's side, in the autoencoder that the presets are made for
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Training steps of a model in one stage.
+
+    Attributes:
+        preset: of the model.
+        grid: sparse tokens of the stage; None for a dense model.
+        share: of training's steps that are in this stage.
+        turns: seconds of a step in each timed turn.
+        batch: clips of a step.
+    """
+
+    preset: str
+    grid: Grid | None
+    share: float
+    turns: tuple[float, ...]
+    batch: int
+
+    @property
+    def seconds(self) -> float:
+        """Median over the turns."""
+        return statistics.median(self.turns)
+
+    @property
+    def spread(self) -> float:
+        """Slowest less fastest turn, as a share of the median."""
+        return (max(self.turns) - min(self.turns)) / self.seconds
+
+
+def measure_training(
+    presets: Sequence[str], *, frames: int, size: tuple[int, int], batch: int, device: torch.device, repeats: int = 3
+) -> list[StepTime]:
+    """Time training steps of all presets in all stages of their token schedules, in turns.
+
+    Args:
+        presets: names.
+        frames: of a clip.
+        size: (H,W) of a clip in pixels.
+        batch: B.
+        device: where the models train.
+        repeats: timed turns; each goes through everything. One more comes before, untimed.
+
+    Raises:
+        KeyError, ValueError: see `training_spec`; `batch` or `repeats` below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be 1 or more, got {repeats}")
+    times, steps, cases = UniformTimesteps(), {}, {}
+    for preset in presets:
+        spec = training_spec(preset, frames, size)
+        steps[preset] = TrainingStep(spec, batch, device)
+        if not spec.is_sparse:
+            cases[preset, None] = 1.0
+            continue
+        for stage in schedule_from_config(ScheduleConfig(), spec.dense_grid(), preset).stages:
+            cases[preset, stage.grid] = times.mass(stage)
+    calls = {case: lambda case=case: steps[case[0]](case[1]) for case in cases}
+    turns = [time_turn(calls) for _ in progress(range(repeats + 1), desc="turns")][1:]
+    return [StepTime(*case, share, tuple(turn[case] for turn in turns), batch) for case, share in cases.items()]
+
+
+def clips_per_second(times: Sequence[StepTime], preset: str) -> float:
+    """Clips a second of a preset in training: its stages, each as often as training draws it."""
+    own = [time for time in times if time.preset == preset]
+    return own[0].batch / sum(time.share * time.seconds for time in own)
+
+
+class TrainingStep:
+    """Forward, backward and a plain AdamW step in float32 on random latents: what of training does not read clips.
+
+    Args:
+        spec: sizes and layout of the model; it holds random weights.
+        batch: B, clips of a step.
+        device: where it runs.
+
+    Raises:
+        ValueError: the batch is empty.
+    """
+
+    def __init__(self, spec: ModelSpec, batch: int, device: torch.device) -> None:
+        if batch < 1:
+            raise ValueError(f"a training step has at least one clip, got {batch}")
+        self.model = build_random_model(spec, torch.float32, device).train().requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.x = torch.randn(batch, spec.in_channels, *spec.input_size, device=device)
+        self.t = torch.linspace(0, 999, batch, device=device)
+        self.labels = torch.arange(batch, device=device) % spec.num_classes if spec.num_classes else None
+
+    def __call__(self, grid: Grid | None = None) -> None:
+        """Take one step, with these sparse tokens; None: the spec's."""
+        self.optimizer.zero_grad()
+        self.model(self.x, self.t, self.labels, grid=grid).square().mean().backward()
+        self.optimizer.step()
+
+
+def training_spec(preset: str, frames: int, size: tuple[int, int]) -> ModelSpec:
+    """A preset for latents of clips of `frames` frames and `size` (H,W) pixels; a sparse one with the grid of its first stage.
+
+    Raises:
+        KeyError: no such preset.
+        ValueError: latents of this size do not fit the preset.
+    """
+    if size[0] % LATENT_FACTOR or size[1] % LATENT_FACTOR:
+        raise ValueError(f"clips of {size[0]}×{size[1]} pixels have no whole latents: both are multiples of {LATENT_FACTOR}")
+    latents = (frames, size[0] // LATENT_FACTOR, size[1] // LATENT_FACTOR)
+    spec = build_spec(preset)
+    if not spec.is_sparse:
+        return replace(spec, input_size=latents)
+    stages = schedule_from_config(ScheduleConfig(), spec.dense_grid(latents), preset).stages
+    return replace(spec, input_size=latents, sparse_grid=stages[0].grid)
