@@ -1,4 +1,4 @@
-"""Weights that a new run starts from, and opening a trained model: a checkpoint, an exported folder, or one of the hub."""
+"""What a new run starts from: weights and a first stage; and opening a trained model, here or on the hub."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +10,21 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
+from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder.base import psnr
+from sparsevid.autoencoder.kl import KLAutoencoder
+from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig
+from sparsevid.data.clips import ClipDataset, fixed_clips
+from sparsevid.logging import get_logger
 from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
 from sparsevid.models.public import LABELS, abbreviate, detect_family, read_checkpoint
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import find_checkpoint_folder, load_model
 from sparsevid.sparsity.spec import ModelSpec
 
+logger = get_logger(__name__)
 HEAD = ("final_layer.linear.weight", "final_layer.linear.bias")
 # What weights mean, or how many there are; resolution and length may differ, because positions are computed.
 AGREEING = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "is_video")
@@ -88,6 +97,32 @@ def model_folder(source: str) -> Path:
         raise FileNotFoundError(
             f"there is no folder {source!r}, and it cannot be fetched from the hub by this id: {str(error).splitlines()[0]}"
         ) from error
+
+
+def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | None) -> Autoencoder:
+    """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights."""
+    settings: AutoencoderConfig = config.autoencoder
+    if resumed is not None:
+        return load_autoencoder(resumed / "autoencoder", settings.source)
+    if settings.kind == "kl":
+        return KLAutoencoder.from_source(settings.source)
+    if settings.kind == "pixels":
+        return Pixels()
+    source = Path(config.train.init_from or config.distill.teacher or "")
+    if (source / "checkpoints").is_dir() or (source / "autoencoder").is_dir():
+        # Weights and a teacher mean something only in the latents that they were trained on.
+        taken = load_autoencoder(find_checkpoint_folder(source) / "autoencoder")
+        if taken.kind != settings.kind or taken.channels != settings.channels:
+            found = f"{taken.kind} with {taken.channels} channels"
+            raise ConfigError(f"autoencoder is linear with {settings.channels} channels, and that of {source} is {found}")
+        logger.info("linear autoencoder of %s", source)
+        return taken
+    keys = fixed_clips(dataset, settings.fit_clips, config.seed)
+    clips = torch.stack([dataset[key]["clip"] for key in keys])
+    fitted = LinearAutoencoder.fit(clips, patch=settings.patch, channels=settings.channels)
+    quality = psnr(fitted.decode(fitted.encode(clips)), clips)
+    logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
+    return fitted
 
 
 def differences(theirs: ModelSpec, mine: ModelSpec, fields: Sequence[str]) -> list[str]:

@@ -14,15 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparsevid.autoencoder import Autoencoder, load_autoencoder
-from sparsevid.autoencoder.base import psnr
-from sparsevid.autoencoder.kl import KLAutoencoder
-from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.checkpoints import CheckpointError, TrainingError, list_checkpoints, newest_good, set_aside_after, verify
-from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, save_config
-from sparsevid.data.clips import NO_VIDEO, ClipDataset, fixed_clips
+from sparsevid.config import ConfigError, RunConfig, save_config
+from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import open_data, use_latents
 from sparsevid.distributed import (
@@ -45,7 +40,7 @@ from sparsevid.training.checkpoint import TrainingState, check_resumable, save_c
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
-from sparsevid.training.initial import initial_weights
+from sparsevid.training.initial import initial_weights, open_autoencoder
 from sparsevid.training.monitor import Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 from sparsevid.training.signals import StopRequest, unheard_by_children
@@ -381,20 +376,3 @@ def find_checkpoint(config: RunConfig) -> Path | None:
         raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
     verify(folder)
     return folder
-
-
-def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | None) -> Autoencoder:
-    """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights."""
-    settings: AutoencoderConfig = config.autoencoder
-    if resumed is not None:
-        return load_autoencoder(resumed / "autoencoder", settings.source)
-    if settings.kind == "kl":
-        return KLAutoencoder.from_source(settings.source)
-    if settings.kind == "pixels":
-        return Pixels()
-    keys = fixed_clips(dataset, settings.fit_clips, config.seed)
-    clips = torch.stack([dataset[key]["clip"] for key in keys])
-    fitted = LinearAutoencoder.fit(clips, patch=settings.patch, channels=settings.channels)
-    quality = psnr(fitted.decode(fitted.encode(clips)), clips)
-    logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
-    return fitted

@@ -206,11 +206,10 @@ def test_memory_of_a_worker_stays_flat_over_hundreds_of_samples(manifest):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["pyav", "decord"])
-def test_memory_of_a_worker_stays_flat_over_thousands_of_samples(backend):
+def test_memory_of_a_worker_stays_flat_over_thousands_of_samples():
     """Of the real clips, but for the one of 1280×720, which would take three quarters of the time."""
     manifest = build_manifest(resolve_root(load_card("demo")))
     manifest = replace(manifest, videos=tuple(video for video in manifest.videos if video.height < 720))
     assert len(manifest.videos) == len(REAL) - 1
-    dataset = ClipDataset(manifest, ClipRule(frames=4), VideoFrames(manifest.root, (64, 64), backend))
+    dataset = ClipDataset(manifest, ClipRule(frames=4), VideoFrames(manifest.root, (64, 64)))
     assert growth(dataset, 500, 5000) < 0.05

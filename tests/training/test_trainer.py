@@ -7,6 +7,7 @@ import pytest
 import torch
 from launch import weights
 
+from sparsevid.autoencoder import load_autoencoder
 from sparsevid.checkpoints import CheckpointError, TrainingError, checkpoint_path, list_checkpoints, newest_good
 from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
@@ -101,13 +102,25 @@ def test_a_run_starts_from_a_dense_one_and_learns_from_it(tiny):
     """`train.init_from` and `distill.teacher`: a dense run becomes a sparse one of the same depth, taught by it."""
     dense, _ = tiny("name=dense", "model.layout=6D")
     Trainer(dense).train()
-    options = (f"train.init_from={dense.folder}", f"distill.teacher={dense.folder}", "distill.features=0.5")
+    options = (
+        "autoencoder.fit_clips=8",
+        f"train.init_from={dense.folder}",
+        f"distill.teacher={dense.folder}",
+        "distill.features=0.5",
+    )
     trainer = Trainer(tiny("name=sparse", "data.images=1", *options)[0])
     before = {name: value.clone() for name, value in trainer.teacher.teacher.state_dict().items()}
     kept = weights(checkpoint_path(dense.folder, 6))["ema/model.safetensors:blocks.5.attn.qkv.weight"]
     assert torch.equal(trainer.engine.module.state_dict()["blocks.5.attn.qkv.weight"], kept)
+    ours, theirs = (
+        trainer.autoencoder.state_dict(),
+        load_autoencoder(checkpoint_path(dense.folder, 6) / "autoencoder").state_dict(),
+    )
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items()), "the latents that the weights know"
     trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in trainer.teacher.teacher.state_dict().items())
+    with pytest.raises(ConfigError, match="linear with 8 channels"):
+        Trainer(tiny("name=other", *options, "autoencoder.channels=4")[0])
 
 
 def test_class_conditional_run(tiny):
