@@ -10,6 +10,8 @@
 
 import json
 import os
+import re
+from itertools import count
 from pathlib import Path
 
 from sparsevid.checksums import file_sha256
@@ -41,7 +43,8 @@ def step_of(checkpoint: Path) -> int:
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """The run's finished checkpoints, oldest step first."""
     folder = run_folder / "checkpoints"
-    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-[0-9]{7,}", path.name)] if folder.is_dir() else []
+    return sorted((path for path in found if path.is_dir()), key=step_of)
 
 
 def newest_good(run_folder: Path, *, for_resuming: bool) -> Path | None:
@@ -63,8 +66,9 @@ def newest_good(run_folder: Path, *, for_resuming: bool) -> Path | None:
 def set_aside_after(run_folder: Path, step: int) -> None:
     """Rename checkpoints of later steps than `step`: the run goes on from there, and they are damaged or abandoned."""
     for path in list_checkpoints(run_folder):
-        if path > checkpoint_path(run_folder, step):
-            aside = path.with_name(f"aside-{path.name}")
+        if step_of(path) > step:
+            names = (f"aside-{path.name}" + (f"-{number}" if number else "") for number in count())
+            aside = next(each for each in map(path.with_name, names) if not each.exists())
             logger.warning("%s is not part of this run any more; renamed to %s", path, aside.name)
             os.replace(path, aside)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -140,7 +140,7 @@ def _together(draft: Path, action, *, only_main: bool = False) -> None:
     if is_main() or not only_main:
         try:
             action()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             failure = error
     if any_over_ranks(failure is not None):
         if is_main():

@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a DeepSpeed file may not say, because the run's own configuration does.
 SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-               "optimizer", "scheduler", "fp16", "bf16")  # fmt: skip
+               "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types")  # fmt: skip
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
 
 
@@ -285,12 +285,16 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     """DeepSpeed's configuration: its file, if the run names one, with what the run says of batch and precision.
 
     Raises:
-        ConfigError: the file is missing, broken, or says what the run says.
+        ConfigError: the file is missing, broken, or says what the run says; or float16 without sharding.
     """
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
         settings = _read_settings(Path(train.deepspeed), train)
+    if train.precision == "float16" and not settings["zero_optimization"]["stage"]:
+        # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
+        raise ConfigError("train.precision=float16 needs train.zero_stage 1, 2 or 3; stage 0 takes float32 and bfloat16")
     return settings | {
+        "zero_allow_untested_optimizer": True,  # what it says of SGD; `tests/training/test_engine.py` has tested it
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.gradient_clipping,

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 
-from sparsevid.distributed import any_over_ranks
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of `kill`, and of schedulers before a job's time is over
 
 
@@ -36,10 +34,6 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-    def requested_by_any_rank(self) -> bool:
-        """Whether any rank got a signal: the same answer on all. All ranks call it together, once a step."""
-        return any_over_ranks(self.flag)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.flag, self.signal_name = True, self.signal_name or signal.Signals(number).name

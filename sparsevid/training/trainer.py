@@ -339,7 +339,7 @@ def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple
         ConfigError: the global batch is not ranks × slots × clips; the message says which values are.
     """
     if global_batch % ranks:
-        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks")
+        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks; accepted are multiples")
     per_rank = global_batch // ranks
     micro = micro_batch or per_rank
     if per_rank % micro:

@@ -39,5 +39,7 @@ def test_deepspeed_files_are_checked(tmp_path):
     settings = engine_settings(TrainConfig(deepspeed=str(path), precision="bfloat16"), 3, 4)
     assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": True} and settings["bf16"] == {"enabled": True}
     assert (settings["train_micro_batch_size_per_gpu"], settings["gradient_accumulation_steps"]) == (3, 4)
+    with pytest.raises(ConfigError, match="float16 needs train.zero_stage 1, 2 or 3"):
+        engine_settings(TrainConfig(precision="float16"), 1, 1)
     with pytest.raises(ConfigError, match="leave one of them out"):
         engine_settings(TrainConfig(deepspeed=str(path), zero_stage=1), 1, 1)

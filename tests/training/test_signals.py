@@ -13,9 +13,9 @@ from sparsevid.training.signals import SIGNALS, StopRequest, unheard_by_children
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_raises_the_flag_and_nothing_else(number):
     with StopRequest() as stop:
-        assert not stop.flag and stop.signal_name is None and not stop.requested_by_any_rank()
+        assert not stop.flag and stop.signal_name is None
         os.kill(os.getpid(), number)
-        assert stop.flag and stop.signal_name == signal.Signals(number).name and stop.requested_by_any_rank()
+        assert stop.flag and stop.signal_name == signal.Signals(number).name
 
 
 def test_first_signal_keeps_its_name():
@@ -39,7 +39,7 @@ def test_another_thread_catches_nothing():
 
     def enter():
         with StopRequest() as stop:
-            seen.append((stop.requested_by_any_rank(), [signal.getsignal(number) for number in SIGNALS]))
+            seen.append((stop.flag, [signal.getsignal(number) for number in SIGNALS]))
 
     before = [signal.getsignal(number) for number in SIGNALS]
     thread = threading.Thread(target=enter)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import signal
 
 import pytest
 import torch
@@ -78,6 +80,60 @@ def test_samples_depend_on_seed_and_index_alone(tiny):
         pipeline(1, sampler="ddim")
     with pytest.raises(ValueError, match="unconditional"):
         pipeline(1, guidance=2.0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_other_optimizers_are_the_same_at_every_stage(tiny, optimizer):
+    ends = []
+    for stage in range(4):
+        config, _ = tiny(f"name=zero{stage}", f"train.optimizer={optimizer}", f"train.zero_stage={stage}", "train.steps=3")
+        Trainer(config).train()
+        ends.append(weights(checkpoint_path(config.folder, 3)))
+    for end in ends[1:]:
+        assert all(torch.allclose(value, end[name], atol=1e-5, rtol=1e-4) for name, value in ends[0].items())
+
+
+def test_float16_trains_as_float32_does(tiny):
+    """With its loss scale, where that works: from stage 1 on."""
+    losses = []
+    for precision in ("float32", "float16"):
+        config, _ = tiny(
+            f"name={precision}", f"train.precision={precision}", "train.zero_stage=1", "train.gradient_clipping=0.1"
+        )
+        Trainer(config).train()
+        rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        losses.append([row["train/loss"] for row in rows])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2) and losses[1] != losses[0]
+
+
+def test_a_full_disk_leaves_what_was_there(tiny):
+    """A checkpoint that cannot be written is an error that says so; those from before are as they were."""
+    config, _ = tiny("train.steps=2")
+    trainer = Trainer(config)
+    trainer.train()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        trainer.step = 3
+        with pytest.raises(CheckpointError, match="could not be written"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step-0000002"]
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
+
+
+def test_a_step_is_set_aside_as_often_as_it_has_to_be(tiny):
+    config, _ = tiny()
+    for _ in range(3):
+        Trainer(config).train()
+        config.train.resume = str(checkpoint_path(config.folder, 2))
+    (config.folder / "checkpoints" / "step-0000006-copy").mkdir()
+    names = {path.name for path in (config.folder / "checkpoints").iterdir()}
+    assert {"aside-step-0000006", "aside-step-0000006-1", "step-0000006", "step-0000006-copy"} <= names
+    assert list_checkpoints(config.folder)[-1] == checkpoint_path(config.folder, 6)
 
 
 def test_weights_are_exported_as_they_are(tiny, tmp_path):
