@@ -217,11 +217,25 @@ POSITIVE = (
     "monitor.validate_clips",
     "monitor.sample_clips",
     "monitor.score_clips",
+    "train.micro_batch",
+    "train.keep_every",
     "sample.steps",
 )
-
-
-NOT_NEGATIVE = ("data.images", "data.workers", "data.target_fps", "train.warmup", "train.gradient_clipping", "train.lr")
+NOT_NEGATIVE = (
+    "data.images",
+    "data.workers",
+    "data.target_fps",
+    "train.warmup",
+    "train.gradient_clipping",
+    "train.lr",
+    "train.weight_decay",
+    "monitor.validate_every",
+    "monitor.sample_every",
+    "monitor.score_every",
+)
+ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "monitor.peak_tflops")
+SHARES = ("objective.label_dropout",)  # in [0, 1]
+DECAYS = ("train.ema_decay", "train.betas")  # in [0, 1), alone or in a list
 
 
 class ConfigError(ValueError):
@@ -318,10 +332,19 @@ def _check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value < 0:
             raise ConfigError(f"{key} = {value}; it is not negative")
+    for key in ABOVE_ZERO:
+        value = OmegaConf.select(config, key)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key} = {value}; it is above 0")
+    for key in (*SHARES, *DECAYS):
+        value = OmegaConf.select(config, key)
+        for each in value if isinstance(value, list | ListConfig) else [value]:
+            if not 0.0 <= each <= 1.0 or (each == 1.0 and key in DECAYS):
+                raise ConfigError(f"{key} = {value}; accepted is 0 up to 1{', without 1 itself' if key in DECAYS else ''}")
+    if len(config.train.betas) != 2:
+        raise ConfigError(f"train.betas = {list(config.train.betas)}; they are two, such as [0.9, 0.999]")
     size = config.data.size
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"data.size = {list(size)}; it is [height, width] in pixels, both from 1")
     if config.data.cache_frames and config.data.workers:
         raise ConfigError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")
-    if not 0.0 <= config.objective.label_dropout <= 1.0:
-        raise ConfigError(f"objective.label_dropout = {config.objective.label_dropout}; it lies in [0, 1]")

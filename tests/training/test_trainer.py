@@ -10,11 +10,13 @@ import torch
 from launch import weights
 
 from sparsevid.autoencoder import load_autoencoder
+from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.checkpoints import CheckpointError, TrainingError, checkpoint_path, list_checkpoints, newest_good
 from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
 from sparsevid.pipeline import VideoPipeline, load_model
 from sparsevid.training.engine import learning_rate
+from sparsevid.training.initial import unlike
 from sparsevid.training.trainer import Trainer, split_batch
 
 
@@ -177,6 +179,31 @@ def test_a_run_starts_from_a_dense_one_and_learns_from_it(tiny):
     assert all(torch.equal(value, before[name]) for name, value in trainer.teacher.teacher.state_dict().items())
     with pytest.raises(ConfigError, match="linear with 8 channels"):
         Trainer(tiny("name=other", *options, "autoencoder.channels=4")[0])
+
+
+def test_what_a_source_means_by_its_latents_and_outputs_is_compared(tiny, caplog):
+    """A teacher in other latents is refused; weights of another objective, or for other classes, are taken with a warning."""
+    short = ("train.steps=1", "train.checkpoint_every=1")
+    folders = []
+    for seed in (0, 1):
+        config, _ = tiny(f"name=source{seed}", f"seed={seed}", *short)
+        Trainer(config).train()
+        folders.append(config.folder)
+    ours = load_autoencoder(checkpoint_path(folders[0], 1) / "autoencoder")
+    assert unlike(str(folders[0]), "flow", ours, []) == []
+    (other,) = unlike(str(folders[1]), "flow", ours, [])
+    assert other == "its latents are those of another autoencoder linear, with other weights or settings"
+    (other,) = unlike(str(folders[0]), "flow", Pixels(), [])
+    assert other == "its latents are those of the autoencoder linear, this run's of pixels"
+    teacher, _ = tiny("name=teacher", "seed=1", *short, "model.layout=6D")
+    Trainer(teacher).train()
+    with pytest.raises(ConfigError, match="means something else by its output: its latents are those of another autoencoder"):
+        Trainer(tiny("name=student", f"train.init_from={folders[0]}", f"distill.teacher={teacher.folder}")[0])
+    Trainer(tiny("name=tuned", f"train.init_from={folders[0]}", "objective.kind=diffusion")[0])
+    assert "it was trained by the objective flow, this run by diffusion" in caplog.text
+    config = checkpoint_path(folders[0], 1) / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("classes: []", "classes: [a, c]"), encoding="utf-8")
+    assert unlike(str(checkpoint_path(folders[0], 1)), "flow", ours, ["a", "b"]) == ["label 1 is 'c' there and 'b' here"]
 
 
 def test_class_conditional_run(tiny):

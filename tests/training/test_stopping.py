@@ -1,0 +1,116 @@
+"""What a signal leaves, at any moment of a run, and what the next process makes up for."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from sparsevid.checkpoints import checkpoint_path, list_checkpoints
+from sparsevid.config import RunConfig
+from sparsevid.logging import MetricWriter
+from sparsevid.training.monitor import Interrupted
+from sparsevid.training.signals import StopRequest
+from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
+
+LOOKS = (
+    "monitor.validate_every=2",
+    "monitor.validate_clips=2",
+    "monitor.sample_every=2",
+    "monitor.sample_clips=2",
+    "sample.steps=2",
+)
+
+
+def rows(config: RunConfig, key: str) -> dict[int, float]:
+    """A metric by step, the last that was written."""
+    lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["step"]: row[key] for row in map(json.loads, lines) if key in row}
+
+
+def sheets(config: RunConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (config.folder / "samples").iterdir()}
+
+
+def test_a_signal_that_comes_while_the_run_is_built_is_heard(tiny):
+    config, _ = tiny("train.checkpoint_every=1000")
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not Trainer(config).train(stop)
+    assert list_checkpoints(config.folder) == [checkpoint_path(config.folder, 1)]
+    assert (config.folder / TO_BE_RESUMED).is_file()
+    trainer = Trainer(config)
+    assert (config.folder / TO_BE_RESUMED).is_file()  # a process that dies before its first step has to be started again
+    assert trainer.train()
+    assert not (config.folder / TO_BE_RESUMED).exists()
+
+
+def test_what_was_due_at_the_step_of_a_signal_is_made_up_for(tiny):
+    plain, _ = tiny("name=plain", *LOOKS)
+    assert Trainer(plain).train()
+    config, _ = tiny("name=stopped", *LOOKS)
+    trainer = Trainer(config)
+    step = trainer.optimizer_step
+
+    def interrupted(batches, stop):
+        return step(batches, stop=trainer.step == 3)  # the signal comes during the fourth step, at which two tasks are due
+
+    trainer.optimizer_step = interrupted
+    assert not trainer.train()
+    assert list(rows(config, "validation/loss")) == [2] and list(sheets(config)) == ["step-0000002.png"]
+    again = Trainer(config)
+    assert again.step == 4 and again.train()
+    assert rows(config, "validation/loss") == pytest.approx(rows(plain, "validation/loss"), rel=1e-5)
+    assert sheets(config).keys() == sheets(plain).keys() == {f"step-000000{step}.png" for step in (2, 4, 6)}
+    assert not again.monitor.undone(4) and not again.monitor.undone(0)
+
+
+def test_a_signal_during_monitoring_is_heard_between_batches(tiny):
+    """Nothing half-done is left, the averaged model is back on the CPU, and what is not done is known."""
+    config, _ = tiny(*LOOKS, "monitor.sample_clips=8", "train.micro_batch=2")
+    trainer, asked = Trainer(config), []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 4  # before validation, before the sheet, before its first batch, before its second
+
+    with MetricWriter(config.folder) as metrics, pytest.raises(Interrupted):
+        trainer.monitor.run(["validate", "sample"], 2, trainer.ema.state_dict, metrics, stop)
+    assert len(asked) == 4 and trainer.monitor.undone(2) == ["sample"]
+    assert not (config.folder / "samples").exists() and list(rows(config, "validation/loss")) == [2]
+    assert all(weight.device == torch.device("cpu") for weight in trainer.monitor.pipeline.model.parameters())
+
+
+def test_a_run_stopped_at_its_end_by_its_monitor_is_to_be_resumed(tiny):
+    config, _ = tiny(*LOOKS)
+    trainer = Trainer(config)
+    with StopRequest() as stop:
+        look = trainer.monitor.run
+
+        def signalled(tasks, step, *rest):
+            stop.flag = step == 6
+            return look(tasks, step, *rest)
+
+        trainer.monitor.run = signalled
+        assert not trainer.train(stop)
+    assert (config.folder / TO_BE_RESUMED).is_file() and trainer.monitor.undone(6) == ["validate", "sample"]
+    again = Trainer(config)
+    assert again.train() and not again.monitor.undone(6)
+    assert not (config.folder / TO_BE_RESUMED).exists()
+
+
+def test_logged_means_do_not_lose_steps_before_a_checkpoint(tiny):
+    """Three steps a checkpoint, four a row: the row after a kill has the mean of all its steps."""
+    options = ("train.log_every=4", "train.checkpoint_every=3", "train.steps=8")
+    plain, _ = tiny("name=plain", *options)
+    assert Trainer(plain).train()
+    killed, _ = tiny("name=killed", *options)
+    shutil.copytree(checkpoint_path(plain.folder, 3), checkpoint_path(killed.folder, 3))
+    trainer = Trainer(killed)
+    assert trainer.step == 3 and len(trainer.recent) == 3
+    assert trainer.train()
+    assert list(rows(killed, "train/loss")) == [4, 8]
+    for key in ("train/loss", "train/grad_norm", "train/skipped"):
+        assert rows(killed, key) == pytest.approx(rows(plain, key), rel=1e-5)
