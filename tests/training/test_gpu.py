@@ -1,0 +1,27 @@
+"""Training on a GPU: the precision and stage that long runs use."""
+
+import json
+import shutil
+
+import pytest
+from launch import finish, start
+
+from sparsevid.checkpoints import checkpoint_path
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bfloat16_on_a_gpu_trains_and_resumes(tiny, stage):
+    """Losses after a resumption are those of the run that was not interrupted, as far as a GPU repeats itself."""
+    options = ("train.precision=bfloat16", f"train.zero_stage={stage}", "train.ema_device=cpu")
+    whole, path = tiny("name=whole", *options)
+    assert "bfloat16, cuda" in finish(start(path))
+    again, path = tiny("name=again", *options)
+    shutil.copytree(checkpoint_path(whole.folder, 4), checkpoint_path(again.folder, 4))
+    assert "resumed from" in finish(start(path))
+    losses = []
+    for config in (whole, again):
+        lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append({row["step"]: row["train/loss"] for row in map(json.loads, lines)})
+    assert [losses[1][step] for step in (5, 6)] == pytest.approx([losses[0][step] for step in (5, 6)], rel=1e-2)
