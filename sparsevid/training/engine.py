@@ -11,8 +11,6 @@ import json
 import logging
 import math
 import os
-import shutil
-import sysconfig
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -355,21 +353,15 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 def _prepare_deepspeed() -> None:
     """Join the ranks, or be the only one; keep DeepSpeed's own log to errors: what it skips, the trainer logs."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    if not _can_compile():
-        # The shared-memory all-reduce is compiled at start; gloo does the same work without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logger.info("no C++ compiler with Python headers: DeepSpeed's shared-memory op is off, gloo is used")
+    # An all-reduce in shared memory, compiled at start: where ranks are killed meanwhile, its lock can stop those that follow.
+    # Gloo does the same work without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         # One process without a launcher: a store in memory needs neither an address nor a port.
         dist.init_process_group(communication_backend(), store=dist.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     with _quiet():
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
-
-
-def _can_compile() -> bool:
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return shutil.which(os.environ.get("CXX", "c++")) is not None and headers.is_file()
 
 
 @contextlib.contextmanager
