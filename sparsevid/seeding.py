@@ -17,7 +17,7 @@ class Purpose(IntEnum):
     LABEL_DROPOUT = 5  # (seed, step, slot)
     SAMPLE_START = 6  # (seed, sample): the noise a generated sample starts from
     SAMPLE_STEP = 7  # (seed, sample): the noise of a stochastic sampler's steps
-    EVALUATION = 8  # (seed, video): where the clips of an evaluation start
+    EVALUATION = 8  # (seed): which videos an evaluation takes; (seed, video): where clips start; -1 at the end: generated ones
     STILL = 9  # (seed, epoch, video): the frames of other videos beside a clip
     POSTERIOR = 10  # (seed, step, slot): latents out of an autoencoder's posterior
     VALIDATION = 11  # (seed, stage, clip): time and noise of a validation clip in a stage of the token schedule

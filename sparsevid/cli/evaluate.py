@@ -3,21 +3,33 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sparsevid.distributed import default_device, is_main
-from sparsevid.evaluation.detectors import DETECTORS
-from sparsevid.evaluation.protocols import ProtocolRecord, list_protocols
+from sparsevid.distributed import LONG_WAIT, check_ranks, default_device, init_process_group_if_launched, is_main, shutdown
+from sparsevid.evaluation.detectors import DETECTORS, build_detector
+from sparsevid.evaluation.protocols import list_protocols
+from sparsevid.evaluation.record import ProtocolRecord, load_record
 from sparsevid.logging import get_logger, print_table
+
+if TYPE_CHECKING:
+    from sparsevid.evaluation.detectors import Detector
+    from sparsevid.evaluation.protocols import Protocol
 
 NAME = "evaluate"
 HELP = "Score generated videos against real ones, and write the score with its protocol beside them."
 EXAMPLES = """examples:
-  sparsevid evaluate score --real demo --fake samples --detector transnetv2
+  sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
+  sparsevid evaluate score --real demo --fake samples --detector transnetv2 --bootstrap 200 --plot
+  torchrun --nproc_per_node 8 tools/evaluate.py score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
 
   the same in three steps, with features that can be kept:
   sparsevid evaluate features --source demo --role real --detector transnetv2 --out real.safetensors
   sparsevid evaluate features --source samples --role fake --detector transnetv2 --out fake.safetensors
   sparsevid evaluate distance --real real.safetensors --fake fake.safetensors
+
+  sparsevid evaluate protocols latte/ucf101
+  sparsevid evaluate selftest --detector i3d-torchscript --detector-path i3d_torchscript.pt
+  sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
 """
 RECORD_NAME = "score.json"
 REQUIRED = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
@@ -26,7 +38,7 @@ logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands `score`, `features` and `distance`."""
+    """Declare the sub-commands."""
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     style = parser.formatter_class
@@ -35,69 +47,202 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
     score.add_argument("--fake", metavar="DIR", type=Path, help=f"generated videos, and {RECORD_NAME}", **REQUIRED)
     _add_measuring_arguments(score)
-    score.add_argument("--json", action="store_true", help="print the whole record as JSON instead of a table")
+    score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
+    score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here; a killed command goes on from them")
+    score.add_argument("--plot", metavar="DIR", nargs="?", const="", help="draw pictures; default folder: FAKE-score")
+    _add_reporting_arguments(score)
 
     features = actions.add_parser("features", help="videos to a feature file", formatter_class=style)
     features.add_argument("--source", metavar="CARD_OR_DIR", help="videos: a dataset card, or a folder", **REQUIRED)
     features.add_argument("--role", choices=("real", "fake"), help="which clip rule of the protocol", **REQUIRED)
     features.add_argument("--out", metavar="FILE", type=Path, help="feature file to write (.safetensors)", **REQUIRED)
+    features.add_argument("--split", help="of real videos, where the protocol reports several")
+    features.add_argument("--seed", type=int, help="of the draw of clips; default: the protocol's")
     _add_measuring_arguments(features)
 
     distance = actions.add_parser("distance", help="two feature files to a score", formatter_class=style)
     distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips", **REQUIRED)
     distance.add_argument("--fake", metavar="FILE", type=Path, help="features of generated clips", **REQUIRED)
     distance.add_argument("--out", metavar="FILE", type=Path, help="write the record here as JSON")
-    distance.add_argument("--json", action="store_true", help="print the whole record as JSON instead of a table")
+    _add_reporting_arguments(distance)
+
+    selftest = actions.add_parser("selftest", help="known values of the distance, and of a detector", formatter_class=style)
+    _add_detector_arguments(selftest)
+
+    protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
+    protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
+
+    sensitivity = actions.add_parser("sensitivity", help="the score of damaged real clips", formatter_class=style)
+    sensitivity.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    sensitivity.add_argument("--split", help="of real videos, where the protocol reports several")
+    sensitivity.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
+    _add_measuring_arguments(sensitivity)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the sub-command that `args.action` names. Returns the exit status 0; failures raise."""
-    {"score": _score, "features": _features, "distance": _distance}[args.action](args)
-    return 0
+    """Run the sub-command that `args.action` names. Returns its exit status; failures raise."""
+    actions = {
+        "score": _score,
+        "features": _features,
+        "distance": _distance,
+        "selftest": _selftest,
+        "protocols": _protocols,
+        "sensitivity": _sensitivity,
+    }
+    init_process_group_if_launched(LONG_WAIT)  # a rank that has finished its clips waits for the slowest
+    check_ranks()
+    status = actions[args.action](args)
+    shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
+    return status
 
 
-def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    protocols = ", ".join(list_protocols())
-    parser.add_argument("--detector", choices=tuple(DETECTORS), help="default: the protocol's")
-    parser.add_argument("--protocol", metavar="NAME", help=f"{protocols}, or a YAML file; default: the detector's")
-    parser.add_argument("--count", metavar="N", type=int, help="fewer clips than the protocol's: biases scores upwards")
-    parser.add_argument("--batch", metavar="B", type=int, default=16, help="clips of a forward pass")
+def _add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detector", choices=tuple(DETECTORS), help="default: the protocol's, if there is one")
+    parser.add_argument("--detector-path", metavar="FILE", type=Path, help="its weights; default: the cache, or a download")
+    parser.add_argument("--trust-detector", action="store_true", help="run a TorchScript file, which is code, whoever made it")
     parser.add_argument("--device", help="default: the GPU if there is one, else the CPU")
 
 
-def _score(args: argparse.Namespace) -> None:
-    from sparsevid.evaluation.evaluate import score
+def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_detector_arguments(parser)
+    protocols = ", ".join(list_protocols())
+    parser.add_argument("--protocol", metavar="NAME", help=f"{protocols}, or a YAML file; default: the detector's")
+    parser.add_argument("--count", metavar="N", type=int, help="fewer clips than the protocol's: biases scores upwards")
+    parser.add_argument("--batch", metavar="B", type=int, default=16, help="clips of a forward pass")
+
+
+def _add_reporting_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bootstrap", metavar="N", type=int, default=0, help="an interval for the score from N resamplings")
+    parser.add_argument("--extrapolate", action="store_true", help="fit the score against 1/clips, for its limit")
+    parser.add_argument("--json", action="store_true", help="print the whole record as JSON instead of a table")
+
+
+def _score(args: argparse.Namespace) -> int:
+    from sparsevid.evaluation.evaluate import Extras, measure
 
     if not args.fake.is_dir():
         raise FileNotFoundError(f"--fake is a folder of generated videos, there is no folder {args.fake}")
-    options = {name: getattr(args, name) for name in ("detector", "protocol", "count", "device")}
-    record = ProtocolRecord(**score(args.real, args.fake, batch_size=args.batch, **options))
+    path = args.fake / RECORD_NAME
+    older = load_record(path) if path.exists() else None
+    extras = Extras(args.repeats, args.bootstrap, args.extrapolate or args.plot is not None)
+    measured = measure(
+        args.real, args.fake, detector=args.detector, protocol=args.protocol, count=args.count, batch_size=args.batch,
+        device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
+    )  # fmt: skip
     if is_main():
-        record.save(args.fake / RECORD_NAME)
-    _report(record, args.json)
+        if older is not None:
+            logger.info("%s: replaces %s %.4f by protocol %s", path, older.metric, older.score, _protocol_name(older))
+        measured.record.save(path)
+        if args.plot is not None:
+            from sparsevid.evaluation.pictures import write_pictures
+
+            fake = args.fake.absolute()  # not inside it: a folder of pictures would be one of its videos
+            folder = Path(args.plot) if args.plot else fake.with_name(f"{fake.name}-score")
+            for picture in write_pictures(measured, folder):
+                logger.info("%s", picture)
+    _report(measured.record, args.json)
+    return 0
 
 
-def _features(args: argparse.Namespace) -> None:
-    from sparsevid.evaluation.detectors import build_detector
-    from sparsevid.evaluation.evaluate import extract_features, resolve_protocol
-    from sparsevid.evaluation.features import save_features
+def _features(args: argparse.Namespace) -> int:
+    from sparsevid.evaluation.evaluate import extract_features
 
-    protocol = resolve_protocol(args.detector, args.protocol)
-    detector = build_detector(protocol.detector, args.device or default_device())
-    file = extract_features(args.source, args.role, detector, protocol, limit=args.count, batch_size=args.batch)
-    if is_main():
-        save_features(file, args.out)
+    detector, protocol = _measuring(args)
+    file = extract_features(
+        args.source, args.role, detector, protocol,
+        limit=args.count, seed=args.seed, split=args.split, batch_size=args.batch, out=args.out,
+    )  # fmt: skip
     logger.info("%d clips, %d features each, in %s", *file.features.shape, args.out)
+    return 0
 
 
-def _distance(args: argparse.Namespace) -> None:
-    from sparsevid.evaluation.evaluate import compare_features
+def _distance(args: argparse.Namespace) -> int:
+    from sparsevid.evaluation.evaluate import Extras, compare_features
     from sparsevid.evaluation.features import load_features
 
-    record = compare_features(load_features(args.real), load_features(args.fake))
+    extras = Extras(bootstrap=args.bootstrap, extrapolate=args.extrapolate)
+    record = compare_features(load_features(args.real), load_features(args.fake), extras)
     if args.out is not None and is_main():
         record.save(args.out)
     _report(record, args.json)
+    return 0
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    """0 if all checks pass, else 1."""
+    from sparsevid.evaluation.selftest import GOLDEN, detector_checks, golden_checks, synthetic_checks
+
+    if args.detector is None and (args.detector_path is not None or args.trust_detector):
+        raise ValueError("--detector-path and --trust-detector are about a --detector, which is not given")
+    checks = synthetic_checks()
+    if args.detector is not None:
+        golden = GOLDEN.get(args.detector)
+        options = {} if golden is None else golden.options
+        detector = _built(args, args.detector, options)
+        checks += detector_checks(detector)
+        if golden is not None:
+            checks += golden_checks(golden, detector)
+    rows = [
+        [each.name, f"{each.expected:.8g}", f"{each.found:.8g}", f"{each.tolerance:.1g}", "pass" if each.passed else "FAIL"]
+        for each in checks
+    ]
+    print_table("self-test", ["check", "expected", "found", "tolerance", "result"], rows)
+    return 0 if all(each.passed for each in checks) else 1
+
+
+def _protocols(args: argparse.Namespace) -> int:
+    from sparsevid.evaluation.protocols import load_protocol
+
+    if args.name is not None:
+        protocol = load_protocol(args.name)
+        rows = [[name, json.dumps(value)] for name, value in protocol.as_dict().items()]
+        print_table(f"{protocol.name}, SHA-256 {protocol.fingerprint}", ["field", "value"], rows)
+        return 0
+    rows = []
+    for each in map(load_protocol, list_protocols()):
+        counts = ["all" if count is None else str(count) for count in (each.real_count, each.fake_count)]
+        strides = f"{each.real_stride}, {each.fake_stride}"
+        rows.append(
+            [each.name, each.detector, ", ".join(each.metrics), str(each.frames), strides, ", ".join(counts), each.split]
+        )
+    columns = ["protocol", "detector", "metrics", "frames", "strides real, fake", "clips real, fake", "split"]
+    print_table("protocols", columns, rows)
+    return 0
+
+
+def _sensitivity(args: argparse.Namespace) -> int:
+    """0 if the score rises with each distortion that it should rise with, else 1."""
+    from sparsevid.evaluation.sensitivity import MONOTONE, measure_sensitivity
+
+    detector, protocol = _measuring(args)
+    options = {"limit": args.count, "split": args.split, "batch_size": args.batch}
+    found = measure_sensitivity(args.real, detector, protocol, **options)
+    title = f"{detector.metric}: {found.metric} of {found.clips} real clips against themselves, by strength of the damage"
+    rising = {name: "no" if name in found.not_monotone else "yes" for name in MONOTONE}
+    rows = [[name, *(f"{each:.4g}" for each in scores), rising.get(name, "")] for name, scores in found.scores.items()]
+    print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
+    if args.plot is not None and is_main():
+        from sparsevid.evaluation.plot import plot_curves
+
+        plot_curves(
+            args.plot, found.strengths, found.scores, title=f"{protocol.name}, {found.clips} clips", metric=detector.metric
+        )
+    if found.not_monotone:
+        logger.warning("the score does not rise with each step of %s", ", ".join(found.not_monotone))
+    return 1 if found.not_monotone else 0
+
+
+def _measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":
+    """The detector and the protocol that the arguments name."""
+    from sparsevid.evaluation.evaluate import resolve_protocol
+
+    protocol = resolve_protocol(args.detector, args.protocol)
+    return _built(args, protocol.detector, protocol.detector_options), protocol
+
+
+def _built(args: argparse.Namespace, name: str, options: dict[str, Any]) -> "Detector":
+    device = args.device or default_device()
+    return build_detector(name, device, path=args.detector_path, trust=args.trust_detector, options=options)
 
 
 def _report(record: ProtocolRecord, as_json: bool) -> None:
@@ -105,6 +250,26 @@ def _report(record: ProtocolRecord, as_json: bool) -> None:
         if is_main():
             print(json.dumps(record.as_dict(), indent=2))
         return
-    name = "none" if record.protocol is None else record.protocol["name"]
-    cells = [record.metric, f"{record.score:.4f}", str(record.real["clips"]), str(record.fake["clips"]), name]
-    print_table("lower is better", ["metric", "score", "real clips", "fake clips", "protocol"], [cells])
+    rows = [row for each in (record, *record.other_splits) for row in _rows(each)]
+    columns = ["metric", "score", "real clips", "fake clips", "split", "protocol"]
+    print_table("a Fréchet or kernel distance: lower is better", columns, rows)
+
+
+def _rows(record: ProtocolRecord) -> list[list[str]]:
+    """A record's values, each with its name and spread, and what they depend on."""
+    facts = [str(record.real["clips"]), str(record.fake["clips"]), record.split or "", _protocol_name(record)]
+    rows = []
+    for position, (name, value) in enumerate(record.values.items()):
+        spread = "" if record.deviations is None else f" ± {record.deviations[name]:.4f}"
+        rows.append([record.metric if position == 0 else name, f"{value:.4f}{spread}", *facts])
+    if record.interval is not None:
+        ends = f"{record.interval['low']:.4f} … {record.interval['high']:.4f}"
+        rows.append([f"  {record.interval['level']:.0%} interval", ends, "", "", "", ""])
+    if record.extrapolation is not None:
+        limit = f"{record.extrapolation['value']:.4f} ± {record.extrapolation['error']:.4f}"
+        rows.append(["  for N → ∞", limit, "", "", "", ""])
+    return rows
+
+
+def _protocol_name(record: ProtocolRecord) -> str:
+    return "none" if record.protocol is None else record.protocol["name"]

@@ -1,4 +1,5 @@
-"""Frames of a video, by index. A video is a file, a folder of images (`frame_folder`), or one image: a video of one frame.
+"""Frames of a video, by index. A video is a file, a folder of images (`frame_folder`), one image: a video of one frame, or
+an array (`array_files`), whose clips are counted through.
 
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sparsevid.data import decode_decord, decode_file, frame_folder
-from sparsevid.data.files import kind_of
+from sparsevid.data import array_files, decode_decord, decode_file, frame_folder
+from sparsevid.data.files import Kind, kind_of
 from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "VideoInfo",
     "count_decoded",
     "frame_times",
+    "holds_parts",
     "iter_frames",
     "probe",
     "read_frames",
@@ -40,7 +42,8 @@ def probe(path: str | Path) -> VideoInfo:
     """Read what a video holds: the packets of a file or the names in a folder, and its first frame, decoded.
 
     Args:
-        path: a file in an MP4/MOV, AVI, Matroska/WebM or GIF container, whatever its extension; a frame folder; an image.
+        path: a file in an MP4/MOV, AVI, Matroska/WebM or GIF container, whatever its extension; an array of clips; a
+            frame folder; an image.
 
     Returns:
         The video's `VideoInfo`; `frames` is the number of intact packets, not the header's.
@@ -49,7 +52,8 @@ def probe(path: str | Path) -> VideoInfo:
         DecodeError: the video is missing, empty, no video, or its first frame cannot be decoded.
     """
     path = Path(path)
-    return frame_folder.probe_images(path) if _is_images(path) else decode_file.probe_file(path)
+    probes = {"image": frame_folder.probe_images, "array": array_files.probe_array, "video": decode_file.probe_file}
+    return probes[_kind(path)](path)
 
 
 def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND) -> Tensor:
@@ -73,9 +77,10 @@ def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT
         raise ValueError(f"unknown decoding backend {backend!r}; accepted: {', '.join(BACKENDS)}")
     if not indices or min(indices) < 0:
         raise ValueError(f"{path}: frame indices must be one or more numbers from 0, got {indices}")
-    if _is_images(path):
+    kind = _kind(path)
+    if kind == "image":
         return frame_folder.read_images(path, indices)
-    return _read_file(path, indices, backend)
+    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend)
 
 
 def iter_frames(path: str | Path, chunk: int = 32) -> Iterator[Tensor]:
@@ -91,11 +96,11 @@ def iter_frames(path: str | Path, chunk: int = 32) -> Iterator[Tensor]:
     Raises:
         DecodeError: the video is unreadable, or a frame is damaged.
     """
-    path = Path(path)
-    if _is_images(path):
-        count = len(frame_folder.image_paths(path))
+    path, kind = Path(path), _kind(Path(path))
+    if kind != "video":
+        count = len(frame_folder.image_paths(path)) if kind == "image" else array_files.probe_array(path).frames
         for start in range(0, count, chunk):
-            yield frame_folder.read_images(path, range(start, min(start + chunk, count)))
+            yield read_frames(path, range(start, min(start + chunk, count)))
         return
     batch: list[tuple[int, Tensor]] = []
     for numbered in decode_file.all_frames(path):
@@ -117,25 +122,34 @@ def frame_times(path: str | Path) -> list[float]:
         Seconds of each frame, ascending; the first frame shown is at 0.
 
     Raises:
-        DecodeError: the file is unreadable or holds no times, or the path is a frame folder or an image, which have none.
+        DecodeError: the file is unreadable or holds no times, or the path is a frame folder, image or array, which have none.
     """
     path = Path(path)
-    if _is_images(path):
-        raise DecodeError(path, "images hold no times; accepted: a video file")
+    if _kind(path) != "video":
+        raise DecodeError(path, "arrays and images hold no times; accepted: a video file")
     seconds = decode_file.packet_index(path).seconds
     if not seconds:
         raise DecodeError(path, "the file holds no presentation times")
     return seconds
 
 
-def _is_images(path: Path) -> bool:
-    """Whether this is a frame folder or an image, told by its content."""
+def holds_parts(path: Path) -> bool:
+    """Whether this may hold several videos, one behind the other: a frame folder cut at gaps, or a stack of clips.
+
+    Raises:
+        DecodeError: the video is missing or cannot be opened.
+    """
+    return path.is_dir() or _kind(path) == "array"
+
+
+def _kind(path: Path) -> Kind:
+    """What this is by its content: a frame folder counts as an image, and what is none of all as a video file."""
     if path.is_dir():
-        return True
+        return "image"
     if not path.is_file():
         raise DecodeError(path, "no such file")
     try:
-        return kind_of(path) == "image"
+        return kind_of(path) or "video"
     except OSError as error:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["video", "image"]
+from sparsevid.data.array_files import ARCHIVE_HEAD, ARRAY_HEAD, claims_clips
+
+Kind = Literal["video", "image", "array"]
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".gif")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 IGNORED_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -24,6 +26,8 @@ def is_ignored(name: str) -> bool:
 def kind_of(path: Path) -> Kind | None:
     """What a file is by its first bytes, whatever its name says; None for anything else, also if it is empty.
 
+    An array file is a video only if its array has the axes of clips: labels and features may lie beside videos and frames.
+
     Raises:
         OSError: the file cannot be opened.
     """
@@ -31,6 +35,8 @@ def kind_of(path: Path) -> Kind | None:
         head = file.read(_HEAD)
     if head.startswith(b"RIFF"):
         return _RIFF.get(head[8:12])
+    if head.startswith((ARRAY_HEAD, ARCHIVE_HEAD)):
+        return "array" if claims_clips(path) else None
     if head.startswith(_VIDEOS) or head[4:8] in _BOXES:
         return "video"
     return "image" if head.startswith(_IMAGES) else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
+from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
@@ -267,7 +268,7 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
     if not videos:
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
         if rules.media == "video":
-            accepted = f"video files ({' '.join(VIDEO_EXTENSIONS)}), folders of {accepted}"
+            accepted = f"video files ({' '.join(VIDEO_EXTENSIONS + ARRAY_EXTENSIONS)}), folders of {accepted}"
         raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {_counts(rejects) or 'nothing'}")
     splits = Counter(video.split for video in videos if video.split is not None)
     scanned = all(each.scanned for each in usable)

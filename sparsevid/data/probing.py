@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsevid.data.array_files import clip_cuts
 from sparsevid.data.decode import DecodeError, VideoInfo, frame_times, iter_frames, probe
+from sparsevid.data.files import kind_of
 from sparsevid.data.frame_folder import frame_names, numbering_gaps, probe_images
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.walk import Found
@@ -24,7 +26,7 @@ class Contents:
 
     Attributes:
         info: of all of it.
-        runs: (first frame, number of frames) of the videos to be made of it: one, unless it is split at gaps.
+        runs: (first frame, number of frames) of the videos to be made of it: one, unless it is split at gaps or a stack.
         remarks: what is worth knowing, and no reason to pass it over.
         times: seconds at which each frame is shown, where the rate varies.
     """
@@ -73,7 +75,7 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
             remarks = (CUT_SHORT, *remarks)
         if full_scan:
             _decode_all(path, info.frames)
-        cuts = numbering_gaps(frame_names(path)) if found.folder and rules.split_at_gaps else ()
+        cuts = _cuts(path, found, rules)
         bounds = (0, *cuts, info.frames)
         runs = tuple((bounds[i], bounds[i + 1] - bounds[i]) for i in range(len(bounds) - 1))
         times = tuple(round(time, _DECIMALS) for time in frame_times(path)) if info.variable_rate else None
@@ -82,6 +84,14 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         if error.detail:  # which frame: the reasons are counted, and do not say
             logger.warning("%s", error)
         return error.reason
+
+
+def _cuts(path: Path, found: Found, rules: TreeRules) -> tuple[int, ...]:
+    """The frames at which a path is cut into several videos."""
+    if found.folder:
+        return numbering_gaps(frame_names(path)) if rules.split_at_gaps else ()
+    # Images by the million are not opened once more.
+    return clip_cuts(path) if rules.media == "video" and kind_of(path) == "array" else ()
 
 
 def _decode_all(path: Path, expected: int) -> None:

@@ -1,7 +1,7 @@
 """The walk: one pass over a tree of files says what its videos are, without decoding anything.
 
-A video is a video file; or a *frame folder*, a folder that directly holds images and no video file, whatever the folder is
-called; or, in a tree of images, each image file. What a file is, its first bytes say.
+A video is a video file, or an array file with clips; or a *frame folder*, a folder that directly holds images and no video
+file, whatever the folder is called; or, in a tree of images, each image file. What a file is, its first bytes say.
 """
 
 import fnmatch
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_ignored, kind_of, natural_key
 from sparsevid.logging import get_logger
 
@@ -58,7 +59,7 @@ def own_name(path: str) -> str:
     """The name of a video file without its extension; a frame folder's loses one only if it is a video's, as in `x.mp4/`."""
     name = PurePosixPath(path).name
     stem, extension = os.path.splitext(name)
-    return stem if extension.lower() in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS else name
+    return stem if extension.lower() in VIDEO_EXTENSIONS + ARRAY_EXTENSIONS + IMAGE_EXTENSIONS else name
 
 
 def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
@@ -167,7 +168,7 @@ def _sort_files(
         except OSError as error:
             rejects.setdefault(f"cannot be opened ({error.strerror})", []).append(path)
             continue
-        if kind == "video":
+        if kind in ("video", "array"):
             videos.append((path, size))
         elif kind == "image":
             images.append((path, size))

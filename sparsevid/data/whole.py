@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsevid.data.decode import DecodeError, iter_frames, read_frames
+from sparsevid.data.decode import DecodeError, holds_parts, iter_frames, read_frames
 from sparsevid.data.manifest import Video
 from sparsevid.data.transforms import resize_crop
 
@@ -36,7 +36,7 @@ def video_frames(root: Path, video: Video, size: tuple[int, int], chunk: int = D
         DecodeError: a frame cannot be decoded, or their number is not the manifest's.
     """
     path = root / video.path
-    if path.is_dir():  # any frame at no cost, and the video may be a part of the folder
+    if holds_parts(path):  # any frame by itself
         numbers = range(video.first, video.first + video.frames)
         chunks = (read_frames(path, numbers[i : i + chunk]) for i in range(0, video.frames, chunk))
     else:

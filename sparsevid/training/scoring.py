@@ -10,19 +10,22 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid.config import ConfigError, RunConfig
-from sparsevid.data.transforms import resize_crop
+from sparsevid.data.clips import ClipRule
 from sparsevid.distributed import is_main
+from sparsevid.evaluation.clip_readers import ClipShape
+from sparsevid.evaluation.clips import choose_clips
 from sparsevid.evaluation.detectors import build_detector
-from sparsevid.evaluation.evaluate import choose_clips, compare_features
-from sparsevid.evaluation.features import FeatureFile, compute_features
-from sparsevid.evaluation.protocols import Protocol, ProtocolRecord, load_protocol
+from sparsevid.evaluation.evaluate import compare_features
+from sparsevid.evaluation.features import compute_features
+from sparsevid.evaluation.protocols import Protocol, load_protocol
+from sparsevid.evaluation.record import ProtocolRecord
 from sparsevid.logging import get_logger
 
 logger = get_logger(__name__)
 
 
 class Scoring:
-    """The protocol of a run's scores, its detector, and on rank 0 the features of the real clips, computed now.
+    """The protocol of a run's scores, its detector, and the features of the real clips, computed now by all ranks.
 
     The detector is kept on the CPU between uses.
 
@@ -46,21 +49,25 @@ class Scoring:
                 f"monitor.protocol = {self.protocol.name} reads {last + 1} frames of a generated clip, this run's clips have "
                 f"{data.frames}"
             )
+        if self.protocol.fake_start != "first":
+            raise ConfigError(
+                f"monitor.protocol = {self.protocol.name} has fake_start {self.protocol.fake_start!r}; a run's samples are "
+                "read from their first frame, accepted: 'first'"
+            )
         if data.root is not None and self.protocol.split != "all":
             raise ConfigError(
                 f"monitor.protocol = {self.protocol.name} takes split {self.protocol.split!r} of the real videos, which the "
                 "card knows and data.root goes past: write the root into the card, or set $SPARSEVID_DATA"
             )
-        self.detector = build_detector(self.protocol.detector)
-        self.real: FeatureFile | None = None
-        clips = choose_clips(data.root or data.card, "real", self.protocol, limit=count)  # all ranks: one reads the tree
-        if is_main():
-            if differences := clip_differences(config, self.protocol):
-                text = "; ".join(differences)
-                logger.warning("scores by %s compare only within this run: %s", self.protocol.name, text)
-            origin = {"role": "real", "protocol": self.protocol.as_dict(), "source": clips.origin}
-            self.real = compute_features(clips, self.detector.to(device), total=len(clips), **origin)
-            self.detector.to("cpu")
+        self.detector = build_detector(self.protocol.detector, options=self.protocol.detector_options)
+        clips = choose_clips(data.root or data.card, "real", self.protocol, limit=count)
+        differences = clip_differences(config, self.protocol)
+        if differences and is_main():
+            text = "; ".join(differences)
+            logger.warning("scores by %s compare only within this run: %s", self.protocol.name, text)
+        rules = self.protocol.as_dict()
+        self.real = compute_features(clips, self.detector.to(device), role="real", protocol=rules)
+        self.detector.to("cpu")
 
     def features(self, clips: Tensor) -> Tensor:
         """Features of generated clips, which are read as a protocol reads the files of them.
@@ -73,7 +80,8 @@ class Scoring:
         """
         rule = self.protocol
         clips = clips[:, :, : (rule.frames - 1) * rule.fake_stride + 1 : rule.fake_stride]
-        frames = resize_crop(rearrange(clips, "b c t h w -> (b t) c h w"), rule.size)
+        shape = ClipShape(ClipRule(rule.frames, rule.fake_stride), rule.size, rule.resize)
+        frames = shape.resized(rearrange(clips, "b c t h w -> (b t) c h w"))
         return self.detector(rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))).cpu()
 
     def compare(self, features: Tensor, step: int, sampling: dict[str, object]) -> ProtocolRecord:
@@ -86,7 +94,9 @@ class Scoring:
         """
         source = {"root": str(self.config.folder), "step": step, "weights": "ema", **sampling}
         names = tuple(f"sample {index}" for index in range(len(features)))
-        fake = replace(self.real, features=features, clip_ids=names, role="fake", source=source)
+        fake = replace(
+            self.real, features=features, clip_ids=names, role="fake", source=source, clips_fingerprint=None, computation={}
+        )
         return compare_features(self.real, fake)
 
 
@@ -94,7 +104,7 @@ def clip_differences(config: RunConfig, protocol: Protocol) -> list[str]:
     """In what the clips of a run are not those that a protocol compares."""
     data, stride = config.data, config.data.stride * protocol.fake_stride
     pairs = (
-        ("size", tuple(protocol.size), tuple(data.size)),
+        ("size", protocol.size or tuple(data.size), tuple(data.size)),
         ("frames", protocol.frames, data.frames),
         ("stride of real videos", protocol.real_stride, stride),
     )

@@ -1,12 +1,14 @@
 """Properties of the Fréchet distance. Errors are relative to tr Σ_r + tr Σ_f unless stated."""
 
-import numpy as np
+import inspect
+
 import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from sparsevid.evaluation.distances import frechet_distance
+from sparsevid.evaluation import distances
+from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
 
 
 def draw(count: int, dim: int, seed: int) -> Tensor:
@@ -21,14 +23,6 @@ def traces(real: Tensor, fake: Tensor) -> float:
     return (real.var(dim=0).sum() + fake.var(dim=0).sum()).item()
 
 
-def by_square_root(real: Tensor, fake: Tensor, ddof: int = 1) -> float:
-    """The textbook formula: covariances and scipy's matrix square root."""
-    a, b = real.numpy(), fake.numpy()
-    cov_a, cov_b = np.cov(a, rowvar=False, ddof=ddof), np.cov(b, rowvar=False, ddof=ddof)
-    root = sqrtm(cov_a @ cov_b).real
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
-
-
 def whitened(count: int, dim: int, seed: int) -> Tensor:
     """Features whose sample mean is 0 and whose sample covariance is the identity, to rounding."""
     x = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -39,14 +33,38 @@ def whitened(count: int, dim: int, seed: int) -> Tensor:
 def test_equals_the_matrix_square_root_when_covariances_have_full_rank(n, m, dim):
     real, fake = draw(n, dim, 0), draw(m, dim, 1)
     for unbiased in (True, False):
-        error = frechet_distance(real, fake, unbiased=unbiased) - by_square_root(real, fake, ddof=int(unbiased))
+        error = frechet_distance(real, fake, unbiased=unbiased) - frechet_by_square_root(real, fake, unbiased=unbiased)
         assert abs(error) <= 1e-10 * traces(real, fake)
 
 
 @pytest.mark.parametrize(("n", "m", "dim"), [(12, 12, 40), (9, 30, 40), (100, 12, 40)])
 def test_is_near_the_matrix_square_root_when_covariances_are_singular(n, m, dim):
     real, fake = draw(n, dim, 0), draw(m, dim, 1)
-    assert abs(frechet_distance(real, fake) - by_square_root(real, fake)) <= 1e-6 * traces(real, fake)
+    assert abs(frechet_distance(real, fake) - frechet_by_square_root(real, fake)) <= 1e-6 * traces(real, fake)
+
+
+def degenerate(count: int, seed: int) -> Tensor:
+    """Dimensions of very different scales, one that is constant, one that is the sum of two others, and one near it."""
+    x = draw(count, 8, seed) * torch.logspace(0, -6, 8, dtype=torch.float64)
+    repeated = x[:, 0] + x[:, 1]
+    return torch.cat([x, torch.full((count, 1), 5.0), repeated[:, None], (repeated + 1e-9 * x[:, 2])[:, None]], dim=1)
+
+
+def test_dimensions_that_are_constant_or_repeat_others_cost_no_digits():
+    real, fake = degenerate(100, 30), degenerate(80, 31) + 0.1
+    turn = torch.linalg.qr(draw(11, 11, 32)).Q
+    base = frechet_distance(real, fake)
+    assert abs(frechet_distance(real @ turn, fake @ turn) - base) <= 1e-13 * traces(real, fake)
+    assert frechet_distance(real, real.flip(0)) <= 1e-13 * traces(real, real)
+    doubled = [torch.cat([x, x], dim=1) for x in (real, fake)]  # all squared distances are doubled
+    assert frechet_distance(*doubled) == pytest.approx(2 * base, rel=1e-11)
+
+
+def test_the_root_of_a_long_set_is_the_same_by_either_way(monkeypatch):
+    real, fake = draw(200, 20, 33), draw(150, 20, 34)
+    by_cholesky = frechet_distance(real, fake)
+    monkeypatch.setattr(distances, "CHOLESKY_PIVOT", 2.0)
+    assert abs(frechet_distance(real, fake) - by_cholesky) <= 1e-13 * traces(real, fake)
 
 
 @pytest.mark.parametrize(("n", "dim"), [(200, 30), (30, 30), (31, 30), (20, 500), (2, 7)])
@@ -65,6 +83,48 @@ def test_analytic_distance_of_gaussians_with_exact_moments():
     assert abs(frechet_distance(real, fake) - exact) <= 1e-10 * traces(real, fake)
 
 
+def test_analytic_distance_where_covariances_do_not_commute():
+    dim = 12
+    mixing = draw(dim, dim, 20)
+    move = mixing.T @ mixing / dim  # symmetric and positive: the optimal map from N(0, Σ) to N(shift, move Σ move)
+    spread = draw(dim, dim, 21)
+    shift = torch.linspace(-1.0, 1.0, dim, dtype=torch.float64)
+    real, fake = whitened(60, dim, 22) @ spread, whitened(90, dim, 23) @ spread @ move + shift
+    left = spread @ (torch.eye(dim, dtype=torch.float64) - move)  # tr (1 − move) Σ (1 − move) = ‖spread (1 − move)‖²
+    exact = (shift.square().sum() + left.square().sum()).item()
+    assert abs(frechet_distance(real, fake) - exact) <= 1e-10 * traces(real, fake)
+
+
+@pytest.mark.slow
+def test_zero_from_itself_at_the_size_of_a_real_evaluation():
+    x = draw(512, 1408, 24)
+    assert frechet_distance(x, x) <= 1e-13 * traces(x, x)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(("n", "m", "dim", "tolerance"), [(300, 200, 24, 1e-10), (12, 15, 40, 1e-6)])
+def test_biased_distance_is_that_of_cd_fvd(n, m, dim, tolerance):
+    public = pytest.importorskip("cdfvd.fvd", reason="needs cd-fvd (extra `test`)")
+    if "disp" not in inspect.signature(sqrtm).parameters:
+        pytest.skip("cd-fvd calls SciPy's sqrtm with an argument that this SciPy no longer has")
+    real, fake = draw(n, dim, 25).float(), draw(m, dim, 26).float()
+    stats = []
+    for features in (real, fake):
+        stats.append(public.FeatureStats(capture_mean_cov=True))
+        for batch in features.split(7):
+            stats[-1].append_torch(batch, rank=0, num_gpus=1)
+    evaluator = object.__new__(public.cdfvd)  # without its network
+    found = evaluator.compute_fvd_from_stats(fake_stats=stats[1], real_stats=stats[0])
+    assert abs(frechet_distance(real, fake, unbiased=False) - found) <= tolerance * traces(real, fake)
+
+
+def test_unbiased_distance_is_that_of_videogpt_in_float64():
+    public = pytest.importorskip("cdfvd.third_party.i3d.utils", reason="needs cd-fvd (extra `test`)")
+    real, fake = draw(300, 24, 27), draw(200, 24, 28)
+    error = frechet_distance(real, fake) - public.frechet_distance(real, fake).item()
+    assert abs(error) <= 1e-10 * traces(real, fake)
+
+
 @pytest.mark.parametrize(("n", "m", "dim"), [(120, 90, 20), (15, 18, 40)])
 def test_symmetry_rotation_common_shift_and_scale(n, m, dim):
     real, fake = draw(n, dim, 5), draw(m, dim, 6)
@@ -76,8 +136,9 @@ def test_symmetry_rotation_common_shift_and_scale(n, m, dim):
     assert abs(frechet_distance(3 * real, 3 * fake) - 9 * base) <= 9 * tolerance
 
 
-def test_a_constant_offset_of_1000_costs_no_digits_that_float64_has():
-    real, fake = draw(500, 20, 8), draw(500, 20, 9)
+@pytest.mark.parametrize(("n", "dim"), [(500, 20), (20, 60)])
+def test_a_constant_offset_of_1000_costs_no_digits_that_float64_has(n, dim):
+    real, fake = draw(n, dim, 8), draw(n, dim, 9)
     offset_error = abs(frechet_distance(real + 1000, fake + 1000) - frechet_distance(real, fake))
     assert offset_error <= 1e-10 * traces(real, fake)
 

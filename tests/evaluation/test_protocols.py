@@ -1,15 +1,22 @@
-"""Protocols: strict, complete, and what they are called."""
+"""Protocols: strict, complete, what the published ones say, and what they are called."""
 
 import dataclasses
+import fnmatch
 import json
 
 import pytest
 from omegaconf import OmegaConf
 
-from sparsevid.evaluation.detectors import DETECTORS
-from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, ProtocolRecord, list_protocols, load_protocol
+from sparsevid.evaluation.detectors import DETECTORS, detector_class
+from sparsevid.evaluation.metrics import METRICS
+from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, list_protocols, load_protocol
 
 NAME = "sparsevid/fd-transnetv2-v1"
+PUBLISHED = {
+    *(f"stylegan-v/{name}" for name in ("fvd2048_16f", "fvd2048_128f", "fvd2048_128f_subsample8f")),
+    *(f"latte/{name}" for name in ("ucf101", "sky", "taichi", "ffs")),
+    "cd-fvd",
+}
 
 
 def write(folder, **changes):
@@ -20,11 +27,16 @@ def write(folder, **changes):
     return path
 
 
-def test_every_protocol_of_the_package_loads_under_its_own_name():
-    assert NAME in list_protocols()
+def test_every_protocol_of_the_package_loads_under_its_own_name_and_can_be_computed():
+    assert {NAME, "sparsevid/v1"} | PUBLISHED <= set(list_protocols())
     for name in list_protocols():
         protocol = load_protocol(name)
-        assert protocol.name == name and protocol.detector in DETECTORS
+        assert protocol.name == name
+        detector = detector_class(protocol.detector)
+        assert set(protocol.detector_options) <= set(detector.OPTIONS)
+        assert all(METRICS[metric].needs == detector.kind for metric in protocol.metrics)
+        assert protocol.frames >= detector.min_frames
+        assert Protocol.from_dict(json.loads(json.dumps(protocol.as_dict()))) == protocol
 
 
 def test_every_detector_has_a_default_protocol_of_its_own():
@@ -33,45 +45,106 @@ def test_every_detector_has_a_default_protocol_of_its_own():
         assert load_protocol(name).detector == detector
 
 
+@pytest.mark.parametrize(
+    ("names", "facts"),
+    [
+        ("stylegan-v/fvd2048_16f", {"frames": 16, "real_stride": 1, "fake_stride": 1, "real_min_frames": 16}),
+        ("stylegan-v/fvd2048_128f", {"frames": 128, "real_stride": 1, "fake_stride": 1, "real_min_frames": 128}),
+        ("stylegan-v/fvd2048_128f_subsample8f", {"frames": 16, "real_stride": 8, "fake_stride": 8, "real_min_frames": 128}),
+        ("stylegan-v/fvd2048_*", {"real_selection": "sorted", "real_count": 2048, "fake_start": "first", "split": "all"}),
+        ("latte/*", {"frames": 16, "fake_stride": 1, "real_selection": "random", "real_count": 2048, "split": "train"}),
+        ("latte/ucf101", {"real_stride": 3, "real_min_frames": 48}),
+        ("latte/sky", {"real_stride": 3, "real_min_frames": 48}),
+        ("latte/ffs", {"real_stride": 3, "real_min_frames": 48}),
+        ("latte/taichi", {"real_stride": 6, "real_min_frames": 96}),
+        ("cd-fvd", {"detector": "videomae-v2", "real_count": None, "fake_count": 2048, "seed": 42, "fake_start": "random"}),
+        (
+            "sparsevid/v1",
+            {"real_start": "all", "real_count": None, "lossless": True, "split": "both", "covariance": "unbiased"},
+        ),
+    ],
+)
+def test_the_published_protocols_are_as_their_code(names, facts):
+    """Of spec and public code; the detector of published FVD is the TorchScript file, its covariance divides by N."""
+    found = fnmatch.filter(list_protocols(), names)
+    for protocol in map(load_protocol, found):
+        assert {key: getattr(protocol, key) for key in facts} == facts
+        if protocol.name in PUBLISHED:
+            assert (protocol.covariance, protocol.clips_per_video, protocol.metrics) == ("biased", 1, ("frechet",))
+            assert protocol.real_start == "random" and protocol.size == (256, 256)
+            assert protocol.name == "cd-fvd" or protocol.detector == "i3d-torchscript"
+    assert found
+
+
 def test_a_released_protocol_never_changes():
-    assert load_protocol(NAME).fingerprint == "227194bf0590ca7e8829ac835b75806b28308337a48610e8861b5fd2c16b4b9f"
+    assert load_protocol(NAME).fingerprint == "72eed4227fa7bab06a0f03d7d318613da401fafa2b990f449d02db9f726fbb91"
 
 
-def test_a_protocol_survives_json_and_a_file(tmp_path):
-    protocol = load_protocol(write(tmp_path, count=None, clips_per_video=2, covariance="biased"))
-    assert (protocol.count, protocol.clips_per_video, protocol.covariance) == (None, 2, "biased")
-    assert Protocol.from_dict(json.loads(json.dumps(protocol.as_dict()))) == protocol
+def test_a_protocol_survives_a_file(tmp_path):
+    changes = {
+        "real_count": None,
+        "clips_per_video": 2,
+        "covariance": "biased",
+        "size": None,
+        "detector_options": {"eps": 1e-3},
+    }
+    protocol = load_protocol(write(tmp_path, **changes))
+    assert {key: getattr(protocol, key) for key in changes} == changes
 
 
-@pytest.mark.parametrize("values", [{}, {"name": "a", "size": [1, 1]}, {"size": 3}])
+@pytest.mark.parametrize("values", [{}, {"name": "a", "size": [1, 1], "metrics": []}, {"size": 3, "metrics": []}])
 def test_values_that_are_no_protocol_are_refused(values):
-    with pytest.raises(ValueError, match="not the fields of a protocol.*name, detector, frames"):
+    with pytest.raises(ValueError, match="not the fields of a protocol.*name, detector, detector_options, metrics, frames"):
         Protocol.from_dict(values)
+
+
+CHANGED = {
+    "name": "x", "detector": "x", "detector_options": {"eps": 1.0}, "metrics": ("kid",), "frames": 1, "real_stride": 9,
+    "fake_stride": 9, "real_start": "first", "fake_start": "random", "real_min_frames": 90, "fake_min_frames": 90,
+    "size": None, "resize": "stretch", "real_count": 9, "fake_count": None, "clips_per_video": 1, "real_selection": "random",
+    "fake_selection": "sorted", "seed": 9, "covariance": "biased", "split": "x", "lossless": True,
+}  # fmt: skip
 
 
 def test_the_fingerprint_depends_on_every_field():
     protocol = load_protocol(NAME)
-    changed = {"name": "x", "detector": "x", "split": "x", "size": (1, 1), "count": None, "clips_per_video": 1}
-    changed |= {"covariance": "biased", "frames": 1, "real_stride": 9, "fake_stride": 9, "seed": 9}
-    assert set(changed) == {each.name for each in dataclasses.fields(Protocol)}
-    prints = {dataclasses.replace(protocol, **{key: value}).fingerprint for key, value in changed.items()}
-    assert len(prints | {protocol.fingerprint}) == len(changed) + 1
+    assert set(CHANGED) == {each.name for each in dataclasses.fields(Protocol)}
+    prints = {dataclasses.replace(protocol, **{key: value}).fingerprint for key, value in CHANGED.items()}
+    assert len(prints | {protocol.fingerprint}) == len(CHANGED) + 1
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_a_protocol_leaves_nothing_to_a_default(tmp_path, key):
+    with pytest.raises(ValueError, match=f"missing {key}; a protocol leaves nothing to a default"):
+        load_protocol(write(tmp_path, **{key: "remove"}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"frame": 8}, "unknown key 'frame'; did you mean 'frames'.*real_stride, fake_stride"),
-        ({"seed": "remove"}, "missing seed"),
         ({"frames": "eight"}, "mine.yaml: frames: .*eight"),
         ({"frames": 0}, "frames is at least 1, got 0"),
         ({"frames": None}, "mine.yaml: frames: "),
-        ({"count": 1}, "count is at least 2"),
+        ({"real_count": 1}, "real_count is at least 2, for a covariance, got 1"),
+        ({"fake_count": 0}, "fake_count is at least 2"),
         ({"size": [48]}, "mine.yaml: size: "),
-        ({"size": [48, 0]}, "width is at least 1, got 0"),
-        ({"seed": -1}, "seed is not negative"),
+        ({"size": [48, 0]}, r"size is \[height, width\], both at least 1, or null, got \[48, 0\]"),
+        ({"seed": -1}, "seed is at least 0"),
         ({"covariance": "pooled"}, "one of unbiased, biased, got 'pooled'"),
+        ({"real_start": "last"}, "real_start is one of random, first, all, got 'last'"),
+        ({"resize": "fill"}, "resize is one of cover, stretch"),
+        ({"fake_selection": "some"}, "fake_selection is one of spread, sorted, random"),
+        ({"metrics": []}, "metrics names one or more metrics"),
+        ({"metrics": ["kid", "kid"]}, "each once"),
+        ({"metrics": "kid"}, "mine.yaml: metrics: "),
+        ({"detector_options": {"eps": [1]}}, "detector_options.eps is a text or a number, got .1."),
+        ({"real_count": None}, "every start of every video would be a clip; limit real_count or clips_per_video"),
+        ({"lossless": "perhaps"}, "mine.yaml: lossless: "),
+        ({"seed": "${absent}"}, "mine.yaml: seed: .*absent"),
         ({"name": "sparsevid/new"}, "reserved"),
+        ({"name": "latte/new"}, "reserved"),
+        ({"name": "cd-fvd"}, "reserved"),
         ({"name": NAME, "frames": 4}, "reserved"),
     ],
 )
@@ -88,28 +161,7 @@ def test_files_that_hold_no_mapping_are_refused(tmp_path, text):
         load_protocol(path)
 
 
-@pytest.mark.parametrize("name", ["fvd", "sparsevid/fd-transnetv2-v0", "sparsevid/../__init__", "absent.yaml"])
+@pytest.mark.parametrize("name", ["fvd", "sparsevid/fd-transnetv2-v0", "sparsevid/../__init__", "latte", "absent.yaml"])
 def test_unknown_protocols_are_refused_with_the_known_ones(name):
     with pytest.raises(ValueError, match=f"unknown protocol.*{NAME}"):
         load_protocol(name)
-
-
-def test_a_record_is_written_as_json_and_replaces_an_older_one(tmp_path):
-    protocol = load_protocol(NAME)
-    record = ProtocolRecord(
-        metric="FD-TransNetV2",
-        score=1.25,
-        protocol=protocol.as_dict(),
-        protocol_fingerprint=protocol.fingerprint,
-        detector={"name": "transnetv2", "fingerprint": "0", "preprocessing": "ünï"},
-        real={"clips": 2},
-        fake={"clips": 3},
-        warnings=("few clips",),
-        versions={},
-    )
-    path = tmp_path / "score.json"
-    dataclasses.replace(record, score=7.0).save(path)
-    record.save(path)
-    assert json.loads(path.read_text(encoding="utf-8")) == record.as_dict()
-    assert ProtocolRecord(**record.as_dict()).as_dict() == record.as_dict()
-    assert [each.name for each in tmp_path.iterdir()] == ["score.json"]

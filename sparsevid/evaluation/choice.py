@@ -1,0 +1,77 @@
+"""Which clips of which videos a protocol takes: pure functions of lengths, names and generators."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparsevid.data.clips import ClipRule, valid_starts
+from sparsevid.evaluation.protocols import Role
+from sparsevid.seeding import Purpose, keyed_generator
+
+_FAKE_KEY = -1  # ends the key of a generated video's draws: no video has this number
+
+
+def draws(role: Role, seed: int, *video: int) -> torch.Generator:
+    """The generator of a video's clips, by its number; without a video, of the order of videos. Sides do not share draws."""
+    return keyed_generator(Purpose.EVALUATION, seed, *video, *(() if role == "real" else (_FAKE_KEY,)))
+
+
+def clip_starts(rule: ClipRule, frames: int, start: str, generator: torch.Generator, limit: int | None = None) -> list[int]:
+    """First frames of the clips of one video, in the order in which they are taken.
+
+    Args:
+        rule: what frames make a clip.
+        frames: of the video.
+        start: where clips start, see `Protocol`.
+        generator: of this video, see `draws`.
+        limit: clips at most.
+
+    Returns:
+        Different starts; none if the video is too short.
+    """
+    valid = valid_starts(rule, frames)
+    if not valid:
+        return []
+    if start == "first":
+        return [0]
+    if start == "random":
+        return [valid[i] for i in torch.randperm(len(valid), generator=generator)[:limit].tolist()]
+    clips, left_over = divmod(frames, rule.span)
+    first = int(torch.randint(left_over + 1, (), generator=generator))
+    return [first + i * rule.span for i in torch.randperm(clips, generator=generator)[:limit].tolist()]
+
+
+def video_order(names: Sequence[str], selection: str, generator: torch.Generator) -> list[int]:
+    """The order in which videos give their clips.
+
+    Args:
+        names: of the videos, in natural order.
+        selection: see `Protocol`.
+        generator: of the order, see `draws`.
+
+    Returns:
+        Every position in `names`, once.
+    """
+    if selection == "random":
+        return torch.randperm(len(names), generator=generator).tolist()
+    positions = range(len(names))
+    return sorted(positions, key=names.__getitem__) if selection == "sorted" else list(positions)
+
+
+def take_in_turns(order: Sequence[int], starts: Sequence[Sequence[int]], count: int | None) -> list[tuple[int, int]]:
+    """One clip of every video, then a second of every video that has one, … up to a count.
+
+    Args:
+        order: of the videos.
+        starts: for each video the first frames of its clips.
+        count: clips at most.
+
+    Returns:
+        (video, first frame) of each clip in reading order: by video, then by frame.
+    """
+    chosen: list[tuple[int, int]] = []
+    for turn in range(max(map(len, starts), default=0)):
+        chosen.extend((video, starts[video][turn]) for video in order if turn < len(starts[video]))
+        if count is not None and len(chosen) >= count:
+            break
+    return sorted(chosen[:count])

@@ -1,0 +1,295 @@
+"""The clips that a protocol takes from a source: a fixed list with names, read when they are asked for.
+
+A source is a dataset card, a tree with video files, frame folders and arrays at any depth, or a `ClipGenerator`.
+
+Dimensions: T frames, C = 3 channels, H×W pixels of a clip.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+from typing import Protocol as Interface
+
+from torch import Tensor
+
+from sparsevid.data.cards import load_card, resolve_root
+from sparsevid.data.files import IMAGE_EXTENSIONS
+from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
+from sparsevid.data.rules import TreeRules
+from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
+from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
+from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.logging import get_logger
+
+__all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips"]
+
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz")
+ClipSource = str | Path | ClipGenerator
+logger = get_logger(__name__)
+
+
+class ClipReader(Interface):
+    """Where the frames of chosen clips come from."""
+
+    def read(self, first: int, last: int) -> Iterator[Tensor]:
+        """Clips first … last − 1 by position, uint8 (3, T, H, W)."""
+
+
+@dataclass(frozen=True)
+class ProtocolClips:
+    """The clips that a protocol takes from a source.
+
+    Attributes:
+        ids: their names, in reading order; no two are equal.
+        fingerprint: SHA-256 over all that their pixels depend on: names, data, frames, size.
+        origin: where they come from, for the record; `intended` is how many the protocol takes of data that are large enough.
+        reader: reads them.
+    """
+
+    ids: tuple[str, ...]
+    fingerprint: str
+    origin: dict[str, Any]
+    reader: ClipReader
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self.read(0, len(self))
+
+    def read(self, first: int, last: int) -> Iterator[tuple[str, Tensor]]:
+        """Read some of the clips; an unreadable one is an error, for others in its place would be another score.
+
+        Args:
+            first: position of the first clip.
+            last: position behind the last clip.
+
+        Yields:
+            Name and clip, uint8 (3, T, H, W).
+
+        Raises:
+            IndexError: there are no such positions.
+            DecodeError: a frame cannot be decoded.
+            ValueError: a generator gives something else than a clip.
+        """
+        if not 0 <= first <= last <= len(self):
+            raise IndexError(f"clips {first} to {last} asked for, there are {len(self)}")
+        return zip(self.ids[first:last], self.reader.read(first, last), strict=True)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a source gives: a reader, the clips' names, the fingerprint of the data, and what else the record says of them."""
+
+    reader: ClipReader
+    ids: tuple[str, ...]
+    data: str
+    origin: dict[str, Any]
+
+
+def choose_clips(
+    source: ClipSource, role: Role, protocol: Protocol, *, limit: int | None = None, seed: int | None = None
+) -> ProtocolClips:
+    """The clips that a protocol takes from a source: a function of data, protocol, limit and seed.
+
+    All ranks call it together.
+
+    Args:
+        source: a dataset card by name or path, a folder of videos, or a `ClipGenerator` in the role "fake".
+        role: "real" or "fake".
+        protocol: the rules.
+        limit: take fewer clips than the protocol's count.
+        seed: of all draws, in place of the protocol's: for repeats.
+
+    Raises:
+        FileNotFoundError: there is no such folder or card.
+        ValueError: `limit` is below 2 or exceeds the protocol's count, no real video is long enough, a generated one is too
+            short, fewer than two clips can be chosen, or videos differ in size and the protocol does not resize.
+    """
+    protocol = protocol if seed is None else dataclasses.replace(protocol, seed=seed)
+    side = protocol.side(role)
+    if limit is not None and limit < 2:
+        raise ValueError(f"count is at least 2 (a covariance needs two clips), got {limit}")
+    if limit is not None and side.count is not None and limit > side.count:
+        raise ValueError(
+            f"count {limit} is more than the {side.count} of protocol {protocol.name}; for more clips write a "
+            "protocol of your own and give its path"
+        )
+    shape = ClipShape(side.rule, protocol.size, protocol.resize)
+    choose = _from_generator if isinstance(source, ClipGenerator) else _from_videos
+    choice = choose(source, role, protocol, shape, side.count if limit is None else limit)
+    if len(choice.ids) < 2:
+        raise ValueError(
+            f"{role} clips: a score needs at least 2, got {len(choice.ids)} from the {choice.origin['videos']} videos of "
+            f"{choice.origin['root']} that have {side.least_frames} frames or more"
+        )
+    for text in choice.origin["warnings"]:
+        logger.warning("%s clips: %s", role, text)
+    pixels = [choice.data, side.rule.frames, side.rule.stride, shape.size, shape.resize, choice.ids]
+    fingerprint = hashlib.sha256(json.dumps(pixels).encode("ascii")).hexdigest()
+    origin = {"clips": len(choice.ids), **choice.origin, "fingerprint": choice.data, "seed": protocol.seed}
+    return ProtocolClips(choice.ids, fingerprint, origin, choice.reader)
+
+
+def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
+    root, card, rules = _locate(source)
+    manifest, side = open_manifest(root, rules), protocol.side(role)
+    split, warnings = None, []
+    if role == "real":
+        manifest, split = _real_split(manifest, protocol, warnings)
+    else:
+        manifest = _without_previews(manifest)
+    videos = _long_enough(manifest, role, protocol)
+    starts = [
+        clip_starts(side.rule, video.frames, side.start, draws(role, protocol.seed, number), side.clips_per_video)
+        for number, video in enumerate(videos)
+    ]
+    order = video_order([video.path for video in videos], side.selection, draws(role, protocol.seed))
+    chosen = tuple((videos[video], first) for video, first in take_in_turns(order, starts, count))
+    if shape.size is None:
+        _check_one_size(root, chosen, protocol)
+    formats = _formats(root, chosen)
+    if role == "fake" and protocol.lossless:
+        warnings += _losses(formats, protocol)
+    origin = {
+        "root": str(root),
+        "card": card,
+        "split": split,
+        "intended": sum(map(len, starts)) if side.count is None else side.count,
+        "videos": len(videos),
+        "too_short": len(manifest.videos) - len(videos),
+        "rejected": {reason: len(paths) for reason, paths in manifest.rejects.items()},
+        "formats": formats,
+        "decoder": f"PyAV {version('av')}",
+        "warnings": warnings,
+    }
+    ids = tuple(f"{video.path}@{video.first + first}" for video, first in chosen)
+    return _Choice(VideoClips(root, chosen, shape), ids, manifest.fingerprint, origin)
+
+
+def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
+    side = protocol.side(role)
+    if role != "fake" or side.start == "all":
+        raise ValueError(
+            f"{source.name}: a generator makes one clip a number, in the role 'fake'; got the role {role!r} and protocol "
+            f"{protocol.name}, whose clips start {side.start!r}"
+        )
+    names = [f"sample {number}" for number in range(source.count)]
+    # Files of samples are numbered with leading zeros: the order of their characters is that of the numbers.
+    selection = "spread" if side.selection == "sorted" else side.selection
+    chosen = tuple(sorted(video_order(names, selection, draws(role, protocol.seed))[:count]))
+    origin = {
+        "root": source.name,
+        "card": None,
+        "split": None,
+        "intended": source.count if side.count is None else side.count,
+        "videos": source.count,
+        "too_short": 0,
+        "rejected": {},
+        "formats": {"generated": len(chosen)},
+        "decoder": None,
+        "warnings": [],
+    }
+    reader = GeneratedClips(source, chosen, shape, side.start, side.least_frames, protocol.seed)
+    data = hashlib.sha256(source.name.encode("utf-8")).hexdigest()
+    return _Choice(reader, tuple(names[number] for number in chosen), data, origin)
+
+
+def _locate(source: str | Path) -> tuple[Path, str | None, TreeRules]:
+    """Folder, card name and rules of a source."""
+    folder = Path(source).expanduser()
+    try:
+        card = load_card(source)
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            return folder, None, TreeRules()
+        raise FileNotFoundError(f"no folder of videos {str(source)!r}, and {error}") from error
+    if folder.is_dir():
+        raise ValueError(f"{str(source)!r} is a dataset card and a folder; for the folder give its absolute path")
+    return resolve_root(card), card.name, card.rules()
+
+
+def _real_split(manifest: Manifest, protocol: Protocol, warnings: list[str]) -> tuple[Manifest, str]:
+    """The videos of the protocol's split, and its name. A tree without splits is taken for the split that is asked for."""
+    if protocol.split == BOTH:
+        raise ValueError(
+            f"protocol {protocol.name} scores the training and the test split each by itself: choose clips of one of them"
+        )
+    if protocol.split != ALL and not manifest.splits:
+        warnings.append(f"{manifest.root} has no splits: all its videos are taken for split {protocol.split!r}")
+        return manifest, ALL
+    return manifest.select(protocol.split), protocol.split
+
+
+def _long_enough(manifest: Manifest, role: Role, protocol: Protocol) -> tuple[Video, ...]:
+    """The videos that a protocol takes clips of, in the manifest's order.
+
+    Raises:
+        ValueError: there are none, or a generated one is too short: to pass it over would flatter whoever made it.
+    """
+    needed = protocol.side(role).least_frames
+    videos = tuple(video for video in manifest.videos if video.frames >= needed)
+    short = [video for video in manifest.videos if video.frames < needed]
+    if short and (role == "fake" or not videos):
+        longest = max(video.frames for video in manifest.videos)
+        raise ValueError(
+            f"{manifest.root}: {len(short)} of {len(manifest.videos)} {role} videos are shorter than the {needed} frames that "
+            f"protocol {protocol.name} needs, such as {short[0].path!r} with {short[0].frames}; the longest video has {longest}"
+        )
+    if short:
+        total = len(manifest.videos)
+        logger.warning("%s: %d of %d videos are shorter than %d frames and left out", manifest.root, len(short), total, needed)
+    return videos
+
+
+def _without_previews(manifest: Manifest) -> Manifest:
+    """Leave out a GIF beside another video of the same name: it is the same sample in 256 colours, not one more."""
+    paths = {video: PurePosixPath(video.path) for video in manifest.videos}
+    others = {path.with_suffix("") for path in paths.values() if path.suffix.lower() != ".gif"}
+    kept = tuple(video for video, path in paths.items() if path.suffix.lower() != ".gif" or path.with_suffix("") not in others)
+    dropped = len(manifest.videos) - len(kept)
+    if dropped:
+        logger.info("%s: %d GIFs beside a video of their name left out", manifest.root, dropped)
+    return dataclasses.replace(manifest, videos=kept)
+
+
+def _check_one_size(root: Path, chosen: tuple[tuple[Video, int], ...], protocol: Protocol) -> None:
+    """Frames that nobody resizes have to be of one size, or they make no batch."""
+    sizes = {(video.width, video.height): video.path for video, _ in chosen}
+    if len(sizes) > 1:
+        a, b, *_ = (f"{path!r} is {width}x{height}" for (width, height), path in sizes.items())
+        raise ValueError(f"{root}: protocol {protocol.name} does not resize, and the videos differ in size: {a}, {b}")
+
+
+def _formats(root: Path, chosen: tuple[tuple[Video, int], ...]) -> dict[str, int]:
+    """How many clips come from files of each extension, or from frame folders with images of each."""
+    clips = Counter(video.path for video, _ in chosen)
+    formats: Counter[str] = Counter()
+    for path, number in clips.items():
+        formats[_format(root / path)] += number
+    return dict(sorted(formats.items()))
+
+
+def _format(path: Path) -> str:
+    if not path.is_dir():
+        return path.suffix.lower()
+    with os.scandir(path) as entries:  # the first frame is enough: a folder may hold thousands
+        extensions = (os.path.splitext(entry.name)[1].lower() for entry in entries)
+        return f"frames {next((each for each in extensions if each in IMAGE_EXTENSIONS), 'of no known extension')}"
+
+
+def _losses(formats: dict[str, int], protocol: Protocol) -> list[str]:
+    lossy = [f"{number} {name}" for name, number in formats.items() if not name.endswith(LOSSLESS)]
+    if not lossy:
+        return []
+    return [
+        f"protocol {protocol.name} wants generated clips without loss, as PNG frames or arrays; a codec's traces may be part "
+        f"of the score of {', '.join(lossy)}"
+    ]

@@ -1,0 +1,72 @@
+"""The metrics that a protocol may name, and what each of them needs.
+
+Dimensions: N real clips, M fake clips, D feature dimensions or classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sparsevid.evaluation.distances import frechet_distance
+from sparsevid.evaluation.inception_score import inception_score
+from sparsevid.evaluation.kernel import kid, kvd
+from sparsevid.evaluation.manifold import precision_recall
+
+Options = Mapping[str, Any]  # a protocol's fields by name
+_UNBIASED = {"unbiased": True, "biased": False}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to judge generated clips by their features.
+
+    Attributes:
+        name: under which a protocol names it.
+        title: for tables and plots.
+        needs: the kind of detector whose output it takes.
+        compares: whether it needs real features beside the fake ones.
+        compute: (real (N, D) or None, fake (M, D), options) → values by name, the headline first. Of the options it reads
+            "covariance" ("unbiased" or "biased") and "seed" (of random subsets).
+    """
+
+    name: str
+    title: str
+    needs: Literal["features", "logits"]
+    compares: bool
+    compute: Callable[[Tensor | None, Tensor, Options], dict[str, float]]
+
+
+def _frechet(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
+    return {"frechet": frechet_distance(real, fake, unbiased=_UNBIASED[options["covariance"]])}
+
+
+def _kid(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
+    found = kid(real, fake, seed=options["seed"])
+    return {"kid": found.value, "kid_std": found.std}
+
+
+def _kvd(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
+    return {"kvd": kvd(real, fake)}
+
+
+def _inception_score(real: Tensor | None, fake: Tensor, options: Options) -> dict[str, float]:
+    found = inception_score(fake)
+    return {"inception_score": found.value, "inception_score_std": found.std}
+
+
+def _precision_recall(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
+    return asdict(precision_recall(real, fake))
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("frechet", "Fréchet distance", "features", True, _frechet),
+        Metric("kid", "KID", "features", True, _kid),
+        Metric("kvd", "KVD", "features", True, _kvd),
+        Metric("inception_score", "Inception score", "logits", False, _inception_score),
+        Metric("precision_recall", "precision", "features", True, _precision_recall),
+    )
+}

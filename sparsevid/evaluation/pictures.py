@@ -1,0 +1,41 @@
+"""Pictures of a score: its fit against the number of clips, and the fake clips nearest to and farthest from the real set."""
+
+from pathlib import Path
+
+from sparsevid.evaluation.evaluate import Measurement
+from sparsevid.evaluation.plot import nearest_and_farthest, plot_extrapolation
+from sparsevid.evaluation.uncertainty import Extrapolation
+from sparsevid.video import write_contact_sheet
+
+SHOWN = 8  # clips of a contact sheet
+
+
+def write_pictures(measured: Measurement, folder: Path) -> list[Path]:
+    """Draw what a measurement holds.
+
+    Args:
+        measured: with an extrapolation in its record, or the plot of the fit is left out; without features of real clips that
+            can be compared, the sheets are too.
+        folder: made if it is missing.
+
+    Returns:
+        The files written: `score_against_clips.png`, `nearest.png`, `farthest.png`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        DecodeError: a clip cannot be read any more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record, written = measured.record, []
+    if record.extrapolation is not None:
+        path = folder / "score_against_clips.png"
+        name = "no protocol" if record.protocol is None else record.protocol["name"]
+        plot_extrapolation(path, Extrapolation(**record.extrapolation), title=name, metric=record.metric)
+        written.append(path)
+    lists = nearest_and_farthest(measured.real.features, measured.fake.features, SHOWN)
+    for name, positions in zip(("nearest", "farthest"), lists, strict=True):
+        shown = [next(iter(measured.clips.read(position, position + 1))) for position in positions]
+        path = folder / f"{name}.png"
+        write_contact_sheet(path, [clip for _, clip in shown], captions=[clip_id for clip_id, _ in shown])
+        written.append(path)
+    return written

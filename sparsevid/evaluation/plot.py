@@ -1,0 +1,133 @@
+"""Pictures of scores, and the clips worth looking at.
+
+Dimensions: N real clips, M fake clips, D feature dimensions.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sparsevid.evaluation.distances import check_pair
+from sparsevid.evaluation.manifold import nearest_distances
+from sparsevid.evaluation.uncertainty import Extrapolation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, metric: str) -> None:
+    """Draw a score against the number of clips, as 1/N, with its fit and the fit's value for N → ∞.
+
+    Args:
+        path: of the picture, PNG, PDF or SVG by its ending; its folder exists.
+        found: as `extrapolate` gives it.
+        title: above the picture.
+        metric: name of the score.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending.
+    """
+    figure = _new_figure(path)
+    axes = figure.add_subplot()
+    inverse = [1 / size for size in found.sizes]
+    line = [0.0, max(inverse)]
+    limit = f"N → ∞: {found.value:.4g} ± {found.error:.2g}"
+    axes.plot(line, [found.value + found.slope * x for x in line], color="tab:gray", label="fit against 1/N")
+    axes.plot(inverse, found.means, "o", color="tab:blue", label="measured")
+    axes.errorbar(
+        [0],
+        [found.value],
+        [found.error],
+        fmt="s",
+        color="tab:red",
+        capsize=3,
+        label=limit,
+    )
+    axes.set_xticks([0, *inverse], ["∞", *map(str, found.sizes)])
+    axes.set_xlabel("fake clips N (axis linear in 1/N)")
+    axes.set_ylabel(metric)
+    axes.set_title(title)
+    axes.legend()
+    _save(figure, Path(path))
+
+
+def plot_curves(
+    path: str | Path, strengths: Sequence[float], curves: Mapping[str, Sequence[float]], *, title: str, metric: str
+) -> None:
+    """Draw a score against the strength of each distortion.
+
+    Args:
+        path: of the picture, PNG, PDF or SVG by its ending; its folder exists.
+        strengths: common to all curves.
+        curves: distortion → the score at each strength.
+        title: above the picture.
+        metric: name of the score.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending; or a curve of another length than the strengths.
+    """
+    for name, scores in curves.items():
+        if len(scores) != len(strengths):
+            raise ValueError(f"curve {name!r} has {len(scores)} scores for {len(strengths)} strengths")
+    figure = _new_figure(path)
+    axes = figure.add_subplot()
+    for name, scores in curves.items():
+        axes.plot(strengths, scores, "o-", label=name)
+    axes.set_xlabel("strength")
+    axes.set_ylabel(metric)
+    axes.set_title(title)
+    axes.legend()
+    _save(figure, Path(path))
+
+
+def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int], list[int]]:
+    """The fake clips nearest to and farthest from the real set, by the distance to the nearest real clip.
+
+    Args:
+        real: features (N, D).
+        fake: features (M, D).
+        k: clips of each list; all M if that is less.
+
+    Returns:
+        Indices of fakes: the nearest, nearest first, and the farthest, farthest first. Equal distances keep their order.
+
+    Raises:
+        ValueError: see `check_pair`; or k below 1.
+    """
+    check_pair(real, fake, minimum=1)
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    distances = nearest_distances(fake, real)
+    nearest = distances.argsort(stable=True)
+    farthest = distances.argsort(stable=True, descending=True)
+    return nearest[:k].tolist(), farthest[:k].tolist()
+
+
+def _new_figure(path: str | Path) -> "Figure":
+    """An empty figure that is drawn without a display and touches no state of pyplot."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"a plot's file ends with one of {', '.join(FORMATS)}, got {str(path)!r}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need the package matplotlib: pip install 'sparsevid[demo]'") from error
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        figure.savefig(draft, format=path.suffix.lower()[1:], dpi=150)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""A score with everything it depends on, as it is written beside what was scored."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProtocolRecord:
+    """A score with everything it depends on.
+
+    Attributes:
+        metric: title of the first metric, such as FVD or FD-TransNetV2.
+        score: its value, the first of `values`.
+        values: every value of every metric of the protocol, such as {"frechet": 12.3} or {"kid": …, "kid_std": …}. The mean
+            over repeats if there are any.
+        protocol: all fields of the protocol; None if the features were made without one.
+        protocol_fingerprint: SHA-256 over them, or None.
+        detector: name, weight checksum ("fingerprint"), preprocessing and settings of the detector.
+        real: the real clips: root, card, split, number of clips and videos, formats, rejects, data fingerprint, decoder.
+        fake: the same of the generated ones.
+        warnings: what makes this score less comparable than the protocol intends.
+        versions: of the software, by side.
+        split: the part of the real data; None if no protocol chose it.
+        seed: of the draws of clips; of the first draw if there were several.
+        interval: bootstrap interval of the score: {"low", "high", "level", "repeats"}, or None.
+        extrapolation: the score's fit against 1/N: {"value", "slope", "error", "sizes", "means"}, or None.
+        repeats: with several draws of clips, {"seed", "values"} of each.
+        deviations: with several draws of clips, the standard deviation of each of `values` (divisor: draws − 1).
+        other_splits: the records of the other splits, for a protocol that reports several.
+    """
+
+    metric: str
+    score: float
+    values: dict[str, float]
+    protocol: dict[str, Any] | None
+    protocol_fingerprint: str | None
+    detector: dict[str, Any]
+    real: dict[str, Any]
+    fake: dict[str, Any]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    split: str | None = None
+    seed: int | None = None
+    interval: dict[str, Any] | None = None
+    extrapolation: dict[str, Any] | None = None
+    repeats: tuple[dict[str, Any], ...] = ()
+    deviations: dict[str, float] | None = None
+    other_splits: tuple["ProtocolRecord", ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ProtocolRecord":
+        """Take back what `as_dict` gave.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        try:
+            others = tuple(map(cls.from_dict, values.get("other_splits", ())))
+            lists = {name: tuple(values.get(name, ())) for name in ("warnings", "repeats")}
+            return cls(**{**values, **lists, "other_splits": others})
+        except TypeError as error:
+            known = ", ".join(each.name for each in fields(cls))
+            raise ValueError(f"not the fields of a record ({error}); they are {known}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def save(self, path: Path) -> None:
+        """Write the record as JSON under a temporary name, then rename it."""
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            draft.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def load_record(path: Path) -> ProtocolRecord:
+    """Read what `ProtocolRecord.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no record: it holds {type(values).__name__}, not an object")
+    return ProtocolRecord.from_dict(values)
