@@ -21,6 +21,10 @@ class Purpose(IntEnum):
     STILL = 9  # (seed, epoch, video): the frames of other videos beside a clip
     POSTERIOR = 10  # (seed, step, slot): latents out of an autoencoder's posterior
     VALIDATION = 11  # (seed, stage, clip): time and noise of a validation clip in a stage of the token schedule
+    KID_SUBSETS = 12  # (seed): the clips of KID's subsets
+    HALVES = 13  # (seed, repeat): half of the clips, for an interval of a distance
+    PARTS = 14  # (seed, turn): disjoint parts of the clips, for a distance against their number
+    DISTORTION = 15  # (seed, clip): what a distortion of a clip draws
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

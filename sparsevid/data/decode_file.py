@@ -24,6 +24,7 @@ VARIABLE_RATE = "variable frame rate"
 # Only self-contained files: a playlist with the name of a video could make FFmpeg open other addresses.
 _OPEN_OPTIONS = {"format_whitelist": "mov,avi,matroska,gif", "protocol_whitelist": "file"}
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
+LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
 _CACHED_FRAMES = 4_000_000  # at most 24 bytes each
 _SEEKS = 3  # for one frame
 
@@ -61,6 +62,16 @@ def packet_index(path: Path) -> PacketIndex:
         return kept
     with _open(path) as (container, stream):
         return _remembered_index(path, container, stream)
+
+
+def is_lossless(path: Path) -> bool:
+    """Whether a file keeps RGB pixels as they were, by what its header says.
+
+    Raises:
+        DecodeError: it is missing, or no video.
+    """
+    with _open(path) as (_, stream):
+        return stream.codec_context.name in LOSSLESS_CODECS and stream.codec_context.format.is_rgb
 
 
 def read_numbered(path: Path, wanted: list[int]) -> Iterator[tuple[int, Tensor]]:

@@ -20,7 +20,8 @@ from typing import Protocol as Interface
 from torch import Tensor
 
 from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.files import IMAGE_EXTENSIONS
+from sparsevid.data.decode_file import is_lossless
+from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
@@ -30,7 +31,7 @@ from sparsevid.logging import get_logger
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips"]
 
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz")
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
 ClipSource = str | Path | ClipGenerator
 logger = get_logger(__name__)
 
@@ -279,7 +280,8 @@ def _formats(root: Path, chosen: tuple[tuple[Video, int], ...]) -> dict[str, int
 
 def _format(path: Path) -> str:
     if not path.is_dir():
-        return path.suffix.lower()
+        suffix = path.suffix.lower()
+        return f"{suffix} without loss" if kind_of(path) == "video" and is_lossless(path) else suffix
     with os.scandir(path) as entries:  # the first frame is enough: a folder may hold thousands
         extensions = (os.path.splitext(entry.name)[1].lower() for entry in entries)
         return f"frames {next((each for each in extensions if each in IMAGE_EXTENSIONS), 'of no known extension')}"
@@ -290,6 +292,6 @@ def _losses(formats: dict[str, int], protocol: Protocol) -> list[str]:
     if not lossy:
         return []
     return [
-        f"protocol {protocol.name} wants generated clips without loss, as PNG frames or arrays; a codec's traces may be part "
-        f"of the score of {', '.join(lossy)}"
+        f"protocol {protocol.name} wants generated clips without loss, as FFV1, PNG frames or arrays; a codec's traces may be "
+        f"part of the score of {', '.join(lossy)}"
     ]

@@ -12,7 +12,6 @@ from sparsevid.evaluation.distances import check_pair
 from sparsevid.seeding import Purpose, keyed_generator
 
 _ROWS = 1024  # of the kernel matrix that are in memory at once
-_SUBSETS = 0  # second part of the key of KID's subsets
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
     if subsets < 1 or subset_size < 2:
         raise ValueError(f"KID takes 1 subset or more, of 2 clips or more, got subsets={subsets}, subset_size={subset_size}")
     size = min(subset_size, len(real), len(fake))
-    generator = keyed_generator(Purpose.EVALUATION, seed, _SUBSETS, 0)
+    generator = keyed_generator(Purpose.KID_SUBSETS, seed)
     values = []
     for _ in range(subsets):
         x = real[torch.randperm(len(real), generator=generator)[:size].to(real.device)]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange
-from scipy.linalg import sqrtm
 from torch import Tensor
 
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.detectors.base import _exact_float32
-from sparsevid.evaluation.distances import frechet_distance
+from sparsevid.evaluation.detectors.base import exact_float32
+from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
 from sparsevid.logging import progress
 
 BATCH = 4  # clips of a forward pass: 16 frames of 224² each
@@ -93,8 +92,8 @@ def synthetic_checks() -> list[Check]:
     return [
         Check("a set against itself", 0.0, frechet_distance(real, real), 1e-13 * size),
         Check("a set of fewer clips than dimensions against itself", 0.0, frechet_distance(few, few), 1e-13 * size),
-        Check("against scipy's matrix square root, N > D", _by_square_root(real, fake), distance, 1e-10 * size),
-        Check("the same, N < D", _by_square_root(few, fewer), frechet_distance(few, fewer), 1e-6 * size),
+        Check("against scipy's matrix square root, N > D", frechet_by_square_root(real, fake), distance, 1e-10 * size),
+        Check("the same, N < D", frechet_by_square_root(few, fewer), frechet_distance(few, fewer), 1e-6 * size),
         Check(
             "Gaussians with known moments", (1 - spread).square().sum().item() + 24 * 0.5**2,
             frechet_distance(white, white * spread + 0.5), 1e-10 * size,
@@ -137,7 +136,7 @@ def golden_checks(golden: Golden, detector: Detector) -> list[Check]:
     for value in golden.values:
         features = []
         for batches in value.sets():
-            with torch.inference_mode(), _exact_float32():
+            with torch.inference_mode(), exact_float32():
                 shown = progress(batches, desc=value.name, unit="batch", leave=False)
                 features.append(torch.cat([golden.network(detector, batch.to(device)).float().cpu() for batch in shown]))
         found = frechet_distance(*features)
@@ -185,14 +184,6 @@ def _whitened(features: Tensor) -> Tensor:
     """The same features moved and turned so that mean and covariance are exactly 0 and the identity."""
     centred = features - features.mean(dim=0)
     return torch.linalg.qr(centred).Q * (len(features) - 1) ** 0.5
-
-
-def _by_square_root(real: Tensor, fake: Tensor) -> float:
-    """The textbook form of the Fréchet distance."""
-    covariances = [np.cov(each.numpy(), rowvar=False) for each in (real, fake)]
-    root = sqrtm(covariances[0] @ covariances[1]).real
-    means = (real.mean(dim=0) - fake.mean(dim=0)).square().sum().item()
-    return float(means + np.trace(covariances[0] + covariances[1] - 2 * root))
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -19,7 +19,6 @@ from sparsevid.evaluation.protocols import Protocol
 from sparsevid.seeding import Purpose, keyed_generator
 
 MONOTONE = ("blur", "noise", "frame shuffling", "freezing")  # a detector of videos should answer to more of these by more
-_DRAW = 3  # second part of the keys of the draws; KID's subsets and the uncertainties have 0 to 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class DistortedClips:
     def read(self, first: int, last: int) -> Iterator[tuple[str, Tensor]]:
         """Name and damaged clip, uint8 (C, T, H, W), of positions first … last − 1."""
         for position, (name, clip) in enumerate(self.clips.read(first, last), first):
-            generator = keyed_generator(Purpose.EVALUATION, self.seed, _DRAW, position)
+            generator = keyed_generator(Purpose.DISTORTION, self.seed, position)
             yield name, DISTORTIONS[self.distortion](clip, self.strength, generator)
 
 

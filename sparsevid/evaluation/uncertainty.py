@@ -16,7 +16,6 @@ from sparsevid.evaluation.distances import check_pair
 from sparsevid.seeding import Purpose, keyed_generator
 
 Distance = Callable[[Tensor, Tensor], float]
-_HALVES, _PARTS = 1, 2  # second part of the keys of the draws; 0 is that of KID's subsets
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def extrapolate(
 def _halves(real: Tensor, fake: Tensor, repeats: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Random halves of both sets."""
     for repeat in range(repeats):
-        generator = keyed_generator(Purpose.EVALUATION, seed, _HALVES, repeat)
+        generator = keyed_generator(Purpose.HALVES, seed, repeat)
         yield _shuffled(real, generator)[: len(real) // 2], _shuffled(fake, generator)[: len(fake) // 2]
 
 
@@ -131,7 +130,7 @@ def _distances_by_size(
     sizes, means = [len(fake)], [distance(real, fake)]
     for number in range(2, parts + 1):
         n, m = len(real) // number, len(fake) // number
-        generator = keyed_generator(Purpose.EVALUATION, seed, _PARTS, number)
+        generator = keyed_generator(Purpose.PARTS, seed, number)
         found = []
         for _ in range(shuffles):
             pairs = zip(_shuffled(real, generator).split(n), _shuffled(fake, generator).split(m), strict=False)

@@ -24,7 +24,8 @@ from sparsevid.sparsity.layout import Layout, parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 
 FAMILIES = ("latte", "dit", "sparsedit")
-ENTRIES = ("ema", "model", "state_dict")  # of a training checkpoint, the one that gives the better samples first
+# Of a training checkpoint, the one that gives the better samples first; "module" is DeepSpeed's.
+ENTRIES = ("ema", "model", "module", "state_dict")
 SDTM_PARTS = ("token_merge_blocks", "semantic_blocks", "token_recover_blocks", "normal_blocks")  # SparseDiT's M, S, R, D
 LABELS = "y_embedder.embedding_table.weight"
 
@@ -40,7 +41,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read the state dict of a `.pt`, `.pth` or `.safetensors` file, on the CPU. Code in a pickle is never run.
 
     Args:
-        path: the file. It holds a state dict, or a dictionary with one under `ema`, `model` or `state_dict`.
+        path: the file. It holds a state dict, or a dictionary with one under `ema`, `model`, `module` or `state_dict`.
         entry: which of these; by default the first of them that the file has, which is logged.
 
     Returns:
@@ -58,7 +59,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     elif path.suffix in (".pt", ".pth"):
-        loaded = _read_pickle(path)
+        loaded = read_pickle(path)
     else:
         raise ValueError(f"{path}: a checkpoint ends in .pt, .pth or .safetensors, not in {path.suffix!r}")
     try:
@@ -242,7 +243,12 @@ def abbreviate(names: Collection[str], listed: int = 10) -> str:
     return ", ".join(sorted(names)[:listed]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_pickle(path: Path) -> object:
+def read_pickle(path: Path) -> object:
+    """What `torch.save` wrote, as far as it is data: tensors and plain values, on the CPU.
+
+    Raises:
+        ValueError: it is damaged, or holds more.
+    """
     # The public trainers put their parsed arguments, plain data, beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:

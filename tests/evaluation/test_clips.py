@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.videos import write_video
 
 from sparsevid.data.clips import ClipRule
 from sparsevid.data.decode import read_frames
@@ -217,7 +218,12 @@ def test_any_tree_gives_clips_at_any_depth(tmp_path):
     assert clips.origin["formats"] == {".mp4": 1, ".npy": 1, ".npz": 2, "frames .png": 1}
     assert [text for text in clips.origin["warnings"] if "1 .mp4" in text and "lossless" not in text and "without loss" in text]
     (tmp_path / "film.mp4").unlink()
-    assert choose_clips(tmp_path, "fake", protocol).origin["warnings"] == []
+    write_video(tmp_path / "film.mkv", "ffv1", 8, pixels="bgr0", size=(16, 16))
+    clips = choose_clips(tmp_path, "fake", protocol)
+    assert clips.origin["warnings"] == [] and clips.origin["formats"][".mkv without loss"] == 1
+    write_video(tmp_path / "film.mkv", "ffv1", 8, size=(16, 16))  # half of the colours' resolution is lost
+    (warning,) = choose_clips(tmp_path, "fake", protocol).origin["warnings"]
+    assert "1 .mkv" in warning
 
 
 @pytest.mark.parametrize("resize", ["cover", "stretch"])

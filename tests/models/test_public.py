@@ -92,7 +92,7 @@ def test_damaged_files_are_named(suffix, size, tmp_path):
     ("content", "entry", "reason"),
     [
         ([1, 2], None, "is a dictionary, found list"),
-        ({"step": 3, "args": "x"}, None, "or stands under ema, model, state_dict; found args, step"),
+        ({"step": 3, "args": "x"}, None, "or stands under ema, model, module, state_dict; found args, step"),
         ({}, None, "found nothing"),
         ({"model": {"a": torch.zeros(1)}}, "ema", "no state dict under 'ema'; there is model"),
     ],

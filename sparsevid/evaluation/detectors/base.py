@@ -106,7 +106,7 @@ class Detector(nn.Module, ABC):
         if clips.shape[2] < self.min_frames:
             raise ValueError(f"detector {self.name!r} needs at least {self.min_frames} frames, got {clips.shape[2]}")
         device = next(self.parameters()).device
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False), _exact_float32():
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), exact_float32():
             return self.extract(clips.to(device))
 
     def train(self, mode: bool = True) -> "Detector":
@@ -137,7 +137,7 @@ def _same_setting(given: Setting, accepted: Setting) -> bool:
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
+def exact_float32() -> Iterator[None]:
     """No TF32 inside: its 10-bit mantissa moves features by 1e-3, and convolutions use it by default."""
     before = [getattr(owner, name) for owner, name, _ in _PRECISION_SWITCHES]
     try:

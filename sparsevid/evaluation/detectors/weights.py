@@ -7,7 +7,7 @@ import os
 import secrets
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -19,7 +19,7 @@ from torch import Tensor
 from sparsevid.checksums import file_sha256
 from sparsevid.data.manifest import cache_folder
 from sparsevid.logging import get_logger, progress
-from sparsevid.models.public import read_checkpoint, unwrap
+from sparsevid.models.public import read_checkpoint, read_pickle, unwrap
 
 logger = get_logger(__name__)
 
@@ -92,23 +92,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a file of safetensors or `torch.save`, on the CPU. Code in a pickle is never run.
 
     Args:
-        path: the file. It holds a state dict, or a dictionary with one under `module`, as DeepSpeed writes it, or under a name
-            that `sparsevid.models.public.read_checkpoint` knows.
+        path: the file. It holds a state dict, or a dictionary with one under a name that
+            `sparsevid.models.public.read_checkpoint` knows.
 
     Raises:
         ValueError: it is damaged, holds more than data, or has no state dict.
     """
     if path.suffix == ".safetensors":
         return read_checkpoint(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # the reader has no error of its own: damage shows as KeyError, IndexError and others
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged, or holds more than tensors and plain data: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("module"), Mapping):
-        content = content["module"]
+    content = read_pickle(path)
     try:
         return unwrap(content)
     except ValueError as error:

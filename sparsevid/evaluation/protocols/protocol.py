@@ -77,7 +77,7 @@ class Protocol:
         seed: of all draws.
         covariance: "unbiased" (1/(N − 1)) or "biased" (1/N).
         split: the part of the real data; `all`: every video; `both`: the training and the test split, each by itself.
-        lossless: whether generated videos are to come without loss, as PNG frames or arrays; else a warning says so.
+        lossless: whether generated videos are to come without loss, as FFV1, PNG frames or arrays; else a warning says so.
     """
 
     name: str
