@@ -152,7 +152,10 @@ class SampleConfig:
 
     sampler: str | None = None  # default: ddim for diffusion, euler for flow
     steps: int = 50
-    guidance: float = 1.0
+    guidance: float = 1.0  # scale of classifier-free guidance; 1: none
+    guidance_interval: list[float] | None = None  # diffusion times [low, high], 1 = noise, within which it acts; default: all
+    guidance_channels: int | None = None  # number of latent channels that are guided; default: all
+    reuse_every: int = 1  # sparse layers are computed at every n-th call of the model; 1: at each
 
 
 @dataclass
@@ -220,6 +223,8 @@ POSITIVE = (
     "train.micro_batch",
     "train.keep_every",
     "sample.steps",
+    "sample.guidance_channels",
+    "sample.reuse_every",
 )
 NOT_NEGATIVE = (
     "data.images",
@@ -346,5 +351,8 @@ def _check_values(config: DictConfig) -> None:
     size = config.data.size
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"data.size = {list(size)}; it is [height, width] in pixels, both from 1")
+    interval = config.sample.guidance_interval
+    if interval is not None and (len(interval) != 2 or not 0.0 <= interval[0] <= interval[1] <= 1.0):
+        raise ConfigError(f"sample.guidance_interval = {list(interval)}; it is [low, high] with 0 ≤ low ≤ high ≤ 1")
     if config.data.cache_frames and config.data.workers:
         raise ConfigError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")

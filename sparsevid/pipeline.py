@@ -2,91 +2,112 @@
 
 pipeline = VideoPipeline.from_pretrained("runs/demo/sparse")
 clips = pipeline(num=4, steps=50, seed=0)  # uint8 (4, 3, T, H, W)
+pipeline.save(clips, "samples")
+
+Thousands of clips, on any number of processes, are made by `sparsevid.generation`.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
+import torch._dynamo
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder import Autoencoder
 from sparsevid.build import schedule_from_config
-from sparsevid.checkpoints import newest_good
-from sparsevid.config import RunConfig, load_config
-from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, SAMPLERS, Model
-from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
-from sparsevid.logging import progress
+from sparsevid.checksums import file_sha256
+from sparsevid.config import RunConfig
+from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
+from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.distributed import default_device
+from sparsevid.logging import get_logger, progress
+from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.seeding import Purpose, keyed_generator
-from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.pretrained import find_checkpoint_folder, load_model, open_pretrained
+from sparsevid.sampling import SampleNoise, Sampling, check_sampling, class_labels, latent_size
+from sparsevid.sparsity.scaling import scaled_schedule
+from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
+from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.video import write_clip
 
+__all__ = ["DTYPES", "VideoPipeline", "find_checkpoint_folder", "load_model"]
 
-class SampleNoise:
-    """Unit normal noise for a batch of samples, each from its own generator: sample i is the same in any batch.
-
-    Args:
-        shape: of one sample, (C, T, H, W).
-        indices: global indices of the batch's samples.
-        seed: of the whole set.
-    """
-
-    def __init__(self, shape: Sequence[int], indices: Sequence[int], seed: int, device: torch.device) -> None:
-        self.shape, self.device = tuple(shape), device
-        self.starts = [keyed_generator(Purpose.SAMPLE_START, seed, index) for index in indices]
-        self.steps = [keyed_generator(Purpose.SAMPLE_STEP, seed, index) for index in indices]
-
-    def start(self) -> Tensor:
-        """The noise that sampling starts from, (B, C, T, H, W)."""
-        return torch.stack([torch.randn(self.shape, generator=each) for each in self.starts]).to(self.device)
-
-    def __call__(self) -> Tensor:
-        """Fresh noise for a step, (B, C, T, H, W)."""
-        return torch.stack([torch.randn(self.shape, generator=each) for each in self.steps]).to(self.device)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_GRAPHS = 256  # compiled graphs of a model: a few for each stage of its schedule
+DEFAULT_FPS = 8.0
+logger = get_logger(__name__)
 
 
 class VideoPipeline:
     """A model with its autoencoder, token schedule and run config.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode. It computes in the type of its weights; samplers always in float32.
         autoencoder: decodes its latents.
         config: of the run that trained it.
-        schedule: the token schedule, None for a dense model.
+        schedule: the run's token schedule, None for a dense model, or a sparse one that knows of none.
+        compile: compile the model, a graph for each stage of the schedule; on a GPU they are CUDA graphs.
     """
 
     def __init__(
-        self, model: DiffusionTransformer, autoencoder: Autoencoder, config: RunConfig, schedule: TokenSchedule | None
+        self,
+        model: DiffusionTransformer,
+        autoencoder: Autoencoder,
+        config: RunConfig,
+        schedule: TokenSchedule | None,
+        *,
+        compile: bool = False,
     ) -> None:
         self.model, self.autoencoder, self.config, self.schedule = model, autoencoder, config, schedule
+        self.compiled = compile
+        self.weights_file: Path | None = None
+        self._network: Model = _compiled(model) if compile else model
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, weights: str = "ema", device: torch.device | str | None = None
+        cls,
+        source: str | Path,
+        *,
+        weights: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: str = "float32",
+        compile: bool = False,
+        autoencoder: str | Autoencoder | None = None,
     ) -> "VideoPipeline":
-        """Load a checkpoint, or the newest one of a run's folder.
+        """Load a trained model.
 
         Args:
-            weights: `ema` or `model`.
+            source: a run's folder (its newest checkpoint is taken), a checkpoint, an exported folder, a hub id, or the folder
+                of a converted public checkpoint, which needs `autoencoder`.
+            weights: of a checkpoint `ema`, the default, or `model`.
             device: default: the GPU where there is one.
+            dtype: `float32` or `bfloat16`, of the model and of an autoencoder `kl`.
+            compile: see the class.
+            autoencoder: in place of the source's own: `kl:SOURCE`, `linear:FOLDER`, `pixels`, or one that is loaded.
 
         Raises:
-            FileNotFoundError: no checkpoint there; the message says what is missing.
-            ValueError: weights that do not fit the checkpoint's own config.json.
+            FileNotFoundError: no model there; the message says what is missing.
+            ValueError: parts that do not belong together, a config of another version, or another dtype.
         """
-        folder = find_checkpoint_folder(Path(path))
-        config = load_config(folder / "config.yaml")
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = load_model(folder / weights).to(device).eval()
-        autoencoder = load_autoencoder(folder / "autoencoder", config.autoencoder.source).to(device)
-        if autoencoder.channels != model.spec.in_channels:
-            raise ValueError(
-                f"{folder}: the autoencoder gives {autoencoder.channels} channels, the model takes {model.spec.in_channels}: "
-                "the parts of this checkpoint do not belong together"
-            )
-        dense, preset = model.spec.dense_grid(), config.model.preset
-        schedule = schedule_from_config(config.schedule, dense, preset) if model.spec.is_sparse else None
-        return cls(model, autoencoder, config, schedule)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype = {dtype!r}; accepted are {', '.join(DTYPES)}")
+        parts = open_pretrained(source, weights, autoencoder)
+        spec, config, device = parts.model.spec, parts.config, torch.device(device or default_device())
+        schedule = None
+        if spec.is_sparse and parts.has_config:
+            schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
+        model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.to(device)
+        if first_stage.kind == "kl":  # the others are one matrix product, or nothing
+            # Convolutions on a GPU run over channels last; elsewhere each would copy its input.
+            order = torch.channels_last if device.type == "cuda" else torch.preserve_format
+            first_stage = first_stage.to(dtype=DTYPES[dtype], memory_format=order)
+        pipeline = cls(model, first_stage, config, schedule, compile=compile)
+        pipeline.weights_file = parts.weights_file
+        return pipeline
 
     @property
     def device(self) -> torch.device:
@@ -94,137 +115,261 @@ class VideoPipeline:
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return next(self.model.parameters()).dtype
+
+    @property
     def fps(self) -> float:
         """Frames a second of the generated clips."""
-        return self.config.record.fps or 8.0
+        return self.config.record.fps or DEFAULT_FPS
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the model's classes by label; empty for an unconditional model."""
+        count = self.model.spec.num_classes
+        return (self.config.record.classes or [str(label) for label in range(count)]) if count else []
 
     @property
     def default_sampler(self) -> str:
         """The sampler of the config, else the objective's own."""
         return self.config.sample.sampler or ("euler" if self.config.objective.kind == "flow" else "ddim")
 
-    def __call__(self, num: int, **options) -> Tensor:
-        """Generate clips; see `batches` for the options.
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the model's file, spec and autoencoder.
+
+        Raises:
+            ValueError: the model was not loaded by `from_pretrained`.
+        """
+        if self.weights_file is None:
+            raise ValueError("a model that was not loaded by from_pretrained has no fingerprint")
+        parts = [file_sha256(self.weights_file), self.model.spec.to_dict(), self.autoencoder.fingerprint()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, num: int = 4, *, show_progress: bool = True, **options) -> Tensor:
+        """Generate clips 0 … num − 1; `sampling` lists the options.
 
         Returns:
-            uint8 (num, 3, T, H, W).
+            uint8 (num, 3, T, H, W), on the CPU.
         """
-        return torch.cat([clips for _, clips in self.batches(range(num), **options)])
+        return torch.cat([clips for _, clips in self.batches(range(num), show_progress=show_progress, **options)])
 
-    def batches(
+    def save(self, clips: Tensor, folder: str | Path, format: str = "mp4") -> list[Path]:
+        """Write clips as 000000.mp4, 000001.mp4, …
+
+        Args:
+            clips: uint8 (N, 3, T, H, W).
+            folder: made if it is missing.
+            format: `ffv1`, `mp4`, `gif`, `frames` or `npz`.
+
+        Returns:
+            The files, or folders of frames.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [write_clip(folder / f"{index:06d}", clip, self.fps, format) for index, clip in enumerate(clips)]
+
+    def sampling(
         self,
-        indices: Sequence[int],
         *,
-        classes: Sequence[int] | None = None,
-        steps: int | None = None,
+        classes: Sequence[str | int] | None = None,
         sampler: str | None = None,
-        guidance: float | None = None,
+        steps: int | None = None,
         seed: int = 0,
         batch: int = 8,
-        show_progress: bool = True,
-    ) -> Iterator[tuple[list[int], Tensor]]:
+        guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_channels: int | None = None,
+        schedule: str | None = None,
+        reuse_every: int | None = None,
+        eta: float = 0.0,
+        size: Sequence[int] | None = None,
+        frames: int | None = None,
+    ) -> Sampling:
+        """Settings with all that is left out filled in: from the run's config, where it says something.
+
+        Args:
+            classes: names or labels to go through in turn; default: all, balanced.
+            sampler: `ddpm`, `ddim` or `dpm++` of a diffusion model, `euler` or `heun` of a flow model.
+            steps: of the sampler.
+            seed: of the whole set; sample i depends on (seed, i).
+            batch: clips denoised together.
+            guidance: scale of classifier-free guidance, 1 = none; class-conditional models only.
+            guidance_interval: diffusion times (low, high), of 0 … 1, 1 = noise, within which guidance acts.
+            guidance_channels: number of latent channels that are guided.
+            schedule: of a sparse model `paper` (its run's schedule), `constant` (its default grid), `off` (all tokens).
+            reuse_every: compute sparse layers at every n-th call only.
+            eta: noise of `ddim`.
+            size: (height, width) in pixels, if not as trained.
+            frames: if not as trained.
+
+        Raises:
+            ValueError: the first setting that does not fit the model, with what is accepted.
+        """
+        spec, defaults = self.model.spec, self.config.sample
+        interval = defaults.guidance_interval if guidance_interval is None else guidance_interval
+        usual = "paper" if self.schedule is not None else "constant"
+        chosen = Sampling(
+            sampler=sampler or self.default_sampler,
+            steps=defaults.steps if steps is None else steps,
+            seed=seed,
+            batch=batch,
+            labels=class_labels(classes, self.config.record.classes, spec.num_classes),
+            guidance=float(defaults.guidance if guidance is None else guidance),
+            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+            guidance_channels=defaults.guidance_channels if guidance_channels is None else guidance_channels,
+            schedule=schedule or (usual if spec.is_sparse else "off"),
+            reuse_every=(defaults.reuse_every if spec.is_sparse else 1) if reuse_every is None else reuse_every,
+            eta=eta,
+            input_size=latent_size(spec, self.autoencoder.factor, size, frames),
+        )
+        chosen = check_sampling(chosen, spec, self.config.objective.kind)
+        self.denoiser(chosen)  # raises for an interval or a grid that cannot be
+        return chosen
+
+    def batches(self, indices: Sequence[int], *, show_progress: bool = True, **options) -> Iterator[tuple[list[int], Tensor]]:
         """Generate the clips of the given global indices, batch by batch.
 
         Args:
             indices: global indices; sample i depends on (seed, i) alone.
-            classes: labels to go through in turn; default: all, balanced. Sample i has class classes[i mod length].
-            steps: sampling steps; default: the config's.
-            sampler: `ddpm`, `ddim`, `euler`; default: the config's.
-            guidance: scale of classifier-free guidance, 1 = none; class-conditional models only.
-            seed: of the whole set.
-            batch: clips denoised together.
-            show_progress: a bar over batches × steps.
+            show_progress: a bar over the calls of the model.
+            options: see `sampling`.
 
         Yields:
-            Indices of a batch and its clips, uint8 (B, 3, T, H, W).
+            Indices of a batch and its clips, uint8 (B, 3, T, H, W), on the CPU.
 
         Raises:
-            ValueError: a sampler that does not fit the model's objective, an unknown class, guidance of an unconditional model.
+            ValueError: as `sampling`.
         """
-        sampler, steps = sampler or self.default_sampler, self.config.sample.steps if steps is None else steps
-        self._check_sampler(sampler)
-        model = self.denoiser(self.config.sample.guidance if guidance is None else guidance)
-        spec, device = self.model.spec, self.device
-        labels = self._labels(indices, classes)
-        bar = progress(total=-(-len(indices) // batch) * steps, desc="sample", unit="step") if show_progress else None
-        for first in range(0, len(indices), batch):
-            chosen = list(indices[first : first + batch])
-            noise = SampleNoise((spec.in_channels, *spec.input_size), chosen, seed, device)
-            cond = {} if labels is None else {"labels": labels[first : first + batch].to(device)}
-            options = {} if sampler in FLOW_SAMPLERS else {"noise": noise}
-            with torch.inference_mode():
-                ticks = (lambda steps: _ticking(steps, bar)) if bar is not None else iter
-                latents = SAMPLERS[sampler](model, noise.start(), steps, progress=ticks, **options, **cond)
-                clips = self.autoencoder.decode(latents).cpu()
-            yield chosen, clips
+        sampling = self.sampling(**options)
+        self.warn_of_size(sampling)
+        batches = [list(indices[first : first + sampling.batch]) for first in range(0, len(indices), sampling.batch)]
+        bar = progress(total=len(batches) * sampling.steps, desc="sample", unit="step") if show_progress else None
+        for chosen in batches:
+            yield chosen, self.decode(self.denoise(chosen, sampling, bar.update if bar is not None else None))
         if bar is not None:
             bar.close()
 
-    def denoiser(self, guidance: float = 1.0) -> Model:
-        """The model as samplers call it: with the grid of its token schedule, and with guidance."""
-        model: Model = self.model
-        if self.schedule is not None:
-            model = with_token_schedule(model, self.schedule)
-        if guidance == 1.0:
-            return model
-        if not self.model.spec.num_classes:
-            raise ValueError(f"guidance {guidance} needs a class-conditional model; this one is unconditional (guidance=1)")
-        return with_guidance(model, guidance, null_label=self.model.spec.num_classes)
+    @torch.inference_mode()
+    def denoise(self, indices: Sequence[int], sampling: Sampling, on_step: Callable[[], object] | None = None) -> Tensor:
+        """Latents of the samples with these global indices, in one batch.
 
-    def _check_sampler(self, sampler: str) -> None:
-        fitting = FLOW_SAMPLERS if self.config.objective.kind == "flow" else DIFFUSION_SAMPLERS
-        if sampler not in fitting:
-            raise ValueError(
-                f"sampler {sampler!r} does not fit a model trained with objective {self.config.objective.kind!r}; "
-                f"accepted are {', '.join(fitting)}"
-            )
+        Args:
+            sampling: settings out of the method of this name.
+            on_step: called after each step of the sampler.
 
-    def _labels(self, indices: Sequence[int], classes: Sequence[int] | None) -> Tensor | None:
-        count = self.model.spec.num_classes
-        if not count:
-            if classes is not None:
-                raise ValueError("classes were given, but the model is unconditional")
-            return None
-        classes = list(range(count)) if classes is None else list(classes)
-        wrong = [label for label in classes if not 0 <= label < count]
-        if wrong or not classes:
-            raise ValueError(f"classes {wrong or classes} are not labels of this model: it has 0 … {count - 1}")
-        return torch.tensor([classes[index % len(classes)] for index in indices])
-
-
-def find_checkpoint_folder(path: Path) -> Path:
-    """`path` itself if it is a checkpoint, else the newest good checkpoint of the run that it is.
-
-    Raises:
-        FileNotFoundError: neither.
-    """
-    if (path / "config.yaml").is_file() and (path / "autoencoder").is_dir():
-        return path
-    found = newest_good(path, for_resuming=False)
-    if found is None:
-        raise FileNotFoundError(
-            f"{path} is neither a checkpoint (config.yaml, ema/, autoencoder/) nor a run with a good checkpoints/step-…"
+        Returns:
+            (B, C, T, H, W), on the model's device.
+        """
+        noise = SampleNoise((self.model.spec.in_channels, *sampling.input_size), indices, sampling.seed, self.device)
+        options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
+        if sampling.eta:
+            options["eta"] = sampling.eta
+        if on_step is not None:
+            options["progress"] = lambda steps: _told(steps, on_step)
+        return SAMPLERS[sampling.sampler](
+            self.denoiser(sampling), noise.start(), sampling.steps, **options, **self._condition(indices, sampling)
         )
-    return found
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T, H, W) → uint8 (B, 3, T, f·H, f·W) on the CPU, clip by clip: memory does not grow with B."""
+        return torch.cat([self.autoencoder.decode(latent).cpu() for latent in latents.split(1)])
+
+    def denoiser(self, sampling: Sampling | None = None) -> Model:
+        """The model as samplers call it, for one batch: with step reuse, the grid of its token schedule, and guidance.
+
+        Args:
+            sampling: default: the run's own settings.
+        """
+        sampling = self.sampling() if sampling is None else sampling
+        model = with_step_reuse(self._network, sampling.reuse_every)
+        if self.dtype != torch.float32:
+            model = _in_float32(model, self.dtype)
+        schedule = self.token_schedule(sampling)
+        if schedule is not None:
+            model = with_token_schedule(model, schedule)
+        if sampling.guidance == 1.0:
+            return model
+        channels, interval = sampling.guidance_channels, sampling.guidance_interval
+        return with_guidance(model, sampling.guidance, self.model.spec.num_classes, channels=channels, interval=interval)
+
+    def token_schedule(self, sampling: Sampling) -> TokenSchedule | None:
+        """The sparse grids over diffusion time, at the size of the settings; None for a dense model."""
+        spec = self.model.spec
+        if not spec.is_sparse:
+            return None
+        trained, dense = spec.dense_grid(), spec.dense_grid(sampling.input_size)
+        if sampling.schedule == "off":
+            return constant_schedule(dense)
+        if sampling.schedule == "constant":
+            schedule = constant_schedule(spec.sparse_grid)
+        elif self.schedule is not None:
+            schedule = self.schedule
+        else:
+            rates = VIDEO_RATES if spec.is_video else IMAGE_RATES
+            schedule = paper_schedule(trained, default_frames(trained.t), *rates)
+        return scaled_schedule(schedule, trained, dense)
+
+    def warm_up(self, sampling: Sampling) -> None:
+        """Run each graph that these settings need, and the decoder: compilation and allocation are over afterwards."""
+        schedule, spec = self.token_schedule(sampling), self.model.spec
+        low, high = sampling.guidance_interval or (0.0, 1.0)
+        is_flow, indices = sampling.sampler in FLOW_SAMPLERS, range(sampling.batch)
+
+        def graph(u: float) -> tuple[int, bool]:
+            return (schedule.stage_index(u) if schedule else 0), low <= u <= high
+
+        groups = [list(times)[:2] for _, times in groupby(sampling.times(), key=graph)]
+        with torch.inference_mode():
+            x = torch.zeros(sampling.batch, spec.in_channels, *sampling.input_size, device=self.device)
+            for times in groups * (2 if self.compiled else 1):  # a CUDA graph is recorded at its second call
+                model = self.denoiser(sampling)
+                for u in times:  # with step reuse, the second call is another graph than the first
+                    value = LAST_TIMESTEP * u if is_flow else round(LAST_TIMESTEP * u)
+                    model(x, torch.full(x.shape[:1], value, device=self.device), **self._condition(indices, sampling))
+            self.decode(x[:1])
+
+    def warn_of_size(self, sampling: Sampling) -> None:
+        """Log what the model was trained on, if the settings have another size."""
+        trained, factor = self.model.spec.input_size, self.autoencoder.factor
+        if sampling.input_size != trained:
+            shown = [f"{t} frames of {height * factor}×{width * factor}" for t, height, width in (trained, sampling.input_size)]
+            logger.warning("the model was trained on %s pixels, and is asked for %s: quality may suffer", *shown)
+
+    def _condition(self, indices: Sequence[int], sampling: Sampling) -> dict[str, Tensor]:
+        if not sampling.labels:
+            return {}
+        return {"labels": torch.tensor([sampling.label(index) for index in indices], device=self.device)}
 
 
-def load_model(folder: Path) -> DiffusionTransformer:
-    """Read config.json and safetensors of `folder`.
+def _compiled(model: DiffusionTransformer) -> Model:
+    """The model, one graph for each grid and shape that it is called with; CUDA graphs on a GPU."""
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_GRAPHS)
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, mode="reduce-overhead" if on_gpu else "default")
+    if not on_gpu:
+        return compiled
 
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the weights do not fit the config.
-    """
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: not a model that was saved here")
-    try:
-        return DiffusionTransformer.from_pretrained(folder, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the weights do not fit config.json: {error}") from error
+    def replayed(x: Tensor, t: Tensor, **cond):
+        torch.compiler.cudagraph_mark_step_begin()
+        output = compiled(x, t, **cond)
+        # A CUDA graph overwrites its output at its next replay, and samplers keep outputs of earlier calls.
+        return torch.utils._pytree.tree_map_only(Tensor, Tensor.clone, output)
+
+    return replayed
 
 
-def _ticking(steps: Sequence, bar) -> Iterator:
+def _in_float32(model: Model, dtype: torch.dtype) -> Model:
+    """A model of weights of another type, for samplers that compute in float32."""
+
+    def called(x: Tensor, t: Tensor, **cond) -> Tensor:
+        return model(x.to(dtype), t, **cond).float()
+
+    return called
+
+
+def _told(steps: Sequence, on_step: Callable[[], object]) -> Iterator:
     for step in steps:
         yield step
-        bar.update()
+        on_step()

@@ -9,11 +9,13 @@ from pathlib import Path
 import launch
 import pytest
 import torch
+from parity import relative_error
 
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.config import ConfigError, load_config, save_config
 from sparsevid.data.cards import Card, load_card
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.pipeline import VideoPipeline
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.engine import SAID_BY_RUN, Engine
 from sparsevid.training.objective import build_objective
@@ -26,6 +28,7 @@ RUNS = sorted(
     path for path in CONFIGS.rglob("*.yaml") if not any(part.startswith("_") for part in path.relative_to(CONFIGS).parts)
 )
 LONG, QUICK = ([path for path in RUNS if path.parent.name in names] for names in (DATASETS, ("quick",)))
+FLOWS = [path for path in LONG if path.stem.endswith("_flow")]
 DEEPSPEED = sorted((CONFIGS / "deepspeed").glob("*.json"))
 
 
@@ -102,10 +105,11 @@ def test_each_long_run_is_lattes(path):
     assert config.data.card == path.parent.name and spec.input_size == (16, 32, 32)
     train = config.train
     assert (train.optimizer, train.lr, train.weight_decay, train.ema_decay) == ("adamw", 1e-4, 0.0, 0.9999)
-    assert (config.objective.kind, config.objective.label_dropout) == ("diffusion", 0.1)
+    assert (config.objective.kind, config.objective.label_dropout) == ("flow" if path in FLOWS else "diffusion", 0.1)
     assert card.clip.flip == (card.name != "sky_timelapse") and card.clip.stride == 3
-    # Latte's own weights want its clips and its order of labels; what is trained from scratch has the card's.
-    from_latte = (train.init_from or "").startswith("models/latte/")
+    # Latte's own weights want its clips and its order of labels, and so does what starts from them; all else has the card's.
+    source = CONFIGS / f"{Path(train.init_from or '').relative_to('runs')}.yaml" if path in FLOWS else path
+    from_latte = (load(source).train.init_from or "").startswith("models/latte/")
     assert config.data.rule == ("latte_linspace" if from_latte and card.name in ("faceforensics", "ucf101") else None)
     assert config.data.label_order == ("sorted" if from_latte and card.name == "ucf101" else None)
     assert (config.data.images or 0) == (8 if path.stem.endswith("_img") else 0)
@@ -125,6 +129,39 @@ def test_what_is_fine_tuned_has_a_dense_run_of_its_size(path):
     assert config.model.preset == f"Sparse{dense.model.preset}"
     if config.train.init_from.startswith(f"{dense.output}/"):
         assert Path(config.train.init_from) == dense.folder
+
+
+@pytest.mark.parametrize("path", [*FLOWS, CONFIGS / "demo/flow.yaml"], ids=short)
+def test_what_becomes_a_flow_has_a_diffusion_run_of_its_model_and_data(path):
+    flow = load(path)
+    diffusion = load(CONFIGS / f"{Path(flow.train.init_from).relative_to(flow.output)}.yaml")
+    assert Path(flow.train.init_from) == diffusion.folder
+    assert (diffusion.objective.kind, flow.objective.kind) == ("diffusion", "flow")
+    assert (flow.sample.sampler, flow.sample.steps) == ("euler", 5)
+    for part in ("model", "schedule", "data", "autoencoder"):
+        assert getattr(flow, part) == getattr(diffusion, part)
+
+
+@pytest.mark.slow
+def test_a_flow_starts_from_the_weights_of_a_diffusion(tmp_path):
+    """The demo's two runs, of two steps each: what the first predicts is what the second begins with, without a variance."""
+    shrunk = ["train.steps=2", "train.checkpoint_every=2", "autoencoder.fit_clips=4", "train.log_every=1"]
+    runs = {}
+    learning, kept = ["train.lr=0.01", "train.warmup=0"], ["train.lr=0.0", f"train.init_from={tmp_path}/demo/diffusion"]
+    for name, more in (("diffusion", learning), ("flow", kept)):
+        config = load_config(CONFIGS / f"demo/{name}.yaml", [f"output={tmp_path}", *shrunk, *more])
+        save_config(config, tmp_path / f"{name}.yaml")
+        launch.finish(launch.start(tmp_path / f"{name}.yaml", 1))
+        runs[name] = VideoPipeline.from_pretrained(config.folder, device="cpu")
+    before, after = runs["diffusion"].model, runs["flow"].model
+    assert (before.spec.out_channels, after.spec.out_channels) == (32, 16)
+    x, t = torch.randn(2, 16, *after.spec.input_size), torch.tensor([900, 100])
+    with torch.no_grad():
+        predicted = before(x, t)[:, :16]
+        assert predicted.std() > 0.01 and relative_error(after(x, t), predicted) <= 1e-6
+    assert torch.equal(runs["flow"].autoencoder.mean, runs["diffusion"].autoencoder.mean)
+    clips = runs["flow"](num=1, steps=2, show_progress=False)
+    assert clips.dtype == torch.uint8 and runs["flow"].default_sampler == "euler"
 
 
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)

@@ -1,5 +1,8 @@
 """What is written reads back, and only whole files appear."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,24 @@ from einops import rearrange
 from PIL import Image
 
 from sparsevid.data.decode import probe, read_frames
-from sparsevid.video import GAP, contact_sheet, write_contact_sheet, write_frames, write_gif, write_mp4
+from sparsevid.video import (
+    CAPTION_HEIGHT,
+    FORMATS,
+    GAP,
+    board,
+    clip_file_is_whole,
+    clip_grid,
+    contact_sheet,
+    write_board,
+    write_clip,
+    write_contact_sheet,
+    write_ffv1,
+    write_frames,
+    write_gif,
+    write_grid,
+    write_mp4,
+    write_npz,
+)
 
 
 def smooth_clip(frames=9, height=48, width=64):
@@ -16,6 +36,11 @@ def smooth_clip(frames=9, height=48, width=64):
     t, y, x = torch.meshgrid(*axes, indexing="ij")
     waves = [torch.sin(2 * torch.pi * (x + t)), torch.cos(2 * torch.pi * (y - t)), torch.sin(torch.pi * (x + y + t))]
     return (127.5 + 110 * torch.stack(waves)).round().to(torch.uint8)
+
+
+def read_clip(path, frames):
+    """uint8 (C,T,H,W), decoded as data sets are."""
+    return rearrange(read_frames(path, range(frames)), "t c h w -> c t h w")
 
 
 def psnr(one, other):
@@ -29,14 +54,14 @@ def test_mp4_round_trip(tmp_path, fps):
     info = probe(tmp_path / "c.mp4")
     assert (info.frames, info.height, info.width) == (9, 48, 64)
     assert info.fps == pytest.approx(fps, rel=1e-4)
-    assert psnr(rearrange(read_frames(tmp_path / "c.mp4", range(9)), "t c h w -> c t h w"), clip) > 30
+    assert psnr(read_clip(tmp_path / "c.mp4", 9), clip) > 30
 
 
 @pytest.mark.parametrize(("height", "width"), [(47, 63), (48, 63), (47, 64), (33, 35)])
 def test_mp4_pads_odd_sides_by_their_edge(tmp_path, height, width):
     clip = smooth_clip(4, height, width)
     write_mp4(tmp_path / "c.mp4", clip, 10)
-    frames = rearrange(read_frames(tmp_path / "c.mp4", range(4)), "t c h w -> c t h w")
+    frames = read_clip(tmp_path / "c.mp4", 4)
     assert frames.shape == (3, 4, height + height % 2, width + width % 2)
     assert psnr(frames[..., :height, :width], clip) > 30
     assert psnr(frames[..., -1, :width], clip[..., -1, :]) > 25
@@ -47,8 +72,117 @@ def test_lower_crf_is_nearer(tmp_path):
     quality = []
     for crf in (5, 40):
         write_mp4(tmp_path / "c.mp4", clip, 10, crf=crf)
-        quality.append(psnr(rearrange(read_frames(tmp_path / "c.mp4", range(4)), "t c h w -> c t h w"), clip))
+        quality.append(psnr(read_clip(tmp_path / "c.mp4", 4), clip))
     assert quality[0] > quality[1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (1, 1), (7, 2), (64, 33)])
+def test_ffv1_gives_the_same_bytes(tmp_path, height, width):
+    clip = torch.randint(256, (3, 5, height, width), dtype=torch.uint8)
+    write_ffv1(tmp_path / "c.mkv", clip, 7.5)
+    assert torch.equal(read_clip(tmp_path / "c.mkv", 5), clip)
+    info = probe(tmp_path / "c.mkv")
+    assert (info.frames, info.height, info.width) == (5, height, width) and info.fps == pytest.approx(7.5)
+
+
+def test_npz_round_trip(tmp_path):
+    clip = torch.randint(256, (3, 5, 7, 9), dtype=torch.uint8)
+    write_npz(tmp_path / "c.npz", clip, 29.97)
+    with np.load(tmp_path / "c.npz", allow_pickle=False) as archive:
+        assert archive["fps"] == 29.97
+        assert torch.equal(rearrange(torch.from_numpy(archive["frames"]), "t h w c -> c t h w"), clip)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_same_clip_gives_the_same_bytes_and_another_one_replaces_it(tmp_path, format):
+    clip = smooth_clip(4, 35, 33)
+    (tmp_path / "b").mkdir()
+    one, other = write_clip(tmp_path / "a.0", clip, 8, format), write_clip(tmp_path / "b" / "c", clip, 8, format)
+    assert one.name == f"a.0{FORMATS[format].suffix}"
+    assert content(one) == content(other)
+    write_clip(tmp_path / "a.0", 255 - clip, 8, format)
+    assert content(one) != content(other) and clip_file_is_whole(one, format, 4, 35, 33)
+    assert {entry.name for entry in tmp_path.iterdir()} == {one.name, "b"}
+
+
+def content(path):
+    return [file.read_bytes() for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_whole_file_is_told_from_one_that_is_not(tmp_path, format):
+    path = write_clip(tmp_path / "c", smooth_clip(9, 47, 33), 8, format)
+    assert clip_file_is_whole(path, format, 9, 47, 33)
+    for wrong in ((8, 47, 33), (10, 47, 33), (9, 45, 33), (9, 47, 31)):
+        assert not clip_file_is_whole(path, format, *wrong)
+    assert not clip_file_is_whole(tmp_path / "missing", format, 9, 47, 33)
+    file = path / "000004.png" if format == "frames" else path
+    whole = file.read_bytes()
+    for share in (0.0, 0.05, 0.5, 0.9):
+        file.write_bytes(whole[: int(len(whole) * share)])
+        assert not clip_file_is_whole(path, format, 9, 47, 33), share
+    file.write_bytes(whole)
+    assert clip_file_is_whole(path, format, 9, 47, 33)
+    file.unlink()
+    assert not clip_file_is_whole(path, format, 9, 47, 33)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_clip_that_stands_still_is_whole(tmp_path, format):
+    """A GIF keeps equal neighbouring frames as one."""
+    path = write_clip(tmp_path / "c", torch.full((3, 6, 16, 16), 7, dtype=torch.uint8), 8, format)
+    assert clip_file_is_whole(path, format, 6, 16, 16) and not clip_file_is_whole(path, format, 5, 16, 16)
+
+
+def test_a_folder_or_file_of_another_kind_is_not_whole(tmp_path):
+    path = write_clip(tmp_path / "c", smooth_clip(3), 8, "mp4")
+    write_frames(tmp_path / "frames", smooth_clip(3))
+    for format in ("frames", "gif", "npz", "ffv1"):
+        assert not clip_file_is_whole(path, format, 3, 48, 64)
+    assert not clip_file_is_whole(tmp_path / "frames", "mp4", 3, 48, 64)
+    with pytest.raises(ValueError, match="no clip format 'avi'; accepted are ffv1, mp4, gif, frames, npz"):
+        clip_file_is_whole(path, "avi", 3, 48, 64)
+    with pytest.raises(ValueError, match="no clip format 'avi'"):
+        write_clip(path, smooth_clip(3), 8, "avi")
+
+
+FULL_DISK = """
+import resource, sys, torch
+from pathlib import Path
+from sparsevid.video import FORMATS, write_clip
+
+folder = Path(sys.argv[1])
+clip = torch.randint(256, (3, 4, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+free = resource.RLIM_INFINITY
+for format in FORMATS:
+    path = write_clip(folder / "whole", clip, 8, format)
+    size = max(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    for limit in (100, size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, free))
+        try:
+            write_clip(folder / "out", clip, 8, format)
+            caught = None
+        except OSError as error:
+            caught = error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (free, free))
+        assert caught is not None, (format, limit)
+names = ["whole" + each.suffix for each in FORMATS.values()]
+assert sorted(entry.name for entry in folder.iterdir()) == sorted(names)
+print("nothing left")
+"""
+
+
+def test_where_no_more_can_be_written_nothing_is_left(tmp_path):
+    """In a process of its own, whose files may not grow beyond a limit, as on a full disk."""
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "nothing left" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_that_cannot_be_written_to(tmp_path, format):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        write_clip(tmp_path / "file" / "clip", smooth_clip(2), 8, format)
 
 
 @pytest.mark.parametrize("fps", [7, 8, 25, 30])
@@ -67,7 +201,7 @@ def test_gif_lasts_as_long_as_the_clip(tmp_path, fps):
 def test_gif_is_near_the_clip(tmp_path):
     clip = smooth_clip(5)
     write_gif(tmp_path / "c.gif", clip, 10)
-    assert psnr(rearrange(read_frames(tmp_path / "c.gif", range(5)), "t c h w -> c t h w"), clip) > 25
+    assert psnr(read_clip(tmp_path / "c.gif", 5), clip) > 25
 
 
 def test_png_frames_are_exact(tmp_path):
@@ -86,6 +220,25 @@ def test_frames_of_two_clips_do_not_mix(tmp_path):
     assert (np.array(Image.open(tmp_path / "000004.png")) == 9).all()
     with pytest.raises(FileExistsError, match=r"000003\.png, not of this clip of 3 frames"):
         write_frames(tmp_path, clip[:, :3])
+
+
+def test_a_folder_of_frames_stays_as_it_was_if_the_new_one_fails(tmp_path, monkeypatch):
+    clip = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    write_frames(tmp_path / "c", clip)
+    save, saved = Image.Image.save, []
+
+    def fail_at_second(image, path, **options):
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError("disk full")
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", fail_at_second)
+    with pytest.raises(OSError, match="disk full"):
+        write_frames(tmp_path / "c", clip + 9)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
+    assert clip_file_is_whole(tmp_path / "c", "frames", 3, 4, 4)
+    assert (np.array(Image.open(tmp_path / "c" / "000000.png")) == 0).all()
 
 
 def test_contact_sheet_shows_clips_in_rows_and_frames_in_columns():
@@ -115,11 +268,60 @@ def test_contact_sheet_scale_and_captions(tmp_path):
     assert np.array_equal(np.array(Image.open(tmp_path / "s.png")), np.array(captioned))
 
 
+def test_a_caption_that_is_too_wide_is_cut():
+    clips = torch.zeros(1, 3, 2, 16, 16, dtype=torch.uint8)
+    long = "a very long name of a class that does not fit"
+    cut = np.array(contact_sheet(clips, [long]))
+    assert cut.shape == np.array(contact_sheet(clips, ["a"])).shape
+    assert not np.array_equal(cut, np.array(contact_sheet(clips, ["a ver"])))
+    assert np.array_equal(cut, np.array(contact_sheet(clips, [long + " at all"])))  # cut at the same place, with the same mark
+
+
+def test_board_shows_blocks_under_their_captions(tmp_path):
+    blocks = [Image.new("RGB", (40, 20 + i), (i, 0, 0)) for i in range(3)]
+    sheet = np.array(board(blocks, ["ddim 5", "ddim 10", "ddim 20: with more than fits"], columns=2))
+    cells = [(0, 0), (0, 1), (1, 0)]
+    height, width = sheet.shape[0] // 2, sheet.shape[1] // 2
+    for i, (row, column) in enumerate(cells):
+        part = sheet[row * height :, column * width :]
+        assert (part == [i, 0, 0]).all(axis=-1).sum() >= 40 * (20 + i) - 40
+    assert sheet[:CAPTION_HEIGHT, :40].min() < 128, "the caption is drawn"
+    write_board(tmp_path / "b.png", blocks, ["a", "b", "c"], columns=5)
+    assert Image.open(tmp_path / "b.png").width > 3 * 40
+    for wrong in ((blocks, ["a"], 1), ([], [], 1), (blocks, ["a", "b", "c"], 0)):
+        with pytest.raises(ValueError, match="a caption for each"):
+            board(*wrong)
+
+
+@pytest.mark.parametrize(("columns", "scale"), [(None, 1), (3, 2), (9, 1)])
+def test_grid_plays_clips_side_by_side(columns, scale):
+    clips = torch.randint(255, (5, 3, 4, 6, 8), dtype=torch.uint8)
+    grid = clip_grid(clips, columns, scale)
+    across = min(columns or 3, 5)
+    assert grid.shape[:2] == (3, 4)
+    for n, clip in enumerate(clips):
+        top, left = n // across * (6 * scale + GAP), n % across * (8 * scale + GAP)
+        assert torch.equal(grid[..., top : top + 6 * scale : scale, left : left + 8 * scale : scale], clip)
+    assert (grid == 255).sum() == grid.numel() - clips.numel() * scale**2  # all else is white
+
+
+@pytest.mark.parametrize("name", ["g.mp4", "g.gif", "g.mkv", "g.MKV"])
+def test_grid_as_a_file(tmp_path, name):
+    clips = torch.stack([smooth_clip(4), 255 - smooth_clip(4)])
+    write_grid(tmp_path / name, clips, 8, columns=2)
+    assert psnr(read_clip(tmp_path / name, 4), clip_grid(clips, 2)) > 18
+    with pytest.raises(ValueError, match=r"written as \.mkv, \.mp4, \.gif, \.npz, got the name 'g\.avi'"):
+        write_grid(tmp_path / "g.avi", clips, 8)
+
+
 WRITERS = {
     "mp4": lambda path, clip: write_mp4(path, clip, 10),
     "gif": lambda path, clip: write_gif(path, clip, 10),
+    "ffv1": lambda path, clip: write_ffv1(path, clip, 10),
+    "npz": lambda path, clip: write_npz(path, clip, 10),
     "png": write_frames,
     "sheet": lambda path, clip: write_contact_sheet(path, [clip]),
+    "board": lambda path, clip: write_board(path, [contact_sheet([clip])], [""], 1),
 }
 NOT_CLIPS = {
     "float": torch.zeros(3, 2, 4, 4),
@@ -162,6 +364,10 @@ def test_numbers_out_of_range(tmp_path):
     for write in (
         lambda: write_mp4(tmp_path / "x", clip, 0),
         lambda: write_mp4(tmp_path / "x", clip, 10, crf=60),
+        lambda: write_ffv1(tmp_path / "x", clip, -1),
+        lambda: write_npz(tmp_path / "x", clip, 0),
+        lambda: clip_grid([clip], columns=0),
+        lambda: clip_grid([clip, smooth_clip(4)]),
         lambda: write_gif(tmp_path / "x", clip, 0),
         lambda: write_gif(tmp_path / "x", clip, 200),
         lambda: write_gif(tmp_path / "x", clip, 10, scale=0),

@@ -1,5 +1,6 @@
-"""Measurements in one run, warm and in turns: forwards of models (`model`), and reading of clips (`data`)."""
+"""Measurements in one run, warm and in turns: forwards (`model`), reading of clips (`data`), training steps
+(`training`), sampling (`sampling`), and what samplers make of a checkpoint (`quality`)."""
 
-from sparsevid.benchmark.model import time_alternately
+from sparsevid.benchmark.timing import time_alternately
 
 __all__ = ["time_alternately"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsevid.benchmark.model import time_turn
+from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.decode import count_decoded
 from sparsevid.data.latents import LatentCache, LatentFrames
@@ -30,7 +30,7 @@ _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
-class ReadRate:
+class ReadRate(Turns):
     """Clips a second of one source with some worker processes.
 
     Attributes:
@@ -48,12 +48,7 @@ class ReadRate:
     @property
     def clips_per_second(self) -> float:
         """Median over the turns."""
-        return statistics.median(self.turns)
-
-    @property
-    def spread(self) -> float:
-        """Fastest less slowest turn, as a share of the median."""
-        return (max(self.turns) - min(self.turns)) / self.clips_per_second
+        return self.median
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,24 @@
 import ctypes
 import gc
 import statistics
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.logging import get_logger, progress
 from sparsevid.models.naive import naive_forward, naive_macs
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.pipeline import DTYPES
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # sides of the square matrices
 TOLERANCE = 0.15  # a measured ratio this far from the counted one is marked
 PEAK_METHOD = {
@@ -30,31 +29,6 @@ PEAK_METHOD = {
     "it (VmRSS), after the C library has given back what it kept",
 }
 logger = get_logger(__name__)
-Key = TypeVar("Key", bound=Hashable)
-
-
-def time_turn(candidates: dict[Key, Callable[[], object]]) -> dict[Key, float]:
-    """Seconds of one call of each candidate, in the order of the dictionary."""
-    seconds = {}
-    for name, candidate in candidates.items():
-        _wait_for_device()
-        start = time.perf_counter()
-        candidate()
-        _wait_for_device()
-        seconds[name] = time.perf_counter() - start
-    return seconds
-
-
-def time_alternately(candidates: dict[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each candidate, taken in turns so that a machine that slows down slows all of them.
-
-    Args:
-        candidates: functions by name.
-        repeats: timed calls of each.
-        warmup: untimed calls of each before.
-    """
-    turns = [time_turn(candidates) for _ in range(warmup + repeats)][warmup:]
-    return {name: statistics.median(turn[name] for turn in turns) for name in candidates}
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
@@ -116,7 +90,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Turns):
     """What was measured of a case, and of the dense case it is compared with.
 
     Attributes:
@@ -138,12 +112,7 @@ class Result:
     @property
     def seconds(self) -> float:
         """Median seconds of a forward."""
-        return statistics.median(self.turns)
-
-    @property
-    def spread(self) -> float:
-        """Slowest less fastest turn, as a share of the median."""
-        return (max(self.turns) - min(self.turns)) / self.seconds
+        return self.median
 
     @property
     def matmul_share(self) -> float:
@@ -222,7 +191,7 @@ def plan_cases(
         for batch in batches:
             for name, spec, grid in models:
                 case = Case(name, spec, grid, batch, dtype)
-                dense = replace(case.dense, preset=_dense_preset(name))
+                dense = replace(case.dense, preset=dense_preset(name))
                 naive = [replace(dense, naive=True)] if against_naive else []
                 cases |= dict.fromkeys([dense, *naive, case])
     return list(cases)
@@ -261,17 +230,11 @@ def measure_cases(
         if (case.spec, case.dtype) not in models:
             models[case.spec, case.dtype] = build_random_model(case.spec, DTYPES[case.dtype], device)
     forwards = {case: _forward_of(case, models[case.spec, case.dtype], device) for case in cases}
-    matmuls = {
-        (dtype, size): _matmul(size, DTYPES[dtype], device)
-        for dtype in dict.fromkeys(case.dtype for case in cases)
-        for size in matmul_sizes or MATMUL_SIZES[device.type]
-    }
+    matmuls = plan_matmuls(dict.fromkeys(case.dtype for case in cases), device, matmul_sizes)
     with torch.inference_mode():
         turns = [time_turn(forwards | matmuls) for _ in progress(range(warmup + repeats), desc="turns")][warmup:]
         peaks = {case: peak_memory(forward, device) for case, forward in forwards.items()}
-    rates: dict[str, dict[int, float]] = {}
-    for dtype, size in matmuls:
-        rates.setdefault(dtype, {})[size] = size**3 / statistics.median(turn[dtype, size] for turn in turns)
+    rates = matmul_rates(matmuls, turns)
     seconds = {case: tuple(turn[case] for turn in turns) for case in cases}
     weights = {case: _weight_bytes(models[case.spec, case.dtype]) for case in cases}
     return Measurement(tuple(compare(seconds, weights, peaks, rates)), rates)
@@ -302,6 +265,33 @@ def compare(
         )
         for case, turns in seconds.items()
     ]
+
+
+def plan_matmuls(
+    dtypes: Iterable[str], device: torch.device, sizes: Sequence[int] | None = None
+) -> dict[tuple[str, int], Callable[[], Tensor]]:
+    """Products of square matrices by dtype and side, to be timed.
+
+    Args:
+        dtypes: keys of `DTYPES`.
+        device: where the matrices are.
+        sizes: their sides; by default those of `MATMUL_SIZES`.
+    """
+    sizes = sizes or MATMUL_SIZES[device.type]
+    return {(dtype, size): _matmul(size, DTYPES[dtype], device) for dtype in dtypes for size in sizes}
+
+
+def matmul_rates(matmuls: Iterable[tuple[str, int]], turns: Sequence[Mapping]) -> dict[str, dict[int, float]]:
+    """Multiply-adds a second of matmuls, by dtype and side.
+
+    Args:
+        matmuls: dtype and side of each.
+        turns: seconds by (dtype, side), of each turn.
+    """
+    rates: dict[str, dict[int, float]] = {}
+    for dtype, size in matmuls:
+        rates.setdefault(dtype, {})[size] = size**3 / statistics.median(turn[dtype, size] for turn in turns)
+    return rates
 
 
 def build_random_model(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> DiffusionTransformer:
@@ -350,7 +340,7 @@ def _models_of_preset(
     return found
 
 
-def _dense_preset(preset: str) -> str:
+def dense_preset(preset: str) -> str:
     """The name of the preset that is this one made dense; its own name if there is none."""
     dense = PRESETS[preset].dense()
     return next((name for name, spec in PRESETS.items() if spec == dense), preset)
@@ -381,8 +371,3 @@ def _resident_bytes(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

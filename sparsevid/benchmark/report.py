@@ -36,7 +36,9 @@ MODEL_COLUMNS = (
 )
 DATA_COLUMNS = ("source", "workers", "clips/s", "spread", "of the first", "frames decoded / clip", "feeds the model")
 TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed")
-WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source")  # columns set to the left
+MISSING = "–"  # in a cell that has no value
+# Columns set to the left.
+WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured")
 
 
 def describe_run(command: str, device: torch.device) -> dict[str, str | int | None]:
@@ -206,7 +208,7 @@ def training_rows(measured: Sequence[StepTime]) -> list[list[str]]:
     return [
         [
             time.preset,
-            "–" if time.grid is None else str(time.grid),
+            MISSING if time.grid is None else str(time.grid),
             f"{time.share:.0%}",
             f"{time.seconds:.4g}",
             f"{time.spread:.0%}",
@@ -244,7 +246,7 @@ def _row(result: Result) -> list[str]:
         case.spec.layout,
         _form(case),
         "×".join(map(str, case.spec.input_size)),
-        "–" if case.grid is None else str(case.grid),
+        MISSING if case.grid is None else str(case.grid),
         str(case.batch),
         case.dtype,
         f"{result.seconds:.4g}",
@@ -253,10 +255,10 @@ def _row(result: Result) -> list[str]:
         f"{case.macs / 1e9:.4g}",
         f"{result.matmul_share:.0%}",
         f"{result.weight_bytes / 1e6:.1f}",
-        "–" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.1f}",
+        MISSING if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.1f}",
         f"{result.measured_ratio:.3f}",
         f"{result.counted_ratio:.3f}",
-        "–" if result.memory_ratio is None else f"{result.memory_ratio:.3f}",
+        MISSING if result.memory_ratio is None else f"{result.memory_ratio:.3f}",
         note,
     ]
 

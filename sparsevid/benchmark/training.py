@@ -3,13 +3,13 @@
 Dimensions: B clips of a step.
 """
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from sparsevid.benchmark.model import build_random_model, time_turn
+from sparsevid.benchmark.model import build_random_model
+from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.build import schedule_from_config
 from sparsevid.config import ScheduleConfig
 from sparsevid.logging import progress
@@ -22,7 +22,7 @@ LATENT_FACTOR = 8  # pixels of a latent's side, in the autoencoder that the pres
 
 
 @dataclass(frozen=True)
-class StepTime:
+class StepTime(Turns):
     """Training steps of a model in one stage.
 
     Attributes:
@@ -42,12 +42,7 @@ class StepTime:
     @property
     def seconds(self) -> float:
         """Median over the turns."""
-        return statistics.median(self.turns)
-
-    @property
-    def spread(self) -> float:
-        """Slowest less fastest turn, as a share of the median."""
-        return (max(self.turns) - min(self.turns)) / self.seconds
+        return self.median
 
 
 def measure_training(

@@ -10,12 +10,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from sparsevid.checkpoints import CheckpointError, TrainingError
 from sparsevid.data.decode import DecodeError
 from sparsevid.distributed import RankError, first_to_say, is_launched
+from sparsevid.generation import GenerationError
 from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
 EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
-EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError)
+EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError, GenerationError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 

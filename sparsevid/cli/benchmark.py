@@ -1,4 +1,4 @@
-"""`sparsevid benchmark`: models side by side, or ways to read clips beside a model in training."""
+"""`sparsevid benchmark`: models, reading of clips, training steps, sampling, and what samplers make of a checkpoint."""
 
 import argparse
 import json
@@ -6,13 +6,15 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from sparsevid.diffusion.samplers import SAMPLERS
 from sparsevid.distributed import default_device, is_main
 from sparsevid.logging import print_table
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.grid import Grid
+from sparsevid.video import FORMATS
 
 NAME = "benchmark"
-HELP = "Time models side by side against the dense model of their size, or the reading of clips beside a model in training."
+HELP = "Time models, training, sampling and the reading of clips; compare what samplers make of a checkpoint."
 EXAMPLES = """examples:
   sparsevid benchmark model --presets Latte-XL/2 SparseLatte-XL/2
   sparsevid benchmark model --presets SparseLatte-B/2 --grids 4,8,8 4,6,6 4,4,4 --batch 1 4 --json bench.json
@@ -25,19 +27,30 @@ EXAMPLES = """examples:
   sparsevid benchmark data demo --frames 16 --stride 3 --size 256 256 --preset Latte-S/2 --device cpu --markdown
 
   sparsevid benchmark training --presets Latte-S/2 SparseLatte-S/2
+
+  sparsevid benchmark sampling --presets SparseLatte-XL/2 --samplers ddim --steps 20
+  sparsevid benchmark sampling --presets SparseLatte-XL/2 --steps 20 --extrapolate --product --json sampling.json
+  sparsevid benchmark sampling --presets SparseLatte-S/2 --input-size 8 16 16 --steps 5 --autoencoder none --device cpu
+  sparsevid benchmark sampling --presets SparseLatte-XL/2 --dtype bfloat16 --batch 1 4 16 32 --compile off on --extrapolate
+
+  sparsevid benchmark quality runs/demo/sparse --steps 5 10 20 50 --out quality
+  sparsevid benchmark quality runs/demo/sparse --samplers heun --steps 5 20 --reuse-every 1 2 4 --clips 256
 """
 # Arguments that say nothing about what is measured.
-_SILENT = ("action", "command", "json", "markdown")
+_SILENT = ("action", "command", "json", "markdown", "out")
+_POSITIONAL = ("card", "checkpoint")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands `model`, `data` and `training`."""
+    """Declare the sub-commands."""
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     style = {"formatter_class": parser.formatter_class, "epilog": EXAMPLES}
     _add_model_arguments(actions.add_parser("model", help="forwards of models", **style))
     _add_data_arguments(actions.add_parser("data", help="reading of clips", **style))
     _add_training_arguments(actions.add_parser("training", help="training steps of models", **style))
+    _add_sampling_arguments(actions.add_parser("sampling", help="clips from noise to file", **style))
+    _add_quality_arguments(actions.add_parser("quality", help="samplers and steps on a checkpoint", **style))
 
 
 def _add_model_arguments(model: argparse.ArgumentParser) -> None:
@@ -88,13 +101,55 @@ def _add_training_arguments(training: argparse.ArgumentParser) -> None:
     training.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
 
 
+def _add_sampling_arguments(sampling: argparse.ArgumentParser) -> None:
+    sampling.add_argument(
+        "--presets", nargs="+", default=["SparseLatte-XL/2"], metavar="NAME", help="each beside the dense model of its size"
+    )
+    sampling.add_argument("--samplers", nargs="+", default=["ddim"], metavar="NAME", help=f"of {', '.join(SAMPLERS)}")
+    sampling.add_argument("--steps", nargs="+", type=int, default=[20], metavar="N", help="of the samplers")
+    sampling.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
+    sampling.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
+    sampling.add_argument(
+        "--compile", nargs="+", default=["off"], choices=("off", "on"), help="a graph for each stage, or both"
+    )
+    sampling.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
+    sampling.add_argument("--extrapolate", action="store_true", help="time single calls of the model and add them up")
+    sampling.add_argument("--product", action="store_true", help="also 5 flow steps, sparse, against 250 of DDPM, dense")
+    sampling.add_argument(
+        "--autoencoder", default="linear", metavar="WHAT", help="linear, none, or the folder of a checkpoint or autoencoder"
+    )
+    sampling.add_argument("--format", default="ffv1", choices=tuple(FORMATS), help="of the files that are written")
+    sampling.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
+    sampling.add_argument("--matmul-sizes", nargs="+", type=int, metavar="N", help="sides of the square matmuls")
+    sampling.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
+    sampling.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
+
+
+def _add_quality_arguments(quality: argparse.ArgumentParser) -> None:
+    quality.add_argument("checkpoint", metavar="CHECKPOINT", help="of a run that was trained here, or the run's folder")
+    quality.add_argument("--samplers", nargs="+", metavar="NAME", help="default: all that fit the checkpoint's objective")
+    quality.add_argument("--steps", nargs="+", type=int, default=[5, 10, 20, 50], metavar="N", help="of each sampler")
+    quality.add_argument("--reuse-every", nargs="+", type=int, default=[1], metavar="N", help="also with step reuse")
+    quality.add_argument("--clips", type=int, default=64, metavar="N", help="samples of each case, and real clips")
+    quality.add_argument("--protocol", metavar="NAME", help="of the scores; default: the run's")
+    quality.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
+    quality.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
+    quality.add_argument("--seed", type=int, default=0, help="sample i starts from the same noise in all cases")
+    quality.add_argument("--batch", type=int, default=16, metavar="B", help="clips denoised together")
+    quality.add_argument("--scale", type=int, default=1, metavar="N", help="pixels of the picture for one of a clip")
+    quality.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
+    quality.add_argument("--out", type=Path, default=Path("quality"), metavar="DIR", help="for quality.png and quality.json")
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
+    if args.action == "quality":
+        return _quality(args)
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
-    values = {"model": _model, "data": _data, "training": _training}[args.action](args)
+    values = {"model": _model, "data": _data, "training": _training, "sampling": _sampling}[args.action](args)
     if is_main() and args.json is not None:
-        args.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        _write_json(args.json, values)
     return 0
 
 
@@ -176,13 +231,75 @@ def _data(args: argparse.Namespace) -> dict:
     return data_as_json(header, measured)
 
 
+def _sampling(args: argparse.Namespace) -> dict:
+    """Measure sampling, print it, and return everything as plain values."""
+    from sparsevid.benchmark.model import check_device
+    from sparsevid.benchmark.report import as_markdown, describe_run
+    from sparsevid.benchmark.sampling import measure_sampling, open_autoencoder
+    from sparsevid.benchmark.sampling_cases import plan_sampling
+    from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS, sampling_as_json, sampling_lines, sampling_rows
+
+    cases = plan_sampling(
+        args.presets,
+        samplers=args.samplers,
+        steps=args.steps,
+        batches=args.batch,
+        dtypes=args.dtype,
+        compiled=[each == "on" for each in args.compile],
+        input_size=None if args.input_size is None else tuple(args.input_size),
+        extrapolate=args.extrapolate,
+        product=args.product,
+    )
+    device = check_device(args.device or default_device())
+    autoencoder = open_autoencoder(args.autoencoder, cases[0].network.spec.in_channels)
+    header = describe_run(command_line(args), device)
+    options = {"repeats": args.repeats, "matmul_sizes": args.matmul_sizes, "format": args.format}
+    measured = measure_sampling(cases, autoencoder, device=device, **options)
+    if is_main():
+        lines = sampling_lines(measured, args.autoencoder)
+        print(as_markdown(header, lines, SAMPLING_COLUMNS, sampling_rows(measured)))
+    return sampling_as_json(header, measured)
+
+
+def _quality(args: argparse.Namespace) -> int:
+    """Sample a checkpoint in all ways, score, print the table, and write picture and JSON."""
+    from sparsevid.benchmark.model import check_device
+    from sparsevid.benchmark.quality import (
+        QUALITY_COLUMNS,
+        measure_quality,
+        open_scoring,
+        plan_quality,
+        quality_as_json,
+        quality_lines,
+        quality_rows,
+        write_picture,
+    )
+    from sparsevid.benchmark.report import as_markdown, describe_run
+    from sparsevid.pipeline import VideoPipeline
+
+    device = check_device(args.device or default_device())
+    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device)
+    cases = plan_quality(pipeline, args.samplers, args.steps, args.reuse_every, batch=args.batch)
+    args.out.mkdir(parents=True, exist_ok=True)
+    scoring = open_scoring(pipeline, args.clips, args.protocol, args.data_root)
+    header = describe_run(command_line(args), device)
+    results = measure_quality(pipeline, scoring, cases, clips=args.clips, seed=args.seed, batch=args.batch)
+    print(as_markdown(header, quality_lines(scoring, args.clips), QUALITY_COLUMNS, quality_rows(results)))
+    write_picture(args.out / "quality.png", results, args.scale)
+    _write_json(args.out / "quality.json", quality_as_json(header, results))
+    return 0
+
+
+def _write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def command_line(args: argparse.Namespace) -> str:
     """The command with every option that rules the numbers, defaults included."""
     words = ["sparsevid", NAME, args.action]
-    if "card" in args:
-        words.append(args.card)
+    words += [getattr(args, name) for name in _POSITIONAL if name in args]
     for name, value in vars(args).items():
-        if value is None or value is False or name in (*_SILENT, "card"):
+        if value is None or value is False or name in (*_SILENT, *_POSITIONAL):
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:

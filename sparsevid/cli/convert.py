@@ -1,6 +1,7 @@
 """`sparsevid convert`: public checkpoints ↔ ours, and a sparse model from a dense one."""
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,10 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
-    conversion = _read(args)
+    folder = _model_folder(args) if args.source.is_dir() else None
+    conversion = _read(args, folder)
     if args.to_sparse is not None:
         conversion = _make_sparse(conversion, args)
-    _write(conversion, args)
+    _write(conversion, args, folder)
     spec, report = conversion.spec, conversion.report
     grid = f", sparse grid {'×'.join(map(str, spec.sparse_grid))}" if spec.sparse_grid else ""
     title = f"{spec.layout}, latents {'×'.join(map(str, spec.input_size))}{grid}: {report.carried} tensors from {args.source}"
@@ -90,12 +92,12 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
         raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
 
 
-def _read(args: argparse.Namespace) -> "Conversion":
+def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
     from sparsevid.models.convert import Conversion, ConversionReport, from_public
-    from sparsevid.pipeline import load_model
+    from sparsevid.pretrained import load_model
 
-    if args.source.is_dir():
-        model = load_model(_model_folder(args))
+    if folder is not None:
+        model = load_model(folder)
         weights = model.state_dict()
         return Conversion(weights, model.spec, ConversionReport(len(weights)))
     # With --to-sparse the grid is that of the result.
@@ -106,7 +108,7 @@ def _read(args: argparse.Namespace) -> "Conversion":
 
 def _model_folder(args: argparse.Namespace) -> Path:
     """A folder of ours itself, or the one of a checkpoint with the weights that are asked for."""
-    from sparsevid.pipeline import find_checkpoint_folder
+    from sparsevid.pretrained import find_checkpoint_folder
 
     if (args.source / "config.json").is_file():
         _refuse(args, ("weights",), f"{args.source} holds one model")
@@ -131,7 +133,7 @@ def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Convers
     return Conversion(weights, spec, conversion.report.then(report))
 
 
-def _write(conversion: "Conversion", args: argparse.Namespace) -> None:
+def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | None) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -143,6 +145,8 @@ def _write(conversion: "Conversion", args: argparse.Namespace) -> None:
             model = DiffusionTransformer(conversion.spec)
         model.load_state_dict(conversion.weights, assign=True)
         model.save_pretrained(args.out)
+        if folder is not None:
+            _copy_run(folder, args.out)
         return
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,3 +154,12 @@ def _write(conversion: "Conversion", args: argparse.Namespace) -> None:
         save_file(public, args.out, {"format": "pt"})
     else:
         torch.save(public, args.out)
+
+
+def _copy_run(model_folder: Path, out: Path) -> None:
+    """Put a run's config and autoencoder beside its exported model, so that it can be sampled as it is."""
+    for folder in (model_folder, model_folder.parent):
+        if (folder / "config.yaml").is_file() and (folder / "autoencoder").is_dir():
+            shutil.copyfile(folder / "config.yaml", out / "config.yaml")
+            shutil.copytree(folder / "autoencoder", out / "autoencoder", dirs_exist_ok=True)
+            return

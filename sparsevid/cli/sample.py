@@ -2,70 +2,105 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from sparsevid.diffusion.samplers import SAMPLERS
+from sparsevid.distributed import LONG_WAIT
 from sparsevid.logging import get_logger
+from sparsevid.sampling import SCHEDULES
+from sparsevid.video import FORMATS
 
 NAME = "sample"
-HELP = "Generate clips from a checkpoint: MP4, GIF, and one contact sheet."
-EXAMPLES = """example:
+HELP = "Generate clips from a checkpoint as files, a few or thousands, on any number of processes; existing files are skipped."
+EXAMPLES = """presets (what is given beside them wins):
+  demo       8 clips as MP4 and GIF
+  benchmark  2048 clips as lossless FFV1, 250 steps (ddpm, or euler of a flow model): what published FVD is measured on
+
+examples:
   python tools/sample.py runs/demo/sparse --num 8 --steps 50 --out samples
+  python tools/sample.py runs/ucf101/sparse --classes Archery Bowling 17 --guidance 4 --sampler dpm++ --steps 20
+  torchrun --nproc_per_node 8 -- tools/sample.py runs/ucf101/sparse --preset benchmark --dtype bfloat16 --compile --out fakes
+  python tools/sample.py models/latte --autoencoder kl:stabilityai/sd-vae-ft-ema --num 4
+
+With torchrun, put -- before the script or write -n: it takes --num for a short form of its own --numa-binding.
 """
+DEFAULTS: dict[str, Any] = {"num": 8, "batch": 8, "format": ["mp4"]}
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {"num": 8, "format": ["mp4", "gif"]},
+    "benchmark": {"num": 2048, "batch": 16, "format": ["ffv1"], "steps": 250},
+}
+BENCHMARK_SAMPLERS = {"diffusion": "ddpm", "flow": "euler"}  # of published scores: ancestral sampling in 250 steps
+OPTIONS = ("classes", "sampler", "steps", "guidance", "guidance_interval", "guidance_channels", "schedule", "reuse_every",
+           "eta", "seed", "batch", "size", "frames")  # fmt: skip
 logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder, or a run's folder for its newest one")
-    parser.add_argument("--num", type=int, default=8, help="number of clips")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: as the run's config says")
-    parser.add_argument("--steps", type=int, help="sampling steps; default: as the run's config says")
-    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
-    parser.add_argument("--classes", nargs="+", help="class names or labels to go through in turn; default: all")
+    parser.add_argument(
+        "checkpoint",
+        help="a run's folder (its newest checkpoint), a checkpoint, an exported folder, a hub id, or a converted public model",
+    )
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="a set of defaults, listed below")
+    parser.add_argument("-n", "--num", type=int, help="number of clips in all; may grow from call to call. Default: 8")
+    parser.add_argument("--classes", nargs="+", help="class names or labels to go through in turn; default: all, balanced")
     parser.add_argument("--seed", type=int, default=0, help="sample i depends on (seed, i) alone")
-    parser.add_argument("--batch", type=int, default=8, help="clips denoised together")
-    parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="averaged or raw weights")
-    parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
+    parser.add_argument("--batch", type=int, help="clips denoised together; another number changes rounding. Default: 8")
+    parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to, or to complete")
+    formats = f"one or more of {', '.join(FORMATS)}; several get a folder each. Default: mp4"
+    parser.add_argument("--format", nargs="+", choices=tuple(FORMATS), metavar="FORMAT", help=formats)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
+    parser.add_argument("--frames", type=int, help="if not as trained")
+    _add_sampler_arguments(parser.add_argument_group("sampler; defaults are those of the run's config"))
+    model = parser.add_argument_group("model")
+    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
+    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the model computes in")
+    model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
+
+
+def _add_sampler_arguments(group) -> None:
+    group.add_argument("--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion")
+    group.add_argument("--steps", type=int, help="sampling steps")
+    group.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 to 1")
+    group.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
+    interval = "diffusion times, 0 = data to 1 = noise, between which guidance acts"
+    group.add_argument("--guidance-interval", type=float, nargs=2, metavar=("LO", "HI"), help=interval)
+    group.add_argument("--guidance-channels", type=int, metavar="N", help="guide the first N latent channels only")
+    schedule = "tokens of a sparse model: the run's schedule over time, its default grid at all times, or all tokens"
+    group.add_argument("--schedule", choices=SCHEDULES, help=schedule)
+    group.add_argument("--reuse-every", type=int, metavar="N", help="compute sparse layers at every N-th call of the model")
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
+    from sparsevid.distributed import check_ranks, init_process_group_if_launched, is_main, shutdown
+    from sparsevid.generation.job import generate
     from sparsevid.pipeline import VideoPipeline
-    from sparsevid.video import write_contact_sheet, write_gif, write_mp4
 
-    if args.num < 1 or args.batch < 1:
-        raise ValueError(f"--num and --batch are at least 1, got {args.num} and {args.batch}")
-    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights)
-    options = {name: getattr(args, name) for name in ("sampler", "steps", "guidance", "seed", "batch")}
-    options["classes"] = class_labels(args.classes, pipeline.config.record.classes)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for_sheet = []
-    for indices, clips in pipeline.batches(range(args.num), **options):
-        for index, clip in zip(indices, clips, strict=True):
-            write_mp4(args.out / f"{index:06d}.mp4", clip, pipeline.fps)
-            write_gif(args.out / f"{index:06d}.gif", clip, pipeline.fps, scale=2)
-            if len(for_sheet) < 16:
-                for_sheet.append(clip)
-    write_contact_sheet(args.out / "contact_sheet.png", torch.stack(for_sheet), scale=2)
-    logger.info("%d clips and contact_sheet.png in %s", args.num, args.out)
+    chosen = chosen_settings(args)
+    if chosen["num"] < 1:
+        raise ValueError(f"--num is at least 1, got {chosen['num']}")
+    init_process_group_if_launched(timeout=LONG_WAIT)  # ranks wait for those that have more batches to do
+    check_ranks()
+    pipeline = VideoPipeline.from_pretrained(
+        args.checkpoint, weights=args.weights, dtype=args.dtype, compile=args.compile, autoencoder=args.autoencoder
+    )
+    if args.preset == "benchmark" and chosen["sampler"] is None:
+        chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
+    sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})
+    report = generate(pipeline, sampling, chosen["num"], args.out, tuple(chosen["format"]))
+    if is_main():
+        times = report.times
+        logger.info("%d clips in %s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
+                    "decode %.1f, write %.1f", report.clips, args.out, report.written, sampling.steps, sampling.sampler,
+                    pipeline.device, str(pipeline.dtype).removeprefix("torch."), times.total, times.model, times.decode,
+                    times.write)  # fmt: skip
+    shutdown()
     return 0
 
 
-def class_labels(given: list[str] | None, names: list[str]) -> list[int] | None:
-    """Labels of class names or label numbers.
-
-    Raises:
-        ValueError: a name that the model's data did not have.
-    """
-    if given is None:
-        return None
-    labels = []
-    for item in given:
-        if item in names:
-            labels.append(names.index(item))
-        elif item.isdecimal():
-            labels.append(int(item))
-        else:
-            raise ValueError(f"no class {item!r}; the classes are {', '.join(names) or 'none: the model is unconditional'}")
-    return labels
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """All options; those that are not given come from the preset, else they are the defaults."""
+    below = DEFAULTS | PRESETS.get(args.preset, {})
+    given = vars(args)
+    return {name: below.get(name) if value is None else value for name, value in given.items()}

@@ -1,10 +1,11 @@
 """Samplers: functions of `model(x, t, **cond)` that walk from noise to data.
 
-Each takes x (B, C, ...) of unit normal noise and the number of steps. `noise()` gives fresh unit normal noise like x, for
-samplers that need it. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
+Each takes x (B, C, ...) of unit normal noise and the number of steps. Those of diffusion models also take `noise`, which gives
+fresh unit normal noise like x. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def spaced_timesteps(steps: int) -> list[int]:
 
 
 def flow_times(steps: int) -> list[float]:
-    """Times at which `euler` calls the model: 1, 1 − 1/steps, …, 1/steps.
+    """Times at which the steps of a flow sampler begin: 1, 1 − 1/steps, …, 1/steps.
 
     Raises:
         ValueError: fewer than one step.
@@ -94,25 +95,72 @@ def ddim(
     return x
 
 
-def euler(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
-    """Euler's method for rectified flow: x ← x − v/steps at u = 1, 1 − 1/steps, …"""
-    for u in progress(flow_times(steps)):
-        t = torch.full(x.shape[:1], MODEL_TIME_SCALE * u, device=x.device)
-        x = x - model(x, t, **cond) / steps
+def dpm_solver(
+    model: Model,
+    x: Tensor,
+    steps: int,
+    *,
+    noise: Callable[[], Tensor] | None = None,
+    progress: Progress = iter,
+    **cond,
+) -> Tensor:
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order. A learned variance is not used.
+
+    The step onto timestep 0 is of first order. On evenly spaced timesteps it is by far the longest in log-SNR, with 10 steps
+    38 % of the whole way, and extrapolating over it overshoots: the end is then mostly farther from the exact one than DDIM's.
+
+    `noise` is taken, so that all samplers of diffusion models are called alike, and nothing is drawn from it.
+    """
+    del noise
+    timesteps = spaced_timesteps(steps)[::-1]
+    scheduler = _dpm_scheduler()
+    scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_begin_index(0)  # so that it counts steps, and does not look for each timestep
+    for k in progress(timesteps):
+        t = torch.full(x.shape[:1], k, device=x.device)
+        eps = model(x, t, **cond)[:, : x.shape[1]]
+        if k in timesteps[-2:-1]:
+            scheduler.lower_order_nums = 0  # forget the earlier outputs
+        x = scheduler.step(eps, k, x, return_dict=False)[0]
     return x
 
 
-DIFFUSION_SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
-FLOW_SAMPLERS = {"euler": euler}
+def euler(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
+    """Euler's method for rectified flow: x ← x − v/steps at u = 1, 1 − 1/steps, …"""
+    for u in progress(flow_times(steps)):
+        x = x - model(x, _flow_time(u, x), **cond) / steps
+    return x
+
+
+def heun(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
+    """Heun's method for rectified flow, of second order: the mean velocity of a step's two ends; 2·steps − 1 calls.
+
+    The last step is Euler's: a model has seen next to nothing of u = 0 where training draws logit-normal times, and one step
+    of first order leaves the whole at second (as in arXiv 2206.00364, algorithm 1).
+    """
+    for u, after in progress(list(pairwise([*flow_times(steps), 0.0]))):
+        slope = model(x, _flow_time(u, x), **cond)
+        if after > 0.0:
+            ahead = x - (u - after) * slope
+            slope = (slope + model(ahead, _flow_time(after, x), **cond)) / 2
+        x = x - (u - after) * slope
+    return x
+
+
+DIFFUSION_SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver}
+FLOW_SAMPLERS = {"euler": euler, "heun": heun}
 SAMPLERS = DIFFUSION_SAMPLERS | FLOW_SAMPLERS
 
 
 def sampler_times(sampler: str, steps: int) -> list[float]:
-    """Diffusion times u in [0, 1] at which a sampler calls the model, first call first.
+    """Diffusion times u in [0, 1] of all calls that a sampler makes of the model, first call first.
 
     Raises:
-        ValueError: no such sampler.
+        ValueError: no such sampler, or a number of steps that it does not take.
     """
+    if sampler == "heun":
+        first, *later = flow_times(steps)
+        return [first, *(u for u in later for _ in range(2))]  # the end of one step, the beginning of the next
     if sampler in FLOW_SAMPLERS:
         return flow_times(steps)
     if sampler in DIFFUSION_SAMPLERS:
@@ -120,6 +168,23 @@ def sampler_times(sampler: str, steps: int) -> list[float]:
     raise ValueError(f"no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}")
 
 
+def _dpm_scheduler():
+    """The scheduler of diffusers, on the betas of our linear schedule."""
+    from diffusers import DPMSolverMultistepScheduler  # takes seconds to import
+
+    return DPMSolverMultistepScheduler(
+        trained_betas=GaussianDiffusion().betas.numpy(),
+        solver_order=2,
+        algorithm_type="dpmsolver++",
+        prediction_type="epsilon",
+    )
+
+
 def _model_time(diffusion: GaussianDiffusion, index: int, x: Tensor) -> Tensor:
     """(B,) original timestep of step `index`."""
     return torch.full(x.shape[:1], int(diffusion.timesteps[index]), device=x.device)
+
+
+def _flow_time(u: float, x: Tensor) -> Tensor:
+    """(B,) what a model receives at time u."""
+    return torch.full(x.shape[:1], MODEL_TIME_SCALE * u, device=x.device)

@@ -1,11 +1,16 @@
-"""What wraps a model while sampling: model → model. They compose: guidance outside, token schedule inside."""
+"""What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then step reuse."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sparsevid.diffusion.samplers import Model
+from sparsevid.models.transformer import SparseTokens
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.times import LAST_TIMESTEP
+
+TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
 
 
 def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
@@ -15,7 +20,7 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
     """
 
     def scheduled(x: Tensor, t: Tensor, **cond) -> Tensor:
-        low, high = (value / LAST_TIMESTEP for value in torch.stack([t.min(), t.max()]).tolist())
+        low, high = _time_range(t)
         stage = schedule.stage_index(low)
         if stage != schedule.stage_index(high):
             raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie in different stages of the token schedule")
@@ -24,7 +29,13 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
     return scheduled
 
 
-def with_guidance(model: Model, scale: float, null_label: int, channels: int | None = None) -> Model:
+def with_guidance(
+    model: Model,
+    scale: float,
+    null_label: int,
+    channels: int | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Model:
     """Classifier-free guidance (arXiv 2207.12598): unconditional + scale·(conditional − unconditional), in one batch.
 
     Args:
@@ -33,13 +44,22 @@ def with_guidance(model: Model, scale: float, null_label: int, channels: int | N
         null_label: the label that means "no class".
         channels: guide the first `channels` output channels only, and keep the conditional values of the others. None guides
             the channels of x: all but a learned variance. (DiT's published samples guide three of four.)
+        interval: (low, high), diffusion times between which guidance acts, both included; elsewhere the conditional pass runs
+            alone, at half the cost (arXiv 2404.07724). None: at all times.
 
     Returns:
-        A model that needs `labels` (B,).
+        A model that needs `labels` (B,). It raises ValueError if the times of a batch lie on both sides of a bound.
+
+    Raises:
+        ValueError: an interval that is not 0 ≤ low ≤ high ≤ 1, or no channel to guide.
     """
+    if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
+        raise ValueError(f"a guidance interval is (low, high) with 0 ≤ low ≤ high ≤ 1, got {tuple(interval)}")
+    if channels is not None and channels < 1:
+        raise ValueError(f"guidance acts on at least 1 channel, got {channels}")
 
     def guided(x: Tensor, t: Tensor, *, labels: Tensor, **cond) -> Tensor:
-        if scale == 1.0:
+        if scale == 1.0 or not _acts(interval, t):
             return model(x, t, labels=labels, **cond)
         both = torch.cat([labels, torch.full_like(labels, null_label)])
         output = model(torch.cat([x, x]), torch.cat([t, t]), labels=both, **cond)
@@ -49,3 +69,61 @@ def with_guidance(model: Model, scale: float, null_label: int, channels: int | N
         return torch.cat([mixed, conditional[:, count:]], dim=1)
 
     return guided
+
+
+def with_step_reuse(model: Model, every: int) -> Model:
+    """Compute the sparse layers at every `every`-th call only, and reuse what they changed in between.
+
+    The early, sparse part of a model changes slowly over neighbouring sampling steps. So layers M and S run at a refresh and
+    are passed over at the calls that follow; pooling, R and the dense layers run always. A refresh also comes wherever the
+    sparse grid or the shape of x changes: at a new stage of the token schedule, or where guidance begins or ends.
+
+    The wrapped model remembers its calls: make one for each batch, and call it in the order of sampling.
+
+    Args:
+        model: a DiffusionTransformer, or a function that takes its `grid` and `reuse`.
+        every: calls from one refresh to the next; 1 is no reuse.
+
+    Returns:
+        A model that raises ValueError at its first call if the model has no sparse layers.
+
+    Raises:
+        ValueError: `every` below 1.
+    """
+    if every < 1:
+        raise ValueError(f"sparse layers are computed at every n-th call, n at least 1, got {every}")
+    if every == 1:
+        return model
+    kept: tuple[SparseTokens, ...] = ()
+    used, belongs = 0, None
+
+    def reusing(x: Tensor, t: Tensor, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
+        nonlocal kept, used, belongs
+        now = (x.shape, grid if grid is None else tuple(grid))
+        if used % every == 0 or now != belongs:
+            output, fresh = model(x, t, grid=grid, reuse=(), **cond)
+            # Copies, because a CUDA graph overwrites its output at its next replay.
+            kept = tuple(SparseTokens(*(tokens.clone() for tokens in module)) for module in fresh)
+            used, belongs = 1, now
+            return output
+        used += 1
+        return model(x, t, grid=grid, reuse=kept, **cond)[0]
+
+    return reusing
+
+
+def _time_range(t: Tensor) -> tuple[float, float]:
+    """The least and the greatest diffusion time of a batch."""
+    low, high = (value / LAST_TIMESTEP for value in torch.stack([t.min(), t.max()]).tolist())
+    return low, high
+
+
+def _acts(interval: tuple[float, float] | None, t: Tensor) -> bool:
+    """Whether guidance acts at the times `t` (B,)."""
+    if interval is None:
+        return True
+    low, high = _time_range(t)
+    acts = [interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR for u in (low, high)]
+    if acts[0] != acts[1]:
+        raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie on both sides of the guidance interval {interval}")
+    return acts[0]

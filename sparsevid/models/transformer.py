@@ -6,6 +6,7 @@ Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W,
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -24,6 +25,13 @@ from sparsevid.models.embeddings import (
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
+
+
+class SparseTokens(NamedTuple):
+    """The sparse tokens of one module, both (B, t, n, D): pooled at its start, and after its last sparse layer."""
+
+    start: Tensor
+    end: Tensor
 
 
 class DiffusionTransformer(
@@ -93,7 +101,8 @@ class DiffusionTransformer(
         grid: Sequence[int] | None = None,
         images: int = 0,
         features: Sequence[int] = (),
-    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
+        reuse: Sequence[SparseTokens] | None = None,
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]] | tuple[Tensor, tuple[SparseTokens, ...]]:
         """Predict noise (and variance) or velocity.
 
         Args:
@@ -104,12 +113,17 @@ class DiffusionTransformer(
             images: number of trailing frames that are stills: they pass no temporal layer and are pooled each by itself
                 (joint image-video training of Latte, section 3.4).
             features: indices of layers whose output tokens of the clip, (B, frames, N or n, D), are returned too.
+            reuse: what a call at a neighbouring time returned with the same sizes and grid: M and S are passed over, and what
+                they changed then is added to the tokens pooled now. Empty: compute all, to be reused. Without `images` and
+                `features`.
 
         Returns:
-            (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index.
+            (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index;
+            with `reuse` also the sparse tokens of each module, to be handed to later calls.
 
         Raises:
-            ValueError: a shape, grid or layer index that does not fit the spec, or labels where there are no classes.
+            ValueError: a shape, grid or layer index that does not fit the spec, labels where there are no classes, or `reuse`
+                that does not fit the model, the grid or the other arguments.
         """
         batch, frames = x.shape[0], x.shape[2] - images
         self._check_input(x, labels, grid, frames)
@@ -117,10 +131,13 @@ class DiffusionTransformer(
             raise ValueError(f"features of layers {unknown}: the model has layers 0 … {self.spec.depth - 1}")
         dense = self.spec.dense_grid((frames, *x.shape[3:]))
         sparse = self._sparse_grid(grid, dense)
+        if reuse is not None:
+            self._check_reuse(reuse, batch, sparse, alone=not images and not features)
         tokens = self.x_embedder(x)  # (B, T, N, D)
         c = self._condition(t, labels, images)  # (B, 1 + images, D)
         kept: dict[int, Tensor] = {}
-        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept)  # (B, frames, N, p·p·C')
+        modules = None if reuse is None else list(reuse)
+        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept, modules)  # (B, frames, N, p·p·C')
         if images:
             stills = rearrange(tokens[:, frames:], "b i n d -> (b i) 1 n d")
             one = dense._replace(t=1), sparse and sparse._replace(t=1)
@@ -128,6 +145,8 @@ class DiffusionTransformer(
             clip = torch.cat([clip, rearrange(stills, "(b i) 1 n d -> b i n d", b=batch)], dim=1)
         p = self.spec.patch_size
         out = rearrange(clip, "b t (h w) (p q c) -> b c t (h p) (w q)", h=dense.h, p=p, q=p)
+        if modules is not None:
+            return out, tuple(modules)
         return (out, kept) if features else out
 
     def _run_layers(
@@ -138,9 +157,14 @@ class DiffusionTransformer(
         sparse: Grid | None,
         features: Sequence[int] = (),
         kept: dict[int, Tensor] | None = None,
+        modules: list[SparseTokens] | None = None,
         stills: bool = False,
     ) -> Tensor:
-        """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position."""
+        """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position.
+
+        `modules`, if given, is filled with the modules' sparse tokens, or is what stands for M and S if it is full already.
+        """
+        earlier = iter(modules) if modules else None
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
         s = pooled = None  # sparse tokens (B, t, n, D) inside a module, and what they were at its start
         with_time = self.spec.is_video and not stills
@@ -150,6 +174,8 @@ class DiffusionTransformer(
                 x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
             if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
                 continue
+            if earlier is not None and kind in "MS":
+                continue
             layer = self._recomputed(block) if kind in self.checkpoint_layers else block
             if kind in "PD":
                 x = layer(x, c)
@@ -157,11 +183,14 @@ class DiffusionTransformer(
                 s = layer(s, c)
             elif kind == "M":
                 if s is None:
-                    s = pool(x, dense, sparse)
-                    s = s + self._positions(dense, sparse, with_time, like=x) if transition else s
-                    pooled = s
+                    s = pooled = self._pool(x, dense, sparse, with_time)
                 s = layer(s, x, c)
             elif kind == "R":
+                if earlier is not None:
+                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time)
+                    s = before.end + (pooled - before.start)  # what M and S changed, on the tokens as they are now
+                elif modules is not None:
+                    modules.append(SparseTokens(pooled, s))
                 positions = self._positions(dense, dense, with_time, like=x) if transition else None
                 start = pooled if self.spec.residual_upsampling else None
                 x, s = layer(s, x, c, sparse, dense, positions, start), None
@@ -176,6 +205,11 @@ class DiffusionTransformer(
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
         """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
         return super().save_pretrained(save_directory, config={"spec": self.spec.to_dict()}, **options)
+
+    def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool) -> Tensor:
+        """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D)."""
+        s = pool(x, dense, sparse)
+        return s + self._positions(dense, sparse, temporal, like=x) if self.spec.transition_positions else s
 
     def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
         """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""
@@ -197,6 +231,17 @@ class DiffusionTransformer(
         sparse = Grid(*(grid or self.spec.sparse_grid))
         check_sparse_grid(sparse, dense)
         return sparse
+
+    def _check_reuse(self, reuse: Sequence[SparseTokens], batch: int, sparse: Grid | None, alone: bool) -> None:
+        if sparse is None:
+            raise ValueError(f"the layout {self.spec.layout!r} has no sparse layers whose output could be reused")
+        if not alone:
+            raise ValueError("`reuse` goes neither with `images` nor with `features`: it is for sampling clips")
+        shape = (batch, sparse.t, sparse.h * sparse.w, self.spec.hidden_size)
+        found = [tuple(tokens.shape) for module in reuse for tokens in module]
+        if found and found != [shape] * (2 * self.kinds.count("R")):
+            count = self.kinds.count("R")
+            raise ValueError(f"sparse tokens to reuse are pairs of {shape}, one for each of {count} modules; got {found}")
 
     def _check_input(self, x: Tensor, labels: Tensor | None, grid: Sequence[int] | None, frames: int) -> None:
         spec = self.spec

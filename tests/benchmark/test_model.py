@@ -18,9 +18,8 @@ from sparsevid.benchmark.model import (
     compare,
     measure_cases,
     plan_cases,
-    time_alternately,
-    time_turn,
 )
+from sparsevid.benchmark.timing import time_alternately, time_turn
 from sparsevid.models.naive import naive_forward, naive_macs
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer

@@ -10,6 +10,7 @@ from data.videos import write_video
 from rich.markdown import Markdown
 
 from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
+from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS
 from sparsevid.cli import COMMANDS, run_tool
 from sparsevid.cli import benchmark as command
 from sparsevid.models.presets import PRESETS
@@ -123,6 +124,49 @@ def test_data_table_on_the_console_has_the_same_columns(card, capsys):
     assert all(word in printed for word in ("clips/s", "feeds", "pyav"))
 
 
+def test_sampling_table_and_json_say_the_same(tmp_path, capsys):
+    path = tmp_path / "sampling.json"
+    arguments = ["sampling", "--presets", "SparseLatte-XS/2", "--samplers", "ddim", "euler", "--steps", "3", "--batch", "2"]
+    assert run_tool("benchmark", [*arguments, "--product", "--format", "npz", *QUICK, "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printed.splitlines() if line.startswith("|")]
+    assert tuple(table[0]) == SAMPLING_COLUMNS
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written.keys() == {"header", "matmul_macs_per_second", "results", "products"}
+    assert f"- command: {written['header']['command']}" in printed and "product, extrapolated" in printed
+    results, products = written["results"], written["products"]
+    ways = [("ddim", 3, False), ("ddim", 3, False), ("euler", 3, False), ("euler", 3, False), ("ddpm", 250, True)]
+    assert [(each["sampler"], each["steps"], each["extrapolated"]) for each in results] == [*ways, ("euler", 5, True)]
+    assert len(products) == 1 and len(table) == 2 + len(results) + len(products)
+    for row, each in zip(table[2:], results, strict=False):
+        cells = dict(zip(SAMPLING_COLUMNS, row, strict=True))
+        assert (cells["preset"], cells["sampler"], cells["steps"]) == (each["preset"], each["sampler"], str(each["steps"]))
+        assert cells["s/clip in latents"] == f"{each['seconds_per_clip_in_latents']:.4g}"
+        assert cells["measured"] == ("extrapolated" if each["extrapolated"] else "full run")
+        assert sum(stage["count"] for stage in each["calls"]) == each["steps"]
+    seconds = [each["seconds_per_clip_in_latents"] for each in results]
+    assert results[1]["dense_over_this_in_latents"] == pytest.approx(seconds[0] / seconds[1])
+    assert products[0]["speed"] == pytest.approx(seconds[4] / seconds[5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["sampling", "--presets", "Late-XS/2"], "no preset 'Late-XS/2'"),
+        (["sampling", "--presets", "Latte-XS/2", "--samplers", "magic"], "no sampler 'magic'; the samplers are ddpm"),
+        (["sampling", "--presets", "Latte-XS/2", "--steps", "0"], "got 0"),
+        (["sampling", "--presets", "Latte-XS/2", "--autoencoder", "nowhere"], "nowhere holds no autoencoder.json"),
+        (["sampling", "--presets", "Latte-XS/2", "--json", "nowhere/s.json"], "there is no folder"),
+        (["quality", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_of_the_sampling_benchmarks_is_named(arguments, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_tool("benchmark", arguments) == 2
+    message = capsys.readouterr().err
+    assert "sparsevid benchmark: error: " in message and reason in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -151,6 +195,8 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["model"],
         ["model", "--presets", "SparseLatte-XL/2", "--layouts", "2P 4(1M3S1R1D) 2D", "28D", "--grids", "4,8,8", "4,4,4"],
         ["model", "--input-size", "8", "16", "16", "--batch", "1", "4", "--against-naive", "--warmup", "0"],
+        ["sampling", "--steps", "5", "20", "--compile", "off", "on", "--product", "--extrapolate", "--autoencoder", "none"],
+        ["quality", "my run", "--samplers", "ddim", "--reuse-every", "1", "3", "--weights", "model"],
         ["data"],
         ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
     ],

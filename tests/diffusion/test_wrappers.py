@@ -6,7 +6,7 @@ from einops import rearrange
 from parity import load_public_model, load_reference, relative_error
 
 from sparsevid.diffusion.flow import interpolate, velocity
-from sparsevid.diffusion.samplers import ddim, ddpm, euler, flow_times, sampler_times
+from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, euler, flow_times, sampler_times
 from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
 from sparsevid.sparsity.schedule import paper_schedule
 
@@ -33,6 +33,55 @@ def test_guidance_of_scale_one_is_no_guidance():
         assert torch.equal(guided(x, t, labels=labels), model(x, t, labels))
 
 
+class Conditional:
+    """A model that predicts its labels, and remembers how many clips it was called with."""
+
+    def __init__(self) -> None:
+        self.batches = []
+
+    def __call__(self, x, t, labels):
+        self.batches.append(len(x))
+        return labels.view(-1, 1, 1, 1, 1) * torch.ones_like(x)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 10), ("euler", 10), ("heun", 5)])
+def test_guidance_acts_inside_its_interval_alone(sampler, steps):
+    """Bounds included, at times that float32 holds inexactly; outside one pass is made, not two."""
+    model, x, labels = Conditional(), torch.zeros(3, 4, 1, 2, 2), torch.tensor([0, 1, 2])
+    low, high = (333 / 999, 777 / 999) if sampler == "ddim" else (0.2, 0.8)
+    guided = with_guidance(model, 3.0, null_label=5, interval=(low, high))
+    outputs = []
+    SAMPLERS[sampler](lambda x, t, **cond: outputs.append(guided(x, t, **cond)) or outputs[-1], x, steps, labels=labels)
+    inside = [low - 1e-9 <= u <= high + 1e-9 for u in sampler_times(sampler, steps)]
+    assert 0 < sum(inside) < len(inside)
+    assert model.batches == [6 if each else 3 for each in inside]
+    for each, output in zip(inside, outputs, strict=True):
+        assert output[:, 0, 0, 0, 0].tolist() == ([-10.0, -7.0, -4.0] if each else [0.0, 1.0, 2.0])
+
+
+def test_guidance_at_all_times_is_the_interval_from_0_to_1():
+    model, x, labels = Conditional(), torch.zeros(2, 4, 1, 2, 2), torch.tensor([0, 1])
+    always, whole = (with_guidance(model, 2.0, 5, interval=interval) for interval in (None, (0.0, 1.0)))
+    assert torch.equal(euler(always, x, 5, labels=labels), euler(whole, x, 5, labels=labels))
+
+
+def test_channels_that_are_not_guided_keep_the_conditional_prediction():
+    model, x, t = Conditional(), torch.zeros(1, 4, 1, 1, 1), torch.zeros(1)
+    out = with_guidance(model, 3.0, null_label=5, channels=3)(x, t, labels=torch.tensor([1]))
+    assert out.flatten().tolist() == [-7.0, -7.0, -7.0, 1.0]
+
+
+def test_impossible_guidance_is_refused():
+    for interval in ((0.8, 0.2), (-0.1, 0.5), (0.5, 1.5)):
+        with pytest.raises(ValueError, match=r"guidance interval is \(low, high\) with 0 ≤ low ≤ high ≤ 1, got"):
+            with_guidance(Conditional(), 2.0, 5, interval=interval)
+    with pytest.raises(ValueError, match="at least 1 channel, got 0"):
+        with_guidance(Conditional(), 2.0, 5, channels=0)
+    guided = with_guidance(Conditional(), 2.0, 5, interval=(0.4, 0.6))
+    with pytest.raises(ValueError, match="on both sides of the guidance interval"):
+        guided(torch.zeros(2, 4, 1, 1, 1), torch.tensor([100.0, 500.0]), labels=torch.tensor([0, 1]))
+
+
 class Recorder:
     """A model that predicts zero and remembers the grids that it was called with."""
 
@@ -44,13 +93,12 @@ class Recorder:
         return x.new_zeros(len(x), self.channels, *x.shape[2:])
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_model_is_called_with_the_grid_of_the_time(sampler):
     schedule = paper_schedule((8, 16, 16), 2, 0.6, 0.9)
-    model, x = Recorder(4 if sampler == "euler" else 8), torch.randn(2, 4, 3, 2, 2)
-    options = {} if sampler == "euler" else {"noise": lambda: torch.randn_like(x)}
-    {"ddpm": ddpm, "ddim": ddim, "euler": euler}[sampler](with_token_schedule(model, schedule), x, 20, **options)
-    assert len(model.calls) == 20
+    model, x = Recorder(4 if sampler in FLOW_SAMPLERS else 8), torch.randn(2, 4, 3, 2, 2)
+    options = {} if sampler in FLOW_SAMPLERS else {"noise": lambda: torch.randn_like(x)}
+    SAMPLERS[sampler](with_token_schedule(model, schedule), x, 20, **options)
     assert [u for u, _ in model.calls] == pytest.approx(sampler_times(sampler, 20), abs=1e-6)
     assert all(grid == schedule.grid(min(u, 1.0)) for u, grid in model.calls)
     tokens = [grid.tokens for _, grid in model.calls]

@@ -1,0 +1,281 @@
+"""How long clips take from noise to file: samplers and models side by side, in one run.
+
+Dimensions: B clips of a batch.
+
+A case either runs as a whole, or is *extrapolated*: one call of the model is timed in each stage of the token schedule, and the
+calls that its sampler makes are added up.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.benchmark.model import build_random_model, check_device, matmul_rates, plan_matmuls
+from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, SamplingCase, product_dense
+from sparsevid.benchmark.timing import Turns, time_turn
+from sparsevid.config import ObjectiveConfig, RunConfig
+from sparsevid.diffusion.samplers import FLOW_SAMPLERS
+from sparsevid.logging import progress
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.pipeline import DTYPES, VideoPipeline
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.video import FORMATS
+
+FIT_CLIPS, FIT_SIZE = (2, 3, 2), 64  # random clips, and their sides, that the linear autoencoder is fitted to
+
+
+@dataclass(frozen=True)
+class SamplingResult(Turns):
+    """What was measured of a case, and of the dense case it is compared with.
+
+    Attributes:
+        turns: seconds from noise to latents in each turn, the whole batch; of an extrapolated case the sum over its calls.
+        decode_turns, write_turns: seconds from latents to clips, and from clips to files; empty without an autoencoder.
+        matmul_rate: multiply-adds a second of the best square matmul of the same dtype in the same run.
+        dense: the result of `case.dense`; None for a dense case, and for one of a product.
+    """
+
+    case: SamplingCase
+    turns: tuple[float, ...]
+    decode_turns: tuple[float, ...]
+    write_turns: tuple[float, ...]
+    matmul_rate: float
+    dense: "SamplingResult | None" = None
+
+    @property
+    def latent_seconds(self) -> float:
+        """Seconds of a clip, from noise to latents."""
+        return self.median / self.case.batch
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds of a clip, from latents to pixels; 0 without an autoencoder."""
+        return statistics.median(self.decode_turns) / self.case.batch if self.decode_turns else 0.0
+
+    @property
+    def write_seconds(self) -> float:
+        """Seconds of a clip, from pixels to a file; 0 without an autoencoder."""
+        return statistics.median(self.write_turns) / self.case.batch if self.write_turns else 0.0
+
+    @property
+    def clip_seconds(self) -> float:
+        """Seconds of a clip end to end, one part after the other."""
+        return self.latent_seconds + self.decode_seconds + self.write_seconds
+
+    @property
+    def matmul_share(self) -> float:
+        """Counted multiply-adds a second of the sampler over the matmul rate."""
+        return self.case.macs / self.median / self.matmul_rate
+
+    @property
+    def latent_speed(self) -> float | None:
+        """Seconds of a clip in latents of the dense case over this one's; None where that was not measured."""
+        return None if self.dense is None else self.dense.latent_seconds / self.latent_seconds
+
+    @property
+    def clip_speed(self) -> float | None:
+        """Seconds of a clip end to end of the dense case over this one's; None where that was not measured."""
+        return None if self.dense is None else self.dense.clip_seconds / self.clip_seconds
+
+    @property
+    def counted_speed(self) -> float:
+        """Multiply-adds of the dense case over this one's."""
+        return self.case.dense.macs / self.case.macs
+
+
+class Product(NamedTuple):
+    """Few steps of a sparse model against many of its dense one, both extrapolated."""
+
+    dense: SamplingResult
+    sparse: SamplingResult
+
+    @property
+    def speed(self) -> float:
+        """Seconds of a clip in latents, dense over sparse."""
+        return self.dense.latent_seconds / self.sparse.latent_seconds
+
+
+@dataclass(frozen=True)
+class SamplingMeasurement:
+    """All results of a run, the products among them, and the multiply-adds a second of its matmuls by dtype and side."""
+
+    results: tuple[SamplingResult, ...]
+    products: tuple[Product, ...]
+    matmul_rates: dict[str, dict[int, float]]
+
+
+def measure_sampling(
+    cases: Sequence[SamplingCase],
+    autoencoder: Autoencoder | None,
+    *,
+    repeats: int = 3,
+    device: str | torch.device = "cpu",
+    matmul_sizes: Sequence[int] | None = None,
+    format: str = "ffv1",
+) -> SamplingMeasurement:
+    """Time all cases and matmuls of their dtypes in turns, after one untimed turn through every call, decoding and writing.
+
+    All models are held at once, one for each spec and dtype, with random weights.
+
+    Args:
+        cases: as `plan_sampling` gives them: the dense case of each is among them.
+        autoencoder: decodes the latents; None: no decoding and no writing.
+        repeats: timed turns.
+        device: `cpu`, `cuda` or `cuda:N`.
+        matmul_sizes: sides of the square matrices; by default those of `benchmark.model.MATMUL_SIZES`.
+        format: of the files, see `sparsevid.video.FORMATS`.
+
+    Raises:
+        ValueError: a count out of range, no such device, latents that are not the autoencoder's, or no such format.
+    """
+    if repeats < 1:
+        raise ValueError(f"there is at least one timed turn, got repeats={repeats}")
+    if format not in FORMATS:
+        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(FORMATS)}")
+    channels = {case.network.spec.in_channels for case in cases}
+    if autoencoder is not None and channels != {autoencoder.channels}:
+        raise ValueError(
+            f"the models have latents of {', '.join(map(str, channels))} channels, the autoencoder {autoencoder.kind} of "
+            f"{autoencoder.channels}: give another, or `none`"
+        )
+    device = check_device(device)
+    # Without an autoencoder nothing is decoded, so any will do for a pipeline.
+    pipelines = random_pipelines([case.network for case in cases], autoencoder or Pixels(), device)
+    runs = {case: SamplingRun(case, pipelines[case.network]) for case in cases}
+    single = {call: part for case, run in runs.items() for call, part in run.single_calls().items()}
+    matmuls = plan_matmuls(dict.fromkeys(case.network.dtype for case in cases), device, matmul_sizes)
+    added_up = {call: single[call] for case in cases if case.extrapolated for call in case.calls}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        models = {(case, "model"): run.denoise for case, run in runs.items() if not case.extrapolated}
+        ends = {} if autoencoder is None else _ends(runs, Path(folder), format)
+        time_turn(single | ends | matmuls)  # warm
+        candidates = added_up | models | ends | matmuls
+        turns = [time_turn(candidates) for _ in progress(range(repeats), desc="turns")]
+    return compare_sampling(cases, turns, matmul_rates(matmuls, turns))
+
+
+def compare_sampling(
+    cases: Sequence[SamplingCase], turns: Sequence[Mapping[Any, float]], rates: dict[str, dict[int, float]]
+) -> SamplingMeasurement:
+    """Add up the calls of extrapolated cases, put each case beside its dense one, and the cases of a product together.
+
+    Args:
+        cases: with their dense cases, as `plan_sampling` gives them.
+        turns: of each turn the seconds by `Call`, and by (case, part) with parts `model`, `decode`, `write`.
+        rates: multiply-adds a second of matmuls, by dtype and side.
+    """
+    results: dict[SamplingCase, SamplingResult] = {}
+    for case in sorted(cases, key=lambda case: case.network.spec.is_sparse):  # dense ones first: the others refer to them
+        results[case] = SamplingResult(
+            case,
+            tuple(_model_seconds(case, turn) for turn in turns),
+            tuple(turn[case, "decode"] for turn in turns if (case, "decode") in turn),
+            tuple(turn[case, "write"] for turn in turns if (case, "write") in turn),
+            max(rates[case.network.dtype].values()),
+            results.get(case.dense) if case.network.spec.is_sparse else None,
+        )
+    few = [case for case in cases if case.extrapolated and (case.sampler, case.steps) == PRODUCT_SPARSE]
+    products = [Product(results[product_dense(case)], results[case]) for case in few if product_dense(case) in results]
+    return SamplingMeasurement(tuple(results[case] for case in cases), tuple(products), rates)
+
+
+class SamplingRun:
+    """The parts of a case, each of which takes what the one before it left.
+
+    Args:
+        case: what to sample.
+        pipeline: of its network.
+    """
+
+    def __init__(self, case: SamplingCase, pipeline: VideoPipeline) -> None:
+        self.case, self.pipeline = case, pipeline
+        self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch)
+        spec = case.network.spec
+        self.latents = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=pipeline.device)
+        self.clips = torch.zeros(0)
+
+    def single_calls(self) -> dict[Call, Callable[[], Tensor]]:
+        """A call of the model in each stage that the sampler passes, at the first of its times there."""
+        spec, device, calls = self.case.network.spec, self.pipeline.device, {}
+        x = torch.randn(self.case.batch, spec.in_channels, *spec.input_size, device=device)
+        labels = torch.arange(len(x), device=device) % spec.num_classes if spec.num_classes else None
+        cond = {} if labels is None else {"labels": labels}
+        for call, times in self.case.calls.items():
+            time = LAST_TIMESTEP * times[0]
+            t = torch.full((len(x),), time if self.case.sampler in FLOW_SAMPLERS else round(time), device=device)
+            model = self.pipeline.denoiser(self.sampling)
+            calls[call] = lambda model=model, t=t: model(x, t, **cond)
+        return calls
+
+    def denoise(self) -> None:
+        """From noise to latents."""
+        self.latents = self.pipeline.denoise(range(self.case.batch), self.sampling)
+
+    def decode(self) -> None:
+        """From latents to clips on the CPU."""
+        self.clips = self.pipeline.decode(self.latents)
+
+    def write(self, folder: Path, format: str) -> None:
+        """From clips to files."""
+        self.pipeline.save(self.clips, folder, format)
+
+
+def random_pipelines(
+    networks: Sequence[Network], autoencoder: Autoencoder, device: torch.device
+) -> dict[Network, VideoPipeline]:
+    """Pipelines of random weights; networks of the same spec and dtype share them."""
+    models: dict[tuple[ModelSpec, str], DiffusionTransformer] = {}
+    pipelines = {}
+    for network in dict.fromkeys(networks):
+        spec, schedule, dtype, compiled = network
+        if (spec, dtype) not in models:
+            models[spec, dtype] = build_random_model(spec, DTYPES[dtype], device)
+        config = RunConfig(objective=ObjectiveConfig(kind="diffusion" if spec.learn_sigma else "flow"))
+        pipelines[network] = VideoPipeline(models[spec, dtype], autoencoder.to(device), config, schedule, compile=compiled)
+    return pipelines
+
+
+def open_autoencoder(source: str, channels: int) -> Autoencoder | None:
+    """What decodes in a benchmark.
+
+    Args:
+        source: `linear` (fitted to random clips: its time is that of any other), `none`, or the folder of a checkpoint or of a
+            saved autoencoder.
+        channels: of the latents, for `linear`.
+
+    Raises:
+        FileNotFoundError: no autoencoder there.
+    """
+    if source == "none":
+        return None
+    if source == "linear":
+        clips = torch.randint(256, (*FIT_CLIPS, FIT_SIZE, FIT_SIZE), dtype=torch.uint8)
+        return LinearAutoencoder.fit(clips, channels=channels)
+    folder = Path(source)
+    return load_autoencoder(folder / "autoencoder" if (folder / "autoencoder").is_dir() else folder)
+
+
+def _ends(runs: Mapping[SamplingCase, SamplingRun], folder: Path, format: str) -> dict[tuple[SamplingCase, str], Callable]:
+    """What follows the model in each case."""
+    ends: dict[tuple[SamplingCase, str], Callable] = {}
+    for case, run in runs.items():
+        ends[case, "decode"] = run.decode
+        ends[case, "write"] = partial(run.write, folder, format)
+    return ends
+
+
+def _model_seconds(case: SamplingCase, turn: Mapping[Any, float]) -> float:
+    if not case.extrapolated:
+        return turn[case, "model"]
+    return sum(len(times) * turn[call] for call, times in case.calls.items())

@@ -1,0 +1,192 @@
+"""What lies on disk: a file for each clip and format, and samples.json, which says what they are.
+
+    samples/
+      samples.json          number of clips, settings, versions; written first
+      000000.mp4            one format: clips by index
+      ffv1/000000.mkv       several formats: a folder for each, so that a folder can be scored as it is
+      contact_sheet.png     the first clips
+
+For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json.
+"""
+
+import json
+import re
+import shutil
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from sparsevid import __version__
+from sparsevid.data.decode import frame_times, read_frames
+from sparsevid.generation import GenerationError
+from sparsevid.logging import get_logger
+from sparsevid.pipeline import VideoPipeline
+from sparsevid.sampling import Sampling
+from sparsevid.video import FORMATS, clip_file_is_whole, clip_path, write_clip, write_contact_sheet
+from sparsevid.video.files import renamed
+
+RECORD, SHEET = "samples.json", "contact_sheet.png"
+SHEET_CLIPS = 16
+GIF_ROUNDING = 0.006  # seconds: a GIF counts hundredths
+LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
+_LEFTOVER = re.compile(r"\.[0-9]{6,}(\.[a-z0-9]+)?\.[0-9]+\.(partial|replaced)")
+_CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What samples.json says.
+
+    Attributes:
+        num: clips that were asked for.
+        settings: what decides the clips; plain values.
+        made_with: versions and device, which may change the last bits.
+    """
+
+    num: int
+    settings: dict[str, Any]
+    made_with: dict[str, str]
+
+
+def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: Sequence[str]) -> JobRecord:
+    """The record of a job."""
+    settings = asdict(sampling)
+    labels = settings.pop("labels")
+    settings |= {
+        "checkpoint": pipeline.fingerprint(),
+        "classes": [pipeline.classes[label] for label in labels],
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "compile": pipeline.compiled,
+        "formats": list(formats),
+        "fps": pipeline.fps,
+    }
+    made_with = {"sparsevid": __version__, "torch": torch.__version__, "device": pipeline.device.type}
+    return JobRecord(num, json.loads(json.dumps(settings)), made_with)  # as they come back from the file
+
+
+class ClipFolder:
+    """The folder of a job.
+
+    Args:
+        path: made by `begin`.
+        formats: names in `FORMATS`.
+        shape: (T, H, W) of the clips, in pixels.
+        fps: frames a second.
+
+    Raises:
+        ValueError: no format, an unknown one, or one twice.
+    """
+
+    def __init__(self, path: Path, formats: Sequence[str], shape: tuple[int, int, int], fps: float) -> None:
+        unknown = [each for each in formats if each not in FORMATS]
+        if unknown or not formats or len(set(formats)) != len(formats):
+            raise ValueError(f"formats {list(formats)}; accepted are one or more of {', '.join(FORMATS)}, each once")
+        self.path, self.formats, self.shape, self.fps = path, tuple(formats), shape, fps
+
+    def begin(self, record: JobRecord) -> None:
+        """Make the folder, compare the record that is there with the job's, write the job's, and remove unfinished files.
+
+        Raises:
+            GenerationError: a record of other settings, which the message names, or clips without a record.
+            OSError: the folder cannot be written.
+        """
+        for folder in {self.path, *(self._stem(0, format).parent for format in self.formats)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        if (self.path / RECORD).is_file():
+            before = self._read()
+            _compare(self.path, before, record)
+            record = JobRecord(max(before.num, record.num), record.settings, record.made_with)
+        elif clips := sorted(entry.name for entry in self.path.iterdir() if _CLIP.fullmatch(entry.name)):
+            raise GenerationError(f"{self.path} holds {clips[0]} and no {RECORD}, which says what it is; give another folder")
+        with renamed(self.path / RECORD) as draft:
+            draft.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for folder in {self.path, *(self._stem(0, format).parent for format in self.formats)}:
+            for entry in [each for each in folder.iterdir() if _LEFTOVER.fullmatch(each.name)]:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def missing(self, index: int) -> tuple[str, ...]:
+        """Formats in which clip `index` is not there, or not whole."""
+        there = {format: clip_path(self._stem(index, format), format) for format in self.formats}
+        return tuple(
+            format for format, path in there.items() if not (path.exists() and clip_file_is_whole(path, format, *self.shape))
+        )
+
+    def exists(self, index: int) -> bool:
+        """Whether clip `index` is there in every format; what is in its files is not looked at."""
+        return all(clip_path(self._stem(index, format), format).exists() for format in self.formats)
+
+    def write(self, index: int, clip: Tensor, formats: Sequence[str]) -> None:
+        """Write clip `index`, uint8 (3, T, H, W).
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for format in formats:
+            path = clip_path(self._stem(index, format), format)
+            if path.is_dir():
+                shutil.rmtree(path)  # a folder of frames that is not whole
+            write_clip(self._stem(index, format), clip, self.fps, format)
+
+    def read(self, index: int) -> Tensor:
+        """Clip `index`, uint8 (3, T, H, W), from a lossless file if there is one."""
+        format = next(each for each in LOSSLESS_FIRST if each in self.formats)
+        path = clip_path(self._stem(index, format), format)
+        if format == "npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return rearrange(torch.from_numpy(archive["frames"]), "t h w c -> c t h w")
+        shown = _gif_frames(path, self.shape[0], self.fps) if format == "gif" else range(self.shape[0])
+        return rearrange(read_frames(path, shown), "t c h w -> c t h w")
+
+    def write_sheet(self, num: int, sampling: Sampling, classes: Sequence[str]) -> Path:
+        """Write the contact sheet of the first clips from their files, so that it is the same after an interruption.
+
+        Args:
+            num: clips that are there.
+            classes: names by label; none for an unconditional model.
+        """
+        shown = range(min(num, SHEET_CLIPS))
+        captions = [classes[sampling.label(index)] for index in shown] if classes else None
+        scale = 2 if max(self.shape[1:]) <= 128 else 1  # of small clips little could be seen
+        path = self.path / SHEET
+        write_contact_sheet(path, [self.read(index) for index in shown], captions, scale=scale)
+        return path
+
+    def _stem(self, index: int, format: str) -> Path:
+        return (self.path if len(self.formats) == 1 else self.path / format) / f"{index:06d}"
+
+    def _read(self) -> JobRecord:
+        path = self.path / RECORD
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return JobRecord(int(values["num"]), dict(values["settings"]), dict(values["made_with"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
+
+
+def _gif_frames(path: Path, frames: int, fps: float) -> list[int]:
+    """The frame of a GIF that shows each frame of the clip: equal neighbours are one there, which lasts longer."""
+    begins = frame_times(path)
+    return [bisect_right(begins, index / fps + GIF_ROUNDING) - 1 for index in range(frames)]
+
+
+def _compare(folder: Path, before: JobRecord, now: JobRecord) -> None:
+    keys = sorted({*before.settings, *now.settings})
+    differing = [key for key in keys if before.settings.get(key) != now.settings.get(key)]
+    if differing:
+        listed = ", ".join(
+            f"{key} is {before.settings.get(key)!r} there and {now.settings.get(key)!r} here" for key in differing
+        )
+        raise GenerationError(f"{folder} holds clips of other settings: {listed}. Give another folder, or these settings")
+    for name, version in now.made_with.items():
+        if before.made_with.get(name) != version:
+            there = before.made_with.get(name)
+            logger.warning("%s: its first clips were made with %s %s, and now it is %s: their last bits may differ",
+                           folder, name, there, version)  # fmt: skip

@@ -1,0 +1,158 @@
+"""A job: which batch is whose, what is there already, and the exact count at the end.
+
+Batch b holds samples b·B … (b+1)·B − 1 and belongs to rank b mod R, of R ranks. The last batch is denoised whole, too, and what
+was not asked for is dropped; likewise a batch of which some files are there. So no sample depends on R, on the number of
+samples, or on an interruption.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
+from sparsevid.generation import GenerationError
+from sparsevid.generation.folder import ClipFolder, make_record
+from sparsevid.generation.stream import StageTimes, Stream
+from sparsevid.logging import get_logger, progress
+from sparsevid.pipeline import VideoPipeline
+from sparsevid.sampling import Sampling
+
+WRITERS = 4  # threads of each rank that write files
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What a job did, over all ranks.
+
+    Attributes:
+        clips: that are there now; as many as were asked for.
+        written: of these, clips of which this job wrote a file.
+        times: of this rank.
+    """
+
+    clips: int
+    written: int
+    times: StageTimes
+
+
+def generate(
+    pipeline: VideoPipeline,
+    sampling: Sampling,
+    num: int,
+    out: str | Path,
+    formats: tuple[str, ...] = ("mp4",),
+    *,
+    writers: int = WRITERS,
+    show_progress: bool = True,
+) -> JobReport:
+    """Generate samples 0 … num − 1 as files, but for those that are there. All ranks call it together.
+
+    Args:
+        pipeline: out of `from_pretrained`, the same on all ranks.
+        sampling: settings out of `pipeline.sampling`.
+        num: clips in all; may be more than an earlier job in the same folder was asked for.
+        out: the folder, which all ranks see.
+        formats: one or more of `FORMATS`.
+        writers: threads that write, on each rank.
+        show_progress: bars of denoising and of writing, with what remains, on rank 0.
+
+    Raises:
+        ValueError: no clip, an unknown format, or a pipeline that was not loaded.
+        GenerationError: a folder of other settings or that cannot be written, or clips that are missing at the end.
+    """
+    if num < 1:
+        raise ValueError(f"num is at least 1, got {num}")
+    (t, height, width), factor = sampling.input_size, pipeline.autoencoder.factor
+    folder = ClipFolder(Path(out), formats, (t, height * factor, width * factor), pipeline.fps)
+    pipeline.warn_of_size(sampling)
+    _on_main(lambda: folder.begin(make_record(pipeline, sampling, num, formats)))
+    missing = _find_missing(folder, sampling.batch, num, writers, show_progress)
+    if is_main() and len(missing) < num and world_size() == 1:
+        logger.info("%d of %d clips are there already", num - len(missing), num)
+    if missing and pipeline.compiled:
+        pipeline.warm_up(sampling)
+    times = _run(pipeline, sampling, folder, missing, writers, show_progress)
+    with peers_may_die("counting the clips"):
+        absent = [index for index in _my_clips(sampling.batch, num) if not folder.exists(index)]
+        counts = gather_objects((len(_my_clips(sampling.batch, num)), len(missing), absent))
+    clips, written = sum(each[0] for each in counts), sum(each[1] for each in counts)
+    if absent := sorted(index for each in counts for index in each[2]):
+        shown = ", ".join(map(str, absent[:10]))
+        raise GenerationError(
+            f"{len(absent)} of {clips} clips are not in {out} after all: {shown}{' …' if absent[10:] else ''}"
+        )
+    _on_main(lambda: folder.write_sheet(clips, sampling, pipeline.classes))
+    return JobReport(clips, written, times)
+
+
+def _run(
+    pipeline: VideoPipeline,
+    sampling: Sampling,
+    folder: ClipFolder,
+    missing: dict[int, tuple[str, ...]],
+    writers: int,
+    show_progress: bool,
+) -> StageTimes:
+    """Denoise the batches of the missing clips one after the other, and leave the rest to the background."""
+    times = StageTimes()
+    batches = sorted({index // sampling.batch for index in missing})
+    steps = _bar(show_progress, total=len(batches) * sampling.steps, desc="denoise", unit="step", position=0)
+    files = _bar(show_progress, total=len(missing), desc="decode and write", unit="clip", position=1)
+
+    def write(index: int, clip: torch.Tensor) -> None:
+        folder.write(index, clip, missing[index])
+
+    with steps, files, times.measured("total"), Stream(pipeline.decode, write, times, files.update, writers) as stream:
+
+        def on_step() -> None:
+            stream.check()
+            steps.update()
+
+        for batch in batches:
+            indices = list(range(batch * sampling.batch, (batch + 1) * sampling.batch))
+            wanted = [position for position, index in enumerate(indices) if index in missing]
+            with times.measured("model"):
+                latents = pipeline.denoise(indices, sampling, on_step)[wanted]
+                if latents.is_cuda:
+                    torch.cuda.current_stream(latents.device).synchronize()
+            stream.put([indices[position] for position in wanted], latents)
+    return times
+
+
+def _find_missing(folder: ClipFolder, batch: int, num: int, writers: int, show_progress: bool) -> dict[int, tuple[str, ...]]:
+    """This rank's clips of which files are missing or damaged: index → formats."""
+    mine = _my_clips(batch, num)
+    there = any(folder.exists(index) for index in mine)
+    with ThreadPoolExecutor(writers) as pool:
+        found = pool.map(folder.missing, mine)
+        bar = _bar(show_progress and there, iterable=found, total=len(mine), desc="check files", unit="clip")
+        return {index: formats for index, formats in zip(mine, bar, strict=True) if formats}
+
+
+def _bar(shown: bool, **options) -> tqdm:
+    return progress(**options) if shown else tqdm(options.get("iterable"), disable=True)
+
+
+def _my_clips(batch: int, num: int) -> list[int]:
+    """Samples of this rank's batches, of `num` in all."""
+    return [index for index in range(num) if index // batch % world_size() == rank()]
+
+
+def _on_main(action: Callable[[], None]) -> None:
+    """Let rank 0 do what is done once; if it cannot, all ranks raise its reason, and none waits for it."""
+    failure: str | None = None
+    cause: Exception | None = None
+    if is_main():
+        try:
+            action()
+        except (GenerationError, ValueError, OSError) as error:
+            cause = error
+            failure = f"the folder cannot be written: {error}" if isinstance(error, OSError) else str(error)
+    failure = broadcast_object(failure)
+    if failure is not None:
+        raise GenerationError(failure) from cause

@@ -1,0 +1,203 @@
+"""What decides generated samples beside the model: settings, resolved and checked, and the noise of each sample.
+
+Dimensions: B clips, C latent channels, T frames, H×W latent height and width, f the autoencoder's factor, p patch size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
+from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.sparsity.spec import ModelSpec
+
+SCHEDULES = ("paper", "constant", "off")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a set of samples; with the model's weights they decide every sample.
+
+    Attributes:
+        sampler: a name in `SAMPLERS`.
+        steps: of the sampler.
+        seed: of the whole set; sample i depends on (seed, i).
+        batch: clips denoised together; another batch size changes samples by rounding.
+        labels: classes to go through in turn: sample i has labels[i mod length]; empty for an unconditional model.
+        guidance: scale of classifier-free guidance, 1 = none.
+        guidance_interval: diffusion times (low, high) within which guidance acts; None: all.
+        guidance_channels: number of latent channels that are guided; None: all.
+        schedule: tokens of a sparse model over time: `paper`, the schedule of its run; `constant`, its spec's default grid;
+            `off`, all tokens, which is what a dense model has.
+        reuse_every: sparse layers are computed at every n-th call only.
+        eta: noise of `ddim`, 0 = none.
+        input_size: (T, H, W) of the latents.
+    """
+
+    sampler: str
+    steps: int
+    seed: int
+    batch: int
+    labels: tuple[int, ...]
+    guidance: float
+    guidance_interval: tuple[float, float] | None
+    guidance_channels: int | None
+    schedule: str
+    reuse_every: int
+    eta: float
+    input_size: tuple[int, int, int]
+
+    def label(self, index: int) -> int | None:
+        """The class of sample `index`; None for an unconditional model."""
+        return self.labels[index % len(self.labels)] if self.labels else None
+
+    def times(self) -> list[float]:
+        """Diffusion times of the calls of the model, first call first."""
+        return sampler_times(self.sampler, self.steps)
+
+
+class SampleNoise:
+    """Unit normal noise for a batch of samples, each from its own generator: sample i is the same in any batch.
+
+    Args:
+        shape: of one sample, (C, T, H, W).
+        indices: global indices of the batch's samples.
+        seed: of the whole set.
+    """
+
+    def __init__(self, shape: Sequence[int], indices: Sequence[int], seed: int, device: torch.device) -> None:
+        self.shape, self.device = tuple(shape), device
+        self.starts = [keyed_generator(Purpose.SAMPLE_START, seed, index) for index in indices]
+        self.steps = [keyed_generator(Purpose.SAMPLE_STEP, seed, index) for index in indices]
+
+    def start(self) -> Tensor:
+        """The noise that sampling starts from, (B, C, T, H, W)."""
+        return torch.stack([torch.randn(self.shape, generator=each) for each in self.starts]).to(self.device)
+
+    def __call__(self) -> Tensor:
+        """Fresh noise for a step, (B, C, T, H, W)."""
+        return torch.stack([torch.randn(self.shape, generator=each) for each in self.steps]).to(self.device)
+
+
+def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampling:
+    """Compare settings with what the model can do.
+
+    Args:
+        objective: `diffusion` or `flow`.
+
+    Returns:
+        The settings; guidance of scale 1 without interval and channels, for they mean nothing then.
+
+    Raises:
+        ValueError: the first setting that does not fit, with what is accepted.
+    """
+    fitting = FLOW_SAMPLERS if objective == "flow" else DIFFUSION_SAMPLERS
+    if sampling.sampler not in fitting:
+        raise ValueError(
+            f"sampler {sampling.sampler!r} does not fit a model trained with objective {objective!r}; "
+            f"accepted are {', '.join(fitting)}"
+        )
+    sampling.times()  # raises for a number of steps that the sampler cannot take
+    if sampling.batch < 1:
+        raise ValueError(f"batch is at least 1, got {sampling.batch}")
+    if sampling.eta and sampling.sampler != "ddim":
+        raise ValueError(f"eta = {sampling.eta} is an option of the sampler ddim, not of {sampling.sampler}")
+    if not 0.0 <= sampling.eta <= 1.0:
+        raise ValueError(f"eta = {sampling.eta}; it lies in [0, 1]")
+    _check_tokens(sampling, spec)
+    if sampling.guidance == 1.0:
+        return replace(sampling, guidance_interval=None, guidance_channels=None)
+    if not spec.num_classes:
+        raise ValueError(
+            f"guidance {sampling.guidance} needs a class-conditional model; this one is unconditional (guidance=1)"
+        )
+    if sampling.guidance_channels is not None and not 1 <= sampling.guidance_channels <= spec.in_channels:
+        raise ValueError(f"guidance_channels = {sampling.guidance_channels}; latents have 1 to {spec.in_channels} channels")
+    return sampling
+
+
+def class_labels(given: Sequence[str | int] | None, names: Sequence[str], count: int) -> tuple[int, ...]:
+    """Labels of class names or numbers.
+
+    Args:
+        given: names, or labels as numbers or digits; None: all classes, so that samples are balanced.
+        names: by label, as far as they are known.
+        count: number of classes of the model, 0 if it is unconditional.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones; a number out of range; classes of an unconditional model.
+    """
+    if not count:
+        if given is not None:
+            raise ValueError("classes were given, but the model is unconditional")
+        return ()
+    if given is None:
+        return tuple(range(count))
+    if not given:
+        raise ValueError(f"no class is given; the model has {count}")
+    return tuple(_label(item, names, count) for item in given)
+
+
+def latent_size(
+    spec: ModelSpec, factor: int, size: Sequence[int] | None = None, frames: int | None = None
+) -> tuple[int, int, int]:
+    """(T, H, W) of latents for clips of a size.
+
+    Args:
+        factor: f, pixels a latent's side.
+        size: (height, width) in pixels; default: as trained.
+        frames: default: as trained.
+
+    Raises:
+        ValueError: no multiples of f·p, with the nearest accepted ones; or frames that the model cannot take.
+    """
+    count, *sides = spec.input_size
+    if size is not None:
+        if len(size) != 2:
+            raise ValueError(f"size = {list(size)}; it is (height, width) in pixels")
+        cell = factor * spec.patch_size
+        for name, side in zip(("height", "width"), size, strict=True):
+            if side < cell or side % cell:
+                near = sorted({max(cell, side // cell * cell), max(cell, -(-side // cell) * cell)})
+                raise ValueError(
+                    f"{name} = {side}; accepted are multiples of {cell} pixels (a patch), such as {' or '.join(map(str, near))}"
+                )
+        sides = [side // factor for side in size]
+    if frames is not None:
+        if frames < 1 or (frames > 1 and not spec.is_video):
+            accepted = "at least 1" if spec.is_video else "1: the model makes images"
+            raise ValueError(f"frames = {frames}; accepted is {accepted}")
+        count = frames
+    return count, sides[0], sides[1]
+
+
+def _check_tokens(sampling: Sampling, spec: ModelSpec) -> None:
+    """Token schedule and step reuse against the layout."""
+    if sampling.schedule not in SCHEDULES:
+        raise ValueError(f"schedule = {sampling.schedule!r}; accepted are {', '.join(SCHEDULES)}")
+    if sampling.reuse_every < 1:
+        raise ValueError(f"reuse_every = {sampling.reuse_every}; it is at least 1, which is no reuse")
+    if spec.is_sparse:
+        return
+    if sampling.schedule != "off":
+        raise ValueError(f"schedule = {sampling.schedule!r}: the layout {spec.layout!r} is dense; accepted is off")
+    if sampling.reuse_every > 1:
+        raise ValueError(f"reuse_every = {sampling.reuse_every}: the layout {spec.layout!r} has no sparse layers to reuse")
+
+
+def _label(item: str | int, names: Sequence[str], count: int) -> int:
+    if isinstance(item, str) and item in names:
+        return list(names).index(item)
+    if isinstance(item, str) and not item.isdecimal():
+        near = get_close_matches(item, names, n=3, cutoff=0.5)
+        hint = f"; nearest are {', '.join(near)}" if near else ""
+        known = f"; the classes are {', '.join(names)}" if names and not near else ""
+        unknown = f"; this model's classes have no names: give numbers, 0 … {count - 1}" if not names else ""
+        raise ValueError(f"no class {item!r}{hint}{known}{unknown}")
+    label = int(item)
+    if not 0 <= label < count:
+        raise ValueError(f"class {label} is not a label of this model: it has 0 … {count - 1}")
+    return label

@@ -1,0 +1,273 @@
+"""One clip as a file: lossless FFV1, H.264, GIF, PNG frames, a NumPy archive.
+
+Dimensions: C = 3 channels (RGB), T frames, H height, W width. A clip is a uint8 tensor (C,T,H,W).
+
+The same clip gives the same bytes: encoders run on one thread (x264's choices depend on their number), and nothing random or of
+the clock is written.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
+MP4_CRF = 18  # x264's constant rate factor; differences are hard to see
+MAX_RATE_DENOMINATOR = 1001  # of the broadcast rates, such as 30000/1001
+
+
+def write_ffv1(path: str | Path, clip: Tensor, fps: float) -> None:
+    """Write FFV1 in Matroska with RGB pixels: decoding gives the same bytes. Each slice of a frame carries a checksum.
+
+    Args:
+        path: the file; its folder exists.
+        clip: uint8 (C,T,H,W), of any size.
+        fps: frames a second.
+
+    Raises:
+        ValueError: not a uint8 clip, or a rate that is not positive.
+        OSError: the file cannot be written.
+    """
+    _encode(Path(path), frames_of(clip), fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"})
+
+
+def write_mp4(path: str | Path, clip: Tensor, fps: float, crf: int = MP4_CRF) -> None:
+    """Write H.264 in 4:2:0, which every player shows. It needs even sides: an odd one is padded by a copy of its edge.
+
+    Args:
+        path: the file; its folder exists.
+        clip: uint8 (C,T,H,W).
+        fps: frames a second.
+        crf: constant rate factor of x264, 0 (lossless but for the colour subsampling) to 51.
+
+    Raises:
+        ValueError: not a uint8 clip, or a number out of range.
+        OSError: the file cannot be written.
+    """
+    frames = frames_of(clip)
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf must lie within 0 to 51, got {crf}")
+    height, width = mp4_size(*frames.shape[1:3])
+    frames = np.pad(frames, ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0)), mode="edge")
+    _encode(Path(path), frames, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)})
+
+
+def mp4_size(height: int, width: int) -> tuple[int, int]:
+    """(H,W) of an MP4 file of clips of this size: sides are even."""
+    return height + height % 2, width + width % 2
+
+
+def write_gif(path: str | Path, clip: Tensor, fps: float, scale: int = 1) -> None:
+    """Write an endless GIF. Equal neighbouring frames become one that lasts longer; a comment keeps the clip's own number.
+
+    Args:
+        path: the file; its folder exists.
+        clip: uint8 (C,T,H,W).
+        fps: frames a second, at most 100 (many viewers slow down above 50). Each frame lasts whole hundredths of a
+            second, spread so that the sum is right.
+        scale: each pixel becomes this many in width and in height.
+
+    Raises:
+        ValueError: not a uint8 clip, or a number out of range.
+        OSError: the file cannot be written.
+    """
+    if not 0 < fps <= MAX_GIF_FPS:
+        raise ValueError(f"a GIF shows above 0 and up to {MAX_GIF_FPS} frames a second, got fps={fps}")
+    images = [enlarge(frame, scale) for frame in frames_of(clip)]
+    ends = [round(100 * (i + 1) / fps) for i in range(len(images))]
+    durations = [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]  # milliseconds
+    options = {"duration": durations, "loop": 0, "comment": gif_comment(len(images))}
+    with renamed(Path(path)) as draft:
+        images[0].save(draft, format="GIF", save_all=True, append_images=images[1:], **options)
+
+
+def gif_comment(frames: int) -> bytes:
+    """What a GIF of so many frames says in its comment."""
+    return f"{frames} frames".encode("ascii")
+
+
+def write_frames(folder: str | Path, clip: Tensor) -> None:
+    """Write `000000.png`, `000001.png`, … without loss. The folder appears with all of them.
+
+    Args:
+        folder: missing, empty, or with frames of an earlier clip, which are replaced.
+        clip: uint8 (C,T,H,W).
+
+    Raises:
+        ValueError: not a uint8 clip.
+        FileExistsError: the folder holds something that is not a frame of this number.
+        OSError: the frames cannot be written.
+    """
+    folder = Path(folder)
+    frames = frames_of(clip)
+    names = frame_names(len(frames))
+    if folder.is_dir():
+        others = sorted({entry.name for entry in folder.iterdir()} - set(names))
+        if others:
+            raise FileExistsError(f"{folder} holds {others[0]}, not of this clip of {len(frames)} frames; empty it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(folder) as draft:
+        draft.mkdir()
+        for name, frame in zip(names, frames, strict=True):
+            Image.fromarray(frame).save(draft / name, format="PNG")
+
+
+def frame_names(frames: int) -> list[str]:
+    """File names of a folder of frames."""
+    return [f"{index:06d}.png" for index in range(frames)]
+
+
+def write_npz(path: str | Path, clip: Tensor, fps: float) -> None:
+    """Write a compressed NumPy archive: `frames`, uint8 (T,H,W,C), and `fps`, float64.
+
+    Args:
+        path: the file; its folder exists.
+        clip: uint8 (C,T,H,W).
+        fps: frames a second.
+
+    Raises:
+        ValueError: not a uint8 clip, or a rate that is not positive.
+        OSError: the file cannot be written.
+    """
+    frames = frames_of(clip)
+    _check_rate(fps)
+    with renamed(Path(path)) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, frames=frames, fps=np.float64(fps))
+
+
+class ClipFormat(NamedTuple):
+    """A way to keep a clip.
+
+    Attributes:
+        suffix: of the file's name; empty for a folder.
+        write: of path, clip and frames a second.
+    """
+
+    suffix: str
+    write: Callable[[Path, Tensor, float], None]
+
+
+FORMATS = {
+    "ffv1": ClipFormat(".mkv", write_ffv1),
+    "mp4": ClipFormat(".mp4", write_mp4),
+    "gif": ClipFormat(".gif", write_gif),
+    "frames": ClipFormat("", lambda folder, clip, fps: write_frames(folder, clip)),
+    "npz": ClipFormat(".npz", write_npz),
+}
+
+
+def clip_path(stem: str | Path, format: str) -> Path:
+    """Where `write_clip` puts a clip.
+
+    Raises:
+        ValueError: no such format.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(FORMATS)}")
+    stem = Path(stem)
+    return stem.with_name(stem.name + FORMATS[format].suffix)
+
+
+def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
+    """Write a clip in one of `FORMATS`.
+
+    Args:
+        stem: path without the format's suffix; its folder exists.
+        clip: uint8 (C,T,H,W).
+        fps: frames a second.
+        format: `ffv1` and `npz` and `frames` are lossless, `mp4` and `gif` are not.
+
+    Returns:
+        The path of the file, or of the folder of frames.
+
+    Raises:
+        ValueError: no such format, not a uint8 clip, or a rate out of range.
+        OSError: it cannot be written; nothing is left behind.
+    """
+    path = clip_path(stem, format)
+    FORMATS[format].write(path, clip, fps)
+    return path
+
+
+def frames_of(clip: Tensor) -> np.ndarray:
+    """A clip as an array (T,H,W,C).
+
+    Raises:
+        ValueError: not a uint8 clip.
+    """
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3 or 0 in clip.shape:
+        raise ValueError(f"a clip is uint8 (3,T,H,W) with at least one frame, got {clip.dtype} {tuple(clip.shape)}")
+    return np.ascontiguousarray(rearrange(clip, "c t h w -> t h w c").cpu().numpy())
+
+
+def enlarge(frame: np.ndarray, scale: int) -> Image.Image:
+    """A frame (H,W,C) as an image, each pixel a square of `scale` pixels.
+
+    Raises:
+        ValueError: a scale below 1.
+    """
+    if scale < 1:
+        raise ValueError(f"scale must be a whole number from 1, got {scale}")
+    image = Image.fromarray(frame)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, for a file or a folder; renamed to `path` if all went well, removed if not."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield draft
+        if draft.is_dir() and path.is_dir():
+            _exchange(draft, path)
+        else:
+            os.replace(draft, path)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def _exchange(draft: Path, path: Path) -> None:
+    """Put a folder in the place of another, which a rename alone cannot do unless that is empty."""
+    replaced = draft.with_suffix(".replaced")
+    os.replace(path, replaced)
+    try:
+        os.replace(draft, path)
+    except OSError:
+        os.replace(replaced, path)
+        raise
+    shutil.rmtree(replaced)
+
+
+def _encode(
+    path: Path, frames: np.ndarray, fps: float, container: str, codec: str, pixels: str, options: dict[str, str]
+) -> None:
+    """Write frames (T,H,W,C) as a video. FFmpeg's errors while writing are OSErrors, also when the last buffer is flushed."""
+    _check_rate(fps)
+    with (
+        renamed(path) as draft,
+        av.open(str(draft.absolute()), "w", format=container, options={"fflags": "+bitexact"}) as output,
+    ):
+        stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR), options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+
+
+def _check_rate(fps: float) -> None:
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")

@@ -1,0 +1,101 @@
+"""Whether the file of a clip is whole: opened and decoded to its end, as `files` wrote it.
+
+Dimensions: C = 3 channels (RGB), T frames, H height, W width.
+"""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from sparsevid.video.files import FORMATS, frame_names, gif_comment, mp4_size
+
+GIF_TRAILER = b"\x3b"
+
+
+def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, width: int) -> bool:
+    """Decode a file that `write_clip` wrote.
+
+    Args:
+        path: the file, or the folder of frames.
+        format: a key of `FORMATS`.
+        frames: T of the clip.
+        height, width: of the clip.
+
+    Returns:
+        Whether it is there and gives so many frames of this size, none of which its decoder refuses or marks as damaged. So a
+        file that is broken off, empty, of another format, or of a clip of another size is not whole; single wrong bytes are
+        passed over where FFmpeg's decoder does so.
+
+    Raises:
+        ValueError: no such format.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(FORMATS)}")
+    path = Path(path)
+    if not (path.is_dir() if format == "frames" else path.is_file()):
+        return False
+    try:
+        return CHECKS[format](path, frames, height, width)
+    # What Pillow, zipfile, NumPy and FFmpeg raise for damaged content.
+    except (OSError, ValueError, KeyError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error, av.FFmpegError):
+        return False
+
+
+def _ffv1_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
+    return _decoded_sizes(path, "matroska") == [(height, width)] * frames
+
+
+def _mp4_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
+    return _decoded_sizes(path, "mp4") == [mp4_size(height, width)] * frames
+
+
+def _decoded_sizes(path: Path, container: str) -> list[tuple[int, int]]:
+    """(H,W) of each frame; one that its decoder marks as damaged counts as (0,0)."""
+    with av.open(str(path.absolute()), format=container) as opened:
+        stream = opened.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return [(0, 0) if frame.is_corrupt else (frame.height, frame.width) for frame in opened.decode(stream)]
+
+
+def _gif_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
+    """Equal neighbouring frames were written as one, so the comment tells their number, and the trailer the file's end."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != GIF_TRAILER:
+            return False
+    with Image.open(path, formats=["GIF"]) as image:
+        for index in range(image.n_frames):
+            image.seek(index)
+            image.load()
+        return image.info.get("comment") == gif_comment(frames) and image.size == (width, height)
+
+
+def _frames_are_whole(folder: Path, frames: int, height: int, width: int) -> bool:
+    if {entry.name for entry in folder.iterdir()} != set(frame_names(frames)):
+        return False
+    sizes = set()
+    for name in frame_names(frames):
+        with Image.open(folder / name, formats=["PNG"]) as image:
+            image.load()
+            sizes.add(image.size)
+    return sizes == {(width, height)}
+
+
+def _npz_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
+    with np.load(path, allow_pickle=False) as archive:
+        array, fps = archive["frames"], archive["fps"]
+    return array.dtype == np.uint8 and array.shape == (frames, height, width, 3) and fps.shape == () and bool(fps > 0)
+
+
+CHECKS = {
+    "ffv1": _ffv1_is_whole,
+    "mp4": _mp4_is_whole,
+    "gif": _gif_is_whole,
+    "frames": _frames_are_whole,
+    "npz": _npz_is_whole,
+}

@@ -1,0 +1,163 @@
+"""Step reuse: sparse layers that run at every n-th call of the model only."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from parity import randomise
+from torch import Tensor
+
+from sparsevid.diffusion.samplers import euler
+from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.models.transformer import DiffusionTransformer, SparseTokens
+from sparsevid.sparsity.schedule import constant_schedule, paper_schedule
+from sparsevid.sparsity.spec import ModelSpec
+
+SPARSE = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 8), sparse_grid=(2, 2, 2), learn_sigma=False)
+CLASSES = replace(SPARSE, num_classes=5)
+VARIANTS = {
+    "paper": SPARSE,
+    "residual": replace(SPARSE, residual_upsampling=True),
+    "public": replace(SPARSE, transition_positions=False),
+    "two M": replace(SPARSE, layout="1P 1(2M2S1R1D) 5D"),
+}
+GENERATOR = torch.Generator().manual_seed(0)
+X, NEXT = (torch.randn(2, 4, 4, 8, 8, generator=GENERATOR) for _ in range(2))
+LATE, EARLY = torch.tensor([700.0, 700.0]), torch.tensor([650.0, 650.0])
+
+
+def count_calls(model: DiffusionTransformer) -> Counter:
+    """How often each kind of layer runs from now on."""
+    calls = Counter()
+    for kind, block in zip(model.kinds, model.blocks, strict=True):
+        block.register_forward_hook(lambda *_, kind=kind: calls.update(kind))
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
+def test_an_unchanged_input_gives_the_same_output(spec):
+    model = randomise(DiffusionTransformer(spec))
+    expected = model(X, LATE)
+    reusing = with_step_reuse(model, 3)
+    for _ in range(5):
+        assert torch.equal(reusing(X, LATE), expected)
+
+
+@pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
+def test_a_reuse_is_not_a_full_call_and_a_refresh_is(spec):
+    model = randomise(DiffusionTransformer(spec))
+    reusing = with_step_reuse(model, 2)
+    reusing(X, LATE)
+    assert not torch.allclose(reusing(NEXT, EARLY), model(NEXT, EARLY), atol=1e-3)
+    assert torch.equal(reusing(NEXT, EARLY), model(NEXT, EARLY))
+
+
+def test_at_every_call_is_no_reuse():
+    model = randomise(DiffusionTransformer(SPARSE))
+    schedule = paper_schedule(SPARSE.dense_grid(), 2, 0.3, 0.9)
+    plain, each = (with_token_schedule(made, schedule) for made in (model, with_step_reuse(model, 1)))
+    assert torch.equal(euler(each, X, 6), euler(plain, X, 6))
+
+
+def test_m_and_s_run_at_a_refresh_only():
+    model = randomise(DiffusionTransformer(SPARSE))
+    calls, reusing = count_calls(model), with_step_reuse(model, 3)
+    euler(with_token_schedule(reusing, constant_schedule((2, 2, 2))), X, 7)
+    assert calls == {"P": 7, "M": 3 * 2, "S": 3 * 4, "R": 7 * 2, "D": 7 * 3}  # refreshed at calls 1, 4, 7
+
+
+def test_a_new_stage_is_a_refresh():
+    model = randomise(DiffusionTransformer(SPARSE))
+    schedule = paper_schedule(SPARSE.dense_grid(), 2, 0.3, 0.9)
+    calls, seen = count_calls(model), []
+
+    def watched(x: Tensor, t: Tensor, *, grid, **cond):
+        before = calls["M"]
+        out = model(x, t, grid=grid, **cond)
+        seen.append((grid, calls["M"] > before))
+        return out
+
+    euler(with_token_schedule(with_step_reuse(watched, 100), schedule), X, 20)
+    grids = [grid for grid, _ in seen]
+    assert len(set(grids)) == len(schedule.stages) > 1
+    assert [fresh for _, fresh in seen] == [i == 0 or grids[i] != grids[i - 1] for i in range(20)]
+
+
+def test_another_batch_and_the_interval_of_guidance_are_a_refresh():
+    model = randomise(DiffusionTransformer(CLASSES))
+    labels, calls = torch.tensor([1, 4]), count_calls(model)
+    guided = with_guidance(with_step_reuse(model, 100), 2.0, null_label=5, interval=(0.3, 0.8))
+    plain = with_guidance(model, 2.0, null_label=5, interval=(0.3, 0.8))
+    refreshed = []
+    for u in (1.0, 0.9, 0.8, 0.5, 0.3, 0.2):
+        before = calls["M"]
+        reused = guided(X, torch.full((2,), 999 * u), labels=labels)
+        refreshed.append(calls["M"] > before)
+        if refreshed[-1]:
+            assert torch.equal(reused, plain(X, torch.full((2,), 999 * u), labels=labels))
+    assert refreshed == [True, False, True, False, False, True]
+    before = calls["M"]
+    guided(X[:1], torch.full((1,), 100.0), labels=labels[:1])
+    assert calls["M"] > before
+
+
+def test_each_wrapper_remembers_its_own_calls():
+    model = randomise(DiffusionTransformer(SPARSE))
+    first, second = with_step_reuse(model, 4), with_step_reuse(model, 4)
+    first(X, LATE)
+    assert torch.equal(second(NEXT, EARLY), model(NEXT, EARLY))
+
+
+def test_the_error_is_finite_and_grows_with_the_calls_between_refreshes():
+    """On a model whose output is a smooth function of time, as a trained one's: nearly all of it is at its initialisation."""
+    torch.manual_seed(0)
+    for residual in (False, True):
+        model = DiffusionTransformer(replace(SPARSE, residual_upsampling=residual)).eval()
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        schedule = constant_schedule((2, 2, 2))
+        outs = {every: euler(with_token_schedule(with_step_reuse(model, every), schedule), X, 16) for every in (1, 2, 4, 8, 16)}
+        errors = [((out - outs[1]).square().mean() / outs[1].square().mean()).sqrt().item() for out in outs.values()]
+        print(f"residual upsampling {residual}: relative error", {n: f"{e:.2e}" for n, e in zip(outs, errors, strict=True)})
+        assert errors[0] == 0.0 < errors[1] and errors == sorted(errors) and errors[-1] < 0.5
+
+
+def test_one_graph_for_a_refresh_and_one_for_a_reuse():
+    torch.compiler.reset()
+    model = randomise(DiffusionTransformer(replace(SPARSE, layout="1P 1(1M1S1R1D)", residual_upsampling=True)))
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = with_step_reuse(torch.compile(model, backend=count, fullgraph=True, dynamic=False), 3)
+    eager = with_step_reuse(model, 3)
+    for step in range(7):
+        x, t = X + 0.1 * step, LATE - 10 * step
+        torch.testing.assert_close(compiled(x, t, grid=(2, 2, 2)), eager(x, t, grid=(2, 2, 2)))
+    assert len(graphs) == 2
+    torch.compiler.reset()
+
+
+def test_what_cannot_be_reused_is_refused():
+    model = randomise(DiffusionTransformer(SPARSE))
+    with pytest.raises(ValueError, match="every n-th call, n at least 1, got 0"):
+        with_step_reuse(model, 0)
+    with pytest.raises(ValueError, match="the layout '12D' has no sparse layers whose output could be reused"):
+        with_step_reuse(DiffusionTransformer(SPARSE.dense()), 2)(X, LATE)
+    _, tokens = model(X, LATE, reuse=())
+    assert [tuple(each.shape) for module in tokens for each in module] == [(2, 2, 4, 24)] * 4
+    for wrong, grid in ((tokens, (2, 3, 3)), (tokens[:1], (2, 2, 2)), ([SparseTokens(X, X)] * 2, (2, 2, 2))):
+        with pytest.raises(ValueError, match="sparse tokens to reuse are pairs of"):
+            model(X, LATE, grid=grid, reuse=wrong)
+    for others in ({"images": 2}, {"features": [2]}):
+        with pytest.raises(ValueError, match="neither with `images` nor with `features`"):
+            model(X, LATE, reuse=(), **others)

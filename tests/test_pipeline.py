@@ -1,0 +1,239 @@
+"""The pipeline: what it loads, what it refuses, and what its settings do."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from generation.sampled import SPEC, write_checkpoint
+from parity import relative_error
+from safetensors.torch import load_file
+
+from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.cli import run_tool
+from sparsevid.pipeline import VideoPipeline
+from sparsevid.pretrained import parse_autoencoder
+from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.scaling import scaled_grid, scaled_schedule
+from sparsevid.sparsity.schedule import paper_schedule
+
+QUIET = {"show_progress": False, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkpoint) -> VideoPipeline:
+    return VideoPipeline.from_pretrained(checkpoint)
+
+
+def latents_of(pipeline: VideoPipeline, **options) -> torch.Tensor:
+    return pipeline.denoise([0, 1, 2, 3], pipeline.sampling(**{"steps": 4} | options))
+
+
+def test_an_exported_folder_gives_the_clips_of_its_checkpoint(checkpoint, pipeline, tmp_path):
+    assert run_tool("convert", [str(checkpoint), str(tmp_path / "model")]) == 0
+    exported = VideoPipeline.from_pretrained(tmp_path / "model")
+    assert torch.equal(exported(2, **QUIET), pipeline(2, **QUIET))
+    assert exported.fingerprint() == pipeline.fingerprint() and exported.classes == pipeline.classes
+    with pytest.raises(ValueError, match="holds one model"):
+        VideoPipeline.from_pretrained(tmp_path / "model", weights="model")
+
+
+def test_weights_are_the_average_unless_asked_for(checkpoint, pipeline):
+    raw = VideoPipeline.from_pretrained(checkpoint, weights="model")
+    stored = load_file(checkpoint / "model" / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in raw.model.state_dict().items())
+    assert raw.fingerprint() != pipeline.fingerprint()
+    with pytest.raises(ValueError, match="a checkpoint has ema and model"):
+        VideoPipeline.from_pretrained(checkpoint, weights="best")
+
+
+def test_a_model_alone_needs_an_autoencoder(checkpoint, pipeline):
+    with pytest.raises(FileNotFoundError, match=r"autoencoder=kl:SOURCE .* such as stabilityai"):
+        VideoPipeline.from_pretrained(checkpoint / "ema")
+    alone = VideoPipeline.from_pretrained(checkpoint / "ema", autoencoder=f"linear:{checkpoint / 'autoencoder'}")
+    assert alone.default_sampler == "ddim" and alone.sampling().schedule == "constant"
+    assert torch.equal(alone(1, schedule="constant", **QUIET), pipeline(1, schedule="constant", **QUIET))
+    with pytest.raises(ValueError, match="the autoencoder gives 3 channels, the model takes 4"):
+        VideoPipeline.from_pretrained(checkpoint / "ema", autoencoder=Pixels())
+    with pytest.raises(ValueError, match="accepted are kl:SOURCE"):
+        parse_autoencoder("vae")
+
+
+def test_a_kl_autoencoder_from_a_folder(checkpoint, tmp_path):
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+                        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4)  # fmt: skip
+    vae.save_pretrained(tmp_path / "vae")
+    options = {"autoencoder": f"kl:{tmp_path / 'vae'}", "dtype": "bfloat16"}
+    pipeline = VideoPipeline.from_pretrained(checkpoint / "ema", **options)
+    assert pipeline(2, **QUIET).shape == (2, 3, 4, 8, 12)
+
+
+def test_what_is_no_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "public.pt").write_bytes(b"")
+    for source, reason in (
+        (tmp_path / "public.pt", "sparsevid convert"),
+        ("nothing", "neither a checkpoint"),
+        (tmp_path, "neither a checkpoint"),
+        ("nobody/no-model", "cannot be fetched from the hub"),
+    ):
+        with pytest.raises(FileNotFoundError, match=reason):
+            VideoPipeline.from_pretrained(source)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("config.yaml", "guidance:", "guidances:"), ("ema/config.json", '"mlp_ratio"', '"mlp_size"')],
+)
+def test_a_checkpoint_of_another_version_says_which(file, old, new, checkpoint, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    text = (other / file).read_text(encoding="utf-8")
+    assert old in text
+    (other / file).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"written with sparsevid 0\.0\.9; this is sparsevid"):
+        VideoPipeline.from_pretrained(other)
+
+
+def test_a_damaged_model_is_named(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = tmp_path / "broken" / "ema" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        VideoPipeline.from_pretrained(tmp_path / "broken")
+
+
+def test_clips_are_saved_without_loss(pipeline, tmp_path):
+    clips = pipeline(2, **QUIET)
+    assert clips.dtype == torch.uint8 and clips.shape == (2, 3, 4, 16, 24)
+    paths = pipeline.save(clips, tmp_path / "clips", format="ffv1")
+    assert [path.name for path in paths] == ["000000.mkv", "000001.mkv"]
+
+
+def test_samples_do_not_depend_on_the_batch(pipeline):
+    together = latents_of(pipeline, sampler="ddpm")
+    settings = pipeline.sampling(steps=4, sampler="ddpm")
+    alone = torch.cat([pipeline.denoise([index], settings) for index in range(4)])
+    assert relative_error(alone, together) < 1e-4
+
+
+def test_guidance_of_scale_one_and_reuse_of_one_call_change_nothing(pipeline):
+    plain = latents_of(pipeline)
+    same = {"guidance": 1.0, "guidance_interval": (0.2, 0.8), "guidance_channels": 2, "reuse_every": 1}
+    assert torch.equal(latents_of(pipeline, **same), plain)
+    for change in ({"guidance": 3.0}, {"reuse_every": 2, "schedule": "constant"}, {"schedule": "off"}, {"classes": ["run"]}):
+        assert not torch.allclose(latents_of(pipeline, **change), plain), change
+    assert not torch.equal(latents_of(pipeline, guidance=3.0, guidance_interval=(0.0, 0.5)), latents_of(pipeline, guidance=3.0))
+
+
+def test_schedules_give_the_model_their_grids(pipeline):
+    grids = []
+    hook = pipeline.model.register_forward_pre_hook(lambda module, args, kwargs: grids.append(kwargs["grid"]), with_kwargs=True)
+    seen = {}
+    for schedule in ("paper", "constant", "off"):
+        latents_of(pipeline, schedule=schedule)
+        seen[schedule], grids[:] = set(grids), []
+    hook.remove()
+    assert seen["off"] == {SPEC.dense_grid()} and seen["constant"] == {SPEC.sparse_grid}
+    assert seen["paper"] == {pipeline.schedule.grid(u) for u in pipeline.sampling(steps=4).times()}
+
+
+def test_classes_by_name_and_number(pipeline):
+    assert pipeline.sampling().labels == (0, 1, 2)
+    assert pipeline.sampling(classes=["jump", 1, "0"]).labels == (2, 1, 0)
+    assert [pipeline.sampling(classes=["jump", "run"]).label(index) for index in range(3)] == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"classes": ["rum"]}, "no class 'rum'; nearest are run"),
+        ({"classes": [3]}, "0 … 2"),
+        ({"classes": []}, "no class is given"),
+        ({"sampler": "euler"}, "accepted are ddpm, ddim"),
+        ({"steps": 0}, "1 to 1000 steps"),
+        ({"batch": 0}, "batch is at least 1"),
+        ({"eta": 0.5, "sampler": "ddpm"}, "option of the sampler ddim"),
+        ({"schedule": "dense"}, "accepted are paper, constant, off"),
+        ({"reuse_every": 0}, "at least 1"),
+        ({"guidance": 2.0, "guidance_channels": 5}, "1 to 4 channels"),
+        ({"guidance": 2.0, "guidance_interval": (0.8, 0.2)}, "0 ≤ low ≤ high ≤ 1"),
+        ({"size": (16, 26)}, "width = 26; accepted are multiples of 4 pixels .* 24 or 28"),
+        ({"size": (2, 24)}, "such as 4"),
+        ({"frames": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(options, reason, pipeline):
+    with pytest.raises(ValueError, match=reason):
+        pipeline.sampling(**options)
+
+
+def test_a_dense_unconditional_flow_model(tmp_path):
+    spec = replace(SPEC.dense(), num_classes=0, learn_sigma=False)
+    pipeline = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "flow", spec, "flow"))
+    assert pipeline.sampling().schedule == "off" and pipeline.default_sampler == "euler" and pipeline.classes == []
+    assert pipeline(1, sampler="heun", **QUIET).shape == (1, 3, 4, 16, 24)
+    for options, reason in (
+        ({"guidance": 2.0}, "unconditional"),
+        ({"classes": [0]}, "unconditional"),
+        ({"schedule": "paper"}, "is dense; accepted is off"),
+        ({"reuse_every": 2}, "no sparse layers"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            pipeline.sampling(**options)
+
+
+def test_other_sizes_and_lengths(pipeline, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)
+    clips = pipeline(2, size=(32, 24), frames=6, **QUIET)
+    assert clips.shape == (2, 3, 6, 32, 24)
+    assert "trained on 4 frames of 16×24 pixels, and is asked for 6 frames of 32×24" in caplog.text
+    assert torch.equal(pipeline(1, size=(16, 24), frames=4, **QUIET), pipeline(1, **QUIET))
+
+
+def test_scaled_schedules_keep_proportions():
+    trained, dense = Grid(16, 16, 16), Grid(24, 32, 16)
+    schedule = paper_schedule(trained, 4, 0.61, 0.86)
+    scaled = scaled_schedule(schedule, trained, dense)
+    assert scaled_schedule(schedule, trained, trained) is schedule
+    assert [stage.high for stage in scaled.stages] == [stage.high for stage in schedule.stages]
+    assert [stage.grid for stage in scaled.stages] == [Grid(6, 2 * g.h, g.w) for _, _, g in schedule.stages]
+    assert scaled_grid(Grid(4, 6, 6), trained, Grid(17, 1, 3)) == (1, 1, 1)  # 17 has no divisor up to 4.25 but 1
+
+
+def test_bfloat16_is_near_float32(checkpoint, pipeline):
+    half = VideoPipeline.from_pretrained(checkpoint, dtype="bfloat16")
+    assert relative_error(latents_of(half), latents_of(pipeline)) < 0.1
+    with pytest.raises(ValueError, match="accepted are float32, bfloat16"):
+        VideoPipeline.from_pretrained(checkpoint, dtype="float16")
+
+
+def test_warm_up_calls_each_graph_and_changes_no_sample(pipeline):
+    calls = []
+    hook = pipeline.model.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append((tuple(args[0].shape), kwargs["grid"], len(kwargs.get("reuse") or ()))),
+        with_kwargs=True,
+    )
+    options = {"steps": 12, "batch": 4, "guidance": 2.0, "guidance_interval": (0.3, 1.0), "reuse_every": 3}
+    pipeline.warm_up(pipeline.sampling(**options))
+    warmed, calls[:] = set(calls), []
+    latents_of(pipeline, **options)
+    hook.remove()
+    assert set(calls) == warmed
+
+
+@pytest.mark.slow
+def test_compiled_samples_are_those_of_the_model(checkpoint, pipeline):
+    compiled = VideoPipeline.from_pretrained(checkpoint, compile=True)
+    options = {"steps": 4, "reuse_every": 2, "guidance": 2.0}
+    compiled.warm_up(compiled.sampling(batch=4, **options))
+    assert relative_error(latents_of(compiled, **options), latents_of(pipeline, **options)) < 1e-3
