@@ -27,14 +27,12 @@ from sparsevid.distributed import default_device
 from sparsevid.logging import get_logger, progress
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pretrained import find_checkpoint_folder, load_model, open_pretrained
+from sparsevid.pretrained import open_pretrained
 from sparsevid.sampling import SampleNoise, Sampling, check_sampling, class_labels, latent_size
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
 from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.video import write_clip
-
-__all__ = ["DTYPES", "VideoPipeline", "find_checkpoint_folder", "load_model"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_GRAPHS = 256  # compiled graphs of a model: a few for each stage of its schedule

@@ -110,6 +110,16 @@ def find_pretrained(source: str | Path) -> Path:
     return fetched if (fetched / "config.json").is_file() else find_checkpoint_folder(fetched)
 
 
+def model_folder(source: str | Path) -> Path:
+    """The folder with config.json and model.safetensors of a trained model; of a run or checkpoint, that of its average.
+
+    Raises:
+        FileNotFoundError: as `find_pretrained`.
+    """
+    folder = find_pretrained(source)
+    return folder if (folder / "config.json").is_file() else folder / "ema"
+
+
 def find_checkpoint_folder(path: Path) -> Path:
     """`path` itself if it is a checkpoint, else the newest good checkpoint of the run that it is.
 

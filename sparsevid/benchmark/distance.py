@@ -3,8 +3,6 @@
 Dimensions: N clips on each side, D feature dimensions.
 """
 
-import argparse
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +10,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparsevid.benchmark.model import time_turn
+from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
 from sparsevid.logging import progress
 
-# Clips and dimensions of FVD, of content-debiased FVD, and of the latter with few clips.
-SIZES = ((2048, 400), (2048, 1408), (512, 1408))
-COLUMNS = ("N", "D", "ours s", "spread", "sqrtm s", "spread", "speed", "difference")
+DISTANCE_COLUMNS = ("N", "D", "ours s", "spread", "sqrtm s", "spread", "speed", "difference")
+
+
+@dataclass(frozen=True)
+class Form(Turns):
+    """One form of the distance; `turns` are the seconds of its timed turns."""
+
+    turns: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -28,24 +31,24 @@ class DistanceTime:
     Attributes:
         count: clips on each side.
         dim: feature dimensions.
-        turns: seconds of ours in each timed turn.
-        square_root_turns: the same of the textbook form.
+        ours: by singular values.
+        textbook: by the matrix square root.
         difference: of the two distances, over tr Σ_r + tr Σ_f.
     """
 
     count: int
     dim: int
-    turns: tuple[float, ...]
-    square_root_turns: tuple[float, ...]
+    ours: Form
+    textbook: Form
     difference: float
 
     @property
     def speed(self) -> float:
         """How many times as fast ours is: the ratio of the medians."""
-        return statistics.median(self.square_root_turns) / statistics.median(self.turns)
+        return self.textbook.median / self.ours.median
 
 
-def measure_distances(sizes: Sequence[tuple[int, int]] = SIZES, *, repeats: int = 5) -> list[DistanceTime]:
+def measure_distances(sizes: Sequence[tuple[int, int]], *, repeats: int = 5) -> list[DistanceTime]:
     """Time both forms on the CPU, in turns, size after size, on random features with correlated dimensions.
 
     Args:
@@ -63,15 +66,12 @@ def measure_distances(sizes: Sequence[tuple[int, int]] = SIZES, *, repeats: int 
 def _measure(count: int, dim: int, repeats: int) -> DistanceTime:
     pair = random_pair(count, dim)
     difference = abs(frechet_distance(*pair) - frechet_by_square_root(*pair))  # the untimed turn
-    forms = {form: partial(form, *pair) for form in (frechet_distance, frechet_by_square_root)}
-    turns = [time_turn(forms) for _ in range(repeats)]
-    return DistanceTime(
-        count,
-        dim,
-        tuple(turn[frechet_distance] for turn in turns),
-        tuple(turn[frechet_by_square_root] for turn in turns),
-        difference / sum(features.var(dim=0).sum().item() for features in pair),
-    )
+    turns = [
+        time_turn({form: partial(form, *pair) for form in (frechet_distance, frechet_by_square_root)}) for _ in range(repeats)
+    ]
+    ours, textbook = (Form(tuple(turn[form] for turn in turns)) for form in (frechet_distance, frechet_by_square_root))
+    traces = sum(features.var(dim=0).sum().item() for features in pair)
+    return DistanceTime(count, dim, ours, textbook, difference / traces)
 
 
 def random_pair(count: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -87,18 +87,12 @@ def random_pair(count: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def distance_rows(measured: Sequence[DistanceTime]) -> list[list[str]]:
-    """The table: a row of `COLUMNS` for each size."""
-    return [
-        [
-            str(time.count),
-            str(time.dim),
-            *_median_and_spread(time.turns),
-            *_median_and_spread(time.square_root_turns),
-            f"{time.speed:.2f}×",
-            f"{time.difference:.1e}",
-        ]
-        for time in measured
-    ]
+    """The table: a row of `DISTANCE_COLUMNS` for each size."""
+    rows = []
+    for time in measured:
+        forms = [text for form in (time.ours, time.textbook) for text in (f"{form.median:.4g}", f"{form.spread:.0%}")]
+        rows.append([str(time.count), str(time.dim), *forms, f"{time.speed:.2f}×", f"{time.difference:.1e}"])
+    return rows
 
 
 def distance_as_json(header: dict, measured: Sequence[DistanceTime]) -> dict:
@@ -108,38 +102,15 @@ def distance_as_json(header: dict, measured: Sequence[DistanceTime]) -> dict:
         header: as `describe_run` gives it.
         measured: as `measure_distances` gives it.
     """
-    return {
-        "header": header,
-        "distances": [
-            {
-                "clips": time.count,
-                "dim": time.dim,
-                "seconds_of_turns": list(time.turns),
-                "square_root_seconds_of_turns": list(time.square_root_turns),
-                "speed": time.speed,
-                "difference": time.difference,
-            }
-            for time in measured
-        ],
-    }
-
-
-def add_arguments(distance: argparse.ArgumentParser) -> None:
-    """Declare what `measure_distances` takes."""
-    distance.add_argument(
-        "--sizes", nargs="+", type=_size, default=list(SIZES), metavar="N,D", help="clips on each side, feature dimensions"
-    )
-    distance.add_argument("--repeats", type=int, default=5, metavar="N", help="timed turns of each size")
-
-
-def _size(text: str) -> tuple[int, int]:
-    """`2048,400` as (N, D)."""
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"a size is N,D such as 2048,400, got {text!r}")
-    return int(parts[0]), int(parts[1])
-
-
-def _median_and_spread(turns: Sequence[float]) -> tuple[str, str]:
-    median = statistics.median(turns)
-    return f"{median:.4g}", f"{(max(turns) - min(turns)) / median:.0%}"
+    distances = [
+        {
+            "clips": time.count,
+            "dim": time.dim,
+            "seconds_of_turns": list(time.ours.turns),
+            "square_root_seconds_of_turns": list(time.textbook.turns),
+            "speed": time.speed,
+            "difference": time.difference,
+        }
+        for time in measured
+    ]
+    return {"header": header, "distances": distances}

@@ -16,7 +16,7 @@ from sparsevid.benchmark.report import MISSING
 from sparsevid.checkpoints import step_of
 from sparsevid.config import ConfigError
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
-from sparsevid.evaluation.protocols import ProtocolRecord
+from sparsevid.evaluation.record import ProtocolRecord
 from sparsevid.logging import progress
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.training.scoring import Scoring

@@ -35,6 +35,8 @@ EXAMPLES = """examples:
 
   sparsevid benchmark quality runs/demo/sparse --steps 5 10 20 50 --out quality
   sparsevid benchmark quality runs/demo/sparse --samplers heun --steps 5 20 --reuse-every 1 2 4 --clips 256
+
+  sparsevid benchmark distance --sizes 2048,400 512,1408
 """
 # Arguments that say nothing about what is measured.
 _SILENT = ("action", "command", "json", "markdown", "out")
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training_arguments(actions.add_parser("training", help="training steps of models", **style))
     _add_sampling_arguments(actions.add_parser("sampling", help="clips from noise to file", **style))
     _add_quality_arguments(actions.add_parser("quality", help="samplers and steps on a checkpoint", **style))
+    _add_distance_arguments(actions.add_parser("distance", help="the Fréchet distance in two forms", **style))
 
 
 def _add_model_arguments(model: argparse.ArgumentParser) -> None:
@@ -141,13 +144,21 @@ def _add_quality_arguments(quality: argparse.ArgumentParser) -> None:
     quality.add_argument("--out", type=Path, default=Path("quality"), metavar="DIR", help="for quality.png and quality.json")
 
 
+def _add_distance_arguments(distance: argparse.ArgumentParser) -> None:
+    sizes = [(2048, 400), (2048, 1408), (512, 1408)]  # of FVD, of content-debiased FVD, and of that with few clips
+    distance.add_argument("--sizes", nargs="+", type=_size, default=sizes, metavar="N,D", help="clips on each side, dimensions")
+    distance.add_argument("--repeats", type=int, default=5, metavar="N", help="timed turns of each size")
+    distance.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
     if args.action == "quality":
         return _quality(args)
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
-    values = {"model": _model, "data": _data, "training": _training, "sampling": _sampling}[args.action](args)
+    measure = {"model": _model, "data": _data, "training": _training, "sampling": _sampling, "distance": _distance}
+    values = measure[args.action](args)
     if is_main() and args.json is not None:
         _write_json(args.json, values)
     return 0
@@ -261,6 +272,19 @@ def _sampling(args: argparse.Namespace) -> dict:
     return sampling_as_json(header, measured)
 
 
+def _distance(args: argparse.Namespace) -> dict:
+    """Measure distances, print them, and return everything as plain values."""
+    import torch
+
+    from sparsevid.benchmark.distance import DISTANCE_COLUMNS, distance_as_json, distance_rows, measure_distances
+    from sparsevid.benchmark.report import as_markdown, describe_run
+
+    header = describe_run(command_line(args), torch.device("cpu"))
+    measured = measure_distances(args.sizes, repeats=args.repeats)
+    print(as_markdown(header, [], DISTANCE_COLUMNS, distance_rows(measured)))
+    return distance_as_json(header, measured)
+
+
 def _quality(args: argparse.Namespace) -> int:
     """Sample a checkpoint in all ways, score, print the table, and write picture and JSON."""
     from sparsevid.benchmark.model import check_device
@@ -304,8 +328,16 @@ def command_line(args: argparse.Namespace) -> str:
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             each = value if isinstance(value, list) else [value]
-            words += [",".join(map(str, part)) if isinstance(part, Grid) else str(part) for part in each]
+            words += [",".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in each]
     return shlex.join(words)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`2048,400` as (N, D)."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"a size is N,D such as 2048,400, got {text!r}")
+    return int(parts[0]), int(parts[1])
 
 
 def _grid(text: str) -> Grid:

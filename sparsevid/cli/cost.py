@@ -94,7 +94,9 @@ def _print(args: argparse.Namespace, spec: ModelSpec, cost: SamplingCost) -> Non
         ]
         for each in cost.stages
     ]
-    rows.append(["mean", "", "", str(args.steps), f"{cost.mean_macs / 1e9:.2f}", f"{cost.ratio:.3f}"])
+    rows.append(
+        ["mean", "", "", str(sum(each.steps for each in cost.stages)), f"{cost.mean_macs / 1e9:.2f}", f"{cost.ratio:.3f}"]
+    )
     rows.append([f"dense {spec.depth}D", str(spec.dense_grid()), "1.000", "", f"{cost.dense_macs / 1e9:.2f}", "1.000"])
     title = f"{args.preset}: {spec.layout}, {parameter_count(spec) / 1e6:.1f} M parameters, one clip"
-    print_table(title, ["diffusion time u", "sparse grid", "tokens", "steps", "GMACs", "of dense"], rows)
+    print_table(title, ["diffusion time u", "sparse grid", "tokens", "calls", "GMACs", "of dense"], rows)

@@ -6,14 +6,13 @@ of rules, which are applied anew each time: other rules make nobody look again.
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from sparsevid.atomic import renamed
 from sparsevid.data.probing import Contents, look_into
 from sparsevid.data.reading import VideoInfo
 from sparsevid.data.rules import TreeRules
@@ -67,12 +66,8 @@ class Findings:
         rows = [_row(finding) for finding in self.videos]
         body = json.dumps({"info": _INFO, "videos": rows, "rejects": self.rejects, "held_to_scan": self.held_to_scan})
         head = json.dumps({"format": FORMAT, "signature": self.signature, "sha256": _sha256(body)})
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # other runs may write it too
-        try:
+        with renamed(path) as draft:
             draft.write_text(f"{head}\n{body}\n", encoding="ascii")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Findings":

@@ -15,7 +15,6 @@ Dimensions: T frames asked for, N frames of a shard, M channels of the moments, 
 """
 
 import json
-import os
 import re
 import shlex
 from collections import OrderedDict
@@ -28,6 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.checksums import file_sha256
 from sparsevid.data.manifest import Manifest, Video
@@ -297,9 +297,8 @@ def describe_autoencoder(autoencoder: Autoencoder) -> dict[str, Any]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
-    draft = path.with_name(f"{path.name}.partial")
-    draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with renamed(path) as draft:
+        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def _spell(autoencoder: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
+from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.latents import (
@@ -46,7 +47,7 @@ MEGABYTE = 1 << 20
 SHARD_BYTES = 256 * MEGABYTE
 BATCH_FRAMES = 16
 MAX_WORKERS = 8
-_SHARD_FILE = re.compile(r"(shard-[0-9]{5,})\.(safetensors|json)(\.partial)?")
+_SHARD_FILE = re.compile(r"\.?(shard-[0-9]{5,})\.(safetensors|json)(\.[0-9a-f]+\.partial)?")
 
 logger = get_logger(__name__)
 
@@ -317,10 +318,9 @@ def _write_shard(job: _Job, shard: ShardPlan, report: Callable[[int], Any]) -> N
         raise DecodeError(error.path, f"{error.reason}; {advice}", error.detail) from error
     _check_finite(job, shard, tensors)
     path = job.folder / SHARD_FOLDER / shard.name
-    draft = path.with_name(f"{path.name}.partial")
     content = save(tensors)
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    with renamed(path) as draft:
+        draft.write_bytes(content)
     record = ShardRecord(shard.name, len(content), hashlib.sha256(content).hexdigest(), shard.cached)
     write_json(path.with_suffix(".json"), {"settings": job.settings, "shard": asdict(record)})
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from sparsevid import __version__
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.config import ConfigError, RecordConfig, RunConfig
 from sparsevid.data.cards import Card, load_card, resolve_root
@@ -58,7 +59,7 @@ def open_data(config: RunConfig) -> RunData:
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
-        versions={"torch": torch.__version__},
+        versions={"sparsevid": __version__, "torch": torch.__version__},
     )
     return RunData(replace(config, data=data, record=record), manifest, dataset)
 

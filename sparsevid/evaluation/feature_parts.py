@@ -3,7 +3,6 @@
 Dimensions: B clips of a batch, D features.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sparsevid.atomic import renamed
 from sparsevid.logging import get_logger
 
 _NAME = re.compile(r"batch-([0-9]{6,})\.safetensors")
@@ -68,9 +68,8 @@ class FeatureParts:
         """Keep a finished batch: float32 (B, D) on the CPU. Written under a temporary name, then renamed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"batch-{batch:06d}.safetensors"
-        draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        draft.write_bytes(save({"features": features.contiguous()}, {_KEY: self.identity}))
-        os.replace(draft, path)
+        with renamed(path) as draft:
+            draft.write_bytes(save({"features": features.contiguous()}, {_KEY: self.identity}))
 
     def remove(self) -> None:
         """Delete the folder: the feature file is there."""

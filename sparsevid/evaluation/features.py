@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid import __version__
+from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import FeatureParts
@@ -164,12 +165,8 @@ def save_features(file: FeatureFile, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = {name: getattr(file, name) for name in _ORIGIN}
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with renamed(path) as draft:
         save_file({"features": file.features.contiguous()}, draft, {METADATA_KEY: json.dumps(origin)})
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_features(path: Path) -> FeatureFile:

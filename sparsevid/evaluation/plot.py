@@ -3,13 +3,13 @@
 Dimensions: N real clips, M fake clips, D feature dimensions.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sparsevid.atomic import renamed
 from sparsevid.evaluation.distances import check_pair
 from sparsevid.evaluation.manifold import nearest_distances
 from sparsevid.evaluation.uncertainty import Extrapolation
@@ -125,9 +125,5 @@ def _new_figure(path: str | Path) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with renamed(path) as draft:
         figure.savefig(draft, format=path.suffix.lower()[1:], dpi=150)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

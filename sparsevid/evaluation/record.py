@@ -1,10 +1,11 @@
 """A score with everything it depends on, as it is written beside what was scored."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from sparsevid.atomic import renamed
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,8 @@ class ProtocolRecord:
 
     def save(self, path: Path) -> None:
         """Write the record as JSON under a temporary name, then rename it."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with renamed(path) as draft:
             draft.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def load_record(path: Path) -> ProtocolRecord:

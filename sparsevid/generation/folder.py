@@ -24,19 +24,19 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid import __version__
+from sparsevid.atomic import renamed
 from sparsevid.data.decode import frame_times, read_frames
 from sparsevid.generation import GenerationError
 from sparsevid.logging import get_logger
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
 from sparsevid.video import FORMATS, clip_file_is_whole, clip_path, write_clip, write_contact_sheet
-from sparsevid.video.files import renamed
 
 RECORD, SHEET = "samples.json", "contact_sheet.png"
 SHEET_CLIPS = 16
 GIF_ROUNDING = 0.006  # seconds: a GIF counts hundredths
 LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
-_LEFTOVER = re.compile(r"\.[0-9]{6,}(\.[a-z0-9]+)?\.[0-9]+\.(partial|replaced)")
+_LEFTOVER = re.compile(r"\.[0-9]{6,}(\.[a-z0-9]+)?\.[0-9a-f]+\.(partial|replaced)")
 _CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
 logger = get_logger(__name__)
 

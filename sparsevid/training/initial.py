@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder, load_autoencoder
@@ -21,7 +19,7 @@ from sparsevid.logging import get_logger
 from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
 from sparsevid.models.public import LABELS, abbreviate, detect_family, read_checkpoint
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import find_checkpoint_folder, load_model
+from sparsevid.pretrained import find_checkpoint_folder, find_pretrained, load_model, model_folder
 from sparsevid.sparsity.spec import ModelSpec
 
 logger = get_logger(__name__)
@@ -80,25 +78,6 @@ def open_model(source: str) -> DiffusionTransformer:
         return load_model(model_folder(source)).eval()
 
 
-def model_folder(source: str) -> Path:
-    """The folder with config.json and model.safetensors of a trained model, fetched from the hub if `source` is no folder.
-
-    Raises:
-        FileNotFoundError: neither a folder with a model nor a hub id that can be fetched.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return path if (path / "config.json").is_file() else find_checkpoint_folder(path) / "ema"
-    if path.exists():
-        raise FileNotFoundError(f"{source} is a file; accepted are a run, a checkpoint, an exported folder, a hub id")
-    try:
-        return Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"there is no folder {source!r}, and it cannot be fetched from the hub by this id: {str(error).splitlines()[0]}"
-        ) from error
-
-
 def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | None) -> Autoencoder:
     """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights."""
     settings: AutoencoderConfig = config.autoencoder
@@ -128,7 +107,7 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
 def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Sequence[str]) -> list[str]:
     """In what the run that trained `source` differs from this one where its weights do not show it.
 
-    Nothing is known of a model without its run: an exported folder, a public file, a hub id.
+    Nothing is known of a model without its run's config: a public file, or the folder that one was converted to.
 
     Args:
         source: a run's folder or one of its checkpoints, or anything else that has weights.
@@ -136,9 +115,11 @@ def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Seque
         autoencoder: of this run.
         classes: class names of this run's data, by label.
     """
-    if not Path(source).is_dir() or (Path(source) / "config.json").is_file():
+    if Path(source).is_file():
         return []
-    checkpoint = find_checkpoint_folder(Path(source))
+    checkpoint = find_pretrained(source)
+    if not (checkpoint / "config.yaml").is_file():
+        return []
     theirs = load_config(checkpoint / "config.yaml")
     found = []
     if theirs.objective.kind != objective:

@@ -84,12 +84,12 @@ class Scoring:
         frames = shape.resized(rearrange(clips, "b c t h w -> (b t) c h w"))
         return self.detector(rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))).cpu()
 
-    def compare(self, features: Tensor, step: int, sampling: dict[str, object]) -> ProtocolRecord:
+    def compare(self, features: Tensor, step: int | None, sampling: dict[str, object]) -> ProtocolRecord:
         """The score of samples' features (N, D), with its record; on rank 0.
 
         Args:
             features: of samples 0 … N − 1.
-            step: of the weights that made them.
+            step: of the weights that made them, if it is known.
             sampling: how they were made, for the record.
         """
         source = {"root": str(self.config.folder), "step": step, "weights": "ema", **sampling}

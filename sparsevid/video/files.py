@@ -6,10 +6,7 @@ The same clip gives the same bytes: encoders run on one thread (x264's choices d
 the clock is written.
 """
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +17,8 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
+
+from sparsevid.atomic import renamed
 
 MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
 MP4_CRF = 18  # x264's constant rate factor; differences are hard to see
@@ -220,35 +219,6 @@ def enlarge(frame: np.ndarray, scale: int) -> Image.Image:
         raise ValueError(f"scale must be a whole number from 1, got {scale}")
     image = Image.fromarray(frame)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, for a file or a folder; renamed to `path` if all went well, removed if not."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield draft
-        if draft.is_dir() and path.is_dir():
-            _exchange(draft, path)
-        else:
-            os.replace(draft, path)
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink(missing_ok=True)
-
-
-def _exchange(draft: Path, path: Path) -> None:
-    """Put a folder in the place of another, which a rename alone cannot do unless that is empty."""
-    replaced = draft.with_suffix(".replaced")
-    os.replace(path, replaced)
-    try:
-        os.replace(draft, path)
-    except OSError:
-        os.replace(replaced, path)
-        raise
-    shutil.rmtree(replaced)
 
 
 def _encode(

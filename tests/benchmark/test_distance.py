@@ -1,32 +1,24 @@
 """The benchmark of the distance: what it compares is equal, and the table and the JSON say the same."""
 
-import argparse
 import json
 
 import pytest
 
 from sparsevid.benchmark.distance import (
-    COLUMNS,
-    SIZES,
-    add_arguments,
+    DISTANCE_COLUMNS,
     distance_as_json,
     distance_rows,
     measure_distances,
     random_pair,
 )
+from sparsevid.cli import run_tool
 from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
-
-
-def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
-    return parser.parse_args(words)
 
 
 def test_both_forms_are_timed_on_equal_work():
     measured = measure_distances([(60, 12), (20, 40)], repeats=2)
     assert [(time.count, time.dim) for time in measured] == [(60, 12), (20, 40)]
-    assert all(len(time.turns) == len(time.square_root_turns) == 2 for time in measured)
+    assert all(len(time.ours.turns) == len(time.textbook.turns) == 2 for time in measured)
     assert measured[0].difference <= 1e-10
     assert measured[1].difference <= 1e-6
 
@@ -34,7 +26,7 @@ def test_both_forms_are_timed_on_equal_work():
 def test_table_and_json_say_the_same():
     measured = measure_distances([(30, 6)], repeats=3)
     (row,) = distance_rows(measured)
-    assert len(row) == len(COLUMNS)
+    assert len(row) == len(DISTANCE_COLUMNS)
     values = json.loads(json.dumps(distance_as_json({"command": "here"}, measured)))
     assert values["header"] == {"command": "here"}
     (found,) = values["distances"]
@@ -49,11 +41,13 @@ def test_the_data_are_the_same_at_every_call():
     assert frechet_distance(*first) == pytest.approx(frechet_by_square_root(*first), rel=1e-9)
 
 
-def test_arguments():
-    assert parse().sizes == list(SIZES)
-    assert parse("--sizes", "64,8", "9,30", "--repeats", "2").sizes == [(64, 8), (9, 30)]
-    with pytest.raises(argparse.ArgumentError, match="N,D such as 2048,400, got '64'"):
-        parse("--sizes", "64")
+def test_command(capsys):
+    assert run_tool("benchmark", ["distance", "--sizes", "64,8", "9,30", "--repeats", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "--sizes 64,8 9,30 --repeats 2" in printed and "| 64 | 8 |" in printed and "| 9 | 30 |" in printed
+    with pytest.raises(SystemExit):
+        run_tool("benchmark", ["distance", "--sizes", "64"])
+    assert "N,D such as 2048,400, got '64'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("sizes", "repeats"), [([(1, 5)], 1), ([(5, 5)], 0)])

@@ -152,7 +152,7 @@ def test_a_killed_writer_goes_on(manifest, pixels_cache, tmp_path):
         LatentCache.open(tmp_path)
     finished = shard_times(tmp_path)
     assert 0 < len(finished) < len(pixels_cache.shards)
-    (tmp_path / "shards" / "shard-00001.safetensors.partial").write_bytes(b"cut short")
+    (tmp_path / "shards" / ".shard-00001.safetensors.0a1b2c3d.partial").write_bytes(b"cut short")
     write(tmp_path, manifest)
     assert contents(tmp_path) == contents(pixels_cache.folder)
     assert finished.items() <= shard_times(tmp_path).items(), "finished shards are kept"

@@ -14,8 +14,9 @@ from sparsevid.checkpoints import checkpoint_path, write_checksums
 from sparsevid.models.convert import dense_to_sparse, to_public
 from sparsevid.models.public import LABELS
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.pretrained import model_folder
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.initial import initial_weights, model_folder, open_model
+from sparsevid.training.initial import initial_weights, open_model
 
 DENSE = ModelSpec("6D", 32, 2, (4, 4, 4), in_channels=4, patch_size=2, num_classes=3)
 SPARSE = replace(DENSE, layout="1P 1M1S1R1D 1D", sparse_grid=(2, 1, 1))
@@ -229,9 +230,11 @@ def test_models_come_from_the_hub_by_their_id(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same(initial_weights("someone/dense", DENSE)[0], model.state_dict())
-    for absent in ("someone/else", "runs/demo/dense", "../up"):
+    for absent in ("someone/else", "../up"):
         with pytest.raises(FileNotFoundError, match=f"there is no folder '{absent}', and it cannot be fetched from the hub"):
             model_folder(absent)
+    with pytest.raises(FileNotFoundError, match="runs/demo/dense is neither a checkpoint, a run, .* and no hub id"):
+        model_folder("runs/demo/dense")
 
 
 def test_a_folder_without_a_model_says_what_is_missing(tmp_path):

@@ -14,7 +14,8 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.checkpoints import CheckpointError, TrainingError, checkpoint_path, list_checkpoints, newest_good
 from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
-from sparsevid.pipeline import VideoPipeline, load_model
+from sparsevid.pipeline import VideoPipeline
+from sparsevid.pretrained import load_model
 from sparsevid.training.engine import learning_rate
 from sparsevid.training.initial import unlike
 from sparsevid.training.trainer import Trainer, split_batch
