@@ -261,11 +261,11 @@ def default_device() -> torch.device:
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one. Not for a rank whose peers are gone: it would wait for them."""
+    """Leave the group that `init_process_group_if_launched` joined. Not for a rank whose peers are gone: it would wait."""
     global _store
-    if dist.is_initialized():
+    if _store is not None:
         dist.destroy_process_group()
-    _store = None
+        _store = None
 
 
 def _my_info(rank: int) -> RankInfo:

@@ -36,7 +36,18 @@ frames: 3
 real_stride: 2
 fake_stride: 1
 size: [12, 12]
-count: 4
+resize: cover
+real_count: 4
+fake_count: 4
+real_start: random
+fake_start: first
+real_min_frames: null
+fake_min_frames: null
+real_selection: spread
+fake_selection: spread
+detector_options: {}
+metrics: [frechet]
+lossless: false
 clips_per_video: null
 seed: 0
 covariance: unbiased

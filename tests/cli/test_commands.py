@@ -98,9 +98,9 @@ def test_sample_writes_clips_and_contact_sheet(trained, tmp_path):
 def _protocol(folder: Path) -> Path:
     """A protocol of one's own, as short as the sampled clips."""
     path = folder / "short.yaml"
-    own = ROOT / "sparsevid" / "evaluation" / "protocols" / "fd-transnetv2-v1.yaml"
+    own = ROOT / "sparsevid" / "evaluation" / "protocols" / "sparsevid" / "fd-transnetv2-v1.yaml"
     text = own.read_text(encoding="utf-8").replace("sparsevid/fd-transnetv2-v1", "short").replace("frames: 8", "frames: 4")
-    path.write_text(text.replace("count: 256", "count: 3"), encoding="utf-8")
+    path.write_text(text.replace("_count: 256", "_count: 3"), encoding="utf-8")
     return path
 
 

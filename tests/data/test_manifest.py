@@ -222,7 +222,7 @@ def test_ranks_agree(tmp_path, video):
     ranks = [context.Process(target=be_a_rank, args=(rank, tmp_path / "store", roots, said)) for rank in range(2)]
     for each in ranks:
         each.start()
-    heard = [said.get(timeout=90) for _ in range(6)]
+    heard = [said.get(timeout=580) for _ in range(6)]
     for each in ranks:
         each.join(timeout=90)
     outcomes = {name: [outcome for at, outcome in heard if at == name] for name in ("empty", "absent", "good")}
