@@ -1,9 +1,11 @@
 # `make demo` and `make test` need Python 3.10 or newer and make; they make .venv and install the project if needed.
+# JOBS is the number of processes that run tests, each on one thread.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := $(BIN)/python -m pytest
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: demo test test-all soak lint format install clean
 
