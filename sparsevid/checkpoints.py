@@ -101,11 +101,26 @@ def verify(folder: Path, *, for_resuming: bool = True) -> None:
             raise CheckpointError(f"{folder}: files that no checksum covers: {', '.join(extra)}")
 
 
-def write_checksums(folder: Path) -> None:
-    """Record the checksum of every file of a checkpoint, and put the record on disk before anything is renamed."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-    with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
-        json.dump(digests, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+def write_checksums(folder: Path) -> dict[str, str]:
+    """Record the checksum of every file of a checkpoint. Files, folders and the record are on disk when it returns.
+
+    Returns:
+        What was recorded: SHA-256 by path inside the folder.
+    """
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        put_on_disk(path)
+    digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if path.is_file()}
+    (folder / CHECKSUMS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
+    put_on_disk(folder / CHECKSUMS)
+    put_on_disk(folder)
+    return digests
+
+
+def put_on_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, would survive the machine's end."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -4,7 +4,9 @@ Nothing is said twice: the model's input size follows from clip and autoencoder,
 and precision from `train`.
 """
 
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,12 @@ CHOICES = {
     "train.ema_device": (None, "cpu"),
 }
 POSITIVE = (
+    "model.hidden_size",
+    "model.num_heads",
+    "model.patch_size",
+    "autoencoder.channels",
+    "autoencoder.patch",
+    "autoencoder.fit_clips",
     "data.frames",
     "data.stride",
     "data.fold",
@@ -324,7 +332,22 @@ def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
         raise ConfigError(str(error)) from error
 
 
+def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every float of a configuration, under its dotted key."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _numbers(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _numbers(value, key)
+    elif isinstance(values, float):
+        yield key, values
+
+
 def _check_values(config: DictConfig) -> None:
+    for key, number in _numbers(OmegaConf.to_container(config)):
+        if not math.isfinite(number):
+            raise ConfigError(f"{key} = {number}; accepted are finite numbers")
     for key, accepted in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in accepted:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ PACKAGES = ("torch", "deepspeed", "xformers", "av", "decord", "diffusers")
 _BACKEND_WORDS = ("gloo", "nccl", "processgroup", "c10d", "tcpstore")
 _LOST_WORDS = ("connect", "closed", "reset by peer", "broken pipe", "timed out", "timeout", "remote", "aborted", "network")
 
+T = TypeVar("T")
 _store: dist.Store | None = None  # what launched ranks tell each other through, beside the process group
 
 
@@ -204,6 +205,25 @@ def broadcast_object(value: Any, group: dist.ProcessGroup | None = None) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
+
+
+def from_main(action: Callable[[], T], errors: tuple[type[Exception], ...]) -> T:
+    """What `action` returns on rank 0, the only one to do it, on all ranks. All ranks call it together.
+
+    Args:
+        action: its result travels pickled, between processes of one run only.
+        errors: types that all ranks raise alike if `action` does; others are rank 0's own.
+    """
+    value = failure = None
+    if is_main():
+        try:
+            value = action()
+        except errors as error:
+            failure = error
+    value, failure = broadcast_object((value, failure))
+    if failure is not None:
+        raise failure
+    return value
 
 
 def gather_objects(value: Any) -> list[Any]:

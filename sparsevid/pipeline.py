@@ -22,13 +22,23 @@ from sparsevid.build import schedule_from_config
 from sparsevid.checksums import file_sha256
 from sparsevid.config import RunConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
-from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.wrappers import guidance_acts, stage_at, with_guidance, with_step_reuse, with_token_schedule
 from sparsevid.distributed import default_device
 from sparsevid.logging import get_logger, progress
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pretrained import open_pretrained
-from sparsevid.sampling import SampleNoise, Sampling, check_sampling, class_labels, latent_size
+from sparsevid.sampling import (
+    SampleNoise,
+    Sampling,
+    check_finite,
+    check_sampling,
+    class_labels,
+    class_names,
+    latent_size,
+    time_interval,
+    whole_number,
+)
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
 from sparsevid.sparsity.times import LAST_TIMESTEP
@@ -124,9 +134,8 @@ class VideoPipeline:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the model's classes by label; empty for an unconditional model."""
-        count = self.model.spec.num_classes
-        return (self.config.record.classes or [str(label) for label in range(count)]) if count else []
+        """Names of the model's classes by label, numbers where none are known; empty for an unconditional model."""
+        return class_names(self.config.record.classes, self.model.spec.num_classes)
 
     @property
     def default_sampler(self) -> str:
@@ -149,7 +158,13 @@ class VideoPipeline:
 
         Returns:
             uint8 (num, 3, T, H, W), on the CPU.
+
+        Raises:
+            ValueError: no clip, or as `sampling`.
+            GenerationError: as `denoise`.
         """
+        if whole_number("num", num) < 1:
+            raise ValueError(f"num is at least 1, got {num}")
         return torch.cat([clips for _, clips in self.batches(range(num), show_progress=show_progress, **options)])
 
     def save(self, clips: Tensor, folder: str | Path, format: str = "mp4") -> list[Path]:
@@ -170,7 +185,7 @@ class VideoPipeline:
     def sampling(
         self,
         *,
-        classes: Sequence[str | int] | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
         sampler: str | None = None,
         steps: int | None = None,
         seed: int = 0,
@@ -187,13 +202,15 @@ class VideoPipeline:
         """Settings with all that is left out filled in: from the run's config, where it says something.
 
         Args:
-            classes: names or labels to go through in turn; default: all, balanced.
+            classes: names or labels to go through in turn, or one for all; default: all, balanced. Digits that are a class's
+                name mean this class.
             sampler: `ddpm`, `ddim` or `dpm++` of a diffusion model, `euler` or `heun` of a flow model.
             steps: of the sampler.
-            seed: of the whole set; sample i depends on (seed, i).
+            seed: of the whole set; the noise of sample i depends on (seed, i).
             batch: clips denoised together.
             guidance: scale of classifier-free guidance, 1 = none; class-conditional models only.
-            guidance_interval: diffusion times (low, high), of 0 … 1, 1 = noise, within which guidance acts.
+            guidance_interval: diffusion times (low, high), of 0 … 1, 1 = noise, within which guidance acts; of no effect at
+                scale 1, as the next.
             guidance_channels: number of latent channels that are guided.
             schedule: of a sparse model `paper` (its run's schedule), `constant` (its default grid), `off` (all tokens).
             reuse_every: compute sparse layers at every n-th call only.
@@ -205,20 +222,23 @@ class VideoPipeline:
             ValueError: the first setting that does not fit the model, with what is accepted.
         """
         spec, defaults = self.model.spec, self.config.sample
-        interval = defaults.guidance_interval if guidance_interval is None else guidance_interval
+        guided = bool(spec.num_classes)  # else the config's interval and channels mean nothing
+        interval = defaults.guidance_interval if guidance_interval is None and guided else guidance_interval
+        channels = defaults.guidance_channels if guidance_channels is None and guided else guidance_channels
+        reuse = (defaults.reuse_every if spec.is_sparse else 1) if reuse_every is None else reuse_every
         usual = "paper" if self.schedule is not None else "constant"
         chosen = Sampling(
             sampler=sampler or self.default_sampler,
-            steps=defaults.steps if steps is None else steps,
-            seed=seed,
-            batch=batch,
+            steps=whole_number("steps", defaults.steps if steps is None else steps),
+            seed=whole_number("seed", seed),
+            batch=whole_number("batch", batch),
             labels=class_labels(classes, self.config.record.classes, spec.num_classes),
             guidance=float(defaults.guidance if guidance is None else guidance),
-            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
-            guidance_channels=defaults.guidance_channels if guidance_channels is None else guidance_channels,
+            guidance_interval=None if interval is None else time_interval(interval),
+            guidance_channels=None if channels is None else whole_number("guidance_channels", channels),
             schedule=schedule or (usual if spec.is_sparse else "off"),
-            reuse_every=(defaults.reuse_every if spec.is_sparse else 1) if reuse_every is None else reuse_every,
-            eta=eta,
+            reuse_every=whole_number("reuse_every", reuse),
+            eta=float(eta),
             input_size=latent_size(spec, self.autoencoder.factor, size, frames),
         )
         chosen = check_sampling(chosen, spec, self.config.objective.kind)
@@ -238,6 +258,7 @@ class VideoPipeline:
 
         Raises:
             ValueError: as `sampling`.
+            GenerationError: as `denoise`.
         """
         sampling = self.sampling(**options)
         self.warn_of_size(sampling)
@@ -258,6 +279,9 @@ class VideoPipeline:
 
         Returns:
             (B, C, T, H, W), on the model's device.
+
+        Raises:
+            GenerationError: samples that are not finite, which would decode to black clips.
         """
         noise = SampleNoise((self.model.spec.in_channels, *sampling.input_size), indices, sampling.seed, self.device)
         options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
@@ -265,14 +289,16 @@ class VideoPipeline:
             options["eta"] = sampling.eta
         if on_step is not None:
             options["progress"] = lambda steps: _told(steps, on_step)
-        return SAMPLERS[sampling.sampler](
-            self.denoiser(sampling), noise.start(), sampling.steps, **options, **self._condition(indices, sampling)
-        )
+        options |= self._condition(indices, sampling)
+        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling), noise.start(), sampling.steps, **options)
+        check_finite(latents, indices)
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T, H, W) → uint8 (B, 3, T, f·H, f·W) on the CPU, clip by clip: memory does not grow with B."""
-        return torch.cat([self.autoencoder.decode(latent).cpu() for latent in latents.split(1)])
+        clips = [self.autoencoder.decode(latent).cpu() for latent in latents.split(1)]
+        return clips[0] if len(clips) == 1 else torch.cat(clips)
 
     def denoiser(self, sampling: Sampling | None = None) -> Model:
         """The model as samplers call it, for one batch: with step reuse, the grid of its token schedule, and guidance.
@@ -312,11 +338,10 @@ class VideoPipeline:
     def warm_up(self, sampling: Sampling) -> None:
         """Run each graph that these settings need, and the decoder: compilation and allocation are over afterwards."""
         schedule, spec = self.token_schedule(sampling), self.model.spec
-        low, high = sampling.guidance_interval or (0.0, 1.0)
         is_flow, indices = sampling.sampler in FLOW_SAMPLERS, range(sampling.batch)
 
         def graph(u: float) -> tuple[int, bool]:
-            return (schedule.stage_index(u) if schedule else 0), low <= u <= high
+            return (stage_at(schedule, u) if schedule else 0), guidance_acts(sampling.guidance_interval, u)
 
         groups = [list(times)[:2] for _, times in groupby(sampling.times(), key=graph)]
         with torch.inference_mode():

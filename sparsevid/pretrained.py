@@ -26,7 +26,8 @@ from sparsevid.logging import get_logger
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 
-HUB_FILES = ("*.json", "*.yaml", "*.safetensors")
+HUB_FILES = ["*.json", "*.yaml", "*.safetensors"]
+HUB_IGNORED = ["training/*", "*/training/*"]  # what resuming needs: larger than the model
 WEIGHTS = ("ema", "model")
 logger = get_logger(__name__)
 
@@ -101,7 +102,7 @@ def find_pretrained(source: str | Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise FileNotFoundError(f"{source} is neither a checkpoint, a run, nor a model's folder, and no hub id (OWNER/NAME)")
     try:
-        fetched = Path(snapshot_download(str(source), allow_patterns=list(HUB_FILES), ignore_patterns=["training/*"]))
+        fetched = Path(snapshot_download(str(source), allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED))
     except (OSError, HFValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(

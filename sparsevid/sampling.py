@@ -3,7 +3,9 @@
 Dimensions: B clips, C latent channels, T frames, H×W latent height and width, f the autoencoder's factor, p patch size.
 """
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
+from sparsevid.generation import GenerationError
 from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -108,27 +111,69 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampl
     if not 0.0 <= sampling.eta <= 1.0:
         raise ValueError(f"eta = {sampling.eta}; it lies in [0, 1]")
     _check_tokens(sampling, spec)
+    _check_guidance(sampling, spec)
     if sampling.guidance == 1.0:
         return replace(sampling, guidance_interval=None, guidance_channels=None)
-    if not spec.num_classes:
-        raise ValueError(
-            f"guidance {sampling.guidance} needs a class-conditional model; this one is unconditional (guidance=1)"
-        )
-    if sampling.guidance_channels is not None and not 1 <= sampling.guidance_channels <= spec.in_channels:
-        raise ValueError(f"guidance_channels = {sampling.guidance_channels}; latents have 1 to {spec.in_channels} channels")
     return sampling
 
 
-def class_labels(given: Sequence[str | int] | None, names: Sequence[str], count: int) -> tuple[int, ...]:
+def check_finite(latents: Tensor, indices: Sequence[int]) -> None:
+    """Refuse latents (B, ...) that would decode to black clips.
+
+    Args:
+        indices: global indices of the batch's samples.
+
+    Raises:
+        GenerationError: latents that are not finite; the message names their samples.
+    """
+    finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+    if broken := [str(index) for index, good in zip(indices, finite, strict=True) if not good]:
+        raise GenerationError(
+            f"samples {', '.join(broken)} are not finite (NaN or infinite): the model's weights are broken, or the guidance or "
+            "the type that it computes in lets them overflow"
+        )
+
+
+def whole_number(name: str, value: object) -> int:
+    """A setting that is counted, from any type of whole number.
+
+    Raises:
+        ValueError: no whole number, such as 2.5 or "3".
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} = {value!r}; it is a whole number") from None
+
+
+def time_interval(interval: Sequence[float]) -> tuple[float, float]:
+    """The interval of guidance as (low, high).
+
+    Raises:
+        ValueError: not two numbers with 0 ≤ low ≤ high ≤ 1.
+    """
+    if len(interval) != 2 or not 0.0 <= interval[0] <= interval[1] <= 1.0:
+        raise ValueError(f"guidance_interval = {tuple(interval)}; it is (low, high) with 0 ≤ low ≤ high ≤ 1")
+    return float(interval[0]), float(interval[1])
+
+
+def class_names(names: Sequence[str], count: int) -> list[str]:
+    """A name for each of `count` labels: those that are known, by label, and the label's number for the others."""
+    return [*names[:count], *(str(label) for label in range(len(names), count))]
+
+
+def class_labels(given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int) -> tuple[int, ...]:
     """Labels of class names or numbers.
 
     Args:
-        given: names, or labels as numbers or digits; None: all classes, so that samples are balanced.
+        given: one or several names, or labels as numbers or digits; None: all classes, so that samples are balanced. Digits
+            that are a class's name mean this class.
         names: by label, as far as they are known.
         count: number of classes of the model, 0 if it is unconditional.
 
     Raises:
-        ValueError: an unknown name, with the nearest ones; a number out of range; classes of an unconditional model.
+        ValueError: an unknown name, with the nearest ones; a number out of range; digits that are the name of one class and
+            the label of another; classes of an unconditional model.
     """
     if not count:
         if given is not None:
@@ -136,9 +181,10 @@ def class_labels(given: Sequence[str | int] | None, names: Sequence[str], count:
         return ()
     if given is None:
         return tuple(range(count))
+    given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not given:
         raise ValueError(f"no class is given; the model has {count}")
-    return tuple(_label(item, names, count) for item in given)
+    return tuple(_label(item, names[:count], count) for item in given)
 
 
 def latent_size(
@@ -158,6 +204,7 @@ def latent_size(
     if size is not None:
         if len(size) != 2:
             raise ValueError(f"size = {list(size)}; it is (height, width) in pixels")
+        size = [whole_number("size", side) for side in size]
         cell = factor * spec.patch_size
         for name, side in zip(("height", "width"), size, strict=True):
             if side < cell or side % cell:
@@ -167,6 +214,7 @@ def latent_size(
                 )
         sides = [side // factor for side in size]
     if frames is not None:
+        frames = whole_number("frames", frames)
         if frames < 1 or (frames > 1 and not spec.is_video):
             accepted = "at least 1" if spec.is_video else "1: the model makes images"
             raise ValueError(f"frames = {frames}; accepted is {accepted}")
@@ -188,16 +236,35 @@ def _check_tokens(sampling: Sampling, spec: ModelSpec) -> None:
         raise ValueError(f"reuse_every = {sampling.reuse_every}: the layout {spec.layout!r} has no sparse layers to reuse")
 
 
+def _check_guidance(sampling: Sampling, spec: ModelSpec) -> None:
+    """Scale, interval and channels, also where scale 1 leaves the others without effect."""
+    scale, interval, channels = sampling.guidance, sampling.guidance_interval, sampling.guidance_channels
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
+    if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None):
+        raise ValueError("guidance needs a class-conditional model; this one is unconditional: leave out all its options")
+    if interval is not None:
+        time_interval(interval)
+    if channels is not None and not 1 <= channels <= spec.in_channels:
+        raise ValueError(f"guidance_channels = {channels}; latents have 1 to {spec.in_channels} channels")
+
+
 def _label(item: str | int, names: Sequence[str], count: int) -> int:
     if isinstance(item, str) and item in names:
-        return list(names).index(item)
+        label = list(names).index(item)
+        if item.isdecimal() and int(item) != label and int(item) < count:
+            raise ValueError(
+                f"class {item!r} is the name of label {label}, and {item} is the label of another class: pass the one that is "
+                f"meant as a number in Python, classes=[{label}] or classes=[{int(item)}]"
+            )
+        return label
     if isinstance(item, str) and not item.isdecimal():
         near = get_close_matches(item, names, n=3, cutoff=0.5)
         hint = f"; nearest are {', '.join(near)}" if near else ""
         known = f"; the classes are {', '.join(names)}" if names and not near else ""
         unknown = f"; this model's classes have no names: give numbers, 0 … {count - 1}" if not names else ""
         raise ValueError(f"no class {item!r}{hint}{known}{unknown}")
-    label = int(item)
+    label = int(item) if isinstance(item, str) else whole_number("a class", item)
     if not 0 <= label < count:
         raise ValueError(f"class {label} is not a label of this model: it has 0 … {count - 1}")
     return label

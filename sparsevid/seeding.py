@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     HALVES = 13  # (seed, repeat): half of the clips, for an interval of a distance
     PARTS = 14  # (seed, turn): disjoint parts of the clips, for a distance against their number
     DISTORTION = 15  # (seed, clip): what a distortion of a clip draws
+    IS_ORDER = 16  # (seed): the order of samples in an Inception score
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from generation.sampled import SPEC, write_checkpoint
+from huggingface_hub.utils import filter_repo_objects
 from parity import relative_error
 from safetensors.torch import load_file
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
 from sparsevid.pipeline import VideoPipeline
-from sparsevid.pretrained import parse_autoencoder
+from sparsevid.pretrained import HUB_FILES, HUB_IGNORED, parse_autoencoder
+from sparsevid.sampling import class_labels, class_names
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.scaling import scaled_grid, scaled_schedule
-from sparsevid.sparsity.schedule import paper_schedule
+from sparsevid.sparsity.schedule import paper_schedule, table_schedule
 
 QUIET = {"show_progress": False, "steps": 3}
 
@@ -150,6 +152,7 @@ def test_schedules_give_the_model_their_grids(pipeline):
 def test_classes_by_name_and_number(pipeline):
     assert pipeline.sampling().labels == (0, 1, 2)
     assert pipeline.sampling(classes=["jump", 1, "0"]).labels == (2, 1, 0)
+    assert (pipeline.sampling(classes="walk").labels, pipeline.sampling(classes=2).labels) == ((0,), (2,))
     assert [pipeline.sampling(classes=["jump", "run"]).label(index) for index in range(3)] == [2, 1, 2]
 
 
@@ -170,11 +173,59 @@ def test_classes_by_name_and_number(pipeline):
         ({"size": (16, 26)}, "width = 26; accepted are multiples of 4 pixels .* 24 or 28"),
         ({"size": (2, 24)}, "such as 4"),
         ({"frames": 0}, "at least 1"),
+        ({"classes": [1.7]}, "a class = 1.7; it is a whole number"),
+        ({"seed": 1.5}, "seed = 1.5; it is a whole number"),
+        ({"steps": 2.5}, "steps = 2.5; it is a whole number"),
+        ({"batch": "2"}, "batch = '2'; it is a whole number"),
+        ({"guidance": float("nan")}, "guidance = nan; it is a finite number"),
+        ({"guidance": float("inf")}, "guidance = inf; it is a finite number"),
+        ({"guidance_interval": (0.5,)}, r"guidance_interval = \(0.5,\); it is \(low, high\)"),
+        ({"guidance_interval": (0.8, 0.2)}, "0 ≤ low ≤ high ≤ 1"),
+        ({"guidance_channels": 9}, "1 to 4 channels"),
     ],
 )
 def test_settings_that_cannot_be_are_named(options, reason, pipeline):
     with pytest.raises(ValueError, match=reason):
         pipeline.sampling(**options)
+
+
+def test_no_clip_is_refused(pipeline):
+    with pytest.raises(ValueError, match="num is at least 1, got 0"):
+        pipeline(0, **QUIET)
+
+
+def test_class_names_that_are_missing_or_digits():
+    assert class_names(["walk"], 3) == ["walk", "1", "2"] and class_names(["walk", "run"], 1) == ["walk"]
+    assert class_labels(["walk", "2"], ["walk"], 3) == (0, 2)
+    assert class_labels(["7", 0, "1"], ["7", "1", "run"], 3) == (0, 0, 1)
+    with pytest.raises(ValueError, match="'2' is the name of label 0, and 2 is the label of another class"):
+        class_labels(["2"], ["2", "1", "run"], 3)
+    assert class_labels([2], ["2", "1", "run"], 3) == (2,)
+
+
+def test_a_hub_download_leaves_out_what_resuming_needs():
+    names = [
+        "ema/model.safetensors",
+        "training/state.json",
+        "step-4/training/rank-0.safetensors",
+        "config.yaml",
+    ]
+    kept = filter_repo_objects(names, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED)
+    assert list(kept) == ["ema/model.safetensors", "config.yaml"]
+
+
+def test_warm_up_agrees_with_sampling_at_the_cuts_of_a_schedule(tmp_path):
+    """A cut at 0.8, which float32 does not hold, and a step of euler there."""
+    spec = replace(SPEC, learn_sigma=False)
+    pipeline = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "flow", spec, "flow"))
+    pipeline.schedule = table_schedule([(0.8, (2, 2, 3)), (1.0, (1, 1, 1))], spec.dense_grid())
+    settings, grids = pipeline.sampling(steps=5, batch=2), []
+    pipeline.model.register_forward_pre_hook(lambda module, args, kwargs: grids.append(tuple(kwargs["grid"])), with_kwargs=True)
+    pipeline.denoise([0, 1], settings)
+    assert grids == [(1, 1, 1)] + [(2, 2, 3)] * 4
+    grids.clear()
+    pipeline.warm_up(settings)
+    assert grids == [(1, 1, 1)] + [(2, 2, 3)] * 2
 
 
 def test_a_dense_unconditional_flow_model(tmp_path):
@@ -184,6 +235,8 @@ def test_a_dense_unconditional_flow_model(tmp_path):
     assert pipeline(1, sampler="heun", **QUIET).shape == (1, 3, 4, 16, 24)
     for options, reason in (
         ({"guidance": 2.0}, "unconditional"),
+        ({"guidance_interval": (0.2, 0.8)}, "unconditional"),
+        ({"guidance_channels": 3}, "unconditional"),
         ({"classes": [0]}, "unconditional"),
         ({"schedule": "paper"}, "is dense; accepted is off"),
         ({"reuse_every": 2}, "no sparse layers"),

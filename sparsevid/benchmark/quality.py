@@ -190,7 +190,7 @@ def quality_lines(scoring: Scoring, clips: int) -> list[str]:
     """What a reader of the table has to know, a line each."""
     return [
         f"score: {scoring.detector.metric} by {scoring.protocol.name}, {clips} samples against {len(scoring.real.clip_ids)} "
-        f"real clips, from memory; the protocol intends {scoring.protocol.count}",
+        f"real clips, from memory; the protocol intends {scoring.protocol.fake_count} of each",
         "pixels off (grey levels), latents off (of about unit variance): mean absolute difference to the samples of the same "
         "noise without step reuse",
     ]

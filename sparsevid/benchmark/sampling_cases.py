@@ -12,6 +12,7 @@ from sparsevid.benchmark.model import DTYPES, dense_preset
 from sparsevid.build import schedule_from_config
 from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
+from sparsevid.diffusion.wrappers import stage_at
 from sparsevid.models.presets import build_spec
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid
@@ -76,8 +77,9 @@ class SamplingCase:
     def calls(self) -> dict[Call, list[float]]:
         """The sampler's calls of the model by stage, with their diffusion times."""
         calls: dict[Call, list[float]] = {}
+        schedule = self.network.schedule
         for u in sampler_times(self.sampler, self.steps):
-            grid = None if self.network.schedule is None else self.network.schedule.grid(u)
+            grid = None if schedule is None else schedule.stages[stage_at(schedule, u)].grid
             calls.setdefault(Call(self.network, grid, self.batch), []).append(u)
         return calls
 

@@ -15,7 +15,7 @@ from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
-EXPECTED_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError)
+EXPECTED_ERRORS = (ValueError, KeyError, OSError, ImportError)
 EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError, GenerationError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style = parser.formatter_class
 
     score = actions.add_parser("score", help="videos against videos", formatter_class=style)
-    score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder; an IS needs none")
     score.add_argument("--fake", metavar="DIR", type=Path, help=f"generated videos, and {RECORD_NAME}", **REQUIRED)
     _add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
-    score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here; a killed command goes on from them")
+    score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
     score.add_argument("--plot", metavar="DIR", nargs="?", const="", help="draw pictures; default folder: FAKE-score")
     _add_reporting_arguments(score)
 
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_measuring_arguments(features)
 
     distance = actions.add_parser("distance", help="two feature files to a score", formatter_class=style)
-    distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips", **REQUIRED)
+    distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips; an IS needs none")
     distance.add_argument("--fake", metavar="FILE", type=Path, help="features of generated clips", **REQUIRED)
-    distance.add_argument("--out", metavar="FILE", type=Path, help="write the record here as JSON")
+    distance.add_argument("--out", metavar="FILE", type=Path, help="write the record here (.json)")
     _add_reporting_arguments(distance)
 
     selftest = actions.add_parser("selftest", help="known values of the distance, and of a detector", formatter_class=style)
@@ -100,6 +101,9 @@ def _add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", choices=tuple(DETECTORS), help="default: the protocol's, if there is one")
     parser.add_argument("--detector-path", metavar="FILE", type=Path, help="its weights; default: the cache, or a download")
     parser.add_argument("--trust-detector", action="store_true", help="run a TorchScript file, which is code, whoever made it")
+    parser.add_argument(
+        "--detector-option", metavar="K=V", action="append", default=[], help="of the detector; the protocol gets another name"
+    )
     parser.add_argument("--device", help="default: the GPU if there is one, else the CPU")
 
 
@@ -123,30 +127,71 @@ def _score(args: argparse.Namespace) -> int:
     if not args.fake.is_dir():
         raise FileNotFoundError(f"--fake is a folder of generated videos, there is no folder {args.fake}")
     path = args.fake / RECORD_NAME
-    older = load_record(path) if path.exists() else None
-    extras = Extras(args.repeats, args.bootstrap, args.extrapolate or args.plot is not None)
+    _check_output(path, ".json")
+    pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
+    extras = Extras(args.repeats, args.bootstrap, args.extrapolate, args.plot is not None)
     measured = measure(
-        args.real, args.fake, detector=args.detector, protocol=args.protocol, count=args.count, batch_size=args.batch,
-        device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
+        args.real, args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch, device=args.device,
+        detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
     )  # fmt: skip
+    _report(measured.record, args.json)
     if is_main():
-        if older is not None:
-            logger.info("%s: replaces %s %.4f by protocol %s", path, older.metric, older.score, _protocol_name(older))
+        if path.exists():
+            _tell_of_older(path)
         measured.record.save(path)
-        if args.plot is not None:
+        if pictures is not None:
             from sparsevid.evaluation.pictures import write_pictures
 
-            fake = args.fake.absolute()  # not inside it: a folder of pictures would be one of its videos
-            folder = Path(args.plot) if args.plot else fake.with_name(f"{fake.name}-score")
-            for picture in write_pictures(measured, folder):
+            for picture in write_pictures(measured, pictures):
                 logger.info("%s", picture)
-    _report(measured.record, args.json)
     return 0
+
+
+def _picture_folder(plot: str, fake: Path) -> Path:
+    """Where pictures go: beside the generated videos, not below them, where a folder of pictures would be one more video."""
+    from sparsevid.evaluation.plot import check_can_draw
+
+    check_can_draw()
+    fake = fake.resolve()
+    folder = Path(plot).resolve() if plot else fake.with_name(f"{fake.name}-score")
+    if folder.is_relative_to(fake):
+        raise ValueError(f"--plot {folder} lies in the folder of generated videos {fake}, and would be taken for one of them")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--plot is a folder, {folder} is a file")
+    return folder
+
+
+def _tell_of_older(path: Path) -> None:
+    """Say which score is replaced."""
+    try:
+        older = load_record(path)
+    except ValueError as error:
+        logger.warning("%s is replaced; it is no score that can be read: %s", path, error)
+        return
+    logger.info("%s: replaces %s %.4f by protocol %s", path, older.metric, older.score, _protocol_name(older))
+
+
+def _check_output(path: Path, ending: str, *, makes_folders: bool = False) -> None:
+    """Refuse a file that could not be written when all is computed."""
+    if path.suffix.lower() != ending:
+        raise ValueError(f"the file to write ends with {ending}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and was to be a file")
+    folder = path.parent
+    while makes_folders and not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written: no permission to write into {folder}")
 
 
 def _features(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.evaluate import extract_features
 
+    if args.role == "fake" and args.split is not None:
+        raise ValueError("--split is a part of real videos, generated ones (--role fake) have none")
+    _check_output(args.out, ".safetensors", makes_folders=True)
     detector, protocol = _measuring(args)
     file = extract_features(
         args.source, args.role, detector, protocol,
@@ -161,10 +206,13 @@ def _distance(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.features import load_features
 
     extras = Extras(bootstrap=args.bootstrap, extrapolate=args.extrapolate)
-    record = compare_features(load_features(args.real), load_features(args.fake), extras)
+    if args.out is not None:
+        _check_output(args.out, ".json")
+    real = None if args.real is None else load_features(args.real)
+    record = compare_features(real, load_features(args.fake), extras)
+    _report(record, args.json)
     if args.out is not None and is_main():
         record.save(args.out)
-    _report(record, args.json)
     return 0
 
 
@@ -172,16 +220,17 @@ def _selftest(args: argparse.Namespace) -> int:
     """0 if all checks pass, else 1."""
     from sparsevid.evaluation.selftest import GOLDEN, detector_checks, golden_checks, synthetic_checks
 
-    if args.detector is None and (args.detector_path is not None or args.trust_detector):
-        raise ValueError("--detector-path and --trust-detector are about a --detector, which is not given")
+    if args.detector is None and (args.detector_path is not None or args.trust_detector or args.detector_option):
+        raise ValueError("--detector-path, --detector-option and --trust-detector are about a --detector, which is not given")
     checks = synthetic_checks()
     if args.detector is not None:
-        golden = GOLDEN.get(args.detector)
-        options = {} if golden is None else golden.options
-        detector = _built(args, args.detector, options)
+        golden, options = GOLDEN.get(args.detector), _options(args)
+        detector = _built(args, args.detector, {**(golden.options if golden else {}), **options})
         checks += detector_checks(detector)
-        if golden is not None:
+        if golden is not None and all(detector.settings[name] == value for name, value in golden.options.items()):
             checks += golden_checks(golden, detector)
+        elif golden is not None:
+            logger.warning("the published values are for %s: they are not computed", dict(golden.options))
     rows = [
         [each.name, f"{each.expected:.8g}", f"{each.found:.8g}", f"{each.tolerance:.1g}", "pass" if each.passed else "FAIL"]
         for each in checks
@@ -214,6 +263,11 @@ def _sensitivity(args: argparse.Namespace) -> int:
     """0 if the score rises with each distortion that it should rise with, else 1."""
     from sparsevid.evaluation.sensitivity import MONOTONE, measure_sensitivity
 
+    if args.plot is not None:
+        from sparsevid.evaluation.plot import check_can_draw
+
+        check_can_draw(args.plot)
+        _check_output(args.plot, args.plot.suffix.lower())
     detector, protocol = _measuring(args)
     options = {"limit": args.count, "split": args.split, "batch_size": args.batch}
     found = measure_sensitivity(args.real, detector, protocol, **options)
@@ -234,10 +288,23 @@ def _sensitivity(args: argparse.Namespace) -> int:
 
 def _measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":
     """The detector and the protocol that the arguments name."""
-    from sparsevid.evaluation.evaluate import resolve_protocol
-
-    protocol = resolve_protocol(args.detector, args.protocol)
+    protocol = _protocol(args)
     return _built(args, protocol.detector, protocol.detector_options), protocol
+
+
+def _protocol(args: argparse.Namespace) -> "Protocol":
+    """The protocol that the arguments name, with their options of its detector."""
+    from sparsevid.evaluation.evaluate import resolve_protocol, with_options
+
+    return with_options(resolve_protocol(args.detector, args.protocol), _options(args))
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """Options of the detector, as texts by name."""
+    unusable = [each for each in args.detector_option if not all(each.partition("="))]
+    if unusable:
+        raise ValueError(f"--detector-option is of the form K=V, got {', '.join(map(repr, unusable))}")
+    return dict(each.split("=", 1) for each in args.detector_option)
 
 
 def _built(args: argparse.Namespace, name: str, options: dict[str, Any]) -> "Detector":
@@ -252,12 +319,18 @@ def _report(record: ProtocolRecord, as_json: bool) -> None:
         return
     rows = [row for each in (record, *record.other_splits) for row in _rows(each)]
     columns = ["metric", "score", "real clips", "fake clips", "split", "protocol"]
-    print_table("a Fréchet or kernel distance: lower is better", columns, rows)
+    title = "an Inception score: higher is better" if record.real is None else "a Fréchet or kernel distance: lower is better"
+    print_table(title, columns, rows)
 
 
 def _rows(record: ProtocolRecord) -> list[list[str]]:
     """A record's values, each with its name and spread, and what they depend on."""
-    facts = [str(record.real["clips"]), str(record.fake["clips"]), record.split or "", _protocol_name(record)]
+    facts = [
+        "" if record.real is None else str(record.real["clips"]),
+        str(record.fake["clips"]),
+        record.split or "",
+        _protocol_name(record),
+    ]
     rows = []
     for position, (name, value) in enumerate(record.values.items()):
         spread = "" if record.deviations is None else f" ± {record.deviations[name]:.4f}"
@@ -267,7 +340,8 @@ def _rows(record: ProtocolRecord) -> list[list[str]]:
         rows.append([f"  {record.interval['level']:.0%} interval", ends, "", "", "", ""])
     if record.extrapolation is not None:
         limit = f"{record.extrapolation['value']:.4f} ± {record.extrapolation['error']:.4f}"
-        rows.append(["  for N → ∞", limit, "", "", "", ""])
+        reliable = "" if record.extrapolation["reliable"] else " (not reliable)"
+        rows.append([f"  for N → ∞{reliable}", limit, "", "", "", ""])
     return rows
 
 

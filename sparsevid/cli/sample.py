@@ -43,18 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), help="a set of defaults, listed below")
     parser.add_argument("-n", "--num", type=int, help="number of clips in all; may grow from call to call. Default: 8")
-    parser.add_argument("--classes", nargs="+", help="class names or labels to go through in turn; default: all, balanced")
-    parser.add_argument("--seed", type=int, default=0, help="sample i depends on (seed, i) alone")
+    classes = "class names or labels to go through in turn; digits that are a class's name mean it. Default: all, balanced"
+    parser.add_argument("--classes", nargs="+", help=classes)
+    seed = "the noise of sample i depends on (seed, i) alone, the sample on the other settings too, on --batch by rounding"
+    parser.add_argument("--seed", type=int, default=0, help=seed)
     parser.add_argument("--batch", type=int, help="clips denoised together; another number changes rounding. Default: 8")
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to, or to complete")
-    formats = f"one or more of {', '.join(FORMATS)}; several get a folder each. Default: mp4"
-    parser.add_argument("--format", nargs="+", choices=tuple(FORMATS), metavar="FORMAT", help=formats)
+    formats = f"one or more of {', '.join(FORMATS)}, by spaces or commas; several get a folder each. Default: mp4"
+    parser.add_argument("--format", nargs="+", type=_format_names, metavar="FORMAT", help=formats)
+    parser.add_argument("--grid", action="store_true", help="also write the first clips side by side, as OUT-grid.mp4")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
     parser.add_argument("--frames", type=int, help="if not as trained")
     _add_sampler_arguments(parser.add_argument_group("sampler; defaults are those of the run's config"))
     model = parser.add_argument_group("model")
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
     model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the model computes in")
     model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
 
@@ -73,6 +77,7 @@ def _add_sampler_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsevid.benchmark.model import check_device
     from sparsevid.distributed import check_ranks, init_process_group_if_launched, is_main, shutdown
     from sparsevid.generation.job import generate
     from sparsevid.pipeline import VideoPipeline
@@ -80,21 +85,22 @@ def run(args: argparse.Namespace) -> int:
     chosen = chosen_settings(args)
     if chosen["num"] < 1:
         raise ValueError(f"--num is at least 1, got {chosen['num']}")
+    if args.device is not None:
+        check_device(args.device)
     init_process_group_if_launched(timeout=LONG_WAIT)  # ranks wait for those that have more batches to do
     check_ranks()
-    pipeline = VideoPipeline.from_pretrained(
-        args.checkpoint, weights=args.weights, dtype=args.dtype, compile=args.compile, autoencoder=args.autoencoder
-    )
+    loading = {name: chosen[name] for name in ("weights", "device", "dtype", "compile", "autoencoder")}
+    pipeline = VideoPipeline.from_pretrained(args.checkpoint, **loading)
     if args.preset == "benchmark" and chosen["sampler"] is None:
         chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
     sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})
-    report = generate(pipeline, sampling, chosen["num"], args.out, tuple(chosen["format"]))
+    report = generate(pipeline, sampling, chosen["num"], args.out, tuple(chosen["format"]), grid=args.grid)
     if is_main():
         times = report.times
-        logger.info("%d clips in %s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
-                    "decode %.1f, write %.1f", report.clips, args.out, report.written, sampling.steps, sampling.sampler,
-                    pipeline.device, str(pipeline.dtype).removeprefix("torch."), times.total, times.model, times.decode,
-                    times.write)  # fmt: skip
+        more = f" (which holds {report.there})" if report.there > report.clips else ""
+        logger.info("%d clips in %s%s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
+                    "decode %.1f, write %.1f", report.clips, args.out, more, report.written, sampling.steps, sampling.sampler,
+                    pipeline.device, args.dtype, times.total, times.model, times.decode, times.write)  # fmt: skip
     shutdown()
     return 0
 
@@ -102,5 +108,14 @@ def run(args: argparse.Namespace) -> int:
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     """All options; those that are not given come from the preset, else they are the defaults."""
     below = DEFAULTS | PRESETS.get(args.preset, {})
-    given = vars(args)
+    given = vars(args) | {"format": args.format and [name for names in args.format for name in names]}
     return {name: below.get(name) if value is None else value for name, value in given.items()}
+
+
+def _format_names(text: str) -> list[str]:
+    """Names of formats between commas."""
+    names = text.split(",")
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(FORMATS)})")
+    return names

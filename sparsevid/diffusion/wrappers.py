@@ -13,6 +13,20 @@ from sparsevid.sparsity.times import LAST_TIMESTEP
 TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
 
 
+def stage_at(schedule: TokenSchedule, u: float) -> int:
+    """Index of the stage that holds diffusion time `u`; a time that rounding put beyond a stage's end still belongs to it.
+
+    Raises:
+        ValueError: u outside [0, 1] by more than rounding.
+    """
+    return schedule.stage_index(max(u - TIME_ERROR, min(u, 0.0)))
+
+
+def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
+    """Whether guidance acts at diffusion time `u`: within its interval, bounds included, or always if there is none."""
+    return interval is None or interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR
+
+
 def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
     """Call `model` with the sparse grid that the schedule has at the time of the call.
 
@@ -21,8 +35,8 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
 
     def scheduled(x: Tensor, t: Tensor, **cond) -> Tensor:
         low, high = _time_range(t)
-        stage = schedule.stage_index(low)
-        if stage != schedule.stage_index(high):
+        stage = stage_at(schedule, low)
+        if stage != stage_at(schedule, high):
             raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie in different stages of the token schedule")
         return model(x, t, grid=schedule.stages[stage].grid, **cond)
 
@@ -81,7 +95,8 @@ def with_step_reuse(model: Model, every: int) -> Model:
     The wrapped model remembers its calls: make one for each batch, and call it in the order of sampling.
 
     Args:
-        model: a DiffusionTransformer, or a function that takes its `grid` and `reuse`.
+        model: a DiffusionTransformer, or a function that takes its `grid` and `reuse`. Later calls of it leave the tensors
+            that it returned alone.
         every: calls from one refresh to the next; 1 is no reuse.
 
     Returns:
@@ -102,9 +117,7 @@ def with_step_reuse(model: Model, every: int) -> Model:
         now = (x.shape, grid if grid is None else tuple(grid))
         if used % every == 0 or now != belongs:
             output, fresh = model(x, t, grid=grid, reuse=(), **cond)
-            # Copies, because a CUDA graph overwrites its output at its next replay.
-            kept = tuple(SparseTokens(*(tokens.clone() for tokens in module)) for module in fresh)
-            used, belongs = 1, now
+            kept, used, belongs = tuple(fresh), 1, now
             return output
         used += 1
         return model(x, t, grid=grid, reuse=kept, **cond)[0]
@@ -123,7 +136,7 @@ def _acts(interval: tuple[float, float] | None, t: Tensor) -> bool:
     if interval is None:
         return True
     low, high = _time_range(t)
-    acts = [interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR for u in (low, high)]
+    acts = [guidance_acts(interval, u) for u in (low, high)]
     if acts[0] != acts[1]:
         raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie on both sides of the guidance interval {interval}")
     return acts[0]

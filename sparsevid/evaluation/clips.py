@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 from torch import Tensor
@@ -24,15 +24,19 @@ from sparsevid.data.decode_file import is_lossless
 from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
+from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
 from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.logging import get_logger
 
-__all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips"]
+__all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
 
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
+# Reasons of a manifest for which no sample is missing: what lies beside samples, such as contact sheets and previews.
+NO_SAMPLES = ("image beside videos", "GIF beside more images", "empty folder")
 ClipSource = str | Path | ClipGenerator
+T = TypeVar("T")
 logger = get_logger(__name__)
 
 
@@ -49,7 +53,8 @@ class ProtocolClips:
 
     Attributes:
         ids: their names, in reading order; no two are equal.
-        fingerprint: SHA-256 over all that their pixels depend on: names, data, frames, size.
+        fingerprint: SHA-256 over their names, the rule that makes clips of frames, and the names, sizes and frame counts of the
+            videos. It does not see other pixels in files of equal size; `compute_features` takes the content's.
         origin: where they come from, for the record; `intended` is how many the protocol takes of data that are large enough.
         reader: reads them.
     """
@@ -112,7 +117,8 @@ def choose_clips(
     Raises:
         FileNotFoundError: there is no such folder or card.
         ValueError: `limit` is below 2 or exceeds the protocol's count, no real video is long enough, a generated one is too
-            short, fewer than two clips can be chosen, or videos differ in size and the protocol does not resize.
+            short, fewer than two clips can be chosen, videos differ in size and the protocol does not resize, or some generated
+            videos cannot be read and the others are fewer than the count.
     """
     protocol = protocol if seed is None else dataclasses.replace(protocol, seed=seed)
     side = protocol.side(role)
@@ -139,6 +145,24 @@ def choose_clips(
     return ProtocolClips(choice.ids, fingerprint, origin, choice.reader)
 
 
+def of_main(compute: Callable[[], T]) -> T:
+    """What a function gives on rank 0, on every rank: for questions to a file system that one rank is enough to ask.
+
+    Raises:
+        Exception: what the function raises, on every rank.
+    """
+    outcome: T | Exception | None = None
+    if is_main():
+        try:
+            outcome = compute()
+        except Exception as error:  # whatever it is, the other ranks wait for word of it
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
     root, card, rules = _locate(source)
     manifest, side = open_manifest(root, rules), protocol.side(role)
@@ -156,9 +180,10 @@ def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: Clip
     chosen = tuple((videos[video], first) for video, first in take_in_turns(order, starts, count))
     if shape.size is None:
         _check_one_size(root, chosen, protocol)
-    formats = _formats(root, chosen)
-    if role == "fake" and protocol.lossless:
-        warnings += _losses(formats, protocol)
+    formats = of_main(lambda: _formats(root, chosen, role))
+    if role == "fake":
+        warnings += _unreadable(manifest, len(chosen), count)
+        warnings += _losses(formats, protocol) if protocol.lossless else []
     origin = {
         "root": str(root),
         "card": card,
@@ -269,22 +294,42 @@ def _check_one_size(root: Path, chosen: tuple[tuple[Video, int], ...], protocol:
         raise ValueError(f"{root}: protocol {protocol.name} does not resize, and the videos differ in size: {a}, {b}")
 
 
-def _formats(root: Path, chosen: tuple[tuple[Video, int], ...]) -> dict[str, int]:
+def _formats(root: Path, chosen: tuple[tuple[Video, int], ...], role: Role) -> dict[str, int]:
     """How many clips come from files of each extension, or from frame folders with images of each."""
     clips = Counter(video.path for video, _ in chosen)
     formats: Counter[str] = Counter()
     for path, number in clips.items():
-        formats[_format(root / path)] += number
+        formats[_format(root / path, role)] += number
     return dict(sorted(formats.items()))
 
 
-def _format(path: Path) -> str:
+def _format(path: Path, role: Role) -> str:
     if not path.is_dir():
         suffix = path.suffix.lower()
+        if role == "real":  # nothing depends on their codec, and there may be very many files to open
+            return suffix
         return f"{suffix} without loss" if kind_of(path) == "video" and is_lossless(path) else suffix
     with os.scandir(path) as entries:  # the first frame is enough: a folder may hold thousands
         extensions = (os.path.splitext(entry.name)[1].lower() for entry in entries)
         return f"frames {next((each for each in extensions if each in IMAGE_EXTENSIONS), 'of no known extension')}"
+
+
+def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
+    """A warning of generated videos that were passed over.
+
+    Raises:
+        ValueError: those that are left are fewer than the count: the score would be that of a selection.
+    """
+    rejects = {reason: paths for reason, paths in manifest.rejects.items() if reason not in NO_SAMPLES}
+    if not rejects:
+        return []
+    reason, paths = next(iter(rejects.items()))
+    number = sum(map(len, rejects.values()))
+    text = f"{number} of the generated videos in {manifest.root} cannot be used, such as {paths[0]!r}: {reason}"
+    if count is None or clips < count:
+        wanted = "all are to be scored" if count is None else f"the {clips} clips of the others are fewer than {count}"
+        raise ValueError(f"{text}; {wanted}: make them anew, or remove them")
+    return [text]
 
 
 def _losses(formats: dict[str, int], protocol: Protocol) -> list[str]:

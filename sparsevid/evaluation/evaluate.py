@@ -1,29 +1,53 @@
-"""The three steps in a row: clips by protocol → features → distances, with a record of everything the score depends on."""
+"""The three steps in a row: clips by protocol → features → a score, with a record of everything that it depends on."""
 
 import hashlib
 import json
+import os
 import statistics
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsevid.distributed import default_device
 from sparsevid.evaluation.clip_readers import GeneratedClips, VideoClips
-from sparsevid.evaluation.clips import ClipSource, ProtocolClips, Role, choose_clips
+from sparsevid.evaluation.clips import ClipSource, ProtocolClips, Role, choose_clips, of_main
+from sparsevid.evaluation.comparison import (
+    Extras,
+    check_counts,
+    check_protocol,
+    compare_features,
+    compares,
+    compute_metrics,
+    metric_title,
+)
 from sparsevid.evaluation.detectors import Detector, build_detector, detector_class
-from sparsevid.evaluation.features import FeatureFile, check_comparable, compute_features
-from sparsevid.evaluation.metrics import METRICS, Metric
+from sparsevid.evaluation.detectors.base import Setting
+from sparsevid.evaluation.features import FeatureFile, compute_features
 from sparsevid.evaluation.protocols import BOTH, DEFAULT_PROTOCOLS, Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
-from sparsevid.evaluation.uncertainty import bootstrap_interval, extrapolate
 from sparsevid.logging import get_logger
 
+__all__ = [
+    "Extras",
+    "Measurement",
+    "check_detector",
+    "compare_features",
+    "compute_metrics",
+    "extract_features",
+    "measure",
+    "metric_title",
+    "one_split",
+    "resolve_protocol",
+    "score",
+    "with_options",
+]
+
 SPLITS = {BOTH: ("train", "test")}  # what a protocol's split stands for, if not for itself
-FRECHET = "frechet"
-LEVEL = 0.95  # of a bootstrap interval
+
+Pair = tuple[ProtocolClips | None, ProtocolClips]  # real and generated clips of one draw
 
 logger = get_logger(__name__)
 
@@ -34,37 +58,15 @@ class Measurement:
 
     Attributes:
         record: the score.
-        real: features of the real clips.
+        real: features of the real clips; None where the protocol looks at none.
         fake: features of the generated ones.
         clips: the generated clips.
     """
 
     record: ProtocolRecord
-    real: FeatureFile
+    real: FeatureFile | None
     fake: FeatureFile
     clips: ProtocolClips
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is computed beside the score.
-
-    Attributes:
-        repeats: draws of clips, by seeds that follow the protocol's; the score is their mean.
-        bootstrap: resamplings for an interval of the first draw's score; 0 for none.
-        extrapolate: fit the first draw's score against 1/N.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    repeats: int = 1
-    bootstrap: int = 0
-    extrapolate: bool = False
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1 or self.bootstrap < 0:
-            raise ValueError(f"repeats count from 1, bootstrap resamplings from 0, got {self.repeats} and {self.bootstrap}")
 
 
 def extract_features(
@@ -94,60 +96,18 @@ def extract_features(
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: the detector is not the protocol's, or see `choose_clips`.
+        ValueError: the detector is not the protocol's, a split is asked for of generated videos, or see `choose_clips`.
         DecodeError: a chosen clip cannot be read.
     """
     check_detector(detector, protocol)
+    if role == "fake" and split is not None:
+        raise ValueError(f"a split is a part of real data; generated videos have none, got split {split!r}")
     clips = _chosen(source, role, protocol, limit, seed, split or one_split(protocol, role))
     return _features_of(clips, role, detector, protocol, batch_size, out)
 
 
-def compare_features(real: FeatureFile, fake: FeatureFile, extras: Extras | None = None) -> ProtocolRecord:
-    """Step three: the metrics of two feature files, with their record.
-
-    They are the protocol's. Without a protocol it is the Fréchet distance with unbiased covariances.
-
-    Args:
-        real: features of real clips.
-        fake: features of generated ones.
-        extras: what is wanted beside; repeats are not done here.
-
-    Raises:
-        ValueError: the files do not belong together, name no known detector or usable protocol, one has fewer than two
-            clips, or a metric does not fit the detector.
-    """
-    check_comparable(real, fake)
-    protocol = None if real.protocol is None else Protocol.from_dict(real.protocol)
-    values = compute_metrics(real, fake, protocol)
-    first = next(iter(values))
-    source = real.source or {}
-    warnings = [text for side, file in (("real", real), ("fake", fake)) for text in _warnings(side, file, protocol)]
-    for text in warnings:
-        logger.warning("%s", text)
-    return ProtocolRecord(
-        metric=metric_title(real.detector, protocol),
-        score=values[first],
-        values=values,
-        protocol=None if protocol is None else protocol.as_dict(),
-        protocol_fingerprint=None if protocol is None else protocol.fingerprint,
-        detector={
-            "name": real.detector,
-            "fingerprint": real.detector_fingerprint,
-            "preprocessing": real.preprocessing,
-            "settings": real.detector_settings,
-        },
-        real={"clips": len(real.clip_ids), **source},
-        fake={"clips": len(fake.clip_ids), **(fake.source or {})},
-        warnings=tuple(warnings),
-        versions={"real": real.versions, "fake": fake.versions},
-        split=source.get("split", None if protocol is None else protocol.split),
-        seed=source.get("seed", None if protocol is None else protocol.seed),
-        **_spread(real, fake, protocol, extras or Extras()),
-    )
-
-
 def measure(
-    real: ClipSource,
+    real: ClipSource | None,
     fake: ClipSource,
     *,
     detector: str | None = None,
@@ -163,7 +123,8 @@ def measure(
     """Score generated videos against real ones, and keep what the score was computed from. All ranks call it together.
 
     Args:
-        real: a folder of videos, a dataset card by name or path, or another source that `choose_clips` takes.
+        real: a folder of videos, a dataset card by name or path, or another source that `choose_clips` takes; None where no
+            metric of the protocol looks at real clips.
         fake: the same for the generated ones.
         detector: a registered name; the protocol's if None.
         protocol: a name, the path of a YAML file, or a `Protocol`; the detector's default if None.
@@ -173,7 +134,8 @@ def measure(
         detector_path: weight file; None looks into the cache and downloads.
         trust_detector: run a TorchScript file, which is code, although its checksum is not known.
         extras: what is computed beside the score.
-        keep: folder for the feature files of each split and draw; finished batches in it are taken up. None keeps nothing.
+        keep: folder for the feature files of each split and draw; finished files and batches in it
+            are taken up. None keeps nothing.
 
     Returns:
         The record with the mean over draws, and the first draw's features. A protocol that reports several splits has the
@@ -181,39 +143,42 @@ def measure(
 
     Raises:
         FileNotFoundError: there is no such folder, card or weight file.
-        ValueError: see `resolve_protocol`, `build_detector` and `choose_clips`.
+        ValueError: a metric or an extra cannot work with this protocol or with so few clips, which is found out before anything
+            is computed; or see `resolve_protocol`, `build_detector` and `choose_clips`.
         DecodeError: a chosen clip cannot be read.
     """
     rules, extras = resolve_protocol(detector, protocol), extras or Extras()
+    check_protocol(rules.detector, rules, extras)
+    draws = _draws(_real_source(real, rules), fake, rules, count, extras)
+    extras = _checked(rules, extras, draws)
     network = build_detector(
         rules.detector, default_device() if device is None else device,
         path=detector_path, trust=trust_detector, options=rules.detector_options,
     )  # fmt: skip
     taken: dict[tuple[str, str], FeatureFile] = {}  # a draw that chooses the same clips again need not compute them again
 
-    def side(source: ClipSource, role: Role, split: str, seed: int) -> tuple[ProtocolClips, FeatureFile]:
-        clips = _chosen(source, role, rules, count, seed, split)
+    def features(clips: ProtocolClips, role: Role) -> FeatureFile:
         key = role, clips.fingerprint
         if key not in taken:
             out = None if keep is None else keep / f"{role}-{clips.fingerprint[:12]}.safetensors"
             taken[key] = _features_of(clips, role, network, rules, batch_size, out)
-        return clips, replace(taken[key], source=clips.origin)
+        return replace(taken[key], source={**clips.origin, "content": taken[key].source["content"]})
 
     measured: dict[str, Measurement] = {}
-    for split in SPLITS.get(rules.split, (rules.split,)):
-        draws: list[Measurement] = []
-        for seed in range(rules.seed, rules.seed + extras.repeats):
-            _, real_file = side(real, "real", split, seed)
-            clips, fake_file = side(fake, "fake", split, seed)
-            record = compare_features(real_file, fake_file, None if draws else extras)
-            draws.append(Measurement(record, real_file, fake_file, clips))
+    for split, pairs in draws.items():
+        found: list[Measurement] = []
+        for real_clips, fake_clips in pairs:
+            real_file = None if real_clips is None else features(real_clips, "real")
+            fake_file = features(fake_clips, "fake")
+            record = compare_features(real_file, fake_file, None if found else extras)
+            found.append(Measurement(record, real_file, fake_file, fake_clips))
         # Data without splits are the same set for each of them.
-        measured.setdefault(draws[0].record.split or split, replace(draws[0], record=_merged([each.record for each in draws])))
+        measured.setdefault(found[0].record.split or split, replace(found[0], record=_merged([each.record for each in found])))
     first, *others = measured.values()
     return replace(first, record=replace(first.record, other_splits=tuple(each.record for each in others)))
 
 
-def score(real: ClipSource, fake: ClipSource, **options: Any) -> dict[str, Any]:
+def score(real: ClipSource | None, fake: ClipSource, **options: Any) -> dict[str, Any]:
     """Score generated videos against real ones.
 
     Args:
@@ -247,25 +212,24 @@ def resolve_protocol(detector: str | None, protocol: str | Path | Protocol | Non
     return rules
 
 
-def compute_metrics(real: FeatureFile, fake: FeatureFile, protocol: Protocol | None) -> dict[str, float]:
-    """Every value of every metric of a protocol, in its order.
+def with_options(protocol: Protocol, options: Mapping[str, Setting]) -> Protocol:
+    """A protocol with other options of its detector: under another name, for it is another measurement.
+
+    Args:
+        protocol: to begin with.
+        options: of its detector; numbers may be texts.
 
     Raises:
-        ValueError: a metric needs logits and the detector gives features, or the other way round; or see the metrics.
+        ValueError: an option is unknown, or its value is not accepted.
     """
-    kind = detector_class(real.detector).kind
-    values: dict[str, float] = {}
-    for metric in _metrics(protocol):
-        if metric.needs != kind:
-            raise ValueError(f"metric {metric.name} needs {metric.needs}, detector {real.detector!r} gives {kind}")
-        values |= metric.compute(real.features, fake.features, _options(protocol))
-    return values
-
-
-def metric_title(detector: str, protocol: Protocol | None) -> str:
-    """What the first value of a record is called: the detector's name for a Fréchet distance, else the metric's with it."""
-    first, title = _metrics(protocol)[0], detector_class(detector).metric
-    return title if first.name == FRECHET else f"{first.title} ({title})"
+    cls = detector_class(protocol.detector)
+    before = cls.complete_options(protocol.detector_options)
+    settings = cls.complete_options({**protocol.detector_options, **options})
+    changed = {name: value for name, value in settings.items() if value != before[name]}
+    if not changed:
+        return protocol
+    name = f"{protocol.name} with {', '.join(f'{option}={value}' for option, value in changed.items())}"
+    return replace(protocol, name=name, detector_options={**protocol.detector_options, **changed})
 
 
 def check_detector(detector: Detector, protocol: Protocol) -> None:
@@ -295,6 +259,45 @@ def one_split(protocol: Protocol, role: Role) -> str:
     return protocol.split
 
 
+def _real_source(real: ClipSource | None, protocol: Protocol) -> ClipSource | None:
+    """The real videos, if the protocol looks at them."""
+    names = ", ".join(protocol.metrics)
+    if compares(protocol) and real is None:
+        raise ValueError(f"protocol {protocol.name} ({names}) compares with real videos: name them (--real)")
+    if not compares(protocol) and real is not None:
+        logger.info("protocol %s (%s) judges generated videos alone: the real ones are not read", protocol.name, names)
+        return None
+    return real
+
+
+def _draws(
+    real: ClipSource | None, fake: ClipSource, protocol: Protocol, count: int | None, extras: Extras
+) -> dict[str, list[Pair]]:
+    """The real and the generated clips of each split and each draw, none of them read."""
+    splits = (protocol.split,) if real is None else SPLITS.get(protocol.split, (protocol.split,))
+    seeds = range(protocol.seed, protocol.seed + extras.repeats)
+    fakes = [_chosen(fake, "fake", protocol, count, seed, protocol.split) for seed in seeds]
+    draws: dict[str, list[Pair]] = {}
+    for split in splits:
+        reals = [None if real is None else _chosen(real, "real", protocol, count, seed, split) for seed in seeds]
+        draws[split] = list(zip(reals, fakes, strict=True))
+    return draws
+
+
+def _checked(protocol: Protocol, extras: Extras, draws: dict[str, list[Pair]]) -> Extras:
+    """The extras that these clips are enough for; a lack of clips is an error, but for the fit of a plot, which is left out."""
+    if extras.pictures and not extras.extrapolate:
+        try:
+            return _checked(protocol, replace(extras, pictures=False, extrapolate=True), draws)
+        except ValueError as error:
+            logger.warning("the fit against 1/clips is left out of the pictures: %s", error)
+    for pairs in draws.values():
+        for number, (real, fake) in enumerate(pairs):
+            wanted = Extras() if number else extras
+            check_counts(protocol, wanted, None if real is None else len(real), len(fake))
+    return extras
+
+
 def _chosen(
     source: ClipSource, role: Role, protocol: Protocol, limit: int | None, seed: int | None, split: str
 ) -> ProtocolClips:
@@ -315,37 +318,17 @@ def _stamp(clips: ProtocolClips) -> str:
     """Of the sizes and times of the clips' files: another one when a file was replaced by one that looks alike."""
     if not isinstance(clips.reader, VideoClips):
         return ""
-    files = {video.path: (clips.reader.root / video.path).stat() for video, _ in clips.reader.chosen}
-    rows = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files.items()]
-    return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
+    paths = dict.fromkeys(clips.reader.root / video.path for video, _ in clips.reader.chosen)
+    return of_main(lambda: hashlib.sha256(json.dumps([_state(path) for path in paths]).encode("ascii")).hexdigest())
 
 
-def _metrics(protocol: Protocol | None) -> list[Metric]:
-    return [METRICS[name] for name in ((FRECHET,) if protocol is None else protocol.metrics)]
-
-
-def _options(protocol: Protocol | None) -> dict[str, Any]:
-    """What of a protocol metrics depend on."""
-    return {"covariance": "unbiased", "seed": 0} if protocol is None else protocol.as_dict()
-
-
-def _spread(real: FeatureFile, fake: FeatureFile, protocol: Protocol | None, extras: Extras) -> dict[str, Any]:
-    """Interval and extrapolation of the first metric."""
-    metric, options = _metrics(protocol)[0], _options(protocol)
-    if (extras.bootstrap or extras.extrapolate) and not metric.compares:
-        raise ValueError(f"bootstrap and extrapolation are for distances between two sets, {metric.name} is none")
-
-    def distance(a: Tensor, b: Tensor) -> float:
-        return next(iter(metric.compute(a, b, options).values()))
-
-    found: dict[str, Any] = {}
-    if extras.bootstrap:
-        rule = {"repeats": extras.bootstrap, "level": LEVEL}
-        interval = bootstrap_interval(distance, real.features, fake.features, seed=options["seed"], **rule)
-        found["interval"] = asdict(interval) | rule
-    if extras.extrapolate:
-        found["extrapolation"] = asdict(extrapolate(distance, real.features, fake.features, seed=options["seed"]))
-    return found
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of each frame of a folder."""
+    if not path.is_dir():
+        stat = path.stat()
+        return [(str(path), stat.st_size, stat.st_mtime_ns)]
+    with os.scandir(path) as entries:
+        return sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
 
 
 def _merged(records: list[ProtocolRecord]) -> ProtocolRecord:
@@ -361,26 +344,3 @@ def _merged(records: list[ProtocolRecord]) -> ProtocolRecord:
         deviations={name: statistics.stdev(record.values[name] for record in records) for name in names},
         repeats=tuple({"seed": record.seed, "values": record.values} for record in records),
     )
-
-
-def _warnings(side: str, file: FeatureFile, protocol: Protocol | None) -> list[str]:
-    """What its choice of clips said, and how much fewer clips than the protocol's raise a Fréchet distance."""
-    source = file.source or {}
-    warnings = [f"{side}: {text}" for text in source.get("warnings", ())]
-    if protocol is None:
-        return warnings
-    intended = getattr(protocol, f"{side}_count")
-    intended = source.get("videos", 0) if intended is None else intended
-    there = len(file.clip_ids)
-    if there >= intended:
-        return warnings
-    bias = "bias the score"
-    if protocol.metrics[0] == FRECHET:
-        # E‖μ̂ − μ‖² = tr Σ / N exactly; the covariance's share comes on top.
-        excess = file.features.double().var(dim=0).sum().item() * (1 / there - 1 / intended)
-        bias = f"bias the score upwards, by {excess:.4g} or more"
-    return [
-        *warnings,
-        f"{side}: {there} clips, protocol {protocol.name} intends {intended}. Fewer clips {bias}: compare it only with scores "
-        "of as many clips",
-    ]

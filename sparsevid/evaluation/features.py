@@ -20,18 +20,21 @@ import av
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sparsevid import __version__
 from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.feature_parts import FeatureParts
-from sparsevid.logging import progress
+from sparsevid.evaluation.feature_parts import Batch, FeatureParts
+from sparsevid.logging import get_logger, progress
 
 METADATA_KEY = "sparsevid"
+IDENTITY = "identity"  # beside the origin: a SHA-256 over it and the state of the clips' files
 MAX_READERS = 4  # threads of a rank that decode; each holds a batch of clips
+
+logger = get_logger(__name__)
 
 
 class ClipSet(Protocol):
@@ -40,7 +43,7 @@ class ClipSet(Protocol):
     Attributes:
         ids: N different names, in reading order.
         origin: where the clips come from, for the record.
-        fingerprint: SHA-256 over all that the clips depend on.
+        fingerprint: SHA-256 over all that tells one set from another without reading it.
     """
 
     ids: tuple[str, ...]
@@ -66,7 +69,8 @@ class FeatureFile:
         preprocessing: what it does to a clip before its network.
         role: "real" or "fake"; None for clips that no protocol chose.
         protocol: the fields of the protocol that chose the clips, or None.
-        source: where the clips come from: root, counts, data fingerprint; or None.
+        source: where the clips come from: root, counts, `fingerprint` of the files' names and sizes, and `content`: a SHA-256
+            over that of each clip's pixels, in order; or None.
         clips_fingerprint: SHA-256 over names and origin of the clips; None for clips that were never a set in order.
         computation: batch size and kind of device, on which the last digits depend.
         versions: of sparsevid, torch, torchvision and av, which decodes.
@@ -115,12 +119,13 @@ def compute_features(
         clips: read by position.
         detector: on the device where it is to compute.
         batch_size: B, clips of a forward pass. Features depend on it in their last digits.
-        out: feature file to write, usually `….safetensors`; folders above it are made. Batches that an interrupted call has
-            finished for it are kept beside it, and taken up.
+        out: feature file to write, usually `….safetensors`; folders above it are made. If it is there with all that this call
+            would write, the files of its clips unchanged, it is taken. Batches that an interrupted call has finished are kept
+            beside it, and taken too.
         role: goes into the file, see `FeatureFile`.
         protocol: goes into the file.
         readers: threads that read clips; each holds one batch. Default: this rank's share of the cores, MAX_READERS at most.
-        stamp: of the state of the clips' files: batches that were finished under another one are not taken up.
+        stamp: of the state of the clips' files: what was computed under another one is not taken.
 
     Returns:
         The features, on every rank.
@@ -135,38 +140,49 @@ def compute_features(
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
-    parts = None if out is None else FeatureParts(out, hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest())
-    done: dict[int, Tensor] = {}
+    identity = hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest()
+    parts = None if out is None else FeatureParts(out, identity)
+    done: dict[int, Batch] = {}
     with peers_may_die("computing features"):
+        kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))
+        if kept is not None:
+            if is_main():
+                parts.remove()
+            return kept
         if parts is not None and is_main():
             done = parts.load((batch_size, detector.dim), len(numbers))
         there = broadcast_object(set(done))
         missing = [number for number in numbers if number not in there]
-        for number, features in _share(clips, detector, batch_size, missing[rank() :: world_size()], readers):
-            done[number] = features
+        for number, batch in _share(clips, detector, batch_size, missing[rank() :: world_size()], readers):
+            done[number] = batch
             if parts is not None:
-                parts.save(number, features)
+                parts.save(number, batch)
         gathered = {number: each for some in gather_objects(done) for number, each in some.items()}
-        features = torch.cat([gathered[number] for number in numbers])[: len(clips)].clone()
-        file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids)})
-        if out is not None and is_main():
-            save_features(file, out)
+        features, digests = (torch.cat(each)[: len(clips)].clone() for each in zip(*map(gathered.get, numbers), strict=True))
+        source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
+        file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids), "source": source})
+        if parts is not None and is_main():
+            save_features(file, out, identity)
             parts.remove()
         broadcast_object(None)  # the file is there for all when any rank returns
     return file
 
 
-def save_features(file: FeatureFile, path: Path) -> None:
+def save_features(file: FeatureFile, path: Path, identity: str | None = None) -> None:
     """Write a feature file under a temporary name, then rename it: a reader never sees half of it.
 
     Args:
         file: the features and their origin.
         path: usually ends in `.safetensors`; folders above it are made.
+        identity: SHA-256 of what the features depend on, by which `compute_features` knows a file that it need not compute.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    origin = {name: getattr(file, name) for name in _ORIGIN}
-    with renamed(path) as draft:
-        save_file({"features": file.features.contiguous()}, draft, {METADATA_KEY: json.dumps(origin)})
+    origin = {name: getattr(file, name) for name in _ORIGIN} | ({} if identity is None else {IDENTITY: identity})
+    with renamed(path) as draft:  # not by `save_file`, which makes files that nobody else can read
+        draft.write_bytes(save({"features": file.features.contiguous()}, {METADATA_KEY: json.dumps(origin)}))
 
 
 def load_features(path: Path) -> FeatureFile:
@@ -176,27 +192,54 @@ def load_features(path: Path) -> FeatureFile:
         FileNotFoundError: there is no such file.
         ValueError: the file is something else, or its parts do not fit together.
     """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[FeatureFile, str | None]:
+    """A feature file and its identity."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no feature file {path}")
     try:
         with safe_open(path, "pt") as handle:
             origin = json.loads((handle.metadata() or {})[METADATA_KEY])
             features = handle.get_tensor("features")
-        origin = {**origin, "clip_ids": tuple(origin["clip_ids"])}
-        return FeatureFile(features=features, **origin)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        identity = origin.pop(IDENTITY, None)
+        return FeatureFile(features=features, **{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a feature file: {error}. It needs a float32 tensor 'features' and, as JSON under the "
             f"metadata key {METADATA_KEY!r}, {', '.join(_ORIGIN)}"
         ) from error
 
 
+def _kept(path: Path, identity: str) -> FeatureFile | None:
+    """The features at `path` if they are those of this identity; None if they have to be computed."""
+    if not path.exists():
+        return None
+    try:
+        file, found = _load(path)
+    except ValueError as error:
+        logger.warning("%s; it is computed anew", error)
+        return None
+    if found != identity:
+        logger.info("%s is of other clips, detector, settings or versions: it is computed anew", path)
+        return None
+    logger.info("%s: %d clips are there", path, len(file.clip_ids))
+    return file
+
+
 def check_comparable(real: FeatureFile, fake: FeatureFile) -> None:
     """Refuse two sets of features that are no two measurements with one instrument.
 
     Raises:
-        ValueError: they come from different detectors, weights, settings or protocols.
+        ValueError: they come from different detectors, weights, settings or protocols, or were made in other roles.
     """
+    for side, file, other in (("real", real, "fake"), ("fake", fake, "real")):
+        if file.role == other:
+            raise ValueError(
+                f"the {side} features were made of {other} clips: were the files swapped? To score {other} clips in the place "
+                f"of {side} ones, make their features with the role {side!r}"
+            )
     for what, a, b in (
         ("detector", real.detector, fake.detector),
         ("weights' SHA-256", real.detector_fingerprint, fake.detector_fingerprint),
@@ -236,8 +279,8 @@ def _origin(
 
 def _share(
     clips: ClipSet, detector: Detector, batch_size: int, numbers: Sequence[int], readers: int | None
-) -> Iterator[tuple[int, Tensor]]:
-    """This rank's batches: (number, features (B, D) on the CPU), also of the copies that fill a batch up."""
+) -> Iterator[tuple[int, Batch]]:
+    """This rank's batches by number, also with the copies that fill a batch up."""
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     threads = readers or max(1, min(MAX_READERS, cores))
     name = f"{detector.name} features" + (f" (rank 0 of {world_size()})" if world_size() > 1 else "")
@@ -246,24 +289,25 @@ def _share(
     with progress(total=count, desc=name, unit="clip", leave=False) as bar:
         for number, batch in _read_ahead(clips, batch_size, numbers, threads):
             shape = shape or batch[0][1].shape
-            for clip_id, clip in batch:
+            for clip_id, clip, _ in batch:
                 if clip.shape != shape:
                     raise ValueError(f"clip {clip_id!r} has shape {tuple(clip.shape)}, the clips before it {tuple(shape)}")
-            stacked = torch.stack([clip for _, clip in batch] + [batch[-1][1]] * (batch_size - len(batch)))
-            features = detector(stacked).float().cpu()
-            _check_finite([clip_id for clip_id, _ in batch], features[: len(batch)])
-            yield number, features
+            full = batch + [batch[-1]] * (batch_size - len(batch))
+            features = detector(torch.stack([clip for _, clip, _ in full])).float().cpu()
+            _check_finite([clip_id for clip_id, _, _ in batch], features[: len(batch)])
+            yield number, Batch(features, torch.stack([digest for _, _, digest in full]))
             bar.update(len(batch))
 
 
 def _read_ahead(
     clips: ClipSet, batch_size: int, numbers: Iterable[int], threads: int
-) -> Iterator[tuple[int, list[tuple[str, Tensor]]]]:
-    """Batches in order, read by threads ahead of their use: at most `threads` + 1 are held beside the one in use."""
+) -> Iterator[tuple[int, list[tuple[str, Tensor, Tensor]]]]:
+    """Batches in order, as (name, clip, digest), read by threads ahead of their use: at most `threads` + 1 are held beside the
+    one in use."""
 
-    def read(number: int) -> list[tuple[str, Tensor]]:
+    def read(number: int) -> list[tuple[str, Tensor, Tensor]]:
         first = number * batch_size
-        return list(clips.read(first, min(first + batch_size, len(clips))))
+        return [(name, clip, _digest(clip)) for name, clip in clips.read(first, min(first + batch_size, len(clips)))]
 
     waiting: deque[tuple[int, Future]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -279,6 +323,13 @@ def _read_ahead(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def _digest(clip: Tensor) -> Tensor:
+    """SHA-256 of a clip's shape and pixels, as uint8 (32,)."""
+    digest = hashlib.sha256(str(tuple(clip.shape)).encode("ascii"))
+    digest.update(clip.cpu().contiguous().flatten().numpy())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
 def _check_names(names: Sequence[str]) -> None:

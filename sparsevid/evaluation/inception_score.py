@@ -12,8 +12,10 @@ from torch import Tensor
 from sparsevid.evaluation.distances import check_features
 from sparsevid.evaluation.kernel import Estimate
 
+SPLITS = 10  # of the published score
 
-def inception_score(logits: Tensor, *, splits: int = 10) -> Estimate:
+
+def inception_score(logits: Tensor, *, splits: int = SPLITS) -> Estimate:
     """exp of the mean KL divergence between a sample's classes and those of all samples (Salimans et al. 2016), by splits.
 
     Split i holds the samples ⌊iN/splits⌋ to ⌊(i+1)N/splits⌋, in the order given: the public code's rule. Samples that are

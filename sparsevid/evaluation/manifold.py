@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sparsevid.evaluation.distances import check_features, check_pair
 
+NEIGHBOURS = 3  # k of precision and recall, as published
+DENSITY_NEIGHBOURS = 5  # k of density and coverage, as published
 _PAIRS = 2**22  # distances that are in memory at once
 
 
@@ -32,7 +34,12 @@ class PrecisionRecall:
 
 
 def precision_recall(
-    real: Tensor, fake: Tensor, *, neighbours: int = 3, density_neighbours: int = 5, rows: int | None = None
+    real: Tensor,
+    fake: Tensor,
+    *,
+    neighbours: int = NEIGHBOURS,
+    density_neighbours: int = DENSITY_NEIGHBOURS,
+    rows: int | None = None,
 ) -> PrecisionRecall:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 

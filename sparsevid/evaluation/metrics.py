@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from sparsevid.evaluation.distances import frechet_distance
-from sparsevid.evaluation.inception_score import inception_score
+from sparsevid.evaluation.inception_score import SPLITS, inception_score
 from sparsevid.evaluation.kernel import kid, kvd
-from sparsevid.evaluation.manifold import precision_recall
+from sparsevid.evaluation.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS, precision_recall
+from sparsevid.seeding import Purpose, keyed_generator
 
 Options = Mapping[str, Any]  # a protocol's fields by name
 _UNBIASED = {"unbiased": True, "biased": False}
@@ -28,7 +30,8 @@ class Metric:
         needs: the kind of detector whose output it takes.
         compares: whether it needs real features beside the fake ones.
         compute: (real (N, D) or None, fake (M, D), options) → values by name, the headline first. Of the options it reads
-            "covariance" ("unbiased" or "biased") and "seed" (of random subsets).
+            "covariance" ("unbiased" or "biased") and "seed" (of random subsets and orders).
+        least: real and generated clips that it takes at least.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Metric:
     needs: Literal["features", "logits"]
     compares: bool
     compute: Callable[[Tensor | None, Tensor, Options], dict[str, float]]
+    least: tuple[int, int] = (2, 2)
 
 
 def _frechet(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
@@ -52,7 +56,9 @@ def _kvd(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
 
 
 def _inception_score(real: Tensor | None, fake: Tensor, options: Options) -> dict[str, float]:
-    found = inception_score(fake)
+    # In the order of their names, samples of one class may be neighbours, and so are the frames of one video.
+    order = torch.randperm(len(fake), generator=keyed_generator(Purpose.IS_ORDER, options["seed"]))
+    found = inception_score(fake[order.to(fake.device)])
     return {"inception_score": found.value, "inception_score_std": found.std}
 
 
@@ -66,7 +72,7 @@ METRICS = {
         Metric("frechet", "Fréchet distance", "features", True, _frechet),
         Metric("kid", "KID", "features", True, _kid),
         Metric("kvd", "KVD", "features", True, _kvd),
-        Metric("inception_score", "Inception score", "logits", False, _inception_score),
-        Metric("precision_recall", "precision", "features", True, _precision_recall),
+        Metric("inception_score", "Inception score", "logits", False, _inception_score, (0, SPLITS)),
+        Metric("precision_recall", "precision", "features", True, _precision_recall, (DENSITY_NEIGHBOURS + 1, NEIGHBOURS + 1)),
     )
 }

@@ -14,8 +14,7 @@ def write_pictures(measured: Measurement, folder: Path) -> list[Path]:
     """Draw what a measurement holds.
 
     Args:
-        measured: with an extrapolation in its record, or the plot of the fit is left out; without features of real clips that
-            can be compared, the sheets are too.
+        measured: with features of real clips; without an extrapolation in its record, the plot of the fit is left out.
         folder: made if it is missing.
 
     Returns:
@@ -23,8 +22,11 @@ def write_pictures(measured: Measurement, folder: Path) -> list[Path]:
 
     Raises:
         ImportError: matplotlib is not installed.
+        ValueError: there are no features of real clips.
         DecodeError: a clip cannot be read any more.
     """
+    if measured.real is None:
+        raise ValueError("pictures show generated clips beside real ones, which this score does not look at")
     folder.mkdir(parents=True, exist_ok=True)
     record, written = measured.record, []
     if record.extrapolation is not None:

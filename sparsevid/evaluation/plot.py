@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".pdf", ".svg")
 
 
+def check_can_draw(path: str | Path | None = None) -> None:
+    """Refuse early what the functions of this module would refuse late.
+
+    Args:
+        path: of a picture to come; None if only a folder is known.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the picture's ending is none of `FORMATS`.
+    """
+    if path is not None and Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"a plot's file ends with one of {', '.join(FORMATS)}, got {str(path)!r}")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("plots need the package matplotlib: pip install 'sparsevid[demo]'") from error
+
+
 def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, metric: str) -> None:
     """Draw a score against the number of clips, as 1/N, with its fit and the fit's value for N → ∞.
 
@@ -37,7 +55,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
     axes = figure.add_subplot()
     inverse = [1 / size for size in found.sizes]
     line = [0.0, max(inverse)]
-    limit = f"N → ∞: {found.value:.4g} ± {found.error:.2g}"
+    limit = f"N → ∞: {found.value:.4g} ± {found.error:.2g}" + ("" if found.reliable else " (not reliable)")
     axes.plot(line, [found.value + found.slope * x for x in line], color="tab:gray", label="fit against 1/N")
     axes.plot(inverse, found.means, "o", color="tab:blue", label="measured")
     axes.errorbar(
@@ -46,6 +64,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         [found.error],
         fmt="s",
         color="tab:red",
+        markerfacecolor="tab:red" if found.reliable else "none",
         capsize=3,
         label=limit,
     )
@@ -112,13 +131,10 @@ def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int],
 
 def _new_figure(path: str | Path) -> "Figure":
     """An empty figure that is drawn without a display and touches no state of pyplot."""
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"a plot's file ends with one of {', '.join(FORMATS)}, got {str(path)!r}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need the package matplotlib: pip install 'sparsevid[demo]'") from error
+    check_can_draw(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

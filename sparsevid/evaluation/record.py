@@ -1,7 +1,7 @@
 """A score with everything it depends on, as it is written beside what was scored."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ class ProtocolRecord:
         protocol: all fields of the protocol; None if the features were made without one.
         protocol_fingerprint: SHA-256 over them, or None.
         detector: name, weight checksum ("fingerprint"), preprocessing and settings of the detector.
-        real: the real clips: root, card, split, number of clips and videos, formats, rejects, data fingerprint, decoder.
+        real: the real clips: root, card, split, number of clips and videos, formats, rejects, decoder, `fingerprint` (of the
+            files' names, sizes and frame counts) and `content` (of the decoded pixels of the clips); None where no metric of
+            the protocol looks at real clips.
         fake: the same of the generated ones.
         warnings: what makes this score less comparable than the protocol intends.
         versions: of the software, by side.
+        computation: batch size and kind of device, by side.
         split: the part of the real data; None if no protocol chose it.
         seed: of the draws of clips; of the first draw if there were several.
         interval: bootstrap interval of the score: {"low", "high", "level", "repeats"}, or None.
-        extrapolation: the score's fit against 1/N: {"value", "slope", "error", "sizes", "means"}, or None.
+        extrapolation: the score's fit against 1/N: {"value", "slope", "error", "sizes", "means",
+            "reliable"}, or None.
         repeats: with several draws of clips, {"seed", "values"} of each.
         deviations: with several draws of clips, the standard deviation of each of `values` (divisor: draws − 1).
         other_splits: the records of the other splits, for a protocol that reports several.
@@ -39,10 +43,10 @@ class ProtocolRecord:
     protocol: dict[str, Any] | None
     protocol_fingerprint: str | None
     detector: dict[str, Any]
-    real: dict[str, Any]
+    real: dict[str, Any] | None
     fake: dict[str, Any]
     warnings: tuple[str, ...]
-    versions: dict[str, str]
+    versions: dict[str, dict[str, str]]
     split: str | None = None
     seed: int | None = None
     interval: dict[str, Any] | None = None
@@ -50,6 +54,7 @@ class ProtocolRecord:
     repeats: tuple[dict[str, Any], ...] = ()
     deviations: dict[str, float] | None = None
     other_splits: tuple["ProtocolRecord", ...] = ()
+    computation: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ProtocolRecord":

@@ -16,6 +16,7 @@ from sparsevid.evaluation.distances import check_pair
 from sparsevid.seeding import Purpose, keyed_generator
 
 Distance = Callable[[Tensor, Tensor], float]
+PARTS = 5  # sizes of subsets in an extrapolation
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Extrapolation:
         sizes: numbers of fake clips; reals are taken in proportion.
         means: the distance at each size, mean over the disjoint subsets.
         error: standard error of `value`, from half-samples.
+        reliable: whether the smallest subset has as many clips as dimensions. A Fréchet distance of fewer is far from the
+            line, and so is the limit.
     """
 
     value: float
@@ -43,6 +46,7 @@ class Extrapolation:
     sizes: tuple[int, ...]
     means: tuple[float, ...]
     error: float
+    reliable: bool
 
 
 def bootstrap_interval(
@@ -79,7 +83,7 @@ def bootstrap_interval(
 
 
 def extrapolate(
-    distance: Distance, real: Tensor, fake: Tensor, *, parts: int = 5, repeats: int = 20, shuffles: int = 2, seed: int = 0
+    distance: Distance, real: Tensor, fake: Tensor, *, parts: int = PARTS, repeats: int = 20, shuffles: int = 2, seed: int = 0
 ) -> Extrapolation:
     """The distance that infinitely many clips would have (Chong and Forsyth 2020), by its fit against 1/N.
 
@@ -92,7 +96,7 @@ def extrapolate(
         real: features (N, D), N ≥ 4 · `parts`.
         fake: features (M, D), M ≥ 4 · `parts`.
         parts: sizes, M down to M / `parts`. The law holds for subsets of many clips; where they have fewer than D the
-            result is too low or too high by some of the bias.
+            result is too low or too high by some of the bias, and not `reliable`.
         repeats: half-samples for the standard error; 2 or more.
         shuffles: random orders in which the sets are cut, for each size.
         seed: of the orders and of the half-samples.
@@ -113,7 +117,8 @@ def extrapolate(
         for halves in _halves(real, fake, repeats, seed)
     ]
     error = torch.tensor(limits, dtype=torch.float64).std().item()
-    return Extrapolation(value, slope, tuple(sizes), tuple(means), error)
+    reliable = min(len(real), len(fake)) // parts >= real.shape[1]
+    return Extrapolation(value, slope, tuple(sizes), tuple(means), error, reliable)
 
 
 def _halves(real: Tensor, fake: Tensor, repeats: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

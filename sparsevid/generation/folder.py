@@ -5,6 +5,7 @@
       000000.mp4            one format: clips by index
       ffv1/000000.mkv       several formats: a folder for each, so that a folder can be scored as it is
       contact_sheet.png     the first clips
+    samples-grid.mp4        the same clips side by side, if asked for: beside the folder, where no evaluator takes it for a clip
 
 For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json.
 """
@@ -14,7 +15,7 @@ import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,21 @@ from sparsevid.generation import GenerationError
 from sparsevid.logging import get_logger
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
-from sparsevid.video import FORMATS, clip_file_is_whole, clip_path, write_clip, write_contact_sheet
+from sparsevid.video import (
+    FORMATS,
+    MAX_GIF_FPS,
+    clip_file_is_whole,
+    clip_path,
+    write_clip,
+    write_contact_sheet,
+    write_grid,
+)
 
 RECORD, SHEET = "samples.json", "contact_sheet.png"
 SHEET_CLIPS = 16
 GIF_ROUNDING = 0.006  # seconds: a GIF counts hundredths
 LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
-_LEFTOVER = re.compile(r"\.[0-9]{6,}(\.[a-z0-9]+)?\.[0-9a-f]+\.(partial|replaced)")
+_LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)\.[0-9a-f]+\.(partial|replaced)")
 _CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
 logger = get_logger(__name__)
 
@@ -48,20 +57,22 @@ class JobRecord:
     Attributes:
         num: clips that were asked for.
         settings: what decides the clips; plain values.
-        made_with: versions and device, which may change the last bits.
+        made_with: versions and devices that clips were made with, which may change the last bits; the first made the first.
     """
 
     num: int
     settings: dict[str, Any]
-    made_with: dict[str, str]
+    made_with: list[dict[str, str]]
 
 
 def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: Sequence[str]) -> JobRecord:
     """The record of a job."""
     settings = asdict(sampling)
-    labels = settings.pop("labels")
+    labels, schedule = settings.pop("labels"), pipeline.token_schedule(sampling)
     settings |= {
         "checkpoint": pipeline.fingerprint(),
+        "objective": pipeline.config.objective.kind,
+        "stages": None if schedule is None else schedule.stages,  # (low, high, grid): `schedule` alone is a name
         "classes": [pipeline.classes[label] for label in labels],
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compiled,
@@ -69,7 +80,7 @@ def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: 
         "fps": pipeline.fps,
     }
     made_with = {"sparsevid": __version__, "torch": torch.__version__, "device": pipeline.device.type}
-    return JobRecord(num, json.loads(json.dumps(settings)), made_with)  # as they come back from the file
+    return JobRecord(num, json.loads(json.dumps(settings)), [made_with])  # as they come back from the file
 
 
 class ClipFolder:
@@ -82,17 +93,22 @@ class ClipFolder:
         fps: frames a second.
 
     Raises:
-        ValueError: no format, an unknown one, or one twice.
+        ValueError: no format, an unknown one, one twice, or a rate that a GIF cannot have.
     """
 
     def __init__(self, path: Path, formats: Sequence[str], shape: tuple[int, int, int], fps: float) -> None:
         unknown = [each for each in formats if each not in FORMATS]
         if unknown or not formats or len(set(formats)) != len(formats):
             raise ValueError(f"formats {list(formats)}; accepted are one or more of {', '.join(FORMATS)}, each once")
+        if "gif" in formats and not 0 < fps <= MAX_GIF_FPS:
+            raise ValueError(f"the model makes {fps:g} frames a second, a GIF shows at most {MAX_GIF_FPS}; leave out gif")
         self.path, self.formats, self.shape, self.fps = path, tuple(formats), shape, fps
 
-    def begin(self, record: JobRecord) -> None:
-        """Make the folder, compare the record that is there with the job's, write the job's, and remove unfinished files.
+    def begin(self, record: JobRecord) -> JobRecord:
+        """Make the folder, compare the record that is there with the job's, write it, and remove unfinished files.
+
+        Returns:
+            What was written: the job's record, or the one that was there, for as many clips as any job was asked for.
 
         Raises:
             GenerationError: a record of other settings, which the message names, or clips without a record.
@@ -103,14 +119,32 @@ class ClipFolder:
         if (self.path / RECORD).is_file():
             before = self._read()
             _compare(self.path, before, record)
-            record = JobRecord(max(before.num, record.num), record.settings, record.made_with)
+            record = replace(before, num=max(before.num, record.num))
         elif clips := sorted(entry.name for entry in self.path.iterdir() if _CLIP.fullmatch(entry.name)):
             raise GenerationError(f"{self.path} holds {clips[0]} and no {RECORD}, which says what it is; give another folder")
-        with renamed(self.path / RECORD) as draft:
-            draft.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._write_record(record)
         for folder in {self.path, *(self._stem(0, format).parent for format in self.formats)}:
             for entry in [each for each in folder.iterdir() if _LEFTOVER.fullmatch(each.name)]:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+        return record
+
+    def add_maker(self, record: JobRecord) -> None:
+        """Note versions and device of a job that is about to write clips, beside those that made the ones that are there.
+
+        Args:
+            record: of the job, as `make_record` gives it.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
+        before, (now,) = self._read(), record.made_with
+        if now in before.made_with:
+            return
+        there = "; ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in before.made_with)
+        logger.warning("%s: clips were made with %s, and more are made now with %s: last bits may differ",
+                       self.path, there, ", ".join(f"{name} {value}" for name, value in now.items()))  # fmt: skip
+        self._write_record(replace(before, made_with=[*before.made_with, now]))
 
     def missing(self, index: int) -> tuple[str, ...]:
         """Formats in which clip `index` is not there, or not whole."""
@@ -127,13 +161,16 @@ class ClipFolder:
         """Write clip `index`, uint8 (3, T, H, W).
 
         Raises:
-            OSError: it cannot be written.
+            GenerationError: it cannot be written.
         """
-        for format in formats:
-            path = clip_path(self._stem(index, format), format)
-            if path.is_dir():
-                shutil.rmtree(path)  # a folder of frames that is not whole
-            write_clip(self._stem(index, format), clip, self.fps, format)
+        try:
+            for format in formats:
+                path = clip_path(self._stem(index, format), format)
+                if path.is_dir():
+                    shutil.rmtree(path)  # a folder of frames that is not whole
+                write_clip(self._stem(index, format), clip, self.fps, format)
+        except OSError as error:
+            raise GenerationError(f"clip {index} could not be written to {self.path}: {error.strerror or error}") from error
 
     def read(self, index: int) -> Tensor:
         """Clip `index`, uint8 (3, T, H, W), from a lossless file if there is one."""
@@ -145,19 +182,24 @@ class ClipFolder:
         shown = _gif_frames(path, self.shape[0], self.fps) if format == "gif" else range(self.shape[0])
         return rearrange(read_frames(path, shown), "t c h w -> c t h w")
 
-    def write_sheet(self, num: int, sampling: Sampling, classes: Sequence[str]) -> Path:
+    def write_sheet(self, num: int, sampling: Sampling, classes: Sequence[str], *, grid: bool = False) -> None:
         """Write the contact sheet of the first clips from their files, so that it is the same after an interruption.
 
         Args:
-            num: clips that are there.
+            num: clips that any job was asked for; those that are not there, or not whole, are left out.
             classes: names by label; none for an unconditional model.
+            grid: write the same clips as one video, too, beside the folder.
+
+        Raises:
+            OSError: a picture cannot be written.
         """
-        shown = range(min(num, SHEET_CLIPS))
+        shown = [index for index in range(min(num, SHEET_CLIPS)) if not self.missing(index)]
+        clips = [self.read(index) for index in shown]
         captions = [classes[sampling.label(index)] for index in shown] if classes else None
         scale = 2 if max(self.shape[1:]) <= 128 else 1  # of small clips little could be seen
-        path = self.path / SHEET
-        write_contact_sheet(path, [self.read(index) for index in shown], captions, scale=scale)
-        return path
+        write_contact_sheet(self.path / SHEET, clips, captions, scale=scale)
+        if grid:
+            write_grid(grid_path(self.path), clips, self.fps, scale=scale)
 
     def _stem(self, index: int, format: str) -> Path:
         return (self.path if len(self.formats) == 1 else self.path / format) / f"{index:06d}"
@@ -166,9 +208,19 @@ class ClipFolder:
         path = self.path / RECORD
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return JobRecord(int(values["num"]), dict(values["settings"]), dict(values["made_with"]))
+            return JobRecord(int(values["num"]), dict(values["settings"]), [dict(each) for each in values["made_with"]])
         except (ValueError, KeyError, TypeError) as error:
             raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
+
+    def _write_record(self, record: JobRecord) -> None:
+        with renamed(self.path / RECORD) as draft:
+            draft.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def grid_path(folder: Path) -> Path:
+    """Where the grid of a folder's clips is written: beside it."""
+    folder = folder.absolute()
+    return folder.with_name(f"{folder.name}-grid.mp4")
 
 
 def _gif_frames(path: Path, frames: int, fps: float) -> list[int]:
@@ -185,8 +237,3 @@ def _compare(folder: Path, before: JobRecord, now: JobRecord) -> None:
             f"{key} is {before.settings.get(key)!r} there and {now.settings.get(key)!r} here" for key in differing
         )
         raise GenerationError(f"{folder} holds clips of other settings: {listed}. Give another folder, or these settings")
-    for name, version in now.made_with.items():
-        if before.made_with.get(name) != version:
-            there = before.made_with.get(name)
-            logger.warning("%s: its first clips were made with %s %s, and now it is %s: their last bits may differ",
-                           folder, name, there, version)  # fmt: skip

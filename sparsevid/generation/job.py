@@ -9,19 +9,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.generation import GenerationError
-from sparsevid.generation.folder import ClipFolder, make_record
+from sparsevid.generation.folder import ClipFolder, JobRecord, make_record
 from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.logging import get_logger, progress
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
 
 WRITERS = 4  # threads of each rank that write files
+Result = TypeVar("Result")
 logger = get_logger(__name__)
 
 
@@ -30,13 +32,15 @@ class JobReport:
     """What a job did, over all ranks.
 
     Attributes:
-        clips: that are there now; as many as were asked for.
+        clips: that were asked for, all of which are there now.
         written: of these, clips of which this job wrote a file.
+        there: clips in the folder; more than `clips` if an earlier job was asked for more.
         times: of this rank.
     """
 
     clips: int
     written: int
+    there: int
     times: StageTimes
 
 
@@ -49,6 +53,7 @@ def generate(
     *,
     writers: int = WRITERS,
     show_progress: bool = True,
+    grid: bool = False,
 ) -> JobReport:
     """Generate samples 0 … num − 1 as files, but for those that are there. All ranks call it together.
 
@@ -60,34 +65,43 @@ def generate(
         formats: one or more of `FORMATS`.
         writers: threads that write, on each rank.
         show_progress: bars of denoising and of writing, with what remains, on rank 0.
+        grid: write the clips of the contact sheet as one video, too, beside the folder.
 
     Raises:
-        ValueError: no clip, an unknown format, or a pipeline that was not loaded.
-        GenerationError: a folder of other settings or that cannot be written, or clips that are missing at the end.
+        ValueError: no clip, an unknown format, or a rate that a format cannot have.
+        GenerationError: a folder of other settings or that cannot be written, a pipeline that was not loaded, samples that are
+            not finite, or clips that are missing at the end.
     """
     if num < 1:
         raise ValueError(f"num is at least 1, got {num}")
     (t, height, width), factor = sampling.input_size, pipeline.autoencoder.factor
     folder = ClipFolder(Path(out), formats, (t, height * factor, width * factor), pipeline.fps)
-    pipeline.warn_of_size(sampling)
-    _on_main(lambda: folder.begin(make_record(pipeline, sampling, num, formats)))
+    if is_main():
+        pipeline.warn_of_size(sampling)
+
+    def begin() -> tuple[JobRecord, int]:
+        record = make_record(pipeline, sampling, num, formats)
+        return record, folder.begin(record).num
+
+    record, most = _on_main(folder, begin)
     missing = _find_missing(folder, sampling.batch, num, writers, show_progress)
-    if is_main() and len(missing) < num and world_size() == 1:
-        logger.info("%d of %d clips are there already", num - len(missing), num)
-    if missing and pipeline.compiled:
+    with peers_may_die("checking the clips that are there"):
+        written = sum(gather_objects(len(missing)))
+    if written < num:
+        logger.info("%d of %d clips are there already", num - written, num)  # rank 0 says it
+    if written:
+        _on_main(folder, lambda: folder.add_maker(record))
+    if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
         pipeline.warm_up(sampling)
     times = _run(pipeline, sampling, folder, missing, writers, show_progress)
     with peers_may_die("counting the clips"):
-        absent = [index for index in _my_clips(sampling.batch, num) if not folder.exists(index)]
-        counts = gather_objects((len(_my_clips(sampling.batch, num)), len(missing), absent))
-    clips, written = sum(each[0] for each in counts), sum(each[1] for each in counts)
-    if absent := sorted(index for each in counts for index in each[2]):
-        shown = ", ".join(map(str, absent[:10]))
-        raise GenerationError(
-            f"{len(absent)} of {clips} clips are not in {out} after all: {shown}{' …' if absent[10:] else ''}"
-        )
-    _on_main(lambda: folder.write_sheet(clips, sampling, pipeline.classes))
-    return JobReport(clips, written, times)
+        mine = [index for index in _my_clips(sampling.batch, most) if not folder.exists(index)]
+        absent = sorted(index for each in gather_objects(mine) for index in each)
+    if lost := [index for index in absent if index < num]:
+        shown = ", ".join(map(str, lost[:10]))
+        raise GenerationError(f"{len(lost)} of {num} clips are not in {out} after all: {shown}{' …' if lost[10:] else ''}")
+    _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
+    return JobReport(num, written, most - len(absent), times)
 
 
 def _run(
@@ -143,16 +157,18 @@ def _my_clips(batch: int, num: int) -> list[int]:
     return [index for index in range(num) if index // batch % world_size() == rank()]
 
 
-def _on_main(action: Callable[[], None]) -> None:
-    """Let rank 0 do what is done once; if it cannot, all ranks raise its reason, and none waits for it."""
+def _on_main(folder: ClipFolder, action: Callable[[], Result]) -> Result:
+    """Let rank 0 do what is done once, and give its result to all; if it cannot, all ranks raise its reason."""
+    result: Result | None = None
     failure: str | None = None
     cause: Exception | None = None
     if is_main():
         try:
-            action()
+            result = action()
         except (GenerationError, ValueError, OSError) as error:
             cause = error
-            failure = f"the folder cannot be written: {error}" if isinstance(error, OSError) else str(error)
-    failure = broadcast_object(failure)
+            failure = f"{folder.path} cannot be written: {error}" if isinstance(error, OSError) else str(error)
+    result, failure = broadcast_object((result, failure))
     if failure is not None:
         raise GenerationError(failure) from cause
+    return result

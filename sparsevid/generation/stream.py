@@ -11,8 +11,6 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from sparsevid.generation import GenerationError
-
 WAITING_BATCHES = 2  # of latents, decoded or waiting for it
 CLIPS_PER_WRITER = 2  # decoded clips in memory, for each thread that writes
 
@@ -25,7 +23,7 @@ class StageTimes:
         model: denoising, the device waited for.
         decode: latents to clips on the CPU.
         write: clips to files, added up over the threads that write.
-        total: from the first batch to the last file, warm-up apart.
+        total: from the first batch to the last file. Warm-up is over before, on a GPU and of a compiled model.
     """
 
     model: float = 0.0
@@ -88,7 +86,7 @@ class Stream:
         """Hand over finished latents (B, C, T, H, W) of the samples `indices`; waits while too many are under way.
 
         Raises:
-            GenerationError: a file could not be written; other errors of the threads are raised as they are.
+            Exception: the first error of the threads, as it is.
         """
         self._batches.acquire()
         try:
@@ -100,10 +98,6 @@ class Stream:
 
     def check(self) -> None:
         """Raise the first error of a thread, if there is one."""
-        if isinstance(self._failure, OSError):
-            reason = self._failure.strerror or str(self._failure)
-            where = f" ({self._failure.filename})" if self._failure.filename else ""
-            raise GenerationError(f"a clip could not be written: {reason}{where}") from self._failure
         if self._failure is not None:
             raise self._failure
 

@@ -1,14 +1,14 @@
-"""Saving and resuming. A checkpoint is written aside, checksummed, then renamed: a kill leaves the last good one.
+"""Saving and resuming. A checkpoint is written aside, checked, then renamed: a kill leaves the last good one.
 
 What only resuming needs is in `training/`: `state.json`, and a safetensors file of each rank with its fragments of the
-optimizer's state. Fragments are put together by name and place, so that another number of ranks, or another ZeRO stage, reads
-them as well; nothing is unpickled. No random state is saved, for there is none: every draw is keyed by seed and step.
+optimizer's state. Checked is that rank 0 reads of every rank's file what that rank wrote. Fragments are put together by name
+and place, so that another number of ranks, or another ZeRO stage, reads them as well; nothing is unpickled. No random state is
+saved, for there is none: every draw is keyed by seed and step.
 """
 
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, step_of, write_checksums
-from sparsevid.config import RunConfig, load_config, save_config
-from sparsevid.distributed import any_over_ranks, is_main, rank, world_size
+from sparsevid.checkpoints import (
+    CheckpointError,
+    checkpoint_path,
+    list_checkpoints,
+    put_on_disk,
+    step_of,
+    write_checksums,
+)
+from sparsevid.checksums import file_sha256
+from sparsevid.config import RunConfig, save_config
+from sparsevid.distributed import any_over_ranks, gather_objects, is_main, rank, world_size
 from sparsevid.logging import get_logger
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.ema import EMA
@@ -28,10 +36,7 @@ from sparsevid.training.engine import Engine, Fragment
 
 logger = get_logger(__name__)
 WEIGHTS = "model.safetensors"
-# Sections and keys that a resumed run may not change, and those whose change is worth a warning.
-FIXED = ("autoencoder", "objective")
-CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
-NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
+COUNTED = ("step", "samples", "skipped", "ema_updates", "kinds", "scalars", "ranks")  # what every state.json says
 
 
 def save_checkpoint(
@@ -56,8 +61,13 @@ def save_checkpoint(
     full = {**state, "ema_updates": ema.updates, "kinds": list(kinds), "scalars": engine.scalars()}
     full |= {"ranks": world_size(), "zero_stage": engine.stage}
 
+    written: dict[str, str] = {}  # checksums as this rank reads them back
+
     def write() -> None:
-        _write_fragments(draft / "training" / f"rank-{rank():05d}.safetensors", kinds, replicated=engine.stage == 0)
+        own = f"training/rank-{rank():05d}.safetensors"
+        _write_fragments(draft / own, kinds, replicated=engine.stage == 0)
+        put_on_disk(draft / own)
+        written[own] = file_sha256(draft / own)
         if is_main():
             _save_model(draft / "model", spec, weights)
             _save_model(draft / "ema", spec, averaged)
@@ -66,7 +76,10 @@ def save_checkpoint(
             (draft / "training" / "state.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
 
     _together(draft, write)
-    _together(draft, lambda: _finish(draft, final, config), only_main=True)
+    of_all = {name: digest for each in gather_objects(written) for name, digest in each.items()}
+    _together(draft, lambda: _finish(draft, final, of_all), only_main=True)
+    if is_main():
+        _remove_old(config)
     return final
 
 
@@ -85,7 +98,10 @@ class TrainingState:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.values = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+        # Checkpoints of before steps were kept until they are logged have none of them.
+        self.values = {"recent": [], **json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))}
+        if missing := [key for key in COUNTED if key not in self.values]:
+            raise CheckpointError(f"{folder}: training/state.json does not say {', '.join(missing)}")
         self._wholes = {"master": _open(folder / "model" / WEIGHTS), "ema": _open(folder / "ema" / WEIGHTS)}
         self._pieces: dict[str, list[tuple[int, int, safe_open]]] = {}  # kind/name → first element, number, file
         for number in range(self.values["ranks"]):
@@ -117,31 +133,13 @@ class TrainingState:
         return result
 
 
-def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec) -> None:
-    """Compare a checkpoint with the run that is to go on from it; what may differ, and does, is logged.
-
-    Raises:
-        CheckpointError: it is of another model, autoencoder, objective or optimizer.
-    """
-    saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"])
-    _refuse_differences(folder, "model", saved.to_dict(), spec.to_dict())
-    before, now = asdict(load_config(folder / "config.yaml")), asdict(config)
-    for section in FIXED:
-        _refuse_differences(folder, section, before[section], now[section])
-    _refuse_differences(folder, "optimizer", before["train"], {"optimizer": now["train"]["optimizer"]})
-    for key in NOTED:
-        old, new = _value(before, key), _value(now, key)
-        if old != new:
-            logger.warning("%s is %s, it was %s up to the checkpoint", key, new, old)
-
-
 def _together(draft: Path, action, *, only_main: bool = False) -> None:
     """Let every rank, or rank 0, do its part; if one cannot, all of them raise, and none waits for the others for ever."""
     failure: Exception | None = None
     if is_main() or not only_main:
         try:
             action()
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, CheckpointError) as error:
             failure = error
     if any_over_ranks(failure is not None):
         if is_main():
@@ -153,18 +151,30 @@ def _together(draft: Path, action, *, only_main: bool = False) -> None:
 
 
 def _prepare(draft: Path) -> None:
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in draft.parent.glob(".step-*.partial"):  # also what broken saves of other steps left
+        shutil.rmtree(left, ignore_errors=True)
     (draft / "training").mkdir(parents=True)
 
 
-def _finish(draft: Path, final: Path, config: RunConfig) -> None:
-    write_checksums(draft)
+def _finish(draft: Path, final: Path, written: dict[str, str]) -> None:
+    """Rank 0's part: all files are there as their ranks wrote them; then the checkpoint gets its name."""
+    found = write_checksums(draft)
+    if differing := [name for name, digest in written.items() if found.get(name) != digest]:
+        raise CheckpointError(f"{', '.join(differing)}: rank 0 reads something else than was written, or nothing")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(draft, final)
+    put_on_disk(final.parent)
+
+
+def _remove_old(config: RunConfig) -> None:
+    """Remove the run's checkpoints that are not to be kept. One that cannot be removed is tried again at the next save."""
     train = config.train
     for old in list_checkpoints(config.folder)[: -train.keep_checkpoints]:
         if not train.keep_every or step_of(old) % train.keep_every:
-            shutil.rmtree(old)
+            try:
+                shutil.rmtree(old)
+            except OSError as error:
+                logger.warning("%s is not to be kept, and cannot be removed: %s", old, error)
 
 
 def _write_fragments(path: Path, kinds: dict[str, list[Fragment]], *, replicated: bool) -> None:
@@ -179,19 +189,6 @@ def _write_fragments(path: Path, kinds: dict[str, list[Fragment]], *, replicated
 
 def _open(path: Path) -> safe_open:
     return safe_open(path, "pt", device="cpu")
-
-
-def _refuse_differences(folder: Path, what: str, theirs: dict, mine: dict) -> None:
-    differing = {key: (theirs[key], mine[key]) for key in mine if mine[key] != theirs[key]}
-    if differing:
-        listed = ", ".join(f"{key} is {a!r} there and {b!r} here" for key, (a, b) in differing.items())
-        raise CheckpointError(f"{folder} is a checkpoint of another {what}: {listed}. Give the run another name")
-
-
-def _value(config: dict, key: str) -> object:
-    for part in key.split("."):
-        config = config[part]
-    return config
 
 
 def _save_model(folder: Path, spec: ModelSpec, weights: dict[str, Tensor]) -> None:

@@ -37,13 +37,15 @@ logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a DeepSpeed file may not say, because the run's own configuration does.
 SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-               "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types")  # fmt: skip
+               "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types",
+               "steps_per_print", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")  # fmt: skip
 # What else it may say; DeepSpeed itself passes over what it does not know.
-SAID_BY_FILE = ("zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "activation_checkpointing",
+SAID_BY_FILE = ("zero_optimization", "activation_checkpointing",
                 "aio", "autotuning", "checkpoint", "comms_logger", "communication_data_type", "compile", "csv_monitor",
-                "disable_allgather", "dump_state", "elasticity", "flops_profiler", "gradient_predivide_factor",
+                "disable_allgather", "dump_state", "elasticity", "flops_profiler", "gradient_allreduce_op",
+                "gradient_predivide_factor", "managed_gradient_accumulation",
                 "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "sparse_gradients",
-                "steps_per_print", "tensorboard", "timers", "use_node_local_storage", "wall_clock_breakdown",
+                "tensorboard", "timers", "use_node_local_storage", "wall_clock_breakdown",
                 "wandb", "zero_state")  # fmt: skip
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
 
@@ -320,9 +322,12 @@ def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no DeepSpeed configuration with zero_optimization.stage: {error!r}") from error
     if twice := [key for key in SAID_BY_RUN if key in settings]:
-        raise ConfigError(f"{path}: {', '.join(twice)} are said by the run's own configuration (train.*); take them out")
+        raise ConfigError(
+            f"{path}: {', '.join(twice)} are said by the run's own configuration (train.*), or always the same here; "
+            "take them out"
+        )
     for key in settings.keys() - set(SAID_BY_FILE):
-        near = get_close_matches(key, (*SAID_BY_FILE, *SAID_BY_RUN), n=1)
+        near = get_close_matches(key, (*SAID_BY_FILE, *SAID_BY_RUN), n=1, cutoff=0.8)
         if near:
             raise ConfigError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
         logger.warning("%s: key %r is not known here, and DeepSpeed passes over what it does not know", path, key)

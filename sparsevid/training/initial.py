@@ -15,11 +15,12 @@ from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.data.clips import ClipDataset, fixed_clips
+from sparsevid.distributed import is_main
 from sparsevid.logging import get_logger
 from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
 from sparsevid.models.public import LABELS, abbreviate, detect_family, read_checkpoint
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pretrained import find_checkpoint_folder, find_pretrained, load_model, model_folder
+from sparsevid.pretrained import find_pretrained, load_model, model_folder
 from sparsevid.sparsity.spec import ModelSpec
 
 logger = get_logger(__name__)
@@ -79,7 +80,12 @@ def open_model(source: str) -> DiffusionTransformer:
 
 
 def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | None) -> Autoencoder:
-    """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights."""
+    """The run's first stage: from the checkpoint if resumed, else built, and fitted where it needs no weights.
+
+    Raises:
+        ConfigError: `train.init_from` or `distill.teacher` were trained in other latents than this run asks for, or those of a
+            teacher are not known and would have to be fitted.
+    """
     settings: AutoencoderConfig = config.autoencoder
     if resumed is not None:
         return load_autoencoder(resumed / "autoencoder", settings.source)
@@ -87,15 +93,20 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
         return KLAutoencoder.from_source(settings.source)
     if settings.kind == "pixels":
         return Pixels()
-    source = Path(config.train.init_from or config.distill.teacher or "")
-    if (source / "checkpoints").is_dir() or (source / "autoencoder").is_dir():
+    for source in filter(None, (config.train.init_from, config.distill.teacher)):
         # Weights and a teacher mean something only in the latents that they were trained on.
-        taken = load_autoencoder(find_checkpoint_folder(source) / "autoencoder")
-        if taken.kind != settings.kind or taken.channels != settings.channels:
-            found = f"{taken.kind} with {taken.channels} channels"
-            raise ConfigError(f"autoencoder is linear with {settings.channels} channels, and that of {source} is {found}")
-        logger.info("linear autoencoder of %s", source)
-        return taken
+        if (folder := trained_run(source)) is not None:
+            taken = load_autoencoder(folder / "autoencoder", settings.source)
+            if taken.kind != settings.kind or taken.channels != settings.channels:
+                found = f"{taken.kind} with {taken.channels} channels"
+                raise ConfigError(f"autoencoder is linear with {settings.channels} channels, and that of {source} is {found}")
+            logger.info("linear autoencoder of %s", source)
+            return taken
+    if config.distill.teacher:
+        raise ConfigError(
+            f"distill.teacher = {config.distill.teacher} has no autoencoder beside it, and means nothing in latents that are "
+            "fitted anew: take its run, its checkpoint, or an exported folder with config.yaml and autoencoder/"
+        )
     keys = fixed_clips(dataset, settings.fit_clips, config.seed)
     clips = torch.stack([dataset[key]["clip"] for key in keys])
     fitted = LinearAutoencoder.fit(clips, patch=settings.patch, channels=settings.channels)
@@ -104,10 +115,30 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
     return fitted
 
 
+def trained_run(source: str) -> Path | None:
+    """The folder with the config and the autoencoder of the run that trained a model; None where there is none.
+
+    It is the model's own folder, or the one above, as for `ema/` and `model/` of a checkpoint.
+
+    Args:
+        source: a run's folder, a checkpoint, a model's folder, a hub id, or a public file.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    if Path(source).is_file():
+        return None
+    folder = find_pretrained(source)
+    for each in (folder, folder.resolve().parent):
+        if (each / "config.yaml").is_file() and (each / "autoencoder").is_dir():
+            return each
+    return None
+
+
 def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Sequence[str]) -> list[str]:
     """In what the run that trained `source` differs from this one where its weights do not show it.
 
-    Nothing is known of a model without its run's config: a public file, or the folder that one was converted to.
+    Nothing is known of a model without its run's config, such as a public file; that is logged.
 
     Args:
         source: a run's folder or one of its checkpoints, or anything else that has weights.
@@ -115,12 +146,15 @@ def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Seque
         autoencoder: of this run.
         classes: class names of this run's data, by label.
     """
-    if Path(source).is_file():
+    folder = trained_run(source)
+    if folder is None:
+        if is_main():
+            logger.warning(
+                "%s does not say in which latents, and by which objective, it was trained; taken for this run's: "
+                "autoencoder %s, objective %s", source, autoencoder.kind, objective,
+            )  # fmt: skip
         return []
-    checkpoint = find_pretrained(source)
-    if not (checkpoint / "config.yaml").is_file():
-        return []
-    theirs = load_config(checkpoint / "config.yaml")
+    theirs = load_config(folder / "config.yaml")
     found = []
     if theirs.objective.kind != objective:
         found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {objective}")
@@ -129,7 +163,7 @@ def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Seque
         found.append(f"label {label} is {theirs.record.classes[label]!r} there and {classes[label]!r} here")
     if theirs.autoencoder.kind != autoencoder.kind:
         found.append(f"its latents are those of the autoencoder {theirs.autoencoder.kind}, this run's of {autoencoder.kind}")
-    elif not _same_latents(checkpoint / "autoencoder", autoencoder):
+    elif not _same_latents(folder / "autoencoder", autoencoder):
         found.append(f"its latents are those of another autoencoder {autoencoder.kind}, with other weights or settings")
     return found
 

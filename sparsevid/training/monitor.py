@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch import Tensor
 
+from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset
@@ -27,7 +27,7 @@ from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.objective import Objective
 from sparsevid.training.scoring import Scoring
 from sparsevid.training.validation import fixed_latents, validation_dataset, validation_loss
-from sparsevid.video import write_contact_sheet
+from sparsevid.video import contact_sheet
 
 logger = get_logger(__name__)
 TASKS = ("validate", "sample", "score")
@@ -108,7 +108,8 @@ class Monitor:
             average: gives the whole averaged weights on rank 0 and may give nothing on others; all ranks call it together, and
                 only if there is a task.
             metrics: of the run.
-            stop: asked before each task and each batch of samples, by all ranks together, with the same answer on all.
+            stop: asked before each task, each batch of validation and each step of the sampler, by all ranks together, with the
+                same answer on all.
 
         Returns:
             The scalars that were written: `validation/…` and, on rank 0, `score/…`.
@@ -118,13 +119,17 @@ class Monitor:
         """
         if not tasks:
             return {}
+
+        def ask() -> None:
+            if stop():
+                raise Interrupted
+
         values: dict[str, float] = {}
         does = {"validate": self._validate, "sample": self._write_sheet, "score": self._score}
         with self._averaged(average()):
             for task in tasks:
-                if stop():
-                    raise Interrupted
-                values |= does[task](step, metrics, stop)
+                ask()
+                values |= does[task](step, metrics, ask)
         return values
 
     def _has_result(self, task: str, step: int) -> bool:
@@ -151,33 +156,36 @@ class Monitor:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # training wants other sizes of blocks
 
-    def _validate(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
+    def _validate(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         options = {"seed": self.config.seed, "batch": self.batch}
-        losses = validation_loss(self.pipeline.model, self.objective, self.pipeline.schedule, self.clips, **options)
+        losses = validation_loss(self.pipeline.model, self.objective, self.pipeline.schedule, self.clips, ask=ask, **options)
         values = {f"validation/{name}": value for name, value in losses.items()}
         metrics.scalars(values, step)
         return values
 
-    def _samples(self, count: int, stop: Callable[[], bool]) -> Iterator[tuple[list[int], Tensor]]:
-        """This rank's share of samples 0 … count − 1, batch by batch, as `VideoPipeline.batches` gives them."""
-        ranks = world_size()
-        for first in range(0, count, self.batch * ranks):  # the same turns on all ranks, also on one that has nothing left
-            if stop():
-                raise Interrupted
-            share = range(first + rank(), min(count, first + self.batch * ranks), ranks)
-            yield from self.pipeline.batches(share, seed=self.config.seed, batch=self.batch, show_progress=False)
+    def _samples(self, count: int, ask: Callable[[], None]) -> Iterator[tuple[list[int], Tensor]]:
+        """This rank's share of samples 0 … count − 1, batch by batch: their indices, and clips uint8 (B, 3, T, H, W)."""
+        ranks, sampling = world_size(), self.pipeline.sampling(seed=self.config.seed, batch=self.batch)
+        for first in range(0, count, self.batch * ranks):
+            share = list(range(first + rank(), min(count, first + self.batch * ranks), ranks))
+            # A rank that has nothing left makes a sample of another's and drops it: all ask as often.
+            latents = self.pipeline.denoise(share or [first], sampling, ask)
+            if share:
+                yield share, self.pipeline.decode(latents)
 
-    def _write_sheet(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
+    def _write_sheet(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, data = self.config.monitor.sample_clips, self.config.data
         clips = torch.zeros(count, 3, data.frames, *data.size, dtype=torch.uint8, device=self.device)
-        for indices, batch in self._samples(count, stop):
+        for indices, batch in self._samples(count, ask):
             clips[indices] = batch.to(self.device)
         clips = sum_over_ranks(clips)  # each row is zeros on all ranks but one
         if is_main():
+            sheet = contact_sheet(clips, self._captions(count))
+            metrics.image("samples", np.asarray(sheet), step)
             path = self._result("sample", step)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_contact_sheet(path, clips, self._captions(count))
-            metrics.image("samples", np.asarray(Image.open(path)), step)
+            with renamed(path) as draft:  # last: it says that the sheet is done
+                sheet.save(draft, format="PNG", optimize=True)
         return {}
 
     def _captions(self, count: int) -> list[str] | None:
@@ -185,12 +193,12 @@ class Monitor:
         classes = self.config.record.classes
         return [classes[index % len(classes)] for index in range(count)] if classes else None
 
-    def _score(self, step: int, metrics: MetricWriter, stop: Callable[[], bool]) -> dict[str, float]:
+    def _score(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring
         features = torch.zeros(count, scoring.detector.dim, device=self.device)
         scoring.detector.to(self.device)
         try:
-            for indices, clips in self._samples(count, stop):
+            for indices, clips in self._samples(count, ask):
                 features[indices] = scoring.features(clips).to(self.device)
         finally:
             scoring.detector.to("cpu")

@@ -1,12 +1,16 @@
 """Signals that ask a run to stop: all ranks learn of one at the same step, whichever got it."""
 
+import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 
+BURST = 1.0  # seconds in which several signals are one request: a launcher and a scheduler may both pass it on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of `kill`, and of schedulers before a job's time is over
 
 
@@ -16,27 +20,50 @@ class StopRequest:
     SIGINT stays Python's KeyboardInterrupt. Python delivers signals to the main thread alone: entered in another one, nothing
     is caught, and signals do what they did before.
 
+    Until `can_save` there is nothing to save, and the flag may not be seen for long: another signal then ends the process at
+    once, also where the main thread waits in a library and runs no Python.
+
     Attributes:
+        can_save: whether a loop that looks at the flag has begun.
         flag: whether this rank got a signal.
         signal_name: the first that it got, such as `SIGUSR1`; None if it got none.
     """
 
     def __init__(self) -> None:
-        self.flag, self.signal_name = False, None
+        self.flag, self.signal_name, self.can_save = False, None, False
         self._before: dict[signal.Signals, signal.Handlers] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
+            self._told, watched = socket.socketpair()
+            self._told.setblocking(False)
+            self._wakeup_before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(watched,), name="signals", daemon=True).start()
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            self._told.close()  # ends the thread that watches
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.flag, self.signal_name = True, self.signal_name or signal.Signals(number).name
+
+    def _watch(self, watched: socket.socket) -> None:
+        """Read the numbers of signals, which Python's handler in C writes whatever the main thread does."""
+        first: float | None = None
+        with watched:
+            while number := watched.recv(1):
+                if number[0] not in SIGNALS:
+                    continue
+                first = time.monotonic() if first is None else first
+                if not self.can_save and time.monotonic() - first > BURST:
+                    os.write(2, b"ended by a second signal, before there was anything to save\n")
+                    os._exit(128 + number[0])
 
 
 @contextmanager

@@ -15,15 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.checkpoints import CheckpointError, TrainingError, list_checkpoints, newest_good, set_aside_after, verify
+from sparsevid.checkpoints import TrainingError, set_aside_after
 from sparsevid.config import ConfigError, RunConfig, save_config
 from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.loader import SampleOrder, build_loader
-from sparsevid.data.open import open_data, use_latents
+from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.distributed import (
     any_over_ranks,
     barrier,
-    broadcast_object,
     check_ranks,
     describe_environment,
     gather_objects,
@@ -37,7 +36,7 @@ from sparsevid.distributed import (
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.seeding import Purpose, keyed_generator
-from sparsevid.training.checkpoint import TrainingState, check_resumable, save_checkpoint
+from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
@@ -45,6 +44,7 @@ from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 from sparsevid.training.outcome import Outcome, metrics_of
+from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
@@ -60,13 +60,24 @@ class Trainer:
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
-        RankError: a rank does not answer.
+        CheckpointError: none to resume from, or one of another run.
+        RankError: a rank does not answer, or ended meanwhile.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
-        self.ranks = check_ranks(config.train.start_timeout)
-        data = open_data(config)
+        with peers_may_die("building"):
+            init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
+            self.ranks = check_ranks(config.train.start_timeout)
+            data = open_data(config)
+            self.lock = RunLock(data.config)
+            try:
+                self._build(data)
+            except BaseException:
+                self.lock.release()
+                raise
+
+    def _build(self, data: RunData) -> None:
+        """All that a run consists of; what its folder holds of later steps than its checkpoint is set aside."""
         self.config, self.manifest, self.dataset = data
         train = self.config.train
         self.micro_batch, self.accumulation = split_batch(train.global_batch, train.micro_batch, world_size())
@@ -91,7 +102,6 @@ class Trainer:
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
         if is_main():
-            self.config.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.config.folder / "config.yaml")
             set_aside_after(self.config.folder, self.step)
         barrier()
@@ -138,7 +148,7 @@ class Trainer:
         return unlike(source, self.config.objective.kind, self.autoencoder, list(self.manifest.classes))
 
     def train(self, stop: StopRequest | None = None) -> bool:
-        """Train to the last step, with a checkpoint there, or to a signal that asks to stop.
+        """Train to the last step, with a checkpoint there, or to a signal that asks to stop. Others may then train the run.
 
         Args:
             stop: entered before the trainer was built, so that signals were heard meanwhile; default: one from now on.
@@ -156,7 +166,8 @@ class Trainer:
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
         entered = StopRequest() if stop is None else nullcontext(stop)
-        with writer as metrics, bar, entered as stop, peers_may_die("training"):
+        with self.lock, writer as metrics, bar, entered as stop, peers_may_die("training"):
+            stop.can_save = True
             done = self._look(self.monitor.undone(self.step), metrics, stop)  # what the process before this did not come to
             first = self.step
             while done and self.step < train.steps:
@@ -355,30 +366,3 @@ def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple
             f"(train.global_batch = {global_batch}); accepted are {divisors}"
         )
     return micro, per_rank // micro
-
-
-def find_checkpoint(config: RunConfig) -> Path | None:
-    """The checkpoint to resume from, verified, or None.
-
-    Raises:
-        CheckpointError: the one that was asked for is damaged, or all are.
-        ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
-    """
-    if config.train.resume == "never":
-        if list_checkpoints(config.folder):
-            raise ConfigError(f"train.resume=never, but {config.folder} has checkpoints: take another name, or remove them")
-        return None
-    if config.train.resume == "auto":
-        there = list_checkpoints(config.folder) if is_main() else []
-        found = broadcast_object((newest_good(config.folder, for_resuming=True) if there else None, len(there)))
-        if found[0] is None and found[1]:
-            raise CheckpointError(
-                f"{config.folder} has {found[1]} checkpoints, and none of them can be resumed from (see the warnings). "
-                "Move them away to begin anew, or take their weights: train.init_from"
-            )
-        return found[0]
-    folder = Path(config.train.resume)
-    if not folder.resolve().is_relative_to(config.folder.resolve()):
-        raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
-    verify(folder)
-    return folder

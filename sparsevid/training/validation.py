@@ -1,6 +1,6 @@
 """The loss of given weights on fixed clips, noise and times: the same question at every step and for any number of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.latents import LatentFrames
 from sparsevid.data.manifest import Manifest
 from sparsevid.data.sources import VideoFrames
-from sparsevid.distributed import rank, sum_over_ranks, world_size
+from sparsevid.distributed import gather_objects, rank, sum_over_ranks, world_size
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule
@@ -75,6 +75,7 @@ def validation_loss(
     *,
     seed: int,
     batch: int,
+    ask: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The mean loss over fixed clips, each with one fixed time and noise in each stage. All ranks call it together.
 
@@ -85,6 +86,7 @@ def validation_loss(
         clips: this rank's share.
         seed: of times and noise, which are functions of (seed, stage, number of the clip).
         batch: clips of a forward; losses do not depend on it beyond rounding.
+        ask: called before each batch, as often on all ranks; it ends the validation by raising.
 
     Returns:
         `loss_stage_i`, the mean over the clips of all ranks, of each stage that the objective trains; and `loss`, their mean
@@ -94,12 +96,16 @@ def validation_loss(
     masses = [objective.times.mass(stage) for stage in stages]
     sums = torch.zeros(len(stages), dtype=torch.float64)
     device = next(model.parameters()).device
+    most = max(gather_objects(len(clips)))  # a rank with fewer makes as many turns
     for index, stage in enumerate(stages):
         if not masses[index]:
             continue  # an interval between two discrete timesteps holds no time to ask about
         grid = {} if schedule is None else {"grid": stage.grid}
-        for first in range(0, len(clips), batch):
+        for first in range(0, most, batch):
+            ask()
             chosen = clips[first : first + batch]
+            if not chosen:
+                continue
             generators = [keyed_generator(Purpose.VALIDATION, seed, index, clip.number) for clip in chosen]
             u = torch.cat([objective.times.sample(stage, 1, generator) for generator in generators])
             pairs = zip(chosen, generators, strict=True)

@@ -7,6 +7,7 @@ Files appear whole: they are written under a temporary name in their folder and 
 
 from sparsevid.video.files import (
     FORMATS,
+    MAX_GIF_FPS,
     clip_path,
     write_clip,
     write_ffv1,
@@ -33,6 +34,7 @@ __all__ = [
     "CAPTION_HEIGHT",
     "FORMATS",
     "GAP",
+    "MAX_GIF_FPS",
     "board",
     "clip_file_is_whole",
     "clip_grid",

@@ -1,5 +1,6 @@
 """The commands as a user calls them: in processes of their own, with good and with bad input."""
 
+import argparse
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ import av
 import pytest
 from PIL import Image
 
-from sparsevid.cli import COMMANDS, main, run_tool
+from sparsevid.cli import COMMANDS, main, run_tool, sample
+from sparsevid.video import GAP, clip_file_is_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +83,8 @@ def test_cost_of_what_cannot_be(arguments, reason, refused):
 
 
 def test_sample_writes_clips_and_contact_sheet(trained, tmp_path):
-    tool("sample", trained, "--num", 3, "--steps", 2, "--batch", 2, "--out", tmp_path)
+    tool("sample", trained, "--num", 3, "--steps", 2, "--batch", 2, "--device", "cpu", "--grid", "--out", tmp_path)
+    assert clip_file_is_whole(tmp_path.with_name(f"{tmp_path.name}-grid.mp4"), "mp4", 4, 2 * 64 + GAP, 2 * 64 + GAP)
     names = {f"{i:06d}.mp4" for i in range(3)} | {"contact_sheet.png", "samples.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     with av.open(str(tmp_path / "000002.mp4")) as container:
@@ -114,6 +117,8 @@ def _protocol(folder: Path) -> Path:
         ("sample", ["nothing"], "neither a checkpoint"),
         ("sample", ["nothing", "--sampler", "magic"], "invalid choice"),
         ("sample", ["nothing", "--num", "0"], "--num is at least 1"),
+        ("sample", ["nothing", "--format", "mp4,avi"], "invalid choice: 'avi'"),
+        ("sample", ["nothing", "--device", "gpu"], "no device 'gpu'; here there are cpu"),
         ("evaluate", ["score", "--real", "demo", "--fake", "nothing"], "nothing"),
     ],
 )
@@ -147,6 +152,19 @@ def test_every_command_explains_itself(capsys):
         with pytest.raises(SystemExit, match="0"):
             run_tool(name, ["--help"])
         assert f"usage: tools/{name}.py" in capsys.readouterr().out
+
+
+def test_formats_by_spaces_or_commas():
+    parser = argparse.ArgumentParser()
+    sample.add_arguments(parser)
+    for given in (["ffv1,mp4", "gif"], ["ffv1", "mp4", "gif"], ["ffv1,mp4,gif"]):
+        assert sample.chosen_settings(parser.parse_args(["x", "--format", *given]))["format"] == ["ffv1", "mp4", "gif"]
+    assert sample.chosen_settings(parser.parse_args(["x", "--preset", "demo"]))["format"] == ["mp4", "gif"]
+
+
+def test_an_error_of_the_operating_system_is_a_message(refused):
+    """An OSError of no class of its own, as that of a full disk; here a name that is too long."""
+    assert "sample: error: " in refused("sample", "x" * 300)
 
 
 @pytest.mark.slow

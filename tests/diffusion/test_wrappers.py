@@ -7,8 +7,8 @@ from parity import load_public_model, load_reference, relative_error
 
 from sparsevid.diffusion.flow import interpolate, velocity
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, euler, flow_times, sampler_times
-from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
-from sparsevid.sparsity.schedule import paper_schedule
+from sparsevid.diffusion.wrappers import stage_at, with_guidance, with_token_schedule
+from sparsevid.sparsity.schedule import paper_schedule, table_schedule
 
 
 @pytest.mark.parametrize(("name", "channels"), [("latte_class", 4), ("dit", 3)])
@@ -103,6 +103,20 @@ def test_the_model_is_called_with_the_grid_of_the_time(sampler):
     assert all(grid == schedule.grid(min(u, 1.0)) for u, grid in model.calls)
     tokens = [grid.tokens for _, grid in model.calls]
     assert tokens == sorted(tokens) and len(set(tokens[:5])) == 1 and tokens[0] < tokens[-1]
+
+
+def test_a_time_at_a_cut_belongs_to_the_stage_below_it():
+    """0.8 comes back from float32 as 0.80000001, and 1 − 0.7 is 0.30000000000000004."""
+    schedule = table_schedule([(0.3, (8, 8, 8)), (0.8, (4, 4, 4)), (1.0, (2, 2, 2))], (8, 16, 16))
+    for steps, expected in ((5, (2, 4, 4, 4, 8)), (10, (2, 2, 4, 4, 4, 4, 4, 8, 8, 8))):
+        model, x = Recorder(4), torch.zeros(1, 4, 1, 1, 1)
+        euler(with_token_schedule(model, schedule), x, steps)
+        assert tuple(grid.t for _, grid in model.calls) == expected
+        assert tuple(schedule.stages[stage_at(schedule, u)].grid.t for u in flow_times(steps)) == expected
+    assert [stage_at(schedule, u) for u in (0.0, 1.0 + 1e-7)] == [0, 2]
+    for outside in (-0.01, 1.01):
+        with pytest.raises(ValueError, match=r"not in \[0, 1\]"):
+            stage_at(schedule, outside)
 
 
 def test_a_batch_of_two_stages_is_refused():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sparsevid.distributed import check_ranks, init_process_group_if_launched, shutdown
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.feature_parts import FeatureParts
+from sparsevid.evaluation.feature_parts import Batch, FeatureParts
 from sparsevid.evaluation.features import compute_features
 
 
@@ -65,8 +65,8 @@ class Mortal(FeatureParts):
 
     left = 0
 
-    def save(self, batch: int, features: Tensor) -> None:
-        super().save(batch, features)
+    def save(self, number: int, batch: Batch) -> None:
+        super().save(number, batch)
         Mortal.left -= 1
         if Mortal.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -221,6 +221,8 @@ def test_any_tree_gives_clips_at_any_depth(tmp_path):
     write_video(tmp_path / "film.mkv", "ffv1", 8, pixels="bgr0", size=(16, 16))
     clips = choose_clips(tmp_path, "fake", protocol)
     assert clips.origin["warnings"] == [] and clips.origin["formats"][".mkv without loss"] == 1
+    real = choose_clips(tmp_path, "real", dataclasses.replace(protocol, real_stride=1)).origin["formats"]
+    assert ".mkv" in real and ".mkv without loss" not in real  # of real files nobody asks, so that none is opened
     write_video(tmp_path / "film.mkv", "ffv1", 8, size=(16, 16))  # half of the colours' resolution is lost
     (warning,) = choose_clips(tmp_path, "fake", protocol).origin["warnings"]
     assert "1 .mkv" in warning

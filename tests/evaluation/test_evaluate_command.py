@@ -14,6 +14,7 @@ import pytest
 import torch
 from feature_ranks import SmallNetwork
 from omegaconf import OmegaConf
+from small_videos import write_clips
 
 from sparsevid.cli import evaluate as command
 from sparsevid.data.manifest import build_manifest
@@ -29,6 +30,15 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 NAME = "sparsevid/fd-transnetv2-v1"
 FEW = ("--detector", "transnetv2", "--count", 4, "--batch", 4)
 FEW_OF_LIBRARY = {"detector": "transnetv2", "count": 4, "batch_size": 4}
+
+
+class Blind(SmallNetwork):
+    """Gives every clip the same features."""
+
+    name = "blind"
+
+    def extract(self, clips: torch.Tensor) -> torch.Tensor:
+        return super().extract(torch.zeros_like(clips))
 
 
 def run(*arguments: object) -> int:
@@ -65,7 +75,7 @@ def test_score_prints_and_writes_what_the_library_computes(fakes, expected, caps
     assert "FVD" not in printed.out
 
 
-def test_a_rerun_says_what_it_replaces_and_leaves_other_files_alone(fakes, expected, tmp_path, caplog, monkeypatch):
+def test_a_rerun_says_what_it_replaces(fakes, expected, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)  # to where caplog listens
     folder = tmp_path / "fakes"
     folder.mkdir()
@@ -73,9 +83,8 @@ def test_a_rerun_says_what_it_replaces_and_leaves_other_files_alone(fakes, expec
         (folder / path.name).write_bytes(path.read_bytes())
     arguments = ("score", "--real", "demo", "--fake", folder, *FEW, "--json")
     (folder / "score.json").write_text('{"best": 1}')
-    with pytest.raises(ValueError, match="not the fields of a record"):
-        run(*arguments)
-    assert (folder / "score.json").read_text() == '{"best": 1}'
+    assert run(*arguments) == 0
+    assert "score.json is replaced; it is no score that can be read: not the fields of a record" in caplog.text
     (folder / "score.json").write_text(json.dumps({**expected, "score": 123.456}))
     assert run(*arguments) == 0
     assert f"replaces FD-TransNetV2 123.4560 by protocol {NAME}" in caplog.text
@@ -160,17 +169,20 @@ def test_protocols_are_listed_and_shown_in_full(capsys):
 
 
 def test_sensitivity_prints_a_table_and_draws_the_curves(tmp_path, capsys, monkeypatch):
-    from sparsevid.evaluation import sensitivity
-
-    found = sensitivity.Sensitivity("frechet", 4, (0.5, 1.0), {"blur": (1.0, 2.0), "noise": (1.0, 1.5)})
-    monkeypatch.setattr(sensitivity, "measure_sensitivity", lambda *args, **options: found)
+    """With a small detector; one that sees nothing answers to no damage, which is the exit status."""
+    for each in (SmallNetwork, Blind):
+        monkeypatch.setitem(DETECTORS, each.name, (each.__module__, each.__name__))
+        changes = {"detector": each.name, "frames": 3, "size": (12, 12), "real_count": 4}
+        protocol = dataclasses.replace(load_protocol(NAME), name="few", **changes)
+        OmegaConf.save(OmegaConf.create(protocol.as_dict()), tmp_path / f"{each.name}.yaml")
     plot = tmp_path / "curves.png"
-    assert run("sensitivity", "--real", "demo", "--detector", "transnetv2", "--plot", plot) == 0
+    status = run("sensitivity", "--real", "demo", "--protocol", tmp_path / "small.yaml", "--plot", plot)
     printed = capsys.readouterr().out
+    assert status == ("no" in {line.split("│")[-2].strip() for line in printed.splitlines() if line.startswith("│")})
     assert "blur" in printed and "yes" in printed and plot.stat().st_size > 0
-    falling = dataclasses.replace(found, scores={"blur": (2.0, 1.0)})
-    monkeypatch.setattr(sensitivity, "measure_sensitivity", lambda *args, **options: falling)
-    assert run("sensitivity", "--real", "demo", "--detector", "transnetv2") == 1
+    assert run("sensitivity", "--real", "demo", "--protocol", tmp_path / "blind.yaml") == 1
+    with pytest.raises(ValueError, match="a plot's file ends with one of"):
+        run("sensitivity", "--real", "demo", "--protocol", tmp_path / "small.yaml", "--plot", tmp_path / "curves.bmp")
 
 
 def test_fakes_must_be_a_folder(tmp_path):
@@ -178,7 +190,39 @@ def test_fakes_must_be_a_folder(tmp_path):
         run("score", "--real", "demo", "--fake", tmp_path / "absent", "--detector", "transnetv2")
 
 
-def test_a_wrong_weight_file_is_refused(tmp_path, fakes):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("score", "--real", "demo", "--fake", "{fakes}", *FEW, "--plot", "{fakes}/pictures"),
+            "lies in the folder of generated",
+        ),
+        (("score", "--real", "demo", "--fake", "{fakes}", *FEW, "--extrapolate"), "an extrapolation takes 20 real clips"),
+        (("score", "--real", "demo", "--fake", "{fakes}", *FEW, "--bootstrap", 1), "resamplings from 2"),
+        (("score", "--real", "demo", "--fake", "{fakes}", *FEW, "--detector-option", "eps"), "of the form K=V, got 'eps'"),
+        (("score", "--real", "demo", "--fake", "{fakes}", *FEW, "--detector-option", "eps=1"), "has no option 'eps'"),
+        (("score", "--fake", "{fakes}", *FEW), "compares with real videos: name them"),
+        (
+            ("features", "--source", "{fakes}", "--role", "fake", *FEW, "--split", "test", "--out", "f.safetensors"),
+            "--split is a",
+        ),
+        (("features", "--source", "{fakes}", "--role", "fake", *FEW, "--out", "f.pt"), "ends with .safetensors, got f.pt"),
+        (("distance", "--real", "a", "--fake", "b", "--out", "c.txt"), "ends with .json, got c.txt"),
+        (("selftest", "--detector-option", "eps=1"), "are about a --detector"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(arguments, message, fakes):
+    with pytest.raises(ValueError, match=message):
+        run(*(str(each).format(fakes=fakes) for each in arguments))
+
+
+def test_a_missing_folder_for_the_output_is_an_error_at_the_start(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+        run("distance", "--real", "a", "--fake", "b", "--out", tmp_path / "absent" / "c.json")
+
+
+def test_a_wrong_weight_file_is_refused(tmp_path):
+    fakes = write_clips(tmp_path / "fakes", 8, 0, frames=16)
     path = tmp_path / "i3d.pt"
     torch.save({"weight": torch.zeros(3)}, path)
     arguments = ("score", "--real", "demo", "--fake", fakes, "--detector-path", path)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.feature_parts import FeatureParts
+from sparsevid.evaluation.feature_parts import Batch, FeatureParts
 from sparsevid.evaluation.features import FeatureFile, check_comparable, compute_features, load_features, save_features
 
 SCRIPT = Path(__file__).with_name("feature_ranks.py")
@@ -199,9 +199,48 @@ def test_batches_of_another_identity_are_computed_anew(what, tmp_path):
     assert torch.equal(file.features, compute_features(clips, detector, batch_size=batch_size).features)
 
 
+def test_a_finished_file_is_taken_and_one_of_another_identity_is_not(tmp_path):
+    clips, path = DrawnClips(6), tmp_path / "f.safetensors"
+    first, read = resumed(path, clips, SmallNetwork(), 2)
+    assert read == 3
+    again, read = resumed(path, clips, SmallNetwork(), 2)
+    assert read == 0 and torch.equal(again.features, first.features) and again.source == first.source
+    assert resumed(path, clips, SmallNetwork(), 2, stamp="later")[1] == 3
+    assert resumed(path, clips, SmallNetwork(), 3, stamp="later")[1] == 2
+    path.write_bytes(path.read_bytes()[:-4])
+    assert resumed(path, clips, SmallNetwork(), 3, stamp="later")[1] == 2  # damaged
+
+
+def test_the_content_is_that_of_the_pixels_in_order_alone():
+    """Whatever the batch size, the detector and the names; not of a list that holds the same clips in another order."""
+    clips = list(DrawnClips(5).read(0, 5))
+    renamed = [(f"other {name}", clip) for name, clip in clips]
+    found = [
+        compute_features(GivenClips(each), detector, batch_size=batch).source["content"]
+        for each, detector, batch in ((clips, MeanColour(), 2), (clips, SmallNetwork(), 5), (renamed, MeanColour(), 3))
+    ]
+    assert len(set(found)) == 1
+    changed = clips[2][1].clone()
+    changed[0, 0, 0, 0] ^= 1
+    for others in (clips[::-1], [*clips[:2], ("changed", changed), *clips[3:]], clips[:4]):
+        assert compute_features(GivenClips(others), MeanColour()).source["content"] not in found
+
+
+def test_a_feature_file_has_the_permissions_of_any_new_file(tmp_path):
+    save_features(compute_features(DrawnClips(2), MeanColour()), tmp_path / "f.safetensors")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "f.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        save_features(compute_features(DrawnClips(2), MeanColour()), tmp_path / "file" / "f.safetensors")
+
+
 def test_foreign_files_beside_the_parts_are_left_alone(tmp_path):
     parts = FeatureParts(tmp_path / "f.safetensors", "id")
-    parts.save(3, torch.ones(2, 4))
+    parts.save(3, Batch(torch.ones(2, 4), torch.zeros(2, 32, dtype=torch.uint8)))
     (parts.folder / "note.txt").write_text("mine")
     assert list(parts.load((2, 4), 5)) == [3]
     assert parts.load((2, 4), 3) == {}  # the batch is beyond the last
@@ -281,6 +320,14 @@ def test_features_of_different_origin_cannot_be_compared(field, value, what):
     check_comparable(real, compute_features(DrawnClips(4, seed=1), MeanColour(), protocol={"name": "one"}))
     with pytest.raises(ValueError, match=what):
         check_comparable(real, dataclasses.replace(real, **{field: value}))
+
+
+def test_files_in_swapped_roles_are_refused():
+    real, fake = (compute_features(DrawnClips(3), MeanColour(), role=role) for role in ("real", "fake"))
+    check_comparable(real, fake)
+    for pair, message in (((fake, fake), "the real features were made of fake"), ((real, real), "the fake features were made")):
+        with pytest.raises(ValueError, match=message):
+            check_comparable(*pair)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -10,6 +10,7 @@ from sparsevid.evaluation.inception_score import inception_score
 from sparsevid.evaluation.kernel import kid, kvd
 from sparsevid.evaluation.manifold import precision_recall
 from sparsevid.evaluation.metrics import METRICS
+from sparsevid.seeding import Purpose, keyed_generator
 
 GENERATOR = torch.Generator().manual_seed(0)
 REAL, FAKE = torch.randn(30, 5, generator=GENERATOR), torch.randn(25, 5, generator=GENERATOR) + 0.5
@@ -18,7 +19,8 @@ OPTIONS = {"covariance": "unbiased", "seed": 3, "frames": 16}
 
 def test_every_value_is_that_of_its_function():
     values = {name: metric.compute(REAL, FAKE, OPTIONS) for name, metric in METRICS.items()}
-    by_parts, score, manifold = kid(REAL, FAKE, seed=3), inception_score(FAKE), precision_recall(REAL, FAKE)
+    order = torch.randperm(25, generator=keyed_generator(Purpose.IS_ORDER, 3))
+    by_parts, score, manifold = kid(REAL, FAKE, seed=3), inception_score(FAKE[order]), precision_recall(REAL, FAKE)
     assert values == {
         "frechet": {"frechet": frechet_distance(REAL, FAKE)},
         "kid": {"kid": by_parts.value, "kid_std": by_parts.std},
@@ -44,6 +46,26 @@ def test_the_covariance_is_the_protocols():
 def test_a_metric_that_compares_nothing_needs_no_real_clips():
     alone = [metric.compute(None, FAKE, OPTIONS) for metric in METRICS.values() if not metric.compares]
     assert alone == [METRICS["inception_score"].compute(REAL, FAKE, OPTIONS)]
+
+
+def test_the_inception_score_does_not_depend_on_the_order_of_classes():
+    """Ten classes of 100 sure samples each: by class, each of the ten parts would be of one class and score 1, not 10."""
+    logits = 20 * torch.eye(10).repeat_interleave(100, dim=0)
+    shuffled = logits[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
+    scores = [METRICS["inception_score"].compute(None, each, OPTIONS)["inception_score"] for each in (logits, shuffled)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.02) and scores[0] > 9
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_takes_the_clips_that_it_says_at_least_and_no_fewer(name):
+    metric = METRICS[name]
+    real, fake = metric.least
+    compute = lambda real, fake: metric.compute(REAL[:real], FAKE[:fake], OPTIONS)  # noqa: E731
+    assert compute(real, fake)
+    for fewer in ((real - 1, fake), (real, fake - 1)):
+        if min(fewer) >= 0:
+            with pytest.raises(ValueError, match="at least"):
+                compute(*fewer)
 
 
 def test_no_two_metrics_share_a_name_of_a_value():

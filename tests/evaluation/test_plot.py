@@ -10,7 +10,7 @@ from PIL import Image
 from sparsevid.evaluation.plot import nearest_and_farthest, plot_curves, plot_extrapolation
 from sparsevid.evaluation.uncertainty import Extrapolation
 
-LINE = Extrapolation(value=10.0, slope=5000.0, sizes=(1000, 500, 250), means=(15.1, 19.8, 30.2), error=1.5)
+LINE = Extrapolation(value=10.0, slope=5000.0, sizes=(1000, 500, 250), means=(15.1, 19.8, 30.2), error=1.5, reliable=True)
 CURVES = {"blur": [1.0, 4.0, 9.0], "noise": [2.0, 3.0, 5.0]}
 
 
@@ -27,12 +27,12 @@ def test_pictures_are_written_whole(tmp_path, suffix):
 def test_a_picture_shows_its_numbers(tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib (extra `demo`)")
     pictures = []
-    for number, value in enumerate((10.0, 14.0)):
-        plot_extrapolation(tmp_path / f"{number}.png", replace(LINE, value=value), title="ours", metric="FVD")
+    for number, line in enumerate((LINE, replace(LINE, value=14.0), replace(LINE, reliable=False))):
+        plot_extrapolation(tmp_path / f"{number}.png", line, title="ours", metric="FVD")
         with Image.open(tmp_path / f"{number}.png") as image:
             assert min(image.size) > 300
             pictures.append(image.convert("RGB").tobytes())
-    assert pictures[0] != pictures[1]
+    assert len(set(pictures)) == 3
 
 
 def test_a_failure_leaves_the_picture_that_was_there(tmp_path):

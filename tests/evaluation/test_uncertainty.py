@@ -90,6 +90,11 @@ def test_at_each_size_disjoint_subsets_use_as_many_clips_as_fit():
     assert sorted(seen[8]) == fake[:, 0].tolist()
 
 
+def test_a_fit_of_fewer_clips_than_dimensions_is_not_reliable():
+    found = [extrapolate(mean_difference, draw(60, dim, 1), draw(50, dim, 2), repeats=2).reliable for dim in (10, 11)]
+    assert found == [True, False]  # the smallest of five sizes is 10
+
+
 def test_a_distance_that_follows_the_law_is_extrapolated_exactly():
     found = extrapolate(lambda real, fake: 3 + 7 / len(fake), draw(64, 2, 8), draw(60, 2, 9), repeats=3)
     assert found.value == pytest.approx(3, abs=1e-11)

@@ -1,21 +1,25 @@
-"""`sparsevid sample`, killed by SIGKILL while it writes sample 3: half of that file is there under its temporary name."""
+"""`sparsevid sample`, killed by SIGKILL after it has written the file of sample 3, before the file has its name."""
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from sparsevid.cli import run_tool
-from sparsevid.generation.folder import ClipFolder
+from sparsevid.video import files
 
-whole_write = ClipFolder.write
-
-
-def write(self: ClipFolder, index: int, *rest) -> None:
-    if index == 3:
-        (self.path / f".{index:06d}.mkv.{os.getpid()}.partial").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole_write(self, index, *rest)
+whole_renamed = files.renamed
 
 
-ClipFolder.write = write
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    with whole_renamed(path) as draft:
+        yield draft
+        if path.stem == "000003":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+files.renamed = renamed
 run_tool("sample", sys.argv[1:])

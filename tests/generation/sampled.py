@@ -34,10 +34,10 @@ def write_checkpoint(folder: Path, spec: ModelSpec = SPEC, objective: str = "dif
     return folder
 
 
-def command(*arguments: object, processes: int = 1) -> list[str]:
-    """The command line of `tools/sample.py`."""
+def command(*arguments: object, processes: int = 1, script: Path = ROOT / "tools" / "sample.py") -> list[str]:
+    """The command line of `tools/sample.py`, or of another script with its arguments."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--"]
-    return [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "tools" / "sample.py"), *map(str, arguments)]
+    return [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, arguments)]
 
 
 def start(line: list[str], **options) -> subprocess.Popen:

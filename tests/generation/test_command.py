@@ -4,12 +4,12 @@ import json
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 
 import pytest
-from generation.sampled import digests, sample, start, write_checkpoint
+from generation.sampled import command, digests, sample, start, write_checkpoint
 
+DIES = Path(__file__).with_name("dies.py")
 OPTIONS = ("--batch", "2", "--steps", "3", "--sampler", "ddpm", "--format", "ffv1")
 
 
@@ -37,13 +37,26 @@ def test_two_processes_give_the_same_files(checkpoint, whole, tmp_path):
 def test_killed_then_damaged_then_asked_for_more(checkpoint, whole, tmp_path):
     """Killed by SIGKILL half way to five clips, a file cut short; resumed, and asked for seven."""
     out = tmp_path / "out"
-    arguments = [str(checkpoint), *OPTIONS, "--num", "5", "--out", str(out)]
-    process = start([sys.executable, str(Path(__file__).with_name("dies.py")), *arguments])
+    process = start(command(checkpoint, *OPTIONS, "--num", 5, "--out", out, script=DIES))
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
+    (out / ".contact_sheet.png.0123abcd.partial").write_bytes(b"of an earlier death")
     assert list(out.glob(".*.partial")) and not (out / "000003.mkv").exists()
     os.truncate(out / "000000.mkv", (out / "000000.mkv").stat().st_size // 2)
     assert "7 clips in" in sample(checkpoint, *OPTIONS, "--num", 7, "--out", out)
+    assert digests(out) == whole
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_killed_and_resumed(checkpoint, whole, tmp_path):
+    out = tmp_path / "out"
+    process = start(command(checkpoint, *OPTIONS, "--num", 7, "--out", out, processes=2, script=DIES))
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode != 0 and "SIGKILL" in printed
+    assert list(out.glob(".000003.mkv.*.partial")) and not (out / "000003.mkv").exists()
+    there = len(list(out.glob("*.mkv")))
+    printed = sample(checkpoint, *OPTIONS, "--num", 7, "--out", out, processes=2)
+    assert there == 0 or f"{there} of 7 clips are there already" in printed
     assert digests(out) == whole
 
 
@@ -56,5 +69,5 @@ def test_a_full_disk_is_a_message_and_leaves_no_part_of_a_file(checkpoint, tmp_p
         succeeds=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert "sample: error: a clip could not be written: File too large" in printed and "Traceback" not in printed
+    assert f"could not be written to {out}: File too large" in printed and "Traceback" not in printed
     assert {path.name for path in out.iterdir()} == {"samples.json"}

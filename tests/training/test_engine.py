@@ -38,6 +38,8 @@ def test_deepspeed_files_are_checked(tmp_path):
     path.write_text('{"zero_optimization": {"stage": 2}, "comms_loger": {}}', encoding="utf-8")
     with pytest.raises(ConfigError, match="unknown key 'comms_loger'; did you mean 'comms_logger'"):
         engine_settings(TrainConfig(deepspeed=str(path)), 1, 1)
+    path.write_text('{"zero_optimization": {"stage": 2}, "gradient_allreduce_op": "avg"}', encoding="utf-8")
+    assert engine_settings(TrainConfig(deepspeed=str(path)), 1, 1)["gradient_allreduce_op"] == "avg"
     path.write_text('{"zero_optimization": {"stage": 2, "overlap_comm": true}}', encoding="utf-8")
     settings = engine_settings(TrainConfig(deepspeed=str(path), precision="bfloat16"), 3, 4)
     assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": True} and settings["bf16"] == {"enabled": True}

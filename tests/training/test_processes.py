@@ -14,6 +14,7 @@ import torch
 from launch import finish, run_all, start, train_on_two_nodes, weights
 
 from sparsevid.checkpoints import checkpoint_path, list_checkpoints
+from sparsevid.config import ConfigError
 from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
 
 RUNS = Path(__file__).with_name("runs.py")
@@ -64,6 +65,21 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
     plain, path = tiny(*steps, "name=plain")
     finish(start(path))  # in a process of its own too, for other tests may have left another state of PyTorch here
     assert same_end(config, plain, step=30)
+
+
+def test_two_launches_do_not_write_one_run(tiny):
+    """The second is told who trains it; when that one is gone, however, the run is free."""
+    config, path = tiny("train.steps=100000", "train.checkpoint_every=100000")
+    process = start(path)
+    while not (config.folder / "metrics.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    before = (config.folder / "config.yaml").stat().st_mtime_ns
+    with pytest.raises(ConfigError, match=rf"{config.name} is being trained by pid {process.pid} on \S+: wait for its end"):
+        Trainer(config)
+    assert (config.folder / "config.yaml").stat().st_mtime_ns == before
+    process.kill()
+    process.communicate()
+    Trainer(config).lock.release()
 
 
 def test_stopped_by_a_signal(tiny):

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from multiprocessing import get_context
 
 import pytest
@@ -46,6 +49,38 @@ def test_another_thread_catches_nothing():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_a_second_signal_ends_what_is_being_built():
+    """Also where the main thread waits in C++, and no handler of Python's runs; a loop that can save is let alone."""
+    script = """
+import os
+import sys
+import time
+from datetime import timedelta
+from torch.distributed import TCPStore
+from sparsevid.training.signals import StopRequest
+with StopRequest() as stop:
+    stop.can_save = sys.argv[1] == "saving"
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    print("waiting", flush=True)
+    try:
+        store.wait(["never"], timedelta(seconds=int(sys.argv[2])))
+    except RuntimeError:
+        time.sleep(0)  # a call, after which Python's handlers run
+        print("heard", stop.signal_name, flush=True)
+    os._exit(0)  # before the handlers of before are back
+"""
+    for kind, seconds, code in (("building", 60, 128 + signal.SIGTERM), ("saving", 3, 0)):
+        command = [sys.executable, "-c", script, kind, str(seconds)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "waiting\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        out, err = process.communicate()
+        assert process.returncode == code, err
+        assert ("ended by a second signal" in err) == (code != 0) and ("heard SIGTERM" in out) == (code == 0)
 
 
 def test_children_do_not_hear_what_their_parent_does():

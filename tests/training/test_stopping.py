@@ -67,19 +67,26 @@ def test_what_was_due_at_the_step_of_a_signal_is_made_up_for(tiny):
     assert not again.monitor.undone(4) and not again.monitor.undone(0)
 
 
-def test_a_signal_during_monitoring_is_heard_between_batches(tiny):
+def test_a_signal_during_monitoring_is_heard_between_batches_and_steps(tiny):
     """Nothing half-done is left, the averaged model is back on the CPU, and what is not done is known."""
     config, _ = tiny(*LOOKS, "monitor.sample_clips=8", "train.micro_batch=2")
     trainer, asked = Trainer(config), []
 
     def stop() -> bool:
         asked.append(True)
-        return len(asked) == 4  # before validation, before the sheet, before its first batch, before its second
+        return len(asked) == last
 
+    stages = len(trainer.schedule.stages)
+    # Before validation and its batches, of one clip of each stage; before the sheet, after a step of its first batch.
+    last = 1 + stages + 1 + 1
     with MetricWriter(config.folder) as metrics, pytest.raises(Interrupted):
         trainer.monitor.run(["validate", "sample"], 2, trainer.ema.state_dict, metrics, stop)
-    assert len(asked) == 4 and trainer.monitor.undone(2) == ["sample"]
+    assert len(asked) == last and trainer.monitor.undone(2) == ["sample"]
     assert not (config.folder / "samples").exists() and list(rows(config, "validation/loss")) == [2]
+    asked, last = [], 3
+    with MetricWriter(config.folder) as metrics, pytest.raises(Interrupted):
+        trainer.monitor.run(["validate"], 4, trainer.ema.state_dict, metrics, stop)
+    assert len(asked) == 3 and list(rows(config, "validation/loss")) == [2]
     assert all(weight.device == torch.device("cpu") for weight in trainer.monitor.pipeline.model.parameters())
 
 

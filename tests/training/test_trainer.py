@@ -1,9 +1,9 @@
 """A run in this process: what the model is called with, what is averaged, what is refused."""
 
+import importlib.util
 import json
 import math
-import resource
-import signal
+import shutil
 
 import pytest
 import torch
@@ -11,7 +11,11 @@ from launch import weights
 
 from sparsevid.autoencoder import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.checkpoints import CheckpointError, TrainingError, checkpoint_path, list_checkpoints, newest_good
+from sparsevid.checkpoints import (
+    TrainingError,
+    checkpoint_path,
+    list_checkpoints,
+)
 from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
 from sparsevid.pipeline import VideoPipeline
@@ -109,25 +113,6 @@ def test_float16_trains_as_float32_does(tiny):
     assert losses[1] == pytest.approx(losses[0], rel=2e-2) and losses[1] != losses[0]
 
 
-def test_a_full_disk_leaves_what_was_there(tiny):
-    """A checkpoint that cannot be written is an error that says so; those from before are as they were."""
-    config, _ = tiny("train.steps=2")
-    trainer = Trainer(config)
-    trainer.train()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        trainer.step = 3
-        with pytest.raises(CheckpointError, match="could not be written"):
-            trainer.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step-0000002"]
-    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
-
-
 def test_a_step_is_set_aside_as_often_as_it_has_to_be(tiny):
     config, _ = tiny()
     for _ in range(3):
@@ -155,6 +140,39 @@ def test_checkpoints_that_are_kept(tiny):
     config, _ = tiny("train.steps=12", "train.keep_checkpoints=1", "train.keep_every=4")
     Trainer(config).train()
     assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000004", "step-0000008", "step-0000012"]
+
+
+def test_a_model_in_a_checkpoint_has_the_autoencoder_beside_it(tiny, tmp_path, caplog):
+    """`<checkpoint>/ema` as a source is taken with its latents; a folder that says nothing of them is no teacher."""
+    source, _ = tiny("name=source", "seed=1", "model.layout=6D", "train.steps=1", "train.checkpoint_every=1")
+    Trainer(source).train()
+    checkpoint = checkpoint_path(source.folder, 1)
+    theirs = load_autoencoder(checkpoint / "autoencoder").fingerprint()
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint / "ema", bare)
+    tuned = Trainer(tiny("name=tuned", f"train.init_from={checkpoint / 'ema'}")[0])
+    assert tuned.autoencoder.fingerprint() == theirs and "does not say in which latents" not in caplog.text
+    both = (f"train.init_from={bare}", f"distill.teacher={checkpoint / 'ema'}")
+    assert Trainer(tiny("name=both", *both)[0]).autoencoder.fingerprint() == theirs
+    assert f"{bare} does not say in which latents" in caplog.text
+    with pytest.raises(ConfigError, match="has no autoencoder beside it, and means nothing in latents that are fitted anew"):
+        Trainer(tiny("name=taught", f"distill.teacher={bare}")[0])
+
+
+def test_a_run_started_from_nothing_takes_nothing_of_the_current_folder(tiny, tmp_path, monkeypatch):
+    """A folder `checkpoints` that happens to lie there is none of its business."""
+    (tmp_path / "here" / "checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert Trainer(tiny()[0]).autoencoder.kind == "linear"
+
+
+def test_what_cannot_be_logged_is_said_before_anything_is_built(tiny, tmp_path, monkeypatch):
+    if importlib.util.find_spec("wandb") is None:
+        with pytest.raises(ConfigError, match="needs the package wandb"):
+            Trainer(tiny("monitor.wandb=true")[0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="the run's folder .* cannot be written: "):
+        Trainer(tiny("name=file")[0])
 
 
 def test_a_run_starts_from_a_dense_one_and_learns_from_it(tiny):
@@ -222,29 +240,6 @@ def test_class_conditional_run(tiny):
         pipeline(1, classes=[7])
 
 
-def test_damaged_checkpoints_are_passed_over(tiny):
-    config, _ = tiny()
-    Trainer(config).train()
-    assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000002", "step-0000004", "step-0000006"]
-    shard = checkpoint_path(config.folder, 6) / "training" / "rank-00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    (checkpoint_path(config.folder, 4) / "checksums.json").unlink()
-    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
-    assert newest_good(config.folder, for_resuming=False) == checkpoint_path(config.folder, 6)  # sampling needs no shards
-    config.train.resume = str(checkpoint_path(config.folder, 6))
-    with pytest.raises(CheckpointError, match="does not have its recorded checksum"):
-        Trainer(config)
-    config.train.resume, config.train.keep_checkpoints = "auto", 1
-    trainer = Trainer(config)
-    assert (trainer.step, trainer.samples) == (2, 8)
-    trainer.train()  # and the new checkpoints are those that are kept, not the damaged ones of later steps
-    assert list_checkpoints(config.folder) == [checkpoint_path(config.folder, 6)]
-    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 6)
-    config.train.resume = "never"
-    with pytest.raises(ConfigError, match="has checkpoints"):
-        Trainer(config)
-
-
 def test_resumed_run_follows_its_own_learning_rate(tiny):
     """A finished cosine run, continued to more steps, goes on at the rate of the longer run."""
     Trainer(tiny("train.lr_schedule=cosine", "train.warmup=1", "train.steps=4")[0]).train()
@@ -273,57 +268,12 @@ def test_warm_up_and_cosine_hold_at_every_zero_stage(tiny):
     assert any(not torch.allclose(other[name], value, atol=1e-4) for name, value in ends[0].items())
 
 
-def test_another_objective_or_autoencoder_is_not_resumed(tiny):
-    Trainer(tiny("train.steps=2")[0]).train()
-    with pytest.raises(CheckpointError, match="another autoencoder: fit_clips is 64 there and 32 here"):
-        Trainer(tiny("train.steps=2", "autoencoder.fit_clips=32")[0])
-    with pytest.raises(CheckpointError, match="another objective: times is None there and 'uniform' here"):
-        Trainer(tiny("train.steps=2", "objective.times=uniform")[0])
-
-
 def test_losses_that_are_not_numbers_stop_the_run_before_they_spread(tiny):
     config, _ = tiny("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=1", "train.max_skipped=2")
     with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last is 2"):
         Trainer(config).train()
     for path in list_checkpoints(config.folder):
         assert all(value.isfinite().all() for value in weights(path).values())
-
-
-def test_planted_files_are_not_loaded(tiny):
-    config, _ = tiny("train.steps=2")
-    Trainer(config).train()
-    (checkpoint_path(config.folder, 2) / "training" / "extra.pt").write_bytes(b"payload")
-    assert newest_good(config.folder, for_resuming=True) is None
-    with pytest.raises(CheckpointError, match="has 1 checkpoints, and none of them can be resumed from"):
-        Trainer(config)
-
-
-def test_every_kind_of_damage_is_passed_over(tiny):
-    """Cut short, a bit turned over, a rank's file gone: the checkpoint before is taken; if none is left, that is an error."""
-    config, _ = tiny("train.steps=8")
-    Trainer(config).train()
-    kept = list_checkpoints(config.folder)
-    cut, turned, gone = (path / "training" / "rank-00000.safetensors" for path in kept[:0:-1])
-    cut.write_bytes(cut.read_bytes()[:-1])
-    content = bytearray(turned.read_bytes())
-    content[len(content) // 2] ^= 1
-    turned.write_bytes(content)
-    gone.unlink()
-    assert newest_good(config.folder, for_resuming=True) == kept[0]
-    trainer = Trainer(config)
-    assert trainer.step == 2
-    average = kept[0] / "ema" / "model.safetensors"
-    average.write_bytes(average.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="none of them can be resumed from"):
-        Trainer(config)
-
-
-def test_checkpoint_of_another_model_is_refused(tiny):
-    config, _ = tiny("train.steps=2")
-    Trainer(config).train()
-    other, _ = tiny("train.steps=2", "model.hidden_size=48")
-    with pytest.raises(CheckpointError, match="another model: hidden_size is 32 there and 48 here"):
-        Trainer(other)
 
 
 def test_batches_that_do_not_divide_are_refused():

@@ -88,7 +88,7 @@ class TransNetV2Detector(Detector):
         cls.complete_options(options)
         if path is not None:
             raise ValueError(f"detector {cls.name!r} comes with its weights and takes no weight file, got {path}")
-        return cls()
+        return cls(trust=trust)
 
     def frame_features(self, clips: Tensor) -> Tensor:
         """The input of `fc1` for every frame.

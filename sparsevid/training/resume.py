@@ -1,0 +1,154 @@
+"""Going on with a run: that nobody else does, from which checkpoint, and what may have changed since."""
+
+import errno
+import fcntl
+import importlib.util
+import json
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from sparsevid.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
+from sparsevid.config import ConfigError, RunConfig, load_config
+from sparsevid.distributed import from_main
+from sparsevid.logging import get_logger
+from sparsevid.sparsity.spec import ModelSpec
+
+logger = get_logger(__name__)
+LOCK = ".lock"
+# What says that another process has the lock, and that a file system has none.
+_TAKEN, _UNKNOWN = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
+FIXED = ("autoencoder.kind", "autoencoder.channels", "autoencoder.patch", "objective.kind", "train.optimizer")
+CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
+NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
+NOTED += ("autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
+
+
+class RunLock:
+    """The right to write into a run's folder: one launch has it at a time, held by its rank 0. All ranks make it together.
+
+    It ends with `release`, with the block that it is entered for, or with the process, however that ends. Inside one process it
+    keeps nobody out.
+
+    Args:
+        config: of the run. Its folder is made if it is missing.
+
+    Raises:
+        ConfigError: another launch has it, and is named; or the folder cannot be written, or metrics not be logged there.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._file: int | None = None
+        from_main(lambda: self._take(config), (ConfigError,))
+
+    def _take(self, config: RunConfig) -> None:
+        if config.monitor.wandb and importlib.util.find_spec("wandb") is None:
+            raise ConfigError("monitor.wandb=true needs the package wandb (`pip install wandb`); false logs without it")
+        path = config.folder / LOCK
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(f"the run's folder {config.folder} cannot be written: {error}") from error
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._file, 1000, 0).decode(errors="replace").strip()
+            self.release()
+            if error.errno in _TAKEN:
+                raise ConfigError(
+                    f"{config.folder} is being trained by {holder or 'another process'}: wait for its end, stop it, or take "
+                    "another name"
+                ) from error
+            if error.errno not in _UNKNOWN:
+                raise
+            logger.warning("%s is on storage without locks (%s): see that no two launches train it", config.folder, error)
+            return
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others train the run."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def find_checkpoint(config: RunConfig) -> Path | None:
+    """The checkpoint to resume from, verified by rank 0, or None. All ranks call it together.
+
+    Raises:
+        CheckpointError: the one that was asked for is damaged, or all are.
+        ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
+    """
+    return from_main(lambda: _find(config), (CheckpointError, ConfigError))
+
+
+def _find(config: RunConfig) -> Path | None:
+    there = list_checkpoints(config.folder)
+    if config.train.resume == "never":
+        if there:
+            raise ConfigError(f"train.resume=never, but {config.folder} has checkpoints: take another name, or remove them")
+        return None
+    if config.train.resume == "auto":
+        found = newest_good(config.folder, for_resuming=True)
+        if found is None and there:
+            raise CheckpointError(
+                f"{config.folder} has {len(there)} checkpoints, and none of them can be resumed from (see the warnings). "
+                "Move them away to begin anew, or take their weights: train.init_from"
+            )
+        return found
+    folder = Path(config.train.resume)
+    if not folder.resolve().is_relative_to(config.folder.resolve()):
+        raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
+    verify(folder)
+    return folder
+
+
+def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec) -> None:
+    """Compare a checkpoint with the run that is to go on from it; what may differ, and does, is logged.
+
+    Raises:
+        CheckpointError: it is of another model, kind of latents, objective or optimizer.
+    """
+    saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"]).to_dict()
+    compared = {name: (saved[name], mine) for name, mine in spec.to_dict().items()}
+    _refuse_differences(folder, "model", compared)
+    before, now = _settings(load_config(folder / "config.yaml")), _settings(config)
+    for what in ("autoencoder", "objective", "train"):
+        keys = [key for key in FIXED if key.startswith(f"{what}.")]
+        compared = {key.rpartition(".")[2]: (_value(before, key), _value(now, key)) for key in keys}
+        _refuse_differences(folder, "optimizer" if what == "train" else what, compared)
+    for key in NOTED:
+        old, new = _value(before, key), _value(now, key)
+        if old != new:
+            logger.warning("%s is %s, it was %s up to the checkpoint", key, new, old)
+
+
+def _settings(config: RunConfig) -> dict:
+    """A configuration as plain values, with the times that the objective takes where none are said."""
+    values = asdict(config)
+    if values["objective"]["times"] is None:
+        values["objective"]["times"] = "logit_normal" if config.objective.kind == "flow" else "uniform"
+    return values
+
+
+def _refuse_differences(folder: Path, what: str, compared: dict[str, tuple[object, object]]) -> None:
+    differing = [f"{key} is {theirs!r} there and {mine!r} here" for key, (theirs, mine) in compared.items() if theirs != mine]
+    if differing:
+        raise CheckpointError(f"{folder} is a checkpoint of another {what}: {', '.join(differing)}. Give the run another name")
+
+
+def _value(config: dict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config

@@ -1,0 +1,171 @@
+"""Checkpoints: what is written, what is kept, which are taken, and which are refused."""
+
+import json
+import resource
+import signal
+
+import pytest
+
+from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, write_checksums
+from sparsevid.checksums import file_sha256
+from sparsevid.config import ConfigError
+from sparsevid.training.checkpoint import _finish
+from sparsevid.training.trainer import Trainer
+
+
+def test_a_full_disk_leaves_what_was_there(tiny):
+    """A checkpoint that cannot be written is an error that says so; those from before are as they were."""
+    config, _ = tiny("train.steps=2")
+    trainer = Trainer(config)
+    trainer.train()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        trainer.step = 3
+        with pytest.raises(CheckpointError, match="could not be written"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step-0000002"]
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_no_end(tiny, tmp_path, caplog):
+    """Moved to another disk, with a link in its place: Python removes no tree through a link."""
+    config, _ = tiny("train.keep_checkpoints=1")
+    trainer = Trainer(config)
+    trainer.step = 1
+    trainer.save()
+    moved = checkpoint_path(config.folder, 1)
+    moved.rename(tmp_path / "elsewhere")
+    moved.symlink_to(tmp_path / "elsewhere")
+    trainer.step = 0
+    assert trainer.train()
+    assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000001", "step-0000006"]
+    assert caplog.text.count("step-0000001 is not to be kept, and cannot be removed") == 3  # tried at each save
+
+
+def test_drafts_of_broken_saves_go_at_the_next_save(tiny):
+    config, _ = tiny("train.steps=2")
+    left = config.folder / "checkpoints" / ".step-0000001.partial" / "training"
+    left.mkdir(parents=True)
+    (left / "rank-00000.safetensors").write_bytes(b"half")
+    Trainer(config).train()
+    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step-0000002"]
+
+
+def test_files_that_rank_0_does_not_read_as_written_make_no_checkpoint(tiny, tmp_path):
+    """Gone or changed on their way: the draft does not get the name of a checkpoint."""
+    draft, final = tmp_path / ".step-0000001.partial", tmp_path / "step-0000001"
+    (draft / "training").mkdir(parents=True)
+    (draft / "training" / "rank-00000.safetensors").write_bytes(b"fragments")
+    here, name = file_sha256(draft / "training" / "rank-00000.safetensors"), "training/rank-0000{}.safetensors".format
+    for written in ({name(0): here, name(1): here}, {name(0): "another"}):
+        with pytest.raises(CheckpointError, match="rank 0 reads something else than was written, or nothing"):
+            _finish(draft, final, written)
+        assert not final.exists()
+    _finish(draft, final, {name(0): here})
+    assert final.is_dir() and not draft.exists()
+
+
+def test_training_states_of_before_and_of_something_else(tiny):
+    """One that knows no `recent` steps is resumed; one without a key that all have is an error that names it."""
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    folder = checkpoint_path(config.folder, 2)
+    values = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+    del values["recent"]
+    _rewrite(folder, values)
+    assert Trainer(config).step == 2
+    del values["kinds"]
+    _rewrite(folder, values)
+    with pytest.raises(CheckpointError, match="state.json does not say kinds"):
+        Trainer(config)
+
+
+def _rewrite(checkpoint, values) -> None:
+    (checkpoint / "training" / "state.json").write_text(json.dumps(values), encoding="utf-8")
+    (checkpoint / "checksums.json").unlink()
+    write_checksums(checkpoint)
+
+
+def test_damaged_checkpoints_are_passed_over(tiny):
+    config, _ = tiny()
+    Trainer(config).train()
+    assert [path.name for path in list_checkpoints(config.folder)] == ["step-0000002", "step-0000004", "step-0000006"]
+    shard = checkpoint_path(config.folder, 6) / "training" / "rank-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (checkpoint_path(config.folder, 4) / "checksums.json").unlink()
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
+    assert newest_good(config.folder, for_resuming=False) == checkpoint_path(config.folder, 6)  # sampling needs no shards
+    config.train.resume = str(checkpoint_path(config.folder, 6))
+    with pytest.raises(CheckpointError, match="does not have its recorded checksum"):
+        Trainer(config)
+    config.train.resume, config.train.keep_checkpoints = "auto", 1
+    trainer = Trainer(config)
+    assert (trainer.step, trainer.samples) == (2, 8)
+    trainer.train()  # and the new checkpoints are those that are kept, not the damaged ones of later steps
+    assert list_checkpoints(config.folder) == [checkpoint_path(config.folder, 6)]
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 6)
+    config.train.resume = "never"
+    with pytest.raises(ConfigError, match="has checkpoints"):
+        Trainer(config)
+
+
+def test_another_objective_or_autoencoder_is_not_resumed(tiny):
+    Trainer(tiny("train.steps=2")[0]).train()
+    with pytest.raises(CheckpointError, match="another autoencoder: patch is 8 there and 4 here"):
+        Trainer(tiny("train.steps=2", "autoencoder.patch=4")[0])
+
+
+def test_what_changes_no_meaning_of_the_weights_may_change(tiny, caplog):
+    """With a warning, unless it says what held before."""
+    Trainer(tiny("train.steps=2")[0]).train()
+    Trainer(tiny("train.steps=2", "objective.times=logit_normal")[0])
+    assert "up to the checkpoint" not in caplog.text
+    Trainer(tiny("train.steps=2", "autoencoder.fit_clips=32", "objective.times=uniform", "objective.label_dropout=0.5")[0])
+    for change in (
+        "autoencoder.fit_clips is 32, it was 64",
+        "objective.times is uniform, it was logit_normal",
+        "objective.label_dropout is 0.5, it was 0.1",
+    ):
+        assert f"{change} up to the checkpoint" in caplog.text
+
+
+def test_planted_files_are_not_loaded(tiny):
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    (checkpoint_path(config.folder, 2) / "training" / "extra.pt").write_bytes(b"payload")
+    assert newest_good(config.folder, for_resuming=True) is None
+    with pytest.raises(CheckpointError, match="has 1 checkpoints, and none of them can be resumed from"):
+        Trainer(config)
+
+
+def test_every_kind_of_damage_is_passed_over(tiny):
+    """Cut short, a bit turned over, a rank's file gone: the checkpoint before is taken; if none is left, that is an error."""
+    config, _ = tiny("train.steps=8")
+    Trainer(config).train()
+    kept = list_checkpoints(config.folder)
+    cut, turned, gone = (path / "training" / "rank-00000.safetensors" for path in kept[:0:-1])
+    cut.write_bytes(cut.read_bytes()[:-1])
+    content = bytearray(turned.read_bytes())
+    content[len(content) // 2] ^= 1
+    turned.write_bytes(content)
+    gone.unlink()
+    assert newest_good(config.folder, for_resuming=True) == kept[0]
+    trainer = Trainer(config)
+    assert trainer.step == 2
+    average = kept[0] / "ema" / "model.safetensors"
+    average.write_bytes(average.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="none of them can be resumed from"):
+        Trainer(config)
+
+
+def test_checkpoint_of_another_model_is_refused(tiny):
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    other, _ = tiny("train.steps=2", "model.hidden_size=48")
+    with pytest.raises(CheckpointError, match="another model: hidden_size is 32 there and 48 here"):
+        Trainer(other)
