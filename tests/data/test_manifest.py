@@ -216,7 +216,7 @@ def test_ranks_agree(tmp_path, video):
     """Every rank has rank 0's manifest, or raises rank 0's error; none waits for ever."""
     plant(video, tmp_path / "good", "a.mp4", "b.mp4")
     (tmp_path / "empty").mkdir()
-    context = multiprocessing.get_context("fork")  # torch is there already
+    context = multiprocessing.get_context("spawn")  # another test of this process may have joined a group
     said = context.Queue()
     roots = [tmp_path / "empty", tmp_path / "absent", tmp_path / "good"]
     ranks = [context.Process(target=be_a_rank, args=(rank, tmp_path / "store", roots, said)) for rank in range(2)]
@@ -224,7 +224,7 @@ def test_ranks_agree(tmp_path, video):
         each.start()
     heard = [said.get(timeout=580) for _ in range(6)]
     for each in ranks:
-        each.join(timeout=90)
+        each.join(timeout=580)
     outcomes = {name: [outcome for at, outcome in heard if at == name] for name in ("empty", "absent", "good")}
     assert outcomes["good"] == [build_manifest(tmp_path / "good")] * 2
     for name, kind in (("empty", ValueError), ("absent", FileNotFoundError)):
