@@ -142,7 +142,8 @@ class Killed(Pixels):
 
 
 def test_a_killed_writer_goes_on(manifest, pixels_cache, tmp_path):
-    process = multiprocessing.get_context("fork").Process(
+    # Spawned, not forked: another test of this process may have joined a group.
+    process = multiprocessing.get_context("spawn").Process(
         target=write, args=(tmp_path, manifest, Killed()), kwargs={"batch_frames": 40}
     )
     process.start()
