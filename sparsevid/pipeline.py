@@ -22,7 +22,7 @@ from sparsevid.build import schedule_from_config
 from sparsevid.checksums import file_sha256
 from sparsevid.config import RunConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
-from sparsevid.diffusion.wrappers import guidance_acts, stage_at, with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_step_reuse, with_token_schedule
 from sparsevid.distributed import default_device
 from sparsevid.logging import get_logger, progress
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
@@ -40,7 +40,7 @@ from sparsevid.sampling import (
     whole_number,
 )
 from sparsevid.sparsity.scaling import scaled_schedule
-from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
+from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.video import write_clip
 

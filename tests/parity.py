@@ -1,4 +1,4 @@
-"""What parity tests share: reference files, models built from them, errors relative to the largest magnitude."""
+"""What tests of models share: reference files, models built from them or at random, errors over the largest magnitude."""
 
 import json
 import os
@@ -53,3 +53,13 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.2, generator=generator)
     return module.eval()
+
+
+def disturbed(spec: ModelSpec, seed: int = 0, size: float = 0.1) -> DiffusionTransformer:
+    """A model beside its initialisation, whose zeros would hide differences."""
+    torch.manual_seed(seed)
+    model = DiffusionTransformer(spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return model

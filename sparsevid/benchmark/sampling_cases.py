@@ -12,11 +12,10 @@ from sparsevid.benchmark.model import DTYPES, dense_preset
 from sparsevid.build import schedule_from_config
 from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
-from sparsevid.diffusion.wrappers import stage_at
 from sparsevid.models.presets import build_spec
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid
-from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.sparsity.schedule import TokenSchedule, stage_at
 from sparsevid.sparsity.spec import ModelSpec
 
 # The product of the paper's 93×: sparse tokens and few steps of a rectified flow, against a dense model and many of diffusion.

@@ -7,19 +7,8 @@ from torch import Tensor
 
 from sparsevid.diffusion.samplers import Model
 from sparsevid.models.transformer import SparseTokens
-from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
-
-TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
-
-
-def stage_at(schedule: TokenSchedule, u: float) -> int:
-    """Index of the stage that holds diffusion time `u`; a time that rounding put beyond a stage's end still belongs to it.
-
-    Raises:
-        ValueError: u outside [0, 1] by more than rounding.
-    """
-    return schedule.stage_index(max(u - TIME_ERROR, min(u, 0.0)))
 
 
 def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
-from sparsevid.sparsity.schedule import Stage, TokenSchedule
+from sparsevid.sparsity.schedule import Stage, TokenSchedule, stage_at
 from sparsevid.sparsity.spec import ModelSpec
 
 FREQUENCIES = 256  # width of the sinusoidal timestep embedding
@@ -125,7 +125,7 @@ def sampling_macs(
     if schedule is None or not spec.is_sparse:
         grid = Grid(*spec.sparse_grid) if spec.sparse_grid else spec.dense_grid(size)
         schedule = TokenSchedule((Stage(0.0, 1.0, grid),))
-    visits = [schedule.stage_index(u) for u in times]
+    visits = [stage_at(schedule, u) for u in times]
     stages = tuple(
         StageCost(stage, forward_macs(spec, size=size, grid=stage.grid, **naive), visits.count(i))
         for i, stage in enumerate(schedule.stages)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 
+TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
 HOLD_FROM = 0.75  # the first quarter of denoising keeps the highest pruning rate
 
 
@@ -42,6 +43,15 @@ class TokenSchedule:
     def grid(self, u: float) -> Grid:
         """The sparse grid at diffusion time `u` in [0, 1]."""
         return self.stages[self.stage_index(u)].grid
+
+
+def stage_at(schedule: TokenSchedule, u: float) -> int:
+    """Index of the stage that holds diffusion time `u`; a time that rounding put beyond a stage's end still belongs to it.
+
+    Raises:
+        ValueError: u outside [0, 1] by more than rounding.
+    """
+    return schedule.stage_index(max(u - TIME_ERROR, min(u, 0.0)))
 
 
 def pruning_rate(u: float, r_min: float, r_max: float) -> float:

@@ -7,8 +7,8 @@ from parity import load_public_model, load_reference, relative_error
 
 from sparsevid.diffusion.flow import interpolate, velocity
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, euler, flow_times, sampler_times
-from sparsevid.diffusion.wrappers import stage_at, with_guidance, with_token_schedule
-from sparsevid.sparsity.schedule import paper_schedule, table_schedule
+from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
+from sparsevid.sparsity.schedule import paper_schedule, stage_at, table_schedule
 
 
 @pytest.mark.parametrize(("name", "channels"), [("latte_class", 4), ("dit", 3)])

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevid.checksums import file_sha256
-from sparsevid.evaluation.detectors import build_detector, i3d_torchscript
-from sparsevid.evaluation.detectors.i3d_torchscript import WEIGHTS
+from sparsevid.evaluation.detectors import build_detector
+from sparsevid.evaluation.detectors.i3d_torchscript import WEIGHTS, I3DTorchScriptDetector
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
@@ -110,7 +110,7 @@ def test_an_unknown_script_is_refused_unless_trusted(tmp_path, monkeypatch):
         ValueError, match=f"is a program, and its SHA-256 {file_sha256(path)} is not a known one.*{WEIGHTS.sha256[0]}"
     ):
         build_detector("i3d-torchscript", path=path)
-    monkeypatch.setattr(i3d_torchscript, "WEIGHTS", replace(WEIGHTS, sha256=(file_sha256(path),)))
+    monkeypatch.setattr(I3DTorchScriptDetector, "WEIGHTS", replace(WEIGHTS, sha256=(file_sha256(path),)))
     assert build_detector("i3d-torchscript", path=path)(draw_clips(1, 9)).shape == (1, 400)
 
 

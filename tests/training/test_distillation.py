@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity import disturbed
 from torch import Tensor
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
@@ -30,19 +31,9 @@ BOUNDARIES = (0, 4)
 def teacher(tmp_path_factory) -> tuple[str, DiffusionTransformer]:
     """An exported dense model whose layers all do something, and its folder."""
     folder = tmp_path_factory.mktemp("teacher")
-    model = trained(DENSE, seed=1)
+    model = disturbed(DENSE, seed=1)
     model.save_pretrained(folder)
     return str(folder), model
-
-
-def trained(spec: ModelSpec, seed: int) -> DiffusionTransformer:
-    """A model without the zeros of initialisation, which would hide differences."""
-    torch.manual_seed(seed)
-    model = DiffusionTransformer(spec).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 def batch(images: int = 0) -> tuple[Tensor, Tensor, dict]:
@@ -77,7 +68,7 @@ def test_a_student_that_equals_its_teacher_has_distance_zero(teacher, images, dt
 def test_the_loss_is_the_weighted_mean_of_squares(teacher, images):
     folder, model = teacher
     x, t, cond = batch(images)
-    distill, student = distillation(folder, SPARSE, output=0.5, features=3.0), trained(SPARSE, seed=3)
+    distill, student = distillation(folder, SPARSE, output=0.5, features=3.0), disturbed(SPARSE, seed=3)
     output, features = student(x, t, features=distill.feature_layers, grid=(2, 2, 2), **cond)
     target, tokens = model(x, t, features=BOUNDARIES, **cond)
     for sample in range(2):
@@ -90,7 +81,7 @@ def test_the_loss_is_the_weighted_mean_of_squares(teacher, images):
 
 def test_gradients_reach_the_student_alone(teacher):
     x, t, cond = batch()
-    distill, student = distillation(teacher[0], SPARSE), trained(SPARSE, seed=3)
+    distill, student = distillation(teacher[0], SPARSE), disturbed(SPARSE, seed=3)
     before = {name: value.clone() for name, value in distill.teacher.state_dict().items()}
     output, features = student(x, t, features=distill.feature_layers, **cond)
     distill.loss(output, features, x, t, **cond).mean().backward()
@@ -102,7 +93,7 @@ def test_gradients_reach_the_student_alone(teacher):
 
 def test_features_alone_leave_what_follows_the_last_boundary_alone(teacher):
     x, t, cond = batch()
-    distill, student = distillation(teacher[0], SPARSE, output=0.0), trained(SPARSE, seed=3)
+    distill, student = distillation(teacher[0], SPARSE, output=0.0), disturbed(SPARSE, seed=3)
     output, features = student(x, t, features=distill.feature_layers, **cond)
     distill.loss(output, features, x, t, **cond).mean().backward()
     touched = {
@@ -116,7 +107,7 @@ def test_features_alone_leave_what_follows_the_last_boundary_alone(teacher):
 def test_tokens_compared_are_those_that_leave_the_boundary_layers(teacher):
     """Seen by hooks on the layers of both models."""
     x, t, cond = batch()
-    distill, student = distillation(teacher[0], SPARSE), trained(SPARSE, seed=3)
+    distill, student = distillation(teacher[0], SPARSE), disturbed(SPARSE, seed=3)
     assert distill.feature_layers == BOUNDARIES
     seen: dict[tuple[str, int], Tensor] = {}
     for name, model in (("teacher", distill.teacher), ("student", student)):
@@ -183,14 +174,14 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher, changes, reason):
 
 def test_outputs_of_models_of_other_width_and_depth_compare(teacher):
     x, t, cond = batch()
-    small = trained(replace(DENSE, layout="1P 1M1R1D", sparse_grid=(2, 2, 2), hidden_size=16), seed=5)
+    small = disturbed(replace(DENSE, layout="1P 1M1R1D", sparse_grid=(2, 2, 2), hidden_size=16), seed=5)
     loss = distillation(teacher[0], small.spec, features=0.0).loss(small(x, t, **cond), {}, x, t, **cond)
     assert loss.shape == (2,) and (loss > 0).all()
 
 
 def test_a_student_at_another_resolution_compares(teacher):
     x, t, cond = torch.randn(2, 4, 2, 6, 6), torch.tensor([30, 700]), batch()[2]
-    student = trained(replace(SPARSE, input_size=(2, 6, 6), sparse_grid=(1, 3, 3)), seed=5)
+    student = disturbed(replace(SPARSE, input_size=(2, 6, 6), sparse_grid=(1, 3, 3)), seed=5)
     distill = distillation(teacher[0], student.spec)
     output, features = student(x, t, features=distill.feature_layers, **cond)
     assert distill.loss(output, features, x, t, **cond).isfinite().all()
@@ -206,7 +197,7 @@ def test_settings_without_meaning_are_refused(teacher, tmp_path):
         distillation(folder, SPARSE, features=-1.0)
     with pytest.raises(ConfigError, match=r"layout '6D' has no sparse module .* accepted is 0"):
         distillation(folder, DENSE)
-    trained(SPARSE, seed=1).save_pretrained(tmp_path)
+    disturbed(SPARSE, seed=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"a teacher is dense, found the layout '1P 1M1S1R1D 1D'"):
         distillation(str(tmp_path), SPARSE)
 

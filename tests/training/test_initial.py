@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from parity import load_reference
+from parity import disturbed, load_reference
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,18 +24,8 @@ IMAGE = replace(DENSE, input_size=(1, 4, 4))
 PUBLIC_SPARSE = replace(IMAGE, layout="1P 1M1S1R1D 1D", sparse_grid=(1, 1, 1), transition_positions=False)
 
 
-def model_of(spec: ModelSpec, seed: int = 0) -> DiffusionTransformer:
-    """A model without the zeros of initialisation."""
-    torch.manual_seed(seed)
-    model = DiffusionTransformer(spec).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 def export(folder: Path, spec: ModelSpec, seed: int = 0) -> DiffusionTransformer:
-    model = model_of(spec, seed)
+    model = disturbed(spec, seed)
     model.save_pretrained(folder)
     return model
 
@@ -174,7 +164,7 @@ def test_sparse_weights_that_mean_something_else_are_refused(tmp_path, target, r
     ("origin", "family"), [(DENSE, "latte"), (IMAGE, "dit"), (PUBLIC_SPARSE, "sparsedit")], ids=["latte", "dit", "sparsedit"]
 )
 def test_public_files_give_the_weights_of_their_model(tmp_path, origin, family, dtype):
-    weights = {name: value.to(dtype) for name, value in model_of(origin).state_dict().items()}
+    weights = {name: value.to(dtype) for name, value in disturbed(origin).state_dict().items()}
     path = tmp_path / "public.pt"
     torch.save({"model": {}, "ema": to_public(weights, origin, family)}, path)
     # At another size than the file's.
@@ -208,13 +198,13 @@ def test_a_public_dense_file_becomes_a_sparse_model_with_other_classes(tmp_path)
 
 
 def test_a_file_without_tables_takes_the_size_of_the_run(tmp_path):
-    model = model_of(DENSE)
+    model = disturbed(DENSE)
     save_file(model.state_dict(), tmp_path / "plain.safetensors")
     assert same(initial_weights(str(tmp_path / "plain.safetensors"), DENSE)[0], model.state_dict())
 
 
 def test_a_file_with_other_keys_names_them(tmp_path):
-    weights = to_public(model_of(DENSE).state_dict(), DENSE, "latte")
+    weights = to_public(disturbed(DENSE).state_dict(), DENSE, "latte")
     torch.save({**weights, "pooler.weight": torch.zeros(1)}, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match=r"odd.pt: .*unexpected: pooler.weight.*sparsevid convert"):
         initial_weights(str(tmp_path / "odd.pt"), DENSE)

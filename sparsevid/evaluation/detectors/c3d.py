@@ -20,7 +20,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sparsevid.evaluation.detectors.base import Detector, Setting
-from sparsevid.evaluation.detectors.weights import WeightFile, load_script, obtain
+from sparsevid.evaluation.detectors.script import ScriptDetector
+from sparsevid.evaluation.detectors.weights import WeightFile, obtain
 from sparsevid.logging import get_logger
 from sparsevid.models.convert import check_weights
 
@@ -146,7 +147,7 @@ class C3DDetector(Detector):
         return self.network(clips)
 
 
-class C3DTorchScriptDetector(Detector):
+class C3DTorchScriptDetector(ScriptDetector):
     """The logarithm of the probabilities that StyleGAN-V's TorchScript file gives.
 
     Logits up to a constant for each clip, which a softmax takes away. The file's checksum is not published: as it is a
@@ -159,32 +160,7 @@ class C3DTorchScriptDetector(Detector):
     dim = CLASSES
     min_frames = FRAMES
     kind = "logits"
-
-    def __init__(self, script: torch.jit.ScriptModule, fingerprint: str) -> None:
-        """Wrap a script.
-
-        Args:
-            script: the loaded file.
-            fingerprint: SHA-256 of the file.
-
-        Raises:
-            ValueError: it has no parameters, so that it is no network.
-        """
-        super().__init__()
-        if not list(script.parameters()):
-            raise ValueError(f"the TorchScript file with SHA-256 {fingerprint} has no parameters: it is no C3D")
-        for parameter in script.parameters():  # a script has no requires_grad_ of its own
-            parameter.requires_grad_(False)
-        self.script = script
-        self.fingerprint = fingerprint
-        self.eval()
-
-    @classmethod
-    def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "C3DTorchScriptDetector":
-        """Build the detector; see `Detector`. A file with an unknown checksum is a program and needs `trust`."""
-        cls.complete_options(options)
-        path, fingerprint = obtain(SCRIPT, path, trust=trust)
-        return cls(load_script(path, fingerprint), fingerprint)
+    WEIGHTS = SCRIPT
 
     def extract(self, clips: Tensor) -> Tensor:
         """Logarithms (B, 101) of the probabilities of clips (B, 3, 16, H, W), which go in as uint8.
@@ -193,21 +169,11 @@ class C3DTorchScriptDetector(Detector):
             ValueError: the script takes or gives something else.
         """
         _check_frames(self.name, clips)
-        kind = f"the TorchScript file with SHA-256 {self.fingerprint} is a detector of another kind"
-        accepted = f"accepted: forward(clips) -> probabilities ({len(clips)}, {self.dim})"
-        try:
-            # As it was saved: the optimiser specialises on the first shapes it sees, so that features would depend on history.
-            with torch.jit.optimized_execution(False):
-                found = self.script(clips)
-        except RuntimeError as error:
-            raise ValueError(f"{kind}: it does not take uint8 clips {tuple(clips.shape)}: {error}; {accepted}") from error
-        if not isinstance(found, Tensor) or found.shape != (len(clips), self.dim):
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"{kind}: it gives {what}; {accepted}")
+        found = self.run(clips)
         if found.isfinite().all() and ((found < 0).any() or (found.sum(dim=1) - 1).abs().max() > 1e-3):
-            raise ValueError(f"{kind}: its rows are no probabilities; {accepted}")
+            raise self.unlike("its rows are no probabilities")
         # A probability may underflow to 0, whose logarithm would be infinite and whose share in a score is 0.
-        return found.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+        return found.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def load_network(path: Path, mean_path: Path, width: int = 64, hidden: int = 4096) -> C3D:

@@ -3,13 +3,11 @@
 Dimensions: B clips, T frames, H×W pixels.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
-from sparsevid.evaluation.detectors.weights import WeightFile, load_script, obtain
+from sparsevid.evaluation.detectors.script import ScriptDetector
+from sparsevid.evaluation.detectors.weights import WeightFile
 
 WEIGHTS = WeightFile(
     file="i3d_torchscript.pt",
@@ -27,7 +25,7 @@ WEIGHTS = WeightFile(
 SWITCHES = {"rescale": True, "resize": True, "return_features": True}
 
 
-class I3DTorchScriptDetector(Detector):
+class I3DTorchScriptDetector(ScriptDetector):
     """The logits of a TorchScript file with the public call `forward(x, rescale, resize, return_features)`."""
 
     name = "i3d-torchscript"
@@ -35,39 +33,18 @@ class I3DTorchScriptDetector(Detector):
     preprocessing = "in the script: x/255*2-1; stretched to 224x224, bilinear"
     dim = 400
     min_frames = 9
+    WEIGHTS = WEIGHTS
 
     def __init__(self, script: torch.jit.ScriptModule, fingerprint: str) -> None:
-        """Wrap a script.
-
-        Args:
-            script: the loaded file.
-            fingerprint: SHA-256 of the file.
+        """Wrap a script; see `ScriptDetector`.
 
         Raises:
-            ValueError: its call is another.
+            ValueError: its call is another, or it has no weights.
         """
-        super().__init__()
+        super().__init__(script, fingerprint)
         arguments = [argument.name for argument in script.forward.schema.arguments]
-        another_kind = f"the TorchScript file with SHA-256 {fingerprint} is a detector of another kind"
         if arguments[2:] != list(SWITCHES):
-            raise ValueError(
-                f"{another_kind}: its call is forward({', '.join(arguments)}); "
-                f"accepted: forward(self, x, {', '.join(SWITCHES)})"
-            )
-        if not list(script.parameters()):
-            raise ValueError(f"{another_kind}: it has no weights")
-        for weight in script.parameters():
-            weight.requires_grad_(False)
-        self.script = script
-        self.fingerprint = fingerprint
-        self.eval()
-
-    @classmethod
-    def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "I3DTorchScriptDetector":
-        """Build the detector; see `Detector`. A file with an unknown checksum is a program and needs `trust`."""
-        cls.complete_options(options)
-        path, fingerprint = obtain(WEIGHTS, path, trust=trust)
-        return cls(load_script(path, fingerprint), fingerprint)
+            raise self.unlike(f"its call is forward({', '.join(arguments)}); accepted: forward(self, x, {', '.join(SWITCHES)})")
 
     def extract(self, clips: Tensor) -> Tensor:
         """Logits (B, 400) of clips (B, 3, T, H, W), which go into the script as uint8, as its public callers do it.
@@ -75,13 +52,4 @@ class I3DTorchScriptDetector(Detector):
         Raises:
             ValueError: the script gives something else.
         """
-        # As it was saved: the optimiser specialises on the first shapes it sees, so that features would depend on history.
-        with torch.jit.optimized_execution(False):
-            features = self.script(clips, **SWITCHES)
-        if not isinstance(features, Tensor) or features.shape != (len(clips), self.dim):
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"the TorchScript file with SHA-256 {self.fingerprint} is a detector of another kind: it gives {found} for "
-                f"{len(clips)} clips; accepted: ({len(clips)}, {self.dim})"
-            )
-        return features.float()
+        return self.run(clips, **SWITCHES)
