@@ -1,4 +1,9 @@
-"""Files and folders that appear whole: written under a temporary name beside their own, then renamed."""
+"""Files and folders that appear whole: written under a temporary name beside their own, then renamed.
+
+What a killed process may leave beside NAME: `.NAME.XXXXXXXX.partial`, a draft, of which nothing is needed; and, of a folder,
+`.NAME.replaced`, in whose place another was being put. If there is no NAME then, this is what it was, and the next write brings
+it back before it begins; else it is what is left of its removal, and goes when the folder is replaced again.
+"""
 
 import os
 import secrets
@@ -10,7 +15,13 @@ from pathlib import Path
 
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder, for a file or a folder; renamed to `path` if all went well, removed if not."""
+    """A temporary name in the same folder, for a file or a folder; renamed to `path` if all went well, removed if not.
+
+    Several processes may write a file at once, and the last one's stays; a folder is written by one at a time.
+    """
+    replaced = _replaced(path)
+    if replaced.is_dir() and not path.exists():
+        os.replace(replaced, path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # other processes may write it too
     try:
         yield draft
@@ -27,7 +38,9 @@ def renamed(path: Path) -> Iterator[Path]:
 
 def _exchange(draft: Path, path: Path) -> None:
     """Put a folder in the place of another, which a rename alone cannot do unless that is empty."""
-    replaced = draft.with_suffix(".replaced")
+    replaced = _replaced(path)
+    if replaced.is_dir():
+        shutil.rmtree(replaced)
     os.replace(path, replaced)
     try:
         os.replace(draft, path)
@@ -35,3 +48,8 @@ def _exchange(draft: Path, path: Path) -> None:
         os.replace(replaced, path)
         raise
     shutil.rmtree(replaced)
+
+
+def _replaced(path: Path) -> Path:
+    """Where a folder waits while another is put in its place."""
+    return path.with_name(f".{path.name}.replaced")

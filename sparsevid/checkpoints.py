@@ -26,6 +26,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
+class UnreadableError(CheckpointError):
+    """A checkpoint that the system does not let us read. It may be whole, and read again once its storage is back."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; its checkpoints are from before the fault."""
 
@@ -52,11 +56,18 @@ def newest_good(run_folder: Path, *, for_resuming: bool) -> Path | None:
 
     Args:
         for_resuming: check what only resuming needs too.
+
+    Raises:
+        UnreadableError: with `for_resuming`, one that cannot be read, for going on from an older one would abandon it.
     """
     for path in reversed(list_checkpoints(run_folder)):
         try:
             verify(path, for_resuming=for_resuming)
         except CheckpointError as error:
+            if for_resuming and isinstance(error, UnreadableError):
+                raise UnreadableError(
+                    f"{error}: try again when its storage is back, or move it away to go on from an older checkpoint"
+                ) from error
             logger.warning("%s; trying an older checkpoint", error)
         else:
             return path
@@ -81,18 +92,32 @@ def verify(folder: Path, *, for_resuming: bool = True) -> None:
 
     Raises:
         CheckpointError: no checkpoint there, a missing file, or a file whose contents changed.
+        UnreadableError: a file cannot be read.
     """
+    try:
+        _verify(folder, for_resuming)
+    except OSError as error:
+        raise UnreadableError(f"{folder} cannot be read: {error}") from error
+
+
+def _verify(folder: Path, for_resuming: bool) -> None:
     if not (folder / CHECKSUMS).is_file():
         raise CheckpointError(f"{folder} is not a finished checkpoint: it has no {CHECKSUMS}")
     try:
         recorded = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CHECKSUMS} is damaged: {error}") from error
+    if not isinstance(recorded, dict):
+        raise CheckpointError(f"{folder / CHECKSUMS} is damaged: it holds no JSON object")
     for name, digest in recorded.items():
         if name.startswith(RESUME_ONLY) and not for_resuming:
             continue
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: {name} is missing")
+        try:
+            (folder / name).lstat()
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder}: {name} is missing") from error
+        if not (folder / name).is_file():  # such as a link to storage that is not there
+            raise UnreadableError(f"{folder} cannot be read: {name} leads to no file")
         if file_sha256(folder / name) != digest:
             raise CheckpointError(f"{folder}: {name} does not have its recorded checksum")
     if for_resuming:

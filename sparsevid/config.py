@@ -99,14 +99,16 @@ class TrainConfig:
     steps: int = 1000  # optimizer steps
     global_batch: int = 16  # clips of an optimizer step over all ranks and accumulation slots
     micro_batch: int | None = None  # clips of a forward on one rank; default: global_batch / ranks
-    init_from: str | None = None  # weights to start from: a checkpoint, an exported folder, a hub id; dense ones become sparse
+    # Weights to start from: a checkpoint, an exported folder, a public file (.pt, .pth, .safetensors), a hub id; dense ones
+    # become sparse.
+    init_from: str | None = None
     optimizer: str = "adamw"  # adamw, adam, sgd
     lr: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # sgd: the first is its momentum
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup: int = 0  # steps of linear warm-up
-    lr_schedule: str = "constant"  # constant, cosine (to 0 at the last step)
+    lr_schedule: str = "constant"  # constant, cosine (to 0 at the step after the last)
     gradient_clipping: float = 1.0  # 0: off
     max_skipped: int = 10  # steps skipped in a row, for losses or gradients that are not finite, before the run stops
     precision: str = "float32"  # float32, bfloat16, float16 (with a loss scale)
@@ -118,7 +120,7 @@ class TrainConfig:
     keep_checkpoints: int = 2  # newest ones kept
     keep_every: int | None = None  # checkpoints of every k-th step are kept for good
     log_every: int = 10
-    resume: str = "auto"  # auto: the newest checkpoint of the run that verifies; never; or a checkpoint's path
+    resume: str = "auto"  # auto: the newest checkpoint of the run that verifies; never; a checkpoint's path
     timeout: float = 1800.0  # seconds after which a rank that does not answer ends the run
     start_timeout: float = 300.0  # the same for the check at the start
 

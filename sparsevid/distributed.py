@@ -4,14 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -19,7 +16,6 @@ import torch.distributed as dist
 
 LONG_WAIT = 7 * 24 * 3600.0  # seconds that ranks wait for one that works alone, such as looking into a large tree
 GRACE = 3.0  # seconds that a failing rank leaves to the others, and the launcher, to notice what failed first
-PACKAGES = ("torch", "deepspeed", "xformers", "av", "decord", "diffusers")
 # Of gloo's and NCCL's errors, which have no type of their own in every version of torch.
 _BACKEND_WORDS = ("gloo", "nccl", "processgroup", "c10d", "tcpstore")
 _LOST_WORDS = ("connect", "closed", "reset by peer", "broken pipe", "timed out", "timeout", "remote", "aborted", "network")
@@ -33,7 +29,7 @@ class RankError(RuntimeError):
 
 
 class RankInfo(NamedTuple):
-    """Where a rank runs; `device` is `cpu`, or a GPU's name with its index on the host."""
+    """Where a rank runs; `device` is `cpu`, or a GPU's name."""
 
     rank: int
     host: str
@@ -49,48 +45,51 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def communication_backend() -> str:
-    """gloo for tensors on the CPU, and NCCL for those on GPUs where there are any."""
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+def communication_backend(device: torch.device | None = None) -> str:
+    """gloo for tensors on the CPU, and NCCL for those on GPUs where each rank has its own; `device` as joining takes it."""
+    return "cpu:gloo,cuda:nccl" if device is None and torch.cuda.is_available() else "gloo"
 
 
-def init_process_group_if_launched(timeout: float | timedelta = 600.0, start_timeout: float = 300.0) -> None:
+def init_process_group_if_launched(
+    timeout: float | timedelta = 600.0, start_timeout: float = 300.0, device: torch.device | None = None
+) -> None:
     """Join the process group of the launcher, once all ranks have told where they run. Does nothing without a launcher.
 
     Args:
         timeout: of a collective, in seconds if a number.
         start_timeout: seconds for all ranks to arrive, and to join.
+        device: that this rank was told to compute on, out of `check_device`; ranks then talk over their CPUs, for several may
+            share a device. Default: each has a GPU of its own, where there are any.
 
     Raises:
-        RuntimeError: more processes on this machine than GPUs.
-        RankError: ranks that did not arrive or join; the message names them.
+        RankError: more processes on this machine than GPUs, or ranks that did not arrive or join; the message names them.
     """
     global _store
     if not is_launched() or dist.is_initialized():
         return
-    if torch.cuda.is_available() and local_rank() >= torch.cuda.device_count():
-        raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    own = device or default_device()
     me, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
     deadline = time.monotonic() + start_timeout
     _store = _open_store(me, start_timeout)
-    _store.set(f"info/{me}", json.dumps(_my_info(me)))
+    _store.set(f"info/{me}", json.dumps(_my_info(me, own)))
     if not _arrived(_store, [f"info/{rank}" for rank in range(size)], deadline):
         raise RankError(_describe_missing(_store, "info", size, "telling its host", start_timeout))
 
     def join() -> None:
-        dist.init_process_group(communication_backend(), store=_store, rank=me, world_size=size, timeout=limit)
+        _make_current(own)
+        dist.init_process_group(communication_backend(device), store=_store, rank=me, world_size=size, timeout=limit)
 
     _answer(_store, me, size, "joining the group", join, deadline, start_timeout)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
+    _make_current(own)
 
 
-def check_ranks(timeout: float = 300.0) -> list[RankInfo]:
+def check_ranks(timeout: float = 300.0, device: torch.device | None = None) -> list[RankInfo]:
     """A first collective on the devices of all ranks, which cannot hang. All ranks call it together, after joining.
 
     Args:
         timeout: seconds for all ranks to answer.
+        device: as at joining.
 
     Returns:
         All ranks, in order.
@@ -99,13 +98,14 @@ def check_ranks(timeout: float = 300.0) -> list[RankInfo]:
         RankError: ranks that did not answer; the message names them with their hosts.
     """
     if world_size() == 1 and _store is None:
-        return [_my_info(0)]
+        return [_my_info(0, device or default_device())]
     if _store is None:
         raise RuntimeError("check_ranks is for ranks that joined by init_process_group_if_launched")
-    device = default_device()
+    own = torch.device("cpu") if device is not None else default_device()
 
     def collective() -> None:
-        one = torch.ones(1, device=device)
+        _make_current(own)
+        one = torch.ones(1, device=own)
         dist.all_reduce(one)
         one.item()  # waits for the device
 
@@ -134,27 +134,6 @@ def peers_may_die(doing: str = "a collective") -> Iterator[None]:
         # The launcher reports the rank that failed first: the one that ended has to be seen before this one.
         time.sleep(GRACE)
         raise RankError(f"another rank ended or did not answer during {doing}{_read_fates()}") from error
-
-
-def describe_environment(ranks: list[RankInfo], attention: str, decoder: str) -> list[list[str]]:
-    """What a run runs on, in rows of a table: versions, devices by host, and backends.
-
-    Args:
-        ranks: what `check_ranks` returned.
-        attention: backend in use.
-        decoder: of videos, in use.
-    """
-    rows = [["python", platform.python_version()]]
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):  # a package that is not needed is not in the table
-            rows.append([package, version(package)])
-    for host, group in groupby(ranks, key=lambda info: info.host):
-        infos = list(group)
-        devices = " + ".join(f"{len(list(same))} × {name}" for name, same in groupby(info.device for info in infos))
-        name = f"rank {infos[0].rank}" if len(infos) == 1 else f"ranks {infos[0].rank}–{infos[-1].rank}"
-        rows.append([name, f"{host}: {devices}, first pid {infos[0].pid}"])
-    backend = communication_backend() if len(ranks) > 1 else "none: one process"
-    return [*rows, ["communication", backend], ["attention", attention], ["decoder", decoder]]
 
 
 def first_to_say(text: str, alike: bool = True) -> bool:
@@ -248,15 +227,6 @@ def patient_group(seconds: float = LONG_WAIT) -> Iterator[dist.ProcessGroup | No
     dist.destroy_process_group(group)
 
 
-def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The elementwise mean of `value` over all ranks."""
-    if not dist.is_initialized():
-        return value
-    value = value.clone()
-    dist.all_reduce(value)
-    return value / world_size()
-
-
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The elementwise sum of `value` over all ranks."""
     if not dist.is_initialized():
@@ -276,8 +246,35 @@ def any_over_ranks(flag: bool) -> bool:
 
 
 def default_device() -> torch.device:
-    """This rank's GPU, or the CPU."""
-    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    """This rank's GPU, or the CPU.
+
+    Raises:
+        RankError: more processes on this machine than GPUs.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank() >= torch.cuda.device_count():
+        raise RankError(f"process {local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    return torch.device("cuda", local_rank())
+
+
+def check_device(name: str | torch.device) -> torch.device:
+    """The device of this name, made the current one if it is a GPU.
+
+    Args:
+        name: `cpu`, `cuda:N`, or `cuda`, which is this rank's own GPU.
+
+    Raises:
+        ValueError: it is neither `cpu` nor a GPU that is here.
+        RankError: `cuda`, and more processes on this machine than GPUs.
+    """
+    count = torch.cuda.device_count()
+    accepted = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if str(name) not in accepted:
+        raise ValueError(f"no device {str(name)!r}; here there are {', '.join(accepted)}")
+    device = default_device() if str(name) == "cuda" else torch.device(name)
+    _make_current(device)
+    return device
 
 
 def shutdown() -> None:
@@ -288,8 +285,13 @@ def shutdown() -> None:
         _store = None
 
 
-def _my_info(rank: int) -> RankInfo:
-    device = default_device()
+def _make_current(device: torch.device) -> None:
+    """Make a GPU the current one of this thread: each has its own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def _my_info(rank: int, device: torch.device) -> RankInfo:
     name = f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
     return RankInfo(rank, socket.gethostname(), os.getpid(), name)
 
@@ -333,8 +335,6 @@ def _answer(
     raised: list[Exception] = []
 
     def attempt() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(local_rank())  # each thread has its own
         try:
             action()
         except Exception as error:

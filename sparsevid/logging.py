@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -66,7 +66,8 @@ class MetricWriter:
     Use as a context manager.
 
     Args:
-        folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends.
+        folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends; a line of
+            `metrics.jsonl` that a kill cut off stays as it is, and is ended.
         wandb: log to Weights & Biases too, as the run whose id `wandb_id` in the folder holds, so that a resumed run goes on
             there. The project is $WANDB_PROJECT, or sparsevid.
         config: of the run, as plain values, for Weights & Biases.
@@ -83,7 +84,7 @@ class MetricWriter:
             if wandb:
                 self.wandb = _wandb_run(folder, config)
             self.board = SummaryWriter(str(folder / "tensorboard"))
-            self.lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self.lines = _open_lines(folder / "metrics.jsonl")
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -113,6 +114,15 @@ class MetricWriter:
             import wandb
 
             self.wandb.log({name: wandb.Image(array)}, step=step)
+
+
+def _open_lines(path: Path) -> TextIO:
+    """A file of lines to append to."""
+    content = path.read_bytes() if path.is_file() else b""
+    file = path.open("a", encoding="utf-8")
+    if content and not content.endswith(b"\n"):
+        file.write("\n")
+    return file
 
 
 def _wandb_run(folder: Path, config: dict[str, Any] | None) -> Any:

@@ -73,6 +73,7 @@ class VideoPipeline:
         self.model, self.autoencoder, self.config, self.schedule = model, autoencoder, config, schedule
         self.compiled = compile
         self.weights_file: Path | None = None
+        self.autoencoder_fingerprint: str | None = None
         self._network: Model = _compiled(model) if compile else model
 
     @classmethod
@@ -108,13 +109,9 @@ class VideoPipeline:
         schedule = None
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
-        model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.to(device)
-        if first_stage.kind == "kl":  # the others are one matrix product, or nothing
-            # Convolutions on a GPU run over channels last; elsewhere each would copy its input.
-            order = torch.channels_last if device.type == "cuda" else torch.preserve_format
-            first_stage = first_stage.to(dtype=DTYPES[dtype], memory_format=order)
+        model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
         pipeline = cls(model, first_stage, config, schedule, compile=compile)
-        pipeline.weights_file = parts.weights_file
+        pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
 
     @property
@@ -143,14 +140,14 @@ class VideoPipeline:
         return self.config.sample.sampler or ("euler" if self.config.objective.kind == "flow" else "ddim")
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the model's file, spec and autoencoder.
+        """SHA-256, in hexadecimal, of the model's file, spec and autoencoder, as they were loaded: the same in any `dtype`.
 
         Raises:
             ValueError: the model was not loaded by `from_pretrained`.
         """
         if self.weights_file is None:
             raise ValueError("a model that was not loaded by from_pretrained has no fingerprint")
-        parts = [file_sha256(self.weights_file), self.model.spec.to_dict(), self.autoencoder.fingerprint()]
+        parts = [file_sha256(self.weights_file), self.model.spec.to_dict(), self.autoencoder_fingerprint]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, num: int = 4, *, show_progress: bool = True, **options) -> Tensor:

@@ -42,6 +42,7 @@ class Pretrained:
         config: of its run; defaults for a model without one.
         has_config: whether the config is that of the run.
         weights_file: where the model's weights were read.
+        autoencoder_fingerprint: of the autoencoder as it was loaded, before it is cast to another type.
     """
 
     model: DiffusionTransformer
@@ -49,6 +50,7 @@ class Pretrained:
     config: RunConfig
     has_config: bool
     weights_file: Path
+    autoencoder_fingerprint: str
 
 
 def open_pretrained(source: str | Path, weights: str | None = None, autoencoder: str | Autoencoder | None = None) -> Pretrained:
@@ -62,7 +64,7 @@ def open_pretrained(source: str | Path, weights: str | None = None, autoencoder:
 
     Raises:
         FileNotFoundError: nothing there; the message says what is missing, and what to pass.
-        ValueError: parts that do not belong together, or a config of another version.
+        ValueError: a damaged file, parts that do not belong together, or a config of another version.
     """
     folder = find_pretrained(source)
     single = (folder / "config.json").is_file()
@@ -82,7 +84,8 @@ def open_pretrained(source: str | Path, weights: str | None = None, autoencoder:
             f"{folder}: the autoencoder gives {first_stage.channels} channels, the model takes {model.spec.in_channels}: "
             "they do not belong together"
         )
-    return Pretrained(model, first_stage, config, has_config, model_folder / "model.safetensors")
+    weights_file = model_folder / "model.safetensors"
+    return Pretrained(model, first_stage, config, has_config, weights_file, first_stage.fingerprint())
 
 
 def find_pretrained(source: str | Path) -> Path:
@@ -168,7 +171,7 @@ def parse_autoencoder(text: str) -> Autoencoder:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: another form.
+        ValueError: another form, or a damaged file.
     """
     kind, _, source = text.partition(":")
     if kind == "kl" and source:

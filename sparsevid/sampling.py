@@ -6,18 +6,23 @@ Dimensions: B clips, C latent channels, T frames, H×W latent height and width, 
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
-from sparsevid.generation import GenerationError
 from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 
 SCHEDULES = ("paper", "constant", "off")
+
+
+class GenerationError(RuntimeError):
+    """Clips that could not be generated or written; the message says why. Files that are there are whole."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,20 @@ class Sampling:
     def times(self) -> list[float]:
         """Diffusion times of the calls of the model, first call first."""
         return sampler_times(self.sampler, self.steps)
+
+    def record(self, schedule: TokenSchedule | None, classes: Sequence[str]) -> dict[str, Any]:
+        """The settings as plain values, for the record of samples.
+
+        Args:
+            schedule: the token schedule that these settings walk; None for a dense model.
+            classes: names by label.
+
+        Returns:
+            Every setting, with `classes` in place of the labels, and `stages`, (low, high, grid): `schedule` alone is a name.
+        """
+        settings = asdict(self)
+        names = [classes[label] for label in settings.pop("labels")]
+        return settings | {"stages": None if schedule is None else schedule.stages, "classes": names}
 
 
 class SampleNoise:

@@ -177,11 +177,20 @@ def test_each_deepspeed_file_steps_like_stage_0(path):
     assert losses[-1] < losses[0]
 
 
+def test_activations_computed_again_step_like_those_that_are_kept():
+    """Also out of weights that are sharded, and gathered again in the backward pass."""
+    losses, weights = three_steps(f"train.deepspeed={CONFIGS / 'deepspeed' / 'zero3.json'}", checkpoint_layers="PMSRD")
+    expected_losses, expected_weights = three_steps("train.zero_stage=0")
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-4, atol=1e-5)
+
+
 @cache
-def three_steps(override: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+def three_steps(override: str, checkpoint_layers: str = "") -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses, and float32 weights afterwards, of a tiny sparse model that learns one batch."""
     torch.manual_seed(0)
-    model = DiffusionTransformer(ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=0))
+    spec = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=0)
+    model = DiffusionTransformer(spec, checkpoint_layers=checkpoint_layers)
     engine = Engine(model, load_config(None, [override]).train, 2, 1)
     x = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(engine.device)
     t, losses = torch.tensor([900, 100], device=engine.device), []

@@ -19,15 +19,18 @@ import torch.distributed as dist
 from sparsevid import cli, distributed
 from sparsevid.config import ConfigError
 from sparsevid.distributed import (
+    RankError,
     RankInfo,
     any_over_ranks,
+    check_device,
     check_ranks,
-    describe_environment,
+    default_device,
     first_to_say,
     init_process_group_if_launched,
     peers_may_die,
     shutdown,
 )
+from sparsevid.training.environment import describe_environment
 
 PATHS = os.pathsep.join(map(str, (Path(__file__).parent.parent, Path(__file__).parent)))
 
@@ -45,15 +48,16 @@ def fail(how: str) -> None:
 
 
 def play(fault: str, timeout: float) -> int:
-    """What each rank does here; rank 1 has the fault, such as `step:kill`: where, and how."""
+    """What each rank does here; rank 1 has the fault, such as `step:kill`: where, and how. `cpu` keeps all off the GPUs."""
     me = int(os.environ["RANK"])
     place, _, how = fault.partition(":") if me == 1 else ("", "", "")
     if fault == "mend":
         raise ConfigError("train.lr is the wrong way round")
-    init_process_group_if_launched(start_timeout=timeout)
+    device = torch.device("cpu") if fault == "cpu" else None
+    init_process_group_if_launched(start_timeout=timeout, device=device)
     if place == "check":
         fail(how)
-    ranks = check_ranks(timeout)
+    ranks = check_ranks(timeout, device)
     print("ranks", *(info.rank for info in ranks), "pid", ranks[me].pid == os.getpid())
     print("any", any_over_ranks(me == 1), any_over_ranks(False), "first", first_to_say("hello"))
     with peers_may_die("step 7"):
@@ -180,10 +184,26 @@ def test_alone_everything_is_trivial():
     assert not distributed.is_launched()
     (info,) = check_ranks(1.0)
     assert (info.rank, info.host, info.pid) == (0, socket.gethostname(), os.getpid())
+    assert check_ranks(1.0, torch.device("cpu"))[0].device == "cpu"
     assert any_over_ranks(True) and not any_over_ranks(False) and first_to_say("hello")
     for error in (ValueError("wrong"), RuntimeError("connection of shapes closed")):
         with pytest.raises(type(error), match=str(error)), peers_may_die():
             raise error
+
+
+def test_a_device_that_is_not_here_is_refused():
+    assert check_device("cpu") == torch.device("cpu")
+    for name in ("cuda:99", "tpu", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(ValueError, match=f"no device '{name}'; here there are cpu"):
+            check_device(name)
+
+
+@pytest.mark.gpu
+def test_cuda_is_the_ranks_own_gpu(monkeypatch):
+    assert check_device("cuda") == default_device() == torch.device("cuda", torch.cuda.current_device())
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with pytest.raises(RankError, match="process 99 of this machine has no GPU"):
+        check_device("cuda")
 
 
 def test_environment_groups_ranks_by_host():
@@ -198,6 +218,14 @@ def test_first_collective_runs_on_the_gpu():
     launcher = launch("--standalone", "--nproc_per_node", "1")
     text, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 0 and "ranks 0 pid True" in text, text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("fault", "said"), [("cpu", "ranks 0 1"), ("", r"play: rank \d+: error: process \d+ .* has no GPU")])
+def test_more_ranks_than_gpus_need_the_cpu(fault, said):
+    ranks = torch.cuda.device_count() + 1
+    text, _ = launch("--standalone", "--nproc_per_node", str(ranks), fault=fault).communicate(timeout=120)
+    assert re.search(said, text), text
 
 
 if __name__ == "__main__":

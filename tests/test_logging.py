@@ -27,6 +27,17 @@ def test_scalars_reach_json_lines_and_tensorboard(tmp_path):
     assert [(each.step, each.value) for each in board(tmp_path).Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
 
 
+@pytest.mark.parametrize("cut", ['{"step": 2, "train/lo', '{"step": 2, "train/loss": 0.25}'])
+def test_a_row_that_a_kill_cut_off_takes_no_other_with_it(cut, tmp_path):
+    """It stays as it is, and rows of before and after are whole."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n' + cut, encoding="utf-8")
+    for step in (2, 3):
+        with MetricWriter(tmp_path) as metrics:
+            metrics.scalars({}, step)
+    assert file.read_text(encoding="utf-8") == f'{{"step": 1}}\n{cut}\n{{"step": 2}}\n{{"step": 3}}\n'
+
+
 def test_image_comes_back_from_tensorboard(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     with MetricWriter(tmp_path) as metrics:

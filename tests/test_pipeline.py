@@ -74,9 +74,13 @@ def test_a_kl_autoencoder_from_a_folder(checkpoint, tmp_path):
     vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
                         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4)  # fmt: skip
     vae.save_pretrained(tmp_path / "vae")
-    options = {"autoencoder": f"kl:{tmp_path / 'vae'}", "dtype": "bfloat16"}
-    pipeline = VideoPipeline.from_pretrained(checkpoint / "ema", **options)
-    assert pipeline(2, **QUIET).shape == (2, 3, 4, 8, 12)
+    half, full = (
+        VideoPipeline.from_pretrained(checkpoint / "ema", autoencoder=f"kl:{tmp_path / 'vae'}", dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert half(2, **QUIET).shape == (2, 3, 4, 8, 12)
+    assert half.autoencoder.vae.dtype == torch.bfloat16 and full.autoencoder.vae.dtype == torch.float32
+    assert half.fingerprint() == full.fingerprint()
 
 
 def test_what_is_no_model_is_named(tmp_path, monkeypatch):
@@ -111,6 +115,24 @@ def test_a_damaged_model_is_named(checkpoint, tmp_path):
     weights = tmp_path / "broken" / "ema" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        VideoPipeline.from_pretrained(tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("autoencoder.safetensors", b"\x10\x00\x00", "autoencoder.safetensors is damaged"),
+        ("autoencoder.json", b'{"channels": 4, "patch": 4}', "autoencoder.json is damaged: it is no JSON object with a kind"),
+        ("autoencoder.json", b'["linear", 4, 4]', "autoencoder.json is damaged: it is no JSON object with a kind"),
+        ("autoencoder.json", b'{"kind": "lin', "autoencoder.json is damaged: Unterminated string"),
+        ("autoencoder.json", b'{"kind": "linear", "channels": 4}', "autoencoder.json is damaged: .*patch = None"),
+        ("autoencoder.json", b'{"kind": "linear", "channels": 3, "patch": 4}', "autoencoder.json says"),
+    ],
+)
+def test_a_damaged_autoencoder_is_named(name, content, reason, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    (tmp_path / "broken" / "autoencoder" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"broken/autoencoder.*{reason}"):
         VideoPipeline.from_pretrained(tmp_path / "broken")
 
 

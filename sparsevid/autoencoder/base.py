@@ -44,6 +44,18 @@ class Autoencoder(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write `autoencoder.json` and, where there are any, weights as safetensors."""
 
+    def place(self, device: torch.device, dtype: torch.dtype) -> "Autoencoder":
+        """Move to a device, in place, to decode beside a model of this type.
+
+        Args:
+            device: where.
+            dtype: of the weights of `kl`; the other kinds are one matrix product, or nothing, and keep theirs.
+
+        Returns:
+            Itself.
+        """
+        return self.to(device)
+
     @property
     def cacheable(self) -> bool:
         """Whether moments of single frames can be kept on disk in place of the frames."""
@@ -132,7 +144,7 @@ def load_autoencoder(folder: Path, source: str | None = None) -> Autoencoder:
 
     Raises:
         FileNotFoundError: no `autoencoder.json` there.
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or a damaged file, which the message names.
     """
     from sparsevid.autoencoder.kl import KLAutoencoder
     from sparsevid.autoencoder.linear import LinearAutoencoder
@@ -141,11 +153,27 @@ def load_autoencoder(folder: Path, source: str | None = None) -> Autoencoder:
     path = folder / "autoencoder.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no autoencoder.json: it is not a saved autoencoder")
-    header = json.loads(path.read_text(encoding="utf-8"))
-    if header["kind"] == "linear":
+    header = _read_header(path)
+    kind = header["kind"]
+    if kind == "linear":
         return LinearAutoencoder.load(folder, header)
-    if header["kind"] == "kl":
-        return KLAutoencoder.from_source(source or header["source"])
-    if header["kind"] == "pixels":
+    if kind == "kl":
+        return KLAutoencoder.from_source(source or header.get("source"))
+    if kind == "pixels":
         return Pixels()
-    raise ValueError(f"{path}: unknown kind {header['kind']!r}; known are linear, kl, pixels")
+    raise ValueError(f"{path}: unknown kind {kind!r}; known are linear, kl, pixels")
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """What `write_header` wrote, with its kind.
+
+    Raises:
+        ValueError: something else, which the message names.
+    """
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(header, dict) or "kind" not in header:
+        raise ValueError(f"{path} is damaged: it is no JSON object with a kind")
+    return header

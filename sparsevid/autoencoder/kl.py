@@ -64,6 +64,11 @@ class KLAutoencoder(Autoencoder):
             ) from error
         return cls(vae, source, frames_at_once)
 
+    def place(self, device: torch.device, dtype: torch.dtype) -> "KLAutoencoder":
+        # Convolutions on a GPU run over channels last; elsewhere each would copy its input.
+        order = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        return self.to(device, dtype, memory_format=order)
+
     def encode(self, clips: Tensor) -> Tensor:
         return self.latents(self.moments(clips))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,10 +81,18 @@ class LinearAutoencoder(Autoencoder):
         """Read what `save` wrote.
 
         Raises:
-            ValueError: weights that are not of the size that the header says.
+            FileNotFoundError: no weights there.
+            ValueError: a damaged file, or weights that are not of the size that the header says.
         """
-        weights = load_file(folder / "autoencoder.safetensors")
-        expected = (header["channels"], 3 * header["patch"] ** 2)
-        if tuple(weights["basis"].shape) != expected:
-            raise ValueError(f"{folder}: basis of shape {tuple(weights['basis'].shape)}, but autoencoder.json says {expected}")
+        channels, patch = header.get("channels"), header.get("patch")
+        if not isinstance(channels, int) or not isinstance(patch, int):
+            raise ValueError(f"{folder / 'autoencoder.json'} is damaged: channels = {channels!r}, patch = {patch!r}")
+        try:
+            weights = load_file(folder / "autoencoder.safetensors")
+        except SafetensorError as error:
+            raise ValueError(f"{folder / 'autoencoder.safetensors'} is damaged: {error}") from error
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        expected = {"mean": (3 * patch**2,), "basis": (channels, 3 * patch**2), "std": (channels,)}
+        if shapes != expected:
+            raise ValueError(f"{folder}: weights of shapes {shapes}, but autoencoder.json says {expected}")
         return cls(**weights)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsevid.benchmark.timing import Turns, time_turn
+from sparsevid.distributed import check_device
 from sparsevid.logging import get_logger, progress
 from sparsevid.models.naive import naive_forward, naive_macs
 from sparsevid.models.presets import PRESETS, build_spec
@@ -302,22 +303,6 @@ def build_random_model(spec: ModelSpec, dtype: torch.dtype, device: torch.device
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return model.to(dtype).eval().requires_grad_(False)
-
-
-def check_device(name: str | torch.device) -> torch.device:
-    """The device of this name, made the current one if it is a GPU.
-
-    Raises:
-        ValueError: it is neither `cpu` nor a GPU that is here.
-    """
-    count = torch.cuda.device_count()
-    accepted = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
-    if str(name) not in accepted:
-        raise ValueError(f"no device {str(name)!r}; here there are {', '.join(accepted)}")
-    device = torch.device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def _models_of_preset(

@@ -5,7 +5,7 @@ Dimensions: N clips, D features of a clip.
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, samp
 from sparsevid.evaluation.record import ProtocolRecord
 from sparsevid.logging import progress
 from sparsevid.pipeline import VideoPipeline
+from sparsevid.sampling import Sampling
 from sparsevid.training.scoring import Scoring
 from sparsevid.video import contact_sheet, write_board
 
@@ -51,7 +52,7 @@ class QualityResult:
     """What was found of a case.
 
     Attributes:
-        record: the score, and all it depends on.
+        record: the score, and all it depends on; its `fake` has all settings of the samples, and the stages of their tokens.
         shown: the first clips, uint8 (n, 3, T, H, W).
         pixel_error: mean absolute difference to the same samples without reuse, in grey levels; None without reuse.
         latent_error: the same of the latents, which have about unit variance.
@@ -96,9 +97,7 @@ def plan_quality(
     reuse = [1, *(every for every in dict.fromkeys(reuse) if every != 1)]
     cases = [QualityCase(*each) for each in product(fitting if samplers is None else samplers, dict.fromkeys(steps), reuse)]
     for case in cases:
-        pipeline.sampling(
-            sampler=case.sampler, steps=case.steps, reuse_every=case.reuse_every, batch=batch
-        )  # refuses what does not fit
+        _settings(pipeline, case, batch=batch)  # refuses what does not fit
     return cases
 
 
@@ -142,9 +141,11 @@ def measure_quality(
     step = _step(pipeline)
     scoring.detector.to(pipeline.device)
     for case in progress(cases, desc="cases"):
-        latents, samples = _sample(pipeline, case, clips, seed, batch)
+        sampling = _settings(pipeline, case, seed=seed, batch=batch)
+        latents, samples = _sample(pipeline, sampling, clips)
         features = torch.cat([scoring.features(part) for part in samples.to(pipeline.device).split(batch)])
-        record = scoring.compare(features, step, {**asdict(case), "seed": seed, "weights": str(pipeline.weights_file)})
+        settings = sampling.record(pipeline.token_schedule(sampling), pipeline.classes)
+        record = scoring.compare(features, step, settings | {"weights": str(pipeline.weights_file)})
         errors = {}
         if case.reuse_every == 1:
             without = latents, samples
@@ -220,13 +221,16 @@ def quality_as_json(header: dict, results: Sequence[QualityResult]) -> dict:
     }
 
 
-def _sample(pipeline: VideoPipeline, case: QualityCase, clips: int, seed: int, batch: int) -> tuple[Tensor, Tensor]:
+def _settings(pipeline: VideoPipeline, case: QualityCase, **options: int) -> Sampling:
+    """How a case is sampled; what neither it nor the options say comes from the checkpoint's config."""
+    return pipeline.sampling(sampler=case.sampler, steps=case.steps, reuse_every=case.reuse_every, **options)
+
+
+def _sample(pipeline: VideoPipeline, sampling: Sampling, clips: int) -> tuple[Tensor, Tensor]:
     """Latents (N, C, T, H, W) on the CPU and their clips, uint8 (N, 3, T, H, W)."""
-    options = {"sampler": case.sampler, "steps": case.steps, "reuse_every": case.reuse_every}
-    sampling = pipeline.sampling(seed=seed, batch=batch, **options)
     latents, samples = [], []
-    for first in range(0, clips, batch):
-        latents.append(pipeline.denoise(range(first, min(first + batch, clips)), sampling))
+    for first in range(0, clips, sampling.batch):
+        latents.append(pipeline.denoise(range(first, min(first + sampling.batch, clips)), sampling))
         samples.append(pipeline.decode(latents[-1]))
     return torch.cat(latents).cpu(), torch.cat(samples)
 

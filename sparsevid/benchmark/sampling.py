@@ -6,6 +6,7 @@ A case either runs as a whole, or is *extrapolated*: one call of the model is ti
 calls that its sampler makes are added up.
 """
 
+import copy
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,12 @@ from torch import Tensor
 from sparsevid.autoencoder import Autoencoder, load_autoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.benchmark.model import build_random_model, check_device, matmul_rates, plan_matmuls
+from sparsevid.benchmark.model import build_random_model, matmul_rates, plan_matmuls
 from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, SamplingCase, product_dense
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.config import ObjectiveConfig, RunConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS
+from sparsevid.distributed import check_device
 from sparsevid.logging import progress
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import DTYPES, VideoPipeline
@@ -69,6 +71,13 @@ class SamplingResult(Turns):
         return statistics.median(self.write_turns) / self.case.batch if self.write_turns else 0.0
 
     @property
+    def clip_turns(self) -> tuple[float, ...]:
+        """Seconds from noise to files in each turn, the whole batch; to latents without an autoencoder."""
+        if not self.decode_turns:
+            return self.turns
+        return tuple(map(sum, zip(self.turns, self.decode_turns, self.write_turns, strict=True)))
+
+    @property
     def clip_seconds(self) -> float:
         """Seconds of a clip end to end, one part after the other."""
         return self.latent_seconds + self.decode_seconds + self.write_seconds
@@ -80,13 +89,13 @@ class SamplingResult(Turns):
 
     @property
     def latent_speed(self) -> float | None:
-        """Seconds of a clip in latents of the dense case over this one's; None where that was not measured."""
-        return None if self.dense is None else self.dense.latent_seconds / self.latent_seconds
+        """Seconds in latents of the dense case over this one's, median over the turns; None where that was not measured."""
+        return None if self.dense is None else _speed(self.dense.turns, self.turns)
 
     @property
     def clip_speed(self) -> float | None:
-        """Seconds of a clip end to end of the dense case over this one's; None where that was not measured."""
-        return None if self.dense is None else self.dense.clip_seconds / self.clip_seconds
+        """Seconds end to end of the dense case over this one's, median over the turns; None where that was not measured."""
+        return None if self.dense is None else _speed(self.dense.clip_turns, self.clip_turns)
 
     @property
     def counted_speed(self) -> float:
@@ -102,8 +111,8 @@ class Product(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Seconds of a clip in latents, dense over sparse."""
-        return self.dense.latent_seconds / self.sparse.latent_seconds
+        """Seconds in latents, dense over sparse, median over the turns."""
+        return _speed(self.dense.turns, self.sparse.turns)
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ def measure_sampling(
     matmul_sizes: Sequence[int] | None = None,
     format: str = "ffv1",
 ) -> SamplingMeasurement:
-    """Time all cases and matmuls of their dtypes in turns, after one untimed turn through every call, decoding and writing.
+    """Time all cases and matmuls of their dtypes in turns, after `warm_turns` through every call, decoding and writing.
 
     All models are held at once, one for each spec and dtype, with random weights.
 
@@ -159,10 +168,28 @@ def measure_sampling(
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         models = {(case, "model"): run.denoise for case, run in runs.items() if not case.extrapolated}
         ends = {} if autoencoder is None else _ends(runs, Path(folder), format)
-        time_turn(single | ends | matmuls)  # warm
+        for parts in warm_turns(single, ends | matmuls, device):
+            time_turn(parts)
         candidates = added_up | models | ends | matmuls
         turns = [time_turn(candidates) for _ in progress(range(repeats), desc="turns")]
     return compare_sampling(cases, turns, matmul_rates(matmuls, turns))
+
+
+def warm_turns(
+    single: Mapping[Call, Callable], others: Mapping[Any, Callable], device: torch.device
+) -> list[dict[Any, Callable]]:
+    """What runs before the timed turns: everything once, and on a GPU the calls of compiled networks once more.
+
+    Args:
+        single: one call of a model in each stage.
+        others: decoding, writing, matmuls.
+        device: where the models are.
+    """
+    turns: list[dict[Any, Callable]] = [{**single, **others}]
+    graphs = {call: part for call, part in single.items() if call.network.compiled}
+    if graphs and device.type == "cuda":
+        turns.append(graphs)  # a CUDA graph is recorded at its second call
+    return turns
 
 
 def compare_sampling(
@@ -234,7 +261,9 @@ class SamplingRun:
 def random_pipelines(
     networks: Sequence[Network], autoencoder: Autoencoder, device: torch.device
 ) -> dict[Network, VideoPipeline]:
-    """Pipelines of random weights; networks of the same spec and dtype share them."""
+    """Pipelines of random weights; networks of the same spec and dtype share them, those of one dtype the autoencoder."""
+    dtypes = dict.fromkeys(network.dtype for network in networks)
+    autoencoders = {dtype: copy.deepcopy(autoencoder).place(device, DTYPES[dtype]) for dtype in dtypes}
     models: dict[tuple[ModelSpec, str], DiffusionTransformer] = {}
     pipelines = {}
     for network in dict.fromkeys(networks):
@@ -242,7 +271,7 @@ def random_pipelines(
         if (spec, dtype) not in models:
             models[spec, dtype] = build_random_model(spec, DTYPES[dtype], device)
         config = RunConfig(objective=ObjectiveConfig(kind="diffusion" if spec.learn_sigma else "flow"))
-        pipelines[network] = VideoPipeline(models[spec, dtype], autoencoder.to(device), config, schedule, compile=compiled)
+        pipelines[network] = VideoPipeline(models[spec, dtype], autoencoders[dtype], config, schedule, compile=compiled)
     return pipelines
 
 
@@ -256,6 +285,7 @@ def open_autoencoder(source: str, channels: int) -> Autoencoder | None:
 
     Raises:
         FileNotFoundError: no autoencoder there.
+        ValueError: a damaged one.
     """
     if source == "none":
         return None
@@ -273,6 +303,11 @@ def _ends(runs: Mapping[SamplingCase, SamplingRun], folder: Path, format: str) -
         ends[case, "decode"] = run.decode
         ends[case, "write"] = partial(run.write, folder, format)
     return ends
+
+
+def _speed(dense: Sequence[float], this: Sequence[float]) -> float:
+    """Median over the turns of the ratio within a turn, in which both ran on a machine that was equally fast."""
+    return statistics.median(one / other for one, other in zip(dense, this, strict=True))
 
 
 def _model_seconds(case: SamplingCase, turn: Mapping[Any, float]) -> float:

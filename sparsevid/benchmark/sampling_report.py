@@ -38,8 +38,8 @@ def sampling_lines(measured: SamplingMeasurement, autoencoder: str) -> list[str]
         lines.append(f"best {dtype} matmul of {', '.join(map(str, rates))}: {best}, {rates[best] / 1e9:.1f} GMAC/s")
     lines += [
         "random weights; s/clip in latents: median of the turns from noise to latents, spread: slowest less fastest over it; "
-        "dense / this: seconds of the dense model over these, counted: multiply-adds of the dense model over these; of matmul: "
-        "multiply-adds a second over the best matmul's",
+        "dense / this: median over the turns of the dense model's seconds over these in the same turn; counted: multiply-adds "
+        "of the dense model over these; of matmul: multiply-adds a second over the best matmul's",
         f"decode: {autoencoder}; clips/s and model, decode, write (shares of the time): one part after the other, where bulk "
         "generation decodes and writes while the next batch is denoised",
         f"{EXTRAPOLATED}: one call of the model timed in each stage of the token schedule in each turn, and added up over all "
@@ -121,7 +121,7 @@ def _product_line(product: Product) -> str:
     return (
         f"product, extrapolated from single calls (batch {case.batch}, {case.network.dtype}): {_name(product.sparse)} takes "
         f"{product.sparse.latent_seconds:.4g} s/clip in latents, {_name(product.dense)} {product.dense.latent_seconds:.4g}: "
-        f"{product.speed:.1f}×"
+        f"{product.speed:.1f}×, median over the turns"
     )
 
 

@@ -3,11 +3,13 @@
 import argparse
 import json
 import shlex
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from sparsevid.atomic import renamed
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.distributed import default_device, is_main
+from sparsevid.distributed import check_device, default_device, is_main
 from sparsevid.logging import print_table
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.grid import Grid
@@ -155,8 +157,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
     if args.action == "quality":
         return _quality(args)
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
+    if args.json is not None:
+        _check_json(args.json)
     measure = {"model": _model, "data": _data, "training": _training, "sampling": _sampling, "distance": _distance}
     values = measure[args.action](args)
     if is_main() and args.json is not None:
@@ -166,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace) -> dict:
     """Measure models, print them, and return everything as plain values."""
-    from sparsevid.benchmark.model import PEAK_METHOD, check_device, measure_cases, plan_cases
+    from sparsevid.benchmark.model import PEAK_METHOD, measure_cases, plan_cases
     from sparsevid.benchmark.report import MODEL_COLUMNS, as_markdown, describe_run, model_as_json, model_lines, model_rows
 
     cases = plan_cases(
@@ -190,7 +192,6 @@ def _training(args: argparse.Namespace) -> dict:
     """Measure training steps, print them, and return everything as plain values."""
     from dataclasses import asdict
 
-    from sparsevid.benchmark.model import check_device
     from sparsevid.benchmark.report import TRAINING_COLUMNS, as_markdown, describe_run, training_lines, training_rows
     from sparsevid.benchmark.training import measure_training
 
@@ -206,7 +207,6 @@ def _training(args: argparse.Namespace) -> dict:
 def _data(args: argparse.Namespace) -> dict:
     """Measure ways to read clips, print them, and return everything as plain values."""
     from sparsevid.benchmark.data import measure_data, open_sources
-    from sparsevid.benchmark.model import check_device
     from sparsevid.benchmark.report import (
         DATA_COLUMNS,
         as_markdown,
@@ -244,7 +244,6 @@ def _data(args: argparse.Namespace) -> dict:
 
 def _sampling(args: argparse.Namespace) -> dict:
     """Measure sampling, print it, and return everything as plain values."""
-    from sparsevid.benchmark.model import check_device
     from sparsevid.benchmark.report import as_markdown, describe_run
     from sparsevid.benchmark.sampling import measure_sampling, open_autoencoder
     from sparsevid.benchmark.sampling_cases import plan_sampling
@@ -287,7 +286,6 @@ def _distance(args: argparse.Namespace) -> dict:
 
 def _quality(args: argparse.Namespace) -> int:
     """Sample a checkpoint in all ways, score, print the table, and write picture and JSON."""
-    from sparsevid.benchmark.model import check_device
     from sparsevid.benchmark.quality import (
         QUALITY_COLUMNS,
         measure_quality,
@@ -301,21 +299,43 @@ def _quality(args: argparse.Namespace) -> int:
     from sparsevid.benchmark.report import as_markdown, describe_run
     from sparsevid.pipeline import VideoPipeline
 
+    if args.scale < 1:
+        raise ValueError(f"--scale is a whole number from 1, got {args.scale}")
     device = check_device(args.device or default_device())
     pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device)
     cases = plan_quality(pipeline, args.samplers, args.steps, args.reuse_every, batch=args.batch)
     args.out.mkdir(parents=True, exist_ok=True)
+    _check_writable(args.out)
     scoring = open_scoring(pipeline, args.clips, args.protocol, args.data_root)
     header = describe_run(command_line(args), device)
     results = measure_quality(pipeline, scoring, cases, clips=args.clips, seed=args.seed, batch=args.batch)
     print(as_markdown(header, quality_lines(scoring, args.clips), QUALITY_COLUMNS, quality_rows(results)))
-    write_picture(args.out / "quality.png", results, args.scale)
     _write_json(args.out / "quality.json", quality_as_json(header, results))
+    write_picture(args.out / "quality.png", results, args.scale)
     return 0
 
 
+def _check_json(path: Path) -> None:
+    """Raise before the work if `--json` names what `_write_json` could not write, or would put a file in the place of."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--json {path}: there is no folder {folder}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--json {path} is there and no file")
+    _check_writable(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise an OSError before the work if its results could not be written afterwards."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
+
+
 def _write_json(path: Path, values: dict) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with renamed(path.resolve()) as draft:  # of a link, what it names is replaced
+        draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -54,13 +54,14 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.latents import LatentCache
     from sparsevid.data.latents_write import MEGABYTE, write_cache
     from sparsevid.data.manifest import open_manifest
-    from sparsevid.distributed import LONG_WAIT, init_process_group_if_launched, shutdown
+    from sparsevid.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
 
     card = load_card(args.card)
     autoencoder = _open_autoencoder(args)
     size = tuple(args.size or card.clip.size)
     flip = card.clip.flip if args.flip is None else args.flip
-    init_process_group_if_launched(LONG_WAIT)  # a rank that has finished waits for the slowest
+    device = None if args.device is None else check_device(args.device)
+    init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished waits for the slowest
     try:
         manifest = open_manifest(resolve_root(card, args.root), card.rules())
         if args.verify:
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             cache = write_cache(
                 args.out, manifest, autoencoder, size, flip,
                 rule_record=asdict(card.clip.clip_rule()), dtype=args.dtype, shard_bytes=args.shard_mb * MEGABYTE,
-                batch_frames=args.batch, device=args.device, workers=args.workers,
+                batch_frames=args.batch, device=device, workers=args.workers,
             )  # fmt: skip
     finally:
         shutdown()

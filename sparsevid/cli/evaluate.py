@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.distributed import LONG_WAIT, check_ranks, default_device, init_process_group_if_launched, is_main, shutdown
+from sparsevid.distributed import (
+    LONG_WAIT,
+    check_device,
+    check_ranks,
+    default_device,
+    init_process_group_if_launched,
+    is_main,
+    shutdown,
+)
 from sparsevid.evaluation.detectors import DETECTORS, build_detector
 from sparsevid.evaluation.protocols import list_protocols
 from sparsevid.evaluation.record import ProtocolRecord, load_record
@@ -90,8 +98,9 @@ def run(args: argparse.Namespace) -> int:
         "protocols": _protocols,
         "sensitivity": _sensitivity,
     }
-    init_process_group_if_launched(LONG_WAIT)  # a rank that has finished its clips waits for the slowest
-    check_ranks()
+    device = check_device(args.device) if getattr(args, "device", None) else None  # not every action computes
+    init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished its clips waits for the slowest
+    check_ranks(device=device)
     status = actions[args.action](args)
     shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
     return status

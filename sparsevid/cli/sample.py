@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
     model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
-    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the model computes in")
+    dtype = "what the model and an autoencoder kl compute in"
+    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
     model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
 
 
@@ -77,20 +78,34 @@ def _add_sampler_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsevid.benchmark.model import check_device
-    from sparsevid.distributed import check_ranks, init_process_group_if_launched, is_main, shutdown
+    from sparsevid.distributed import (
+        check_device,
+        check_ranks,
+        from_main,
+        init_process_group_if_launched,
+        is_main,
+        peers_may_die,
+        shutdown,
+    )
     from sparsevid.generation.job import generate
     from sparsevid.pipeline import VideoPipeline
+    from sparsevid.pretrained import find_pretrained
 
     chosen = chosen_settings(args)
     if chosen["num"] < 1:
         raise ValueError(f"--num is at least 1, got {chosen['num']}")
-    if args.device is not None:
-        check_device(args.device)
-    init_process_group_if_launched(timeout=LONG_WAIT)  # ranks wait for those that have more batches to do
-    check_ranks()
-    loading = {name: chosen[name] for name in ("weights", "device", "dtype", "compile", "autoencoder")}
-    pipeline = VideoPipeline.from_pretrained(args.checkpoint, **loading)
+    device = None if args.device is None else check_device(args.device)
+    init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
+    check_ranks(device=device)
+    loading = {name: chosen[name] for name in ("weights", "dtype", "compile", "autoencoder")}
+
+    def find() -> str | Path:
+        """The checkpoint itself of a run that lies here; a hub id is fetched by each host."""
+        return find_pretrained(args.checkpoint) if Path(args.checkpoint).is_dir() else args.checkpoint
+
+    with peers_may_die("loading the checkpoint"):
+        source = from_main(find, (OSError, ValueError))  # the newest may be another by the time that another rank looks
+        pipeline = VideoPipeline.from_pretrained(source, device=device, **loading)
     if args.preset == "benchmark" and chosen["sampler"] is None:
         chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
     sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})

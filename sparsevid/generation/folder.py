@@ -10,11 +10,15 @@
 For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json.
 """
 
+import errno
 import json
+import os
 import re
 import shutil
+import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ from sparsevid.video import (
     MAX_GIF_FPS,
     clip_file_is_whole,
     clip_path,
+    gif_time,
     write_clip,
     write_contact_sheet,
     write_grid,
@@ -43,9 +48,8 @@ from sparsevid.video import (
 
 RECORD, SHEET = "samples.json", "contact_sheet.png"
 SHEET_CLIPS = 16
-GIF_ROUNDING = 0.006  # seconds: a GIF counts hundredths
 LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
-_LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)\.[0-9a-f]+\.(partial|replaced)")
+_LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)(\.[0-9a-f]+)?\.(partial|replaced)")
 _CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
 logger = get_logger(__name__)
 
@@ -67,13 +71,9 @@ class JobRecord:
 
 def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: Sequence[str]) -> JobRecord:
     """The record of a job."""
-    settings = asdict(sampling)
-    labels, schedule = settings.pop("labels"), pipeline.token_schedule(sampling)
-    settings |= {
+    settings = sampling.record(pipeline.token_schedule(sampling), pipeline.classes) | {
         "checkpoint": pipeline.fingerprint(),
         "objective": pipeline.config.objective.kind,
-        "stages": None if schedule is None else schedule.stages,  # (low, high, grid): `schedule` alone is a name
-        "classes": [pipeline.classes[label] for label in labels],
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compiled,
         "formats": list(formats),
@@ -104,29 +104,38 @@ class ClipFolder:
             raise ValueError(f"the model makes {fps:g} frames a second, a GIF shows at most {MAX_GIF_FPS}; leave out gif")
         self.path, self.formats, self.shape, self.fps = path, tuple(formats), shape, fps
 
-    def begin(self, record: JobRecord) -> JobRecord:
+    def begin(self, record: JobRecord, *, grid: bool = False) -> JobRecord:
         """Make the folder, compare the record that is there with the job's, write it, and remove unfinished files.
+
+        Args:
+            record: of the job, as `make_record` gives it.
+            grid: the job writes a grid, too: see that it can, and remove unfinished ones.
 
         Returns:
             What was written: the job's record, or the one that was there, for as many clips as any job was asked for.
 
         Raises:
-            GenerationError: a record of other settings, which the message names, or clips without a record.
+            GenerationError: a record of other settings, which the message names, clips without a record, clips of another job
+                in the folder of a format, or a grid that cannot be written.
             OSError: the folder cannot be written.
         """
-        for folder in {self.path, *(self._stem(0, format).parent for format in self.formats)}:
+        folders = list(dict.fromkeys([self.path, *(self._stem(0, format).parent for format in self.formats)]))
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        if strangers := [folder for folder in folders[1:] if (folder / RECORD).exists()]:
+            raise GenerationError(f"{strangers[0]} is the folder of a job of its own: it holds {RECORD}; give another folder")
         if (self.path / RECORD).is_file():
             before = self._read()
             _compare(self.path, before, record)
             record = replace(before, num=max(before.num, record.num))
-        elif clips := sorted(entry.name for entry in self.path.iterdir() if _CLIP.fullmatch(entry.name)):
-            raise GenerationError(f"{self.path} holds {clips[0]} and no {RECORD}, which says what it is; give another folder")
+        elif clips := sorted(entry for folder in folders for entry in folder.iterdir() if _CLIP.fullmatch(entry.name)):
+            name = clips[0].relative_to(self.path)
+            raise GenerationError(f"{self.path} holds {name} and no {RECORD}, which says what it is; give another folder")
+        if grid:
+            self._begin_grid()
         self._write_record(record)
-        for folder in {self.path, *(self._stem(0, format).parent for format in self.formats)}:
-            for entry in [each for each in folder.iterdir() if _LEFTOVER.fullmatch(each.name)]:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
+        for folder in folders:
+            _remove_leftovers(folder, _LEFTOVER)
         return record
 
     def add_maker(self, record: JobRecord) -> None:
@@ -161,13 +170,10 @@ class ClipFolder:
         """Write clip `index`, uint8 (3, T, H, W).
 
         Raises:
-            GenerationError: it cannot be written.
+            GenerationError: it cannot be written, or its folder of frames, which was not whole, holds something else.
         """
         try:
             for format in formats:
-                path = clip_path(self._stem(index, format), format)
-                if path.is_dir():
-                    shutil.rmtree(path)  # a folder of frames that is not whole
                 write_clip(self._stem(index, format), clip, self.fps, format)
         except OSError as error:
             raise GenerationError(f"clip {index} could not be written to {self.path}: {error.strerror or error}") from error
@@ -191,7 +197,8 @@ class ClipFolder:
             grid: write the same clips as one video, too, beside the folder.
 
         Raises:
-            OSError: a picture cannot be written.
+            GenerationError: the grid cannot be written.
+            OSError: the contact sheet cannot be written.
         """
         shown = [index for index in range(min(num, SHEET_CLIPS)) if not self.missing(index)]
         clips = [self.read(index) for index in shown]
@@ -199,7 +206,25 @@ class ClipFolder:
         scale = 2 if max(self.shape[1:]) <= 128 else 1  # of small clips little could be seen
         write_contact_sheet(self.path / SHEET, clips, captions, scale=scale)
         if grid:
-            write_grid(grid_path(self.path), clips, self.fps, scale=scale)
+            with self._naming_grid():
+                write_grid(grid_path(self.path), clips, self.fps, scale=scale)
+
+    def _begin_grid(self) -> None:
+        path = grid_path(self.path)
+        with self._naming_grid():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            _remove_leftovers(path.parent, re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial"))
+
+    @contextmanager
+    def _naming_grid(self) -> Iterator[None]:
+        """The grid lies outside the folder: errors name it."""
+        try:
+            yield
+        except OSError as error:
+            raise GenerationError(f"the grid {grid_path(self.path)} cannot be written: {error.strerror or error}") from error
 
     def _stem(self, index: int, format: str) -> Path:
         return (self.path if len(self.formats) == 1 else self.path / format) / f"{index:06d}"
@@ -223,10 +248,16 @@ def grid_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-grid.mp4")
 
 
+def _remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove what a killed job left unfinished."""
+    for entry in [each for each in folder.iterdir() if names.fullmatch(each.name)]:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
 def _gif_frames(path: Path, frames: int, fps: float) -> list[int]:
     """The frame of a GIF that shows each frame of the clip: equal neighbours are one there, which lasts longer."""
-    begins = frame_times(path)
-    return [bisect_right(begins, index / fps + GIF_ROUNDING) - 1 for index in range(frames)]
+    begins = [round(100 * seconds) for seconds in frame_times(path)]
+    return [bisect_right(begins, gif_time(index, fps)) - 1 for index in range(frames)]
 
 
 def _compare(folder: Path, before: JobRecord, now: JobRecord) -> None:

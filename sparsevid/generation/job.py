@@ -14,9 +14,10 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from sparsevid.data.decode import DecodeError
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.generation import GenerationError
-from sparsevid.generation.folder import ClipFolder, JobRecord, make_record
+from sparsevid.generation.folder import RECORD, ClipFolder, JobRecord, make_record
 from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.logging import get_logger, progress
 from sparsevid.pipeline import VideoPipeline
@@ -44,6 +45,7 @@ class JobReport:
     times: StageTimes
 
 
+@peers_may_die("generating clips")
 def generate(
     pipeline: VideoPipeline,
     sampling: Sampling,
@@ -69,8 +71,9 @@ def generate(
 
     Raises:
         ValueError: no clip, an unknown format, or a rate that a format cannot have.
-        GenerationError: a folder of other settings or that cannot be written, a pipeline that was not loaded, samples that are
-            not finite, or clips that are missing at the end.
+        GenerationError: a folder of other settings or that cannot be written, a pipeline that was not loaded, ranks whose
+            models or settings differ, samples that are not finite, or clips that are missing at the end.
+        RankError: another rank ended; the message says which and why.
     """
     if num < 1:
         raise ValueError(f"num is at least 1, got {num}")
@@ -78,15 +81,10 @@ def generate(
     folder = ClipFolder(Path(out), formats, (t, height * factor, width * factor), pipeline.fps)
     if is_main():
         pipeline.warn_of_size(sampling)
-
-    def begin() -> tuple[JobRecord, int]:
-        record = make_record(pipeline, sampling, num, formats)
-        return record, folder.begin(record).num
-
-    record, most = _on_main(folder, begin)
+    record = _common_record(pipeline, sampling, num, formats)
+    most = _on_main(folder, lambda: folder.begin(record, grid=grid).num)
     missing = _find_missing(folder, sampling.batch, num, writers, show_progress)
-    with peers_may_die("checking the clips that are there"):
-        written = sum(gather_objects(len(missing)))
+    written = sum(gather_objects(len(missing)))
     if written < num:
         logger.info("%d of %d clips are there already", num - written, num)  # rank 0 says it
     if written:
@@ -94,14 +92,33 @@ def generate(
     if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
         pipeline.warm_up(sampling)
     times = _run(pipeline, sampling, folder, missing, writers, show_progress)
-    with peers_may_die("counting the clips"):
-        mine = [index for index in _my_clips(sampling.batch, most) if not folder.exists(index)]
-        absent = sorted(index for each in gather_objects(mine) for index in each)
+    mine = [index for index in _my_clips(sampling.batch, most) if not folder.exists(index)]
+    absent = sorted(index for each in gather_objects(mine) for index in each)
     if lost := [index for index in absent if index < num]:
         shown = ", ".join(map(str, lost[:10]))
         raise GenerationError(f"{len(lost)} of {num} clips are not in {out} after all: {shown}{' …' if lost[10:] else ''}")
     _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
     return JobReport(num, written, most - len(absent), times)
+
+
+def _common_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: tuple[str, ...]) -> JobRecord:
+    """The record of the job, which is that of every rank. If a rank has none, or another, all raise what is wrong."""
+    record, failure = None, ""
+    try:
+        record = make_record(pipeline, sampling, num, formats)
+    except ValueError as error:
+        failure = str(error)
+    except OSError as error:
+        failure = f"the model's files cannot be read again, for {RECORD} (were they removed since it was loaded?): {error}"
+    told = gather_objects((record, failure))
+    if failures := [f"rank {number}: {each}" for number, (_, each) in enumerate(told) if each]:
+        raise GenerationError(failures[0] if world_size() > 1 else failure)
+    jobs = [{"num": each.num, **each.settings, **each.made_with[0]} for each, _ in told]
+    for number, job in enumerate(jobs):
+        if differing := [key for key in job if job[key] != jobs[0][key]]:
+            shown = ", ".join(f"{key} is {jobs[0][key]!r} on rank 0 and {job[key]!r} on rank {number}" for key in differing)
+            raise GenerationError(f"the ranks do not have the same job: {shown}")
+    return told[0][0]
 
 
 def _run(
@@ -165,7 +182,7 @@ def _on_main(folder: ClipFolder, action: Callable[[], Result]) -> Result:
     if is_main():
         try:
             result = action()
-        except (GenerationError, ValueError, OSError) as error:
+        except (GenerationError, DecodeError, ValueError, OSError) as error:
             cause = error
             failure = f"{folder.path} cannot be written: {error}" if isinstance(error, OSError) else str(error)
     result, failure = broadcast_object((result, failure))

@@ -29,6 +29,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from sparsevid.checkpoints import TrainingError
 from sparsevid.config import ConfigError, TrainConfig
 from sparsevid.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.logging import get_logger
@@ -37,14 +38,15 @@ logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a DeepSpeed file may not say, because the run's own configuration does.
 SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+               "managed_gradient_accumulation", "elasticity",
                "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types",
                "steps_per_print", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")  # fmt: skip
 # What else it may say; DeepSpeed itself passes over what it does not know.
 SAID_BY_FILE = ("zero_optimization", "activation_checkpointing",
                 "aio", "autotuning", "checkpoint", "comms_logger", "communication_data_type", "compile", "csv_monitor",
-                "disable_allgather", "dump_state", "elasticity", "flops_profiler", "gradient_allreduce_op",
-                "gradient_predivide_factor", "managed_gradient_accumulation",
-                "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type", "sparse_gradients",
+                "disable_allgather", "dump_state", "flops_profiler", "gradient_allreduce_op",
+                "gradient_predivide_factor", "memory_breakdown", "prescale_gradients",
+                "seq_parallel_communication_data_type", "sparse_gradients",
                 "tensorboard", "timers", "use_node_local_storage", "wall_clock_breakdown",
                 "wandb", "zero_state")  # fmt: skip
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
@@ -114,6 +116,9 @@ class Engine:
         Returns:
             False if this was the last micro-batch and the step was skipped, on all ranks alike, because the gradient that they
             share is not finite: weights and optimizer are as before. With float16 the loss scale is then lowered.
+
+        Raises:
+            TrainingError: DeepSpeed applied a gradient that is not finite; weights and optimizer are lost.
         """
         # Set at every step, so that a resumed run has the rate and decay of its own config, not those of the checkpoint.
         for group in self._torch_optimizer.param_groups:
@@ -125,7 +130,13 @@ class Engine:
             return True
         if not self._plain:
             self.grad_norm = float(self.engine.get_global_grad_norm())
-        return bool(self.engine.was_step_applied())
+        applied = bool(self.engine.was_step_applied())
+        if applied and not 0 <= self.grad_norm < math.inf:  # -1 is DeepSpeed's word for a norm that is not finite
+            raise TrainingError(
+                f"DeepSpeed {deepspeed.__version__} applied a gradient whose norm is not finite, and should have skipped it: "
+                "the weights are lost. Go on from the last checkpoint with the version that setup.cfg asks for"
+            )
+        return applied
 
     @property
     def _plain(self) -> bool:
@@ -133,7 +144,7 @@ class Engine:
         return isinstance(self.optimizer, torch.optim.Optimizer)
 
     def _guard(self, step: Callable[[], Any]) -> Callable[[], None]:
-        """An optimizer step that clips the gradient, and does nothing if it is not finite, as DeepSpeed's own steps do."""
+        """An optimizer step that clips the gradient, and does nothing if it is not finite, as DeepSpeed's sharded steps do."""
 
         def guarded() -> None:
             gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
@@ -298,15 +309,17 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
         settings = _read_settings(Path(train.deepspeed), train)
-    if train.precision == "float16" and not settings["zero_optimization"]["stage"]:
+    stage = settings["zero_optimization"]["stage"]
+    if train.precision == "float16" and not stage:
         # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
         raise ConfigError("train.precision=float16 needs train.zero_stage 1, 2 or 3; stage 0 takes float32 and bfloat16")
     return settings | {
         "zero_allow_untested_optimizer": True,  # what it says of SGD; `tests/training/test_engine.py` has tested it
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": train.gradient_clipping,
-        "bf16": {"enabled": train.precision == "bfloat16"},
+        # There DeepSpeed would clip before `Engine._guard`, which could then neither measure the norm nor see it overflow.
+        "gradient_clipping": 0.0 if train.precision == "float32" and not stage else train.gradient_clipping,
+        "bf16": {"enabled": train.precision == "bfloat16", "check_grad_overflow": True},
         "fp16": {"enabled": train.precision == "float16"},
         "steps_per_print": 2**31 - 1,
         "zero_force_ds_cpu_optimizer": False,  # PyTorch's own AdamW also where the optimizer is offloaded
@@ -331,6 +344,10 @@ def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
         if near:
             raise ConfigError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
         logger.warning("%s: key %r is not known here, and DeepSpeed passes over what it does not know", path, key)
+    if not settings["zero_optimization"].get("compute_grad_norm", True):
+        raise ConfigError(
+            f"{path}: zero_optimization.compute_grad_norm is off, but the norm says which steps to skip; take it out"
+        )
     if train.zero_stage not in (None, stage):
         raise ConfigError(f"train.zero_stage = {train.zero_stage}, and {path} says stage {stage}; leave one of them out")
     return settings
@@ -346,7 +363,7 @@ def build_optimizer(train: TrainConfig, parameters: list[nn.Parameter]) -> torch
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """The learning rate of optimizer step 0, 1, …: linear warm-up, then constant, or cosine to 0 at the last step."""
+    """The learning rate of optimizer step 0, 1, …: linear warm-up, then constant, or cosine to 0 at step `steps`."""
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
     if train.lr_schedule == "constant":

@@ -18,10 +18,11 @@ from sparsevid.autoencoder import Autoencoder
 from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.manifest import Manifest
-from sparsevid.distributed import broadcast_object, is_main, rank, sum_over_ranks, world_size
+from sparsevid.distributed import broadcast_object, gather_objects, is_main, rank, sum_over_ranks, world_size
 from sparsevid.logging import MetricWriter, get_logger
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import VideoPipeline
+from sparsevid.sampling import GenerationError
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.objective import Objective
@@ -31,6 +32,7 @@ from sparsevid.video import contact_sheet
 
 logger = get_logger(__name__)
 TASKS = ("validate", "sample", "score")
+FAILURES = (GenerationError, ValueError, OSError)  # of a task, after which training goes on
 
 
 class Interrupted(Exception):
@@ -72,6 +74,7 @@ class Monitor:
     ) -> None:
         self.config, self.device, self.objective, self.batch = config, device, objective, batch
         self.every = {task: getattr(config.monitor, f"{task}_every") for task in TASKS}
+        self.failed: set[tuple[str, int]] = set()  # tasks and steps, since the start of this process
         if not any(self.every.values()):
             return
         model = _empty_model(spec, config.model.attention)
@@ -89,8 +92,12 @@ class Monitor:
         return [task for task, every in self.every.items() if every and step and step % every == 0]
 
     def undone(self, step: int) -> list[str]:
-        """What is due at a step and has left no result in the run's folder. The same on all ranks, which call it together."""
-        return broadcast_object([task for task in self.due(step) if not self._has_result(task, step)] if is_main() else [])
+        """What is due at a step, has not failed in this process, and has left no result in the run's folder.
+
+        The same on all ranks, which call it together.
+        """
+        due = [task for task in self.due(step) if (task, step) not in self.failed]
+        return broadcast_object([task for task in due if not self._has_result(task, step)] if is_main() else [])
 
     def run(
         self,
@@ -101,6 +108,8 @@ class Monitor:
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """Do tasks, and write their results to the run's folder and metrics. All ranks call it together.
+
+        A task whose samples are not finite, whose score cannot be computed, or whose result cannot be written, is a warning.
 
         Args:
             tasks: of `due` or `undone`.
@@ -125,12 +134,28 @@ class Monitor:
                 raise Interrupted
 
         values: dict[str, float] = {}
-        does = {"validate": self._validate, "sample": self._write_sheet, "score": self._score}
         with self._averaged(average()):
             for task in tasks:
                 ask()
-                values |= does[task](step, metrics, ask)
+                values |= self._attempt(task, step, metrics, ask)
         return values
+
+    def _attempt(self, task: str, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
+        """Do a task; if it fails on any rank it has failed on all, with a warning and without scalars."""
+        does = {"validate": self._validate, "sample": self._write_sheet, "score": self._score}
+        values: dict[str, float] = {}
+        own: str | None = None
+        try:
+            values = does[task](step, metrics, ask)
+        except FAILURES as error:
+            own = str(error)
+        reason = _first_reason(own)
+        if reason is None:
+            return values
+        self.failed.add((task, step))
+        if is_main():
+            logger.warning("step %d: %s failed, and training goes on: %s", step, task, reason)
+        return {}
 
     def _has_result(self, task: str, step: int) -> bool:
         if task != "validate":
@@ -163,24 +188,37 @@ class Monitor:
         metrics.scalars(values, step)
         return values
 
-    def _samples(self, count: int, ask: Callable[[], None]) -> Iterator[tuple[list[int], Tensor]]:
-        """This rank's share of samples 0 … count − 1, batch by batch: their indices, and clips uint8 (B, 3, T, H, W)."""
+    def _samples(self, count: int, ask: Callable[[], None], take: Callable[[list[int], Tensor], None]) -> None:
+        """Give `take` this rank's share of samples 0 … count − 1, batch by batch: indices, and clips uint8 (B, 3, T, H, W).
+
+        Raises:
+            GenerationError: samples of any rank are not finite, or `take` failed on one: all ranks raise it after that batch.
+        """
         ranks, sampling = world_size(), self.pipeline.sampling(seed=self.config.seed, batch=self.batch)
         for first in range(0, count, self.batch * ranks):
             share = list(range(first + rank(), min(count, first + self.batch * ranks), ranks))
-            # A rank that has nothing left makes a sample of another's and drops it: all ask as often.
-            latents = self.pipeline.denoise(share or [first], sampling, ask)
-            if share:
-                yield share, self.pipeline.decode(latents)
+            own: str | None = None
+            try:
+                # A rank that has nothing left makes a sample of another's and drops it: all ask as often.
+                latents = self.pipeline.denoise(share or [first], sampling, ask)
+                if share:
+                    take(share, self.pipeline.decode(latents))
+            except FAILURES as error:  # the others would wait for this rank at their next batch
+                own = str(error)
+            if (reason := _first_reason(own)) is not None:
+                raise GenerationError(reason)
 
     def _write_sheet(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, data = self.config.monitor.sample_clips, self.config.data
         clips = torch.zeros(count, 3, data.frames, *data.size, dtype=torch.uint8, device=self.device)
-        for indices, batch in self._samples(count, ask):
+
+        def take(indices: list[int], batch: Tensor) -> None:
             clips[indices] = batch.to(self.device)
-        clips = sum_over_ranks(clips)  # each row is zeros on all ranks but one
+
+        self._samples(count, ask, take)
+        clips_of_all = sum_over_ranks(clips)  # each row is zeros on all ranks but one
         if is_main():
-            sheet = contact_sheet(clips, self._captions(count))
+            sheet = contact_sheet(clips_of_all, self._captions(count))
             metrics.image("samples", np.asarray(sheet), step)
             path = self._result("sample", step)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,17 +234,20 @@ class Monitor:
     def _score(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring
         features = torch.zeros(count, scoring.detector.dim, device=self.device)
+
+        def take(indices: list[int], clips: Tensor) -> None:
+            features[indices] = scoring.features(clips).to(self.device)
+
         scoring.detector.to(self.device)
         try:
-            for indices, clips in self._samples(count, ask):
-                features[indices] = scoring.features(clips).to(self.device)
+            self._samples(count, ask, take)
         finally:
             scoring.detector.to("cpu")
-        features = sum_over_ranks(features)
+        features_of_all = sum_over_ranks(features)
         if not is_main():
             return {}
         sampling = {"seed": self.config.seed, "sampler": self.pipeline.default_sampler, "steps": self.config.sample.steps}
-        record = scoring.compare(features.cpu(), step, sampling | {"guidance": self.config.sample.guidance})
+        record = scoring.compare(features_of_all.cpu(), step, sampling | {"guidance": self.config.sample.guidance})
         values = {f"score/{record.metric}": record.score}
         metrics.scalars(values, step)
         path = self._result("score", step)
@@ -219,6 +260,11 @@ class Monitor:
         """The file that a sheet or a score leaves."""
         folder, suffix = {"sample": ("samples", "png"), "score": ("scores", "json")}[task]
         return self.config.folder / folder / f"step-{step:07d}.{suffix}"
+
+
+def _first_reason(own: str | None) -> str | None:
+    """Why the first rank that failed did, on all ranks; None if none failed. All ranks call it together."""
+    return next((reason for reason in gather_objects(own) if reason is not None), None)
 
 
 def _step_of_row(line: str) -> int | None:

@@ -7,9 +7,12 @@ import json
 import os
 import socket
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from sparsevid.autoencoder import Autoencoder
 from sparsevid.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
 from sparsevid.config import ConfigError, RunConfig, load_config
 from sparsevid.distributed import from_main
@@ -18,6 +21,7 @@ from sparsevid.sparsity.spec import ModelSpec
 
 logger = get_logger(__name__)
 LOCK = ".lock"
+LABELS_NAMED = 3  # of those that differ
 # What says that another process has the lock, and that a file system has none.
 _TAKEN, _UNKNOWN = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
@@ -86,8 +90,11 @@ class RunLock:
 def find_checkpoint(config: RunConfig) -> Path | None:
     """The checkpoint to resume from, verified by rank 0, or None. All ranks call it together.
 
+    With a path it is that one, until the run has a checkpoint that went on from there: then it is the newest of these, so that
+    the same command can be started again.
+
     Raises:
-        CheckpointError: the one that was asked for is damaged, or all are.
+        CheckpointError: the one that was asked for is damaged, or all are, or the newest cannot be read.
         ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
     """
     return from_main(lambda: _find(config), (CheckpointError, ConfigError))
@@ -110,28 +117,77 @@ def _find(config: RunConfig) -> Path | None:
     folder = Path(config.train.resume)
     if not folder.resolve().is_relative_to(config.folder.resolve()):
         raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
+    newest = newest_good(config.folder, for_resuming=True)
+    if newest is not None and _state(newest).get("branched_from") == _inside(config):
+        logger.info("%s went on from %s, which train.resume names, and is taken in its place", newest, folder)
+        return newest
     verify(folder)
     return folder
 
 
-def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec) -> None:
+def origin(config: RunConfig, resumed: Path | None, autoencoder: Autoencoder) -> dict[str, str | None]:
+    """What the run's training states say of where it comes from.
+
+    Args:
+        config: of the run.
+        resumed: the checkpoint that it goes on from, if any.
+        autoencoder: of the run, in float32.
+
+    Returns:
+        `autoencoder`: its fingerprint. `branched_from`: the checkpoint that `train.resume` last named, inside the run's folder.
+    """
+    branch = None
+    if resumed is not None:
+        branch = _state(resumed).get("branched_from") if config.train.resume == "auto" else _inside(config)
+    return {"autoencoder": autoencoder.fingerprint(), "branched_from": branch}
+
+
+def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprint: str) -> None:
     """Compare a checkpoint with the run that is to go on from it; what may differ, and does, is logged.
 
+    Args:
+        folder: the checkpoint.
+        config: of the run.
+        spec: of its model.
+        fingerprint: of its autoencoder.
+
     Raises:
-        CheckpointError: it is of another model, kind of latents, objective or optimizer.
+        CheckpointError: it is of another model, order of labels, kind or weights of the autoencoder, objective or optimizer.
     """
     saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"]).to_dict()
     compared = {name: (saved[name], mine) for name, mine in spec.to_dict().items()}
     _refuse_differences(folder, "model", compared)
     before, now = _settings(load_config(folder / "config.yaml")), _settings(config)
+    _check_labels(folder, before["record"]["classes"], now["record"]["classes"])
     for what in ("autoencoder", "objective", "train"):
         keys = [key for key in FIXED if key.startswith(f"{what}.")]
         compared = {key.rpartition(".")[2]: (_value(before, key), _value(now, key)) for key in keys}
         _refuse_differences(folder, "optimizer" if what == "train" else what, compared)
+    # Training states of before have no fingerprint.
+    saved_fingerprint = _state(folder).get("autoencoder", fingerprint)
+    _refuse_differences(folder, "autoencoder", {"the fingerprint of settings and weights": (saved_fingerprint, fingerprint)})
     for key in NOTED:
         old, new = _value(before, key), _value(now, key)
         if old != new:
             logger.warning("%s is %s, it was %s up to the checkpoint", key, new, old)
+
+
+def _check_labels(folder: Path, before: list[str], now: list[str]) -> None:
+    """Raise CheckpointError if a label means another class than it did. Data without classes has none."""
+    if before and now:
+        pairs = {f"label {label}": pair for label, pair in enumerate(zip_longest(before, now))}
+        differing = [(label, pair) for label, pair in pairs.items() if pair[0] != pair[1]]
+        _refuse_differences(folder, "assignment of labels to classes", dict(differing[:LABELS_NAMED]))
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What the training state of a verified checkpoint says."""
+    return json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+
+
+def _inside(config: RunConfig) -> str:
+    """The checkpoint that `train.resume` names, as a path inside the run's folder, which may have been moved since."""
+    return Path(config.train.resume).resolve().relative_to(config.folder.resolve()).as_posix()
 
 
 def _settings(config: RunConfig) -> dict:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparsevid.atomic import renamed
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.checkpoints import TrainingError, set_aside_after
 from sparsevid.config import ConfigError, RunConfig, save_config
@@ -24,7 +25,6 @@ from sparsevid.distributed import (
     any_over_ranks,
     barrier,
     check_ranks,
-    describe_environment,
     gather_objects,
     init_process_group_if_launched,
     is_main,
@@ -40,11 +40,12 @@ from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, learning_rate
+from sparsevid.training.environment import describe_environment
 from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 from sparsevid.training.outcome import Outcome, metrics_of
-from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint
+from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
@@ -84,6 +85,7 @@ class Trainer:
         self.objective = build_objective(self.config.objective)
         self.resume_from = find_checkpoint(self.config)
         self.autoencoder = open_autoencoder(self.config, self.dataset, self.resume_from)
+        self.origin = origin(self.config, self.resume_from, self.autoencoder)
         use_latents(data, self.autoencoder)
         factor, (height, width) = self.autoencoder.factor, self.config.data.size
         self.spec = spec_from_config(
@@ -102,7 +104,8 @@ class Trainer:
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
         if is_main():
-            save_config(self.config, self.config.folder / "config.yaml")
+            with renamed(self.config.folder / "config.yaml") as draft:
+                save_config(self.config, draft)
             set_aside_after(self.config.folder, self.step)
         barrier()
         data, device = self.config.data, self.engine.device
@@ -120,7 +123,7 @@ class Trainer:
         model = DiffusionTransformer(self.spec, **options)
         state = None
         if self.resume_from is not None:
-            check_resumable(self.resume_from, self.config, self.spec)
+            check_resumable(self.resume_from, self.config, self.spec, self.origin["autoencoder"])
             state = TrainingState(self.resume_from)
             model.load_state_dict(state.weights())
         elif train.init_from is not None:
@@ -157,14 +160,14 @@ class Trainer:
             Whether the last step was reached and looked at; if not, there is a checkpoint to go on from.
 
         Raises:
-            TrainingError: too many steps in a row were skipped.
+            TrainingError: too many steps in a row were skipped; the weights from before them are in a checkpoint.
         """
         train = self.config.train
         self._print_summary()
-        with unheard_by_children():
+        with peers_may_die("training"), unheard_by_children():
             batches = self._batches()
+            writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
-        writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
         entered = StopRequest() if stop is None else nullcontext(stop)
         with self.lock, writer as metrics, bar, entered as stop, peers_may_die("training"):
             stop.can_save = True
@@ -173,6 +176,8 @@ class Trainer:
             while done and self.step < train.steps:
                 outcome = self.optimizer_step(batches, stop.flag)
                 self.recent.append(outcome)
+                if self.skipped >= train.max_skipped:
+                    self._give_up(first)
                 if self.step == first + 1:
                     self._is_going()
                 bar.update()
@@ -209,7 +214,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of this step. All ranks call it together."""
-        state = {"step": self.step, "samples": self.samples, "skipped": self.skipped}
+        state = {"step": self.step, "samples": self.samples, "skipped": self.skipped, **self.origin}
         state["recent"] = [outcome.as_dict() for outcome in self.recent]
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
@@ -243,7 +248,7 @@ class Trainer:
         return outcome
 
     def _count(self, outcome: Outcome, seen: list[tuple[dict[str, Tensor], Draw]]) -> None:
-        """Go on by a step; a skipped one touches no average, is logged, and too many in a row end the run."""
+        """Go on by a step; a skipped one touches no average, and is logged."""
         self.samples += self.config.train.global_batch
         if outcome.redraws:
             self.redraws += outcome.redraws
@@ -272,11 +277,22 @@ class Trainer:
             "step %d is skipped on all ranks: loss %g, gradient norm %g\n%s",
             self.step, outcome.loss, outcome.grad_norm, "\n".join(lines),
         )  # fmt: skip
-        if self.skipped >= self.config.train.max_skipped:
-            raise TrainingError(
-                f"{self.skipped} steps in a row were skipped, the last is {self.step}: losses or gradients are not finite. "
-                "Weights and checkpoints are from before them. Try a lower train.lr, gradient clipping, or another precision"
-            )
+
+    def _give_up(self, first: int) -> NoReturn:
+        """End the run after too many skipped steps, with the weights from before them. All ranks call it together.
+
+        Args:
+            first: the step that this process began with.
+        """
+        skipped, self.skipped = self.skipped, 0  # a run that is started again may skip as many
+        if skipped == self.step - first:  # a checkpoint of the same weights again would only push out an older one
+            kept = "No step was applied since the start of this process"
+        else:
+            kept = f"The weights from before them are in {self.save()}"
+        raise TrainingError(
+            f"{skipped} steps in a row were skipped, the last is {self.step - 1}: losses or gradients are not finite. "
+            f"{kept}. Try a lower train.lr, gradient clipping, or another precision"
+        )
 
     def _loss(self, batch: dict[str, Tensor], slot: int) -> tuple[Draw, Tensor]:
         """Stage and times of a micro-batch, and its mean loss: functions of (seed, step, slot) and the clips."""
@@ -317,11 +333,16 @@ class Trainer:
             (self.config.folder / TO_BE_RESUMED).unlink(missing_ok=True)
 
     def _leave(self, signal: str | None) -> None:
-        """Say that the run is to be resumed, to people and, by a file, to the script that may start it again."""
+        """Say that the run is to be resumed, to people and, by a file, to the script that may start it again.
+
+        The checkpoint is whole by now, or `save` had raised: that what the file says cannot be written is no reason to fail.
+        """
         if is_main():
-            (self.config.folder / TO_BE_RESUMED).write_text(
-                f"step {self.step} of {self.config.train.steps}\n", encoding="utf-8"
-            )
+            file = self.config.folder / TO_BE_RESUMED
+            try:
+                file.write_text(f"step {self.step} of {self.config.train.steps}\n", encoding="utf-8")
+            except OSError as error:  # on a full disk the file is there, but empty
+                logger.warning("%s cannot be written: %s", file, error)
         logger.info(
             "stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", self.step
         )

@@ -8,6 +8,7 @@ the clock is written.
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +84,16 @@ def write_gif(path: str | Path, clip: Tensor, fps: float, scale: int = 1) -> Non
     if not 0 < fps <= MAX_GIF_FPS:
         raise ValueError(f"a GIF shows above 0 and up to {MAX_GIF_FPS} frames a second, got fps={fps}")
     images = [enlarge(frame, scale) for frame in frames_of(clip)]
-    ends = [round(100 * (i + 1) / fps) for i in range(len(images))]
-    durations = [10 * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]  # milliseconds
+    times = [gif_time(index, fps) for index in range(len(images) + 1)]
+    durations = [10 * (end - begin) for begin, end in pairwise(times)]  # milliseconds
     options = {"duration": durations, "loop": 0, "comment": gif_comment(len(images))}
     with renamed(Path(path)) as draft:
         images[0].save(draft, format="GIF", save_all=True, append_images=images[1:], **options)
+
+
+def gif_time(index: int, fps: float) -> int:
+    """When frame `index` of a clip begins in a GIF, in hundredths of a second."""
+    return round(100 * index / fps)
 
 
 def gif_comment(frames: int) -> bytes:

@@ -4,17 +4,17 @@ Dimensions: C = 3 channels (RGB), T frames, H height, W width.
 """
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
+from sparsevid.logging import get_logger
 from sparsevid.video.files import FORMATS, frame_names, gif_comment, mp4_size
 
 GIF_TRAILER = b"\x3b"
+logger = get_logger(__name__)
 
 
 def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, width: int) -> bool:
@@ -29,7 +29,7 @@ def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, 
     Returns:
         Whether it is there and gives so many frames of this size, none of which its decoder refuses or marks as damaged. So a
         file that is broken off, empty, of another format, or of a clip of another size is not whole; single wrong bytes are
-        passed over where FFmpeg's decoder does so.
+        passed over where FFmpeg's decoder does so. What a decoder refuses is logged with its reason.
 
     Raises:
         ValueError: no such format.
@@ -41,8 +41,10 @@ def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, 
         return False
     try:
         return CHECKS[format](path, frames, height, width)
-    # What Pillow, zipfile, NumPy and FFmpeg raise for damaged content.
-    except (OSError, ValueError, KeyError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error, av.FFmpegError):
+    # What damaged content makes Pillow, zipfile, NumPy and FFmpeg raise has no common base: IndexError, AttributeError,
+    # NotImplementedError, RuntimeError, zlib.error, MemoryError and others were seen.
+    except Exception as error:
+        logger.warning("%s is not whole: %s: %s", path, type(error).__name__, error)
         return False
 
 
@@ -76,7 +78,8 @@ def _gif_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
 
 
 def _frames_are_whole(folder: Path, frames: int, height: int, width: int) -> bool:
-    if {entry.name for entry in folder.iterdir()} != set(frame_names(frames)):
+    shown = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}  # not what a file browser leaves
+    if shown != set(frame_names(frames)):
         return False
     sizes = set()
     for name in frame_names(frames):

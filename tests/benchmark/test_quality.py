@@ -1,6 +1,7 @@
 """Samplers and step counts on a checkpoint: what is sampled, scored and drawn. The model is untrained: the way counts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,11 +122,16 @@ def test_cases_start_from_the_same_noise_and_reuse_moves_the_samples_a_little(pi
     assert 0 < moved.latent_error < 1 and moved.pixel_error > 0
 
 
-def test_records_say_how_the_samples_were_made(measured, checkpoint):
+def test_records_say_how_the_samples_were_made(measured, checkpoint, pipeline):
     for result in measured:
         record = result.record.as_dict()
         assert record["score"] == result.score > 0 and record["fake"]["clips"] == record["real"]["clips"] == 4
         assert (record["fake"]["sampler"], record["fake"]["steps"]) == (result.case.sampler, result.case.steps)
+        settings = pipeline.sampling(sampler=result.case.sampler, steps=result.case.steps, reuse_every=result.case.reuse_every)
+        expected = replace(settings, batch=3).record(pipeline.token_schedule(settings), pipeline.classes)
+        assert expected.items() >= {"guidance": 1.0, "schedule": "paper", "eta": 0.0, "batch": 3, "seed": 0}.items()
+        assert len(expected["stages"]) > 1
+        assert {name: record["fake"].get(name) for name in expected} == json.loads(json.dumps(expected))
         assert record["fake"]["step"] == 7 and record["fake"]["weights"].startswith(str(checkpoint / "ema"))
     json.dumps(quality_as_json({}, measured))
 
@@ -164,3 +170,15 @@ def test_command_writes_picture_and_json_and_prints_the_same(checkpoint, tmp_pat
     ] * 2
     assert f"sparsevid benchmark quality {checkpoint}" in written["header"]["command"]
     assert Image.open(folder / "quality.png").format == "PNG"
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "quality.png").mkdir()  # so that the picture cannot be written
+    assert run_tool("benchmark", [*arguments, "--device", "cpu", "--out", str(folder)]) == 2
+    again = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+    assert len(again["results"]) == len(written["results"])
+
+
+def test_results_that_could_not_be_written_are_refused_before_the_work(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr("sparsevid.benchmark.quality.open_scoring", None)  # where the work begins
+    assert run_tool("benchmark", ["quality", str(checkpoint), "--steps", "2", "--device", "cpu", "--out", "/proc/self"]) == 2
+    assert "/proc/self cannot be written to" in capsys.readouterr().err

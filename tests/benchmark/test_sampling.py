@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.benchmark import sampling as benchmark
 from sparsevid.benchmark.sampling import (
@@ -13,12 +15,14 @@ from sparsevid.benchmark.sampling import (
     measure_sampling,
     open_autoencoder,
     random_pipelines,
+    warm_turns,
 )
 from sparsevid.benchmark.sampling_cases import PRODUCT_DENSE, PRODUCT_SPARSE, plan_sampling, product_dense
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS, sampling_as_json, sampling_lines, sampling_rows
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.models.presets import PRESETS
+from sparsevid.pipeline import DTYPES
 from sparsevid.sparsity.cost import sampling_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
@@ -119,6 +123,29 @@ def test_extrapolated_seconds_are_calls_added_up_in_each_turn():
     assert second.clip_seconds == second.latent_seconds and second.decode_seconds == 0.0
 
 
+def test_ratios_are_medians_of_those_within_a_turn():
+    """The machine is slower by ten in the last turn, and only one of two parts meets that in full."""
+    cases = plan(steps=[2])
+    seconds = {"dense": (4.0, 12.0, 40.0), "sparse": (2.0, 3.0, 20.0)}
+    turns = [
+        {(case, part): float(dense if case is cases[0] else sparse) for case in cases for part in ("model", "decode", "write")}
+        for dense, sparse in zip(*seconds.values(), strict=True)
+    ]
+    _, sparse = compare_sampling(cases, turns, RATES).results
+    assert sparse.dense.latent_seconds / sparse.latent_seconds == 4.0
+    assert sparse.latent_speed == sparse.clip_speed == 2.0
+    many = plan(steps=[2], product=True)
+    few = next(case for case in many if (case.sampler, case.steps) == PRODUCT_SPARSE)
+    turns = [
+        {(case, "model"): 1.0 for case in many}
+        | dict.fromkeys(product_dense(few).calls, dense)
+        | dict.fromkeys(few.calls, sparse)
+        for dense, sparse in zip(*seconds.values(), strict=True)
+    ]
+    (product,) = compare_sampling(many, turns, RATES).products
+    assert product.speed == pytest.approx(2.0 * PRODUCT_DENSE[1] / PRODUCT_SPARSE[1])
+
+
 def test_parts_of_a_full_run_add_up_to_the_clip():
     cases = plan(steps=[3], batches=[4])
     turn = {(case, part): seconds for case in cases for part, seconds in (("model", 8.0), ("decode", 4.0), ("write", 2.0))}
@@ -160,7 +187,18 @@ def test_measuring_takes_every_part_in_each_turn(monkeypatch, sampler, extrapola
     assert [result.case for result in measured.results] == cases
     assert all(len(result.turns) == 2 and result.clip_seconds > result.latent_seconds > 0 for result in measured.results)
     dense, sparse = measured.results
-    assert sparse.latent_speed == pytest.approx(dense.latent_seconds / sparse.latent_seconds)
+    assert sparse.dense == dense and sparse.latent_speed > 0
+
+
+def test_calls_of_compiled_networks_on_a_gpu_are_warm_after_two():
+    cases = plan(steps=[2], compiled=[False, True])
+    single = {call: len for case in cases for call in case.calls}
+    graphs = {call for call in single if call.network.compiled}
+    assert 0 < len(graphs) < len(single)
+    first, again = warm_turns(single, {"decode": len}, torch.device("cuda"))
+    assert set(first) == {*single, "decode"} and set(again) == graphs
+    assert warm_turns(single, {"decode": len}, CPU) == [first]
+    assert len(warm_turns({call: len for call in single if call not in graphs}, {}, torch.device("cuda"))) == 1
 
 
 def test_a_run_goes_from_noise_to_files(tmp_path):
@@ -192,6 +230,16 @@ def test_pipelines_of_one_spec_share_their_weights():
     pipelines = random_pipelines([case.network for case in cases], open_autoencoder("linear", 4), CPU)
     assert len(pipelines) == 4 and len({id(pipeline.model) for pipeline in pipelines.values()}) == 2
     assert all(pipeline.compiled is network.compiled for network, pipeline in pipelines.items())
+
+
+def test_a_kl_autoencoder_decodes_in_the_type_of_each_network():
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+    cases = plan(steps=[2], dtypes=["bfloat16", "float32"])
+    pipelines = random_pipelines([case.network for case in cases], KLAutoencoder(vae, "here"), CPU)
+    for network, pipeline in pipelines.items():
+        assert pipeline.autoencoder.vae.dtype == DTYPES[network.dtype] == pipeline.dtype
+    assert len({id(pipeline.autoencoder) for pipeline in pipelines.values()}) == 2 and vae.dtype == torch.float32
 
 
 def test_without_an_autoencoder_only_latents_are_timed():

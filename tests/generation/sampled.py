@@ -1,8 +1,10 @@
 """Tiny checkpoints of random weights, and `tools/sample.py` in processes of its own."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,9 +42,9 @@ def command(*arguments: object, processes: int = 1, script: Path = ROOT / "tools
     return [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, arguments)]
 
 
-def start(line: list[str], **options) -> subprocess.Popen:
+def start(line: list[str], environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
     """Start a command with one thread a process, so that sums have a fixed order."""
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
     return subprocess.Popen(line, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
@@ -52,6 +54,25 @@ def sample(*arguments: object, processes: int = 1, succeeds: bool = True, **opti
     printed, _ = process.communicate(timeout=300)
     assert (process.returncode == 0) == succeeds, printed
     return printed
+
+
+def sample_as_ranks(*ranks: tuple, options: Sequence[dict] = ({}, {})) -> list[str]:
+    """Run `tools/sample.py` as ranks that a scheduler starts, each with arguments of its own; what each printed.
+
+    No launcher is there to end the others with the first that fails.
+
+    Args:
+        ranks: arguments of each.
+        options: of `subprocess.Popen`, for each.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": str(len(ranks)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = []
+    for rank, (arguments, own) in enumerate(zip(ranks, options, strict=True)):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), **shared}
+        processes.append(start(command(*arguments), place, **own))
+    return [process.communicate(timeout=300)[0] for process in processes]
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
-from generation.sampled import command, digests, sample, start, write_checkpoint
+from generation.sampled import command, digests, sample, sample_as_ranks, start, write_checkpoint
 
 DIES = Path(__file__).with_name("dies.py")
-OPTIONS = ("--batch", "2", "--steps", "3", "--sampler", "ddpm", "--format", "ffv1")
+OPTIONS = ("--batch", "2", "--steps", "3", "--sampler", "ddpm", "--format", "ffv1", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,43 @@ def test_two_processes_give_the_same_files(checkpoint, whole, tmp_path):
     assert whole.keys() == {f"{index:06d}.mkv" for index in range(7)} | {"samples.json", "contact_sheet.png"}
     assert "7 clips in" in sample(checkpoint, *OPTIONS, "--num", 7, "--out", tmp_path / "out", processes=2)
     assert digests(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_all_ranks_take_the_checkpoint_that_rank_0_finds(checkpoint, whole, tmp_path):
+    """What rank 1 would find has other weights, as when training has finished another checkpoint meanwhile."""
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    (other / "ema").rename(other / "was-ema")
+    (other / "model").rename(other / "ema")
+    job = (*OPTIONS, "--num", 7, "--out", tmp_path / "out")
+    printed = sample_as_ranks((checkpoint, *job), (other, *job))
+    assert "7 clips in" in printed[0], printed
+    assert digests(tmp_path / "out") == whole
+
+
+def test_ranks_of_different_weights_are_refused_alike(checkpoint, tmp_path):
+    job = (checkpoint, *OPTIONS, "--num", 4, "--out", tmp_path / "out")
+    together = "".join(sample_as_ranks((*job, "--weights", "ema"), (*job, "--weights", "model")))
+    said = r"the ranks do not have the same job: checkpoint is '\w+' on rank 0 and '\w+' on rank 1$"
+    assert len(re.findall(said, together, re.MULTILINE)) == 1 and "Traceback" not in together, together
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_says_why_another_ended(checkpoint, tmp_path):
+    """Rank 1 cannot write its clips: a limit on the size of files stands for a full disk."""
+    job, limit = (checkpoint, *OPTIONS, "--num", 4, "--out", tmp_path / "out"), 3000
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    first, second = sample_as_ranks(job, job, options=({}, full))
+    reason = rf"clip [23] could not be written to {re.escape(str(tmp_path / 'out'))}: File too large"
+    assert re.search(f"rank 1: error: {reason}", second), second
+    said = rf"rank 0: error: another rank ended .* during generating clips; rank 1 on .*: GenerationError: {reason}"
+    assert re.search(said, first) and "Traceback" not in first, first
+
+
+@pytest.mark.gpu
+def test_cuda_without_an_index_is_a_device(checkpoint, tmp_path):
+    assert "2 clips in" in sample(checkpoint, *OPTIONS, "--device", "cuda", "--num", 2, "--out", tmp_path / "out")
 
 
 def test_killed_then_damaged_then_asked_for_more(checkpoint, whole, tmp_path):

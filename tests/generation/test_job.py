@@ -26,9 +26,9 @@ def pipeline(tmp_path_factory) -> VideoPipeline:
 def job(pipeline, tmp_path):
     """A function that runs a job in this test's folder."""
 
-    def call(num: int, formats: tuple[str, ...] = ("ffv1",), out: Path = tmp_path / "out", **options):
+    def call(num: int, formats: tuple[str, ...] = ("ffv1",), out: Path = tmp_path / "out", grid: bool = False, **options):
         settings = pipeline.sampling(**{"steps": 2, "batch": 2} | options)
-        return generate(pipeline, settings, num, out, formats, show_progress=False)
+        return generate(pipeline, settings, num, out, formats, show_progress=False, grid=grid)
 
     return call
 
@@ -42,6 +42,16 @@ def test_files_hold_the_clips_that_the_pipeline_gives(pipeline, job, tmp_path):
         assert all(torch.equal(folder.read(index), clips[index]) for index in range(3)), format
     gif = ClipFolder(tmp_path / "out" / "gif", ("gif",), (4, 16, 24), pipeline.fps)
     assert gif.read(2).shape == (3, 4, 16, 24)
+
+
+@pytest.mark.parametrize("fps", [8, 60, 95, 100])
+def test_frames_read_from_a_gif_are_those_of_the_clip(tmp_path, fps):
+    """Each frame has a grey of its own, but some equal the one before, which a GIF keeps as one."""
+    greys = torch.tensor([0, 20, 20, 60, 80, 80, 80, 140, 160, 180], dtype=torch.uint8)
+    clip = greys.view(1, -1, 1, 1).expand(3, -1, 16, 24)
+    folder = ClipFolder(tmp_path, ("gif",), (len(greys), 16, 24), fps)
+    folder.write(0, clip, ("gif",))
+    assert torch.equal(folder.read(0), clip)
 
 
 def test_what_is_there_is_not_made_again(job, tmp_path):
@@ -82,6 +92,7 @@ def test_leftovers_of_a_killed_job_are_removed(job, tmp_path):
     whole = {path.name for path in (tmp_path / "out").iterdir()}
     for name in ("000001.mkv", "contact_sheet.png", "samples.json"):
         (tmp_path / "out" / f".{name}.0123abcd.partial").write_bytes(b"")
+    (tmp_path / "out" / ".000002.replaced").mkdir()
     job(1)
     assert {path.name for path in (tmp_path / "out").iterdir()} == whole
 
@@ -89,6 +100,59 @@ def test_leftovers_of_a_killed_job_are_removed(job, tmp_path):
 def test_the_grid_lies_beside_the_folder(pipeline, tmp_path):
     generate(pipeline, pipeline.sampling(steps=1, batch=2), 2, tmp_path / "out", show_progress=False, grid=True)
     assert clip_file_is_whole(tmp_path / "out-grid.mp4", "mp4", 4, 2 * 16, 2 * 2 * 24 + GAP)
+
+
+def test_unfinished_grids_of_a_killed_job_are_removed(job, tmp_path):
+    own, foreign = (tmp_path / f".{name}-grid.mp4.0123abcd.partial" for name in ("out", "other"))
+    for path in (own, foreign):
+        path.write_bytes(b"")
+    job(1, grid=True)
+    assert foreign.exists() and not own.exists()
+
+
+@pytest.mark.parametrize("place", ["out", "/proc/self/cwd"])
+def test_a_grid_that_cannot_be_written_is_refused_before_any_work(job, tmp_path, monkeypatch, place):
+    """A folder has its name; or nobody can write beside the clips' folder, not even root."""
+    monkeypatch.chdir(tmp_path)
+    if not Path(place).parent.exists():
+        pytest.skip("this system has no /proc")
+    (tmp_path / "out-grid.mp4").mkdir()
+    with pytest.raises(GenerationError, match=rf"the grid \S*{Path(place).name}-grid.mp4 cannot be written"):
+        job(1, out=Path(place), grid=True)
+    assert not list(tmp_path.rglob("*.mkv"))
+
+
+def test_clips_of_unknown_origin_are_refused_in_the_folders_of_formats_too(job, tmp_path):
+    formats = ("ffv1", "mp4")
+    (tmp_path / "out" / "ffv1").mkdir(parents=True)
+    (tmp_path / "out" / "ffv1" / "000000.mkv").write_bytes(b"of someone else")
+    with pytest.raises(GenerationError, match="holds ffv1/000000.mkv and no samples.json"):
+        job(1, formats)
+    job(1, ("ffv1",), out=tmp_path / "other" / "ffv1")
+    with pytest.raises(GenerationError, match="other/ffv1 is the folder of a job of its own"):
+        job(1, formats, out=tmp_path / "other")
+
+
+def test_a_file_browsers_file_does_not_damage_a_folder_of_frames(job, tmp_path):
+    """A clip beside it is whole; a folder that is not whole is made again, unless something foreign would go with it."""
+    job(2, ("frames",))
+    foreign = tmp_path / "out" / "000000" / ".DS_Store"
+    foreign.write_bytes(b"")
+    assert job(2, ("frames",)).written == 0
+    (tmp_path / "out" / "000000" / "000001.png").unlink()
+    with pytest.raises(GenerationError, match="clip 0 could not be written to .*: .*000000 holds .DS_Store"):
+        job(2, ("frames",))
+    assert foreign.exists()
+    foreign.unlink()
+    assert job(2, ("frames",)).written == 1
+
+
+def test_weights_that_were_removed_after_loading_are_named(pipeline, tmp_path):
+    shutil.copytree(pipeline.weights_file.parents[1], tmp_path / "checkpoint")
+    loaded = VideoPipeline.from_pretrained(tmp_path / "checkpoint")
+    shutil.rmtree(tmp_path / "checkpoint")
+    with pytest.raises(GenerationError, match="model's files cannot be read again.*No such file.*checkpoint"):
+        generate(loaded, loaded.sampling(steps=1), 1, tmp_path / "out", show_progress=False)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from sparsevid.distributed import (
     shutdown,
     world_size,
 )
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, Reader
 
@@ -54,19 +56,19 @@ def loss_of(model, x: Tensor) -> Tensor:
     return (model(x, torch.zeros(BATCH)).float() - 1.0).square().mean()
 
 
-def plain_losses(steps: int) -> list[float]:
-    """The same training in PyTorch alone: all ranks' samples in one batch."""
-    model, losses = small(), []
+def plain_training(steps: int) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of the same training in PyTorch alone: all ranks' samples in one batch."""
+    model, losses, norms = small(), [], []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.01)
     for step in range(steps):
         shares = [loss_of(model, data(step, rank)) for rank in range(world_size())]
         loss = torch.stack(shares).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.3).item())
         optimizer.step()
         losses.append(shares[rank()].item())
-    return losses
+    return losses, norms
 
 
 def train(engine: Engine, first: int, last: int, ema: EMA | None = None) -> list[float]:
@@ -85,12 +87,17 @@ def whole(engine: Engine) -> dict[str, Tensor]:
     return broadcast_object(engine.gather(list(engine.fragments())))
 
 
-def check_average(stage: int, precision: str) -> list[float]:
-    """The average equals one that is computed here from gathered float32 weights; moved in bfloat16 too."""
+def check_average(stage: int, precision: str) -> tuple[list[float], list[float]]:
+    """The average equals one that is computed here from gathered float32 weights; moved in bfloat16 too.
+
+    Returns:
+        Losses and gradient norms of the steps.
+    """
     engine = Engine(small(), settings(stage, precision), BATCH, 1)
-    ema, expected, losses = EMA(engine, 0.9), whole(engine), []
+    ema, expected, losses, norms = EMA(engine, 0.9), whole(engine), [], []
     for step in range(STEPS):
         losses += train(engine, step, step + 1, ema)
+        norms.append(engine.grad_norm)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = {name: decay * expected[name] + (1 - decay) * value for name, value in whole(engine).items()}
     average = broadcast_object(ema.state_dict())
@@ -100,7 +107,7 @@ def check_average(stage: int, precision: str) -> list[float]:
     held = sum(values.numel() for _, _, values in ema.fragments)
     total = sum(value.numel() for value in expected.values())
     assert held == total if stage == 0 else held < 0.8 * total, "the average is sharded with the masters"
-    return losses
+    return losses, norms
 
 
 def check_skip(stage: int, precision: str) -> None:
@@ -156,20 +163,46 @@ def check_other_stages(stage: int, precision: str) -> None:
             torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
 
 
+def transformer_losses(checkpoint_layers: str) -> list[float]:
+    """Losses of three steps of a small sparse transformer at stage 3."""
+    torch.manual_seed(0)
+    spec = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=0)
+    engine = Engine(DiffusionTransformer(spec, checkpoint_layers=checkpoint_layers), settings(3, "float32"), BATCH, 1)
+    x = torch.randn(BATCH, 4, 4, 8, 8, generator=torch.Generator().manual_seed(rank()))
+    losses = []
+    for _ in range(3):
+        loss = (engine(x, torch.tensor([900, 100]))[:, :4] - x).square().mean()
+        assert engine.step(loss, 1e-2)
+        losses.append(loss.item())
+    return losses
+
+
+def check_recomputed() -> None:
+    """Activations that are computed again in the backward pass, out of weights that are gathered again, change no loss."""
+    losses = transformer_losses("PMSRD")
+    torch.testing.assert_close(losses, transformer_losses(""), atol=1e-5, rtol=1e-5)
+    assert losses[-1] < losses[0]
+
+
 def main(precision: str) -> None:
-    losses = {}
+    runs = {}
     for stage in STAGES:
-        losses[stage] = check_average(stage, precision)
+        runs[stage] = check_average(stage, precision)
         check_skip(stage, precision)
         check_other_stages(stage, precision)
         if is_main():
             print(f"stage {stage} {precision}: average, skipping, other stages", flush=True)
-    reference = plain_losses(STEPS) if precision == "float32" else losses[0]
+    reference = plain_training(STEPS) if precision == "float32" else runs[0]
     tolerance = 1e-5 if precision == "float32" else 1e-2  # of bfloat16's rounding in other orders
+    assert max(reference[1]) > 2 * 0.3, "clipping acts"
     for stage in STAGES:
-        torch.testing.assert_close(losses[stage], reference, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(runs[stage], reference, atol=tolerance, rtol=tolerance)
     if is_main():
-        print(f"losses {precision}: all stages alike", flush=True)
+        print(f"losses and norms {precision}: all stages alike", flush=True)
+    if precision == "float32":
+        check_recomputed()
+        if is_main():
+            print("stage 3 float32: recomputed activations", flush=True)
 
 
 if __name__ == "__main__":

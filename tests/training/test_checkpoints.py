@@ -2,11 +2,15 @@
 
 import json
 import resource
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKL
 
-from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, write_checksums
+from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, verify, write_checksums
 from sparsevid.checksums import file_sha256
 from sparsevid.config import ConfigError
 from sparsevid.training.checkpoint import _finish
@@ -132,6 +136,96 @@ def test_what_changes_no_meaning_of_the_weights_may_change(tiny, caplog):
         "objective.label_dropout is 0.5, it was 0.1",
     ):
         assert f"{change} up to the checkpoint" in caplog.text
+
+
+def test_another_class_behind_a_label_is_not_resumed(tiny, clips_folder, tmp_path):
+    """As many classes, in another order: each label would go on with the weights of another."""
+    card = tmp_path / "card.yaml"
+    card.write_text("name: two\ntitle: Two clips\nlabel_rule: file\nclip: {stride: 2}\n", encoding="utf-8")
+    Trainer(tiny("train.steps=2", f"data.card={card}")[0]).train()
+    other = shutil.copytree(clips_folder, tmp_path / "other")
+    assert Trainer(tiny("train.steps=2", f"data.card={card}", f"data.root={other}")[0]).step == 2
+    (other / "carphone_distorted.mp4").rename(other / "distorted.mp4")
+    there = "label 0 is 'carphone_distorted' there and 'carphone_pristine' here, label 1 is 'carphone_pristine' there"
+    with pytest.raises(CheckpointError, match=f"another assignment of labels to classes: {there} and 'distorted' here"):
+        Trainer(tiny("train.steps=2", f"data.card={card}", f"data.root={other}")[0])
+
+
+def test_other_weights_behind_the_autoencoder_are_not_resumed(tiny, tmp_path):
+    """The name of their folder is all that a checkpoint keeps of a KL autoencoder; states of before say nothing of it."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+    vae.save_pretrained(tmp_path / "vae")
+    config, _ = tiny("train.steps=2", "autoencoder.kind=kl", f"autoencoder.source={tmp_path / 'vae'}", "schedule.frames=2")
+    Trainer(config).train()
+    assert Trainer(config).step == 2
+    vae.encoder.conv_in.weight.data[0, 0, 0, 0] += 1e-3
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(CheckpointError, match="another autoencoder: the fingerprint of settings and weights is"):
+        Trainer(config)
+    folder = checkpoint_path(config.folder, 2)
+    values = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+    del values["autoencoder"]
+    _rewrite(folder, values)
+    assert Trainer(config).step == 2
+
+
+def test_a_path_is_gone_back_to_once(tiny, caplog):
+    """Started again by the same command, the run goes on from what it made since; and by another path, from there."""
+    Trainer(tiny()[0]).train()
+
+    def resumed(step: int, *overrides: str) -> Trainer:
+        config, _ = tiny(*overrides)
+        config.train.resume = str(checkpoint_path(config.folder, step))
+        return Trainer(config)
+
+    assert resumed(2).step == 2
+    branch = resumed(2, "train.steps=4")  # no checkpoint was made since
+    assert branch.step == 2
+    branch.train()
+    assert "is taken in its place" not in caplog.text
+    assert resumed(2).step == 4
+    assert "step-0000004 went on from" in caplog.text and "is taken in its place" in caplog.text
+    Trainer(tiny()[0]).train()  # by train.resume=auto
+    shutil.rmtree(checkpoint_path(branch.config.folder, 2))  # as `train.keep_checkpoints` may
+    assert resumed(2).step == 6
+    assert resumed(4).step == 4
+
+
+@pytest.mark.parametrize("damage", ["folder", "loop"])
+def test_a_checkpoint_that_cannot_be_read_is_neither_passed_over_nor_set_aside(damage, tiny):
+    """It may be whole when its storage is back."""
+    config, _ = tiny("train.steps=4")
+    Trainer(config).train()
+    file = checkpoint_path(config.folder, 4) / "ema" / "model.safetensors"
+    away = file.rename(config.folder / "away")
+    file.mkdir() if damage == "folder" else file.symlink_to(file)
+    with pytest.raises(CheckpointError, match="step-0000004 cannot be read: .* or move it away to go on from an older"):
+        Trainer(config)
+    assert newest_good(config.folder, for_resuming=False) == checkpoint_path(config.folder, 2)  # for sampling
+    file.rmdir() if damage == "folder" else file.unlink()
+    away.rename(file)
+    assert Trainer(config).step == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file whose first byte is an error to read")
+@pytest.mark.parametrize("name", ["checksums.json", "model/model.safetensors"])
+def test_an_error_of_the_storage_is_told(name, tiny):
+    config, _ = tiny("train.steps=2")
+    Trainer(config).train()
+    file = checkpoint_path(config.folder, 2) / name
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    with pytest.raises(CheckpointError, match="step-0000002 cannot be read: .*Input/output error"):
+        verify(checkpoint_path(config.folder, 2))
+
+
+def test_checksums_that_are_no_object_are_damage(tiny):
+    config, _ = tiny("train.steps=4")
+    Trainer(config).train()
+    (checkpoint_path(config.folder, 4) / "checksums.json").write_text("[]", encoding="utf-8")
+    assert newest_good(config.folder, for_resuming=True) == checkpoint_path(config.folder, 2)
 
 
 def test_planted_files_are_not_loaded(tiny):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -196,15 +197,32 @@ def test_sheet_shows_the_weights_it_is_given(run):
     assert first.tobytes() != second.tobytes() and first.tobytes() == third.tobytes()
 
 
-def test_conditional_models_are_validated_and_sampled_by_class(run, tmp_path, clips_folder):
+@pytest.fixture
+def classes(tmp_path, clips_folder) -> Path:
+    """A card of two clips, each its own class."""
     card = tmp_path / "classes.yaml"
     text = f"name: classes\ntitle: t\nsource: s\nlicence: l\nroot: {clips_folder}\nlabel_rule: file\n"
     card.write_text(text + "clip: {frames: 4, stride: 2, size: [16, 16], flip: false}\n")
-    each = run(f"data.card={card}", "monitor.validate_every=1", "monitor.sample_every=1", "monitor.sample_clips=3")
+    return card
+
+
+def test_conditional_models_are_validated_and_sampled_by_class(run, classes):
+    each = run(f"data.card={classes}", "monitor.validate_every=1", "monitor.sample_every=1", "monitor.sample_clips=3")
     assert each.model.spec.num_classes == 2 and {clip.label for clip in each.clips()} == {0, 1}
     with MetricWriter(each.config.folder) as metrics:
         each.monitor().run(["sample"], 1, each.model.state_dict, metrics)
     assert Image.open(each.config.folder / "samples" / "step-0000001.png").size[1] == 3 * (16 + GAP + CAPTION_HEIGHT) - GAP
+
+
+def test_samples_that_are_not_finite_are_a_warning(run, caplog):
+    each = run("monitor.sample_every=1", "monitor.sample_clips=3")
+    with torch.no_grad():
+        each.model.final_layer.linear.bias.fill_(math.nan)
+    monitor = each.monitor()
+    with MetricWriter(each.config.folder) as metrics:
+        assert monitor.run(["sample"], 1, each.model.state_dict, metrics) == {}
+    assert "step 1: sample failed, and training goes on: samples 0, 1, 2 are not finite" in caplog.text
+    assert not monitor.undone(1) and not (each.config.folder / "samples").exists()
 
 
 def test_what_cannot_work_is_an_error_before_training(run):
@@ -246,6 +264,28 @@ def work(rank: int, ranks: int, store: str, config_file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     look(load_config(config_file), rank == 0)
     dist.destroy_process_group()
+
+
+def work_with_a_broken_class(rank: int, ranks: int, store: str, config_file: str) -> None:
+    """Only the second rank's samples are not finite: both ranks give up that sheet, and both go on to validate."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    each = build(load_config(config_file))
+    spread(each.model, 0.1)
+    with torch.no_grad():
+        each.model.y_embedder.embedding_table.weight[1] = math.nan
+    monitor = each.monitor(batch=1)
+    with MetricWriter(each.config.folder) as metrics:
+        values = monitor.run(["sample", "validate"], 5, each.model.state_dict, metrics)
+    assert "validation/loss" in values and monitor.failed == {("sample", 5)} and monitor.undone(5) == []
+    dist.destroy_process_group()
+
+
+def test_samples_that_are_not_finite_on_one_rank_fail_on_all(tiny, classes):
+    every = ("monitor.validate_every=5", "monitor.sample_every=5", "monitor.sample_clips=4", "monitor.validate_clips=2")
+    config, path = tiny(*SMALL, *every, f"data.card={classes}")
+    mp.spawn(work_with_a_broken_class, (2, str(path.with_name("store")), str(path)), nprocs=2)
+    assert not (config.folder / "samples").exists()
 
 
 def look(config: RunConfig, has_average: bool = True) -> None:

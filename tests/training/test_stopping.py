@@ -47,6 +47,37 @@ def test_a_signal_that_comes_while_the_run_is_built_is_heard(tiny):
     assert not (config.folder / TO_BE_RESUMED).exists()
 
 
+def test_a_full_disk_does_not_hide_that_a_run_is_to_be_resumed(tiny, caplog):
+    """With its checkpoint saved, that no text goes into the file is a warning; scripts ask only whether the file is there."""
+    config, _ = tiny("train.checkpoint_every=1000")
+    trainer = Trainer(config)
+    step = trainer.optimizer_step
+
+    def interrupted(batches, stop):
+        if trainer.step == 2:
+            (config.folder / TO_BE_RESUMED).symlink_to("/dev/full")
+        return step(batches, stop=trainer.step == 2)
+
+    trainer.optimizer_step = interrupted
+    assert not trainer.train()
+    assert list_checkpoints(config.folder) == [checkpoint_path(config.folder, 3)]
+    assert f"{TO_BE_RESUMED} cannot be written: [Errno 28]" in caplog.text
+
+
+def test_a_task_that_fails_is_a_warning_and_the_run_goes_on(tiny, caplog):
+    """Also at the last step, and at the next start, where it is tried once more."""
+    config, _ = tiny(*LOOKS)
+    trainer = Trainer(config)
+    (config.folder / "samples").write_text("", encoding="utf-8")  # no folder can be made of that name
+    assert trainer.train()
+    for step in (2, 4, 6):
+        assert caplog.text.count(f"step {step}: sample failed, and training goes on: [Errno 17]") == 1
+    assert list(rows(config, "validation/loss")) == [2, 4, 6] and not (config.folder / TO_BE_RESUMED).exists()
+    assert Trainer(config).train() and caplog.text.count("step 6: sample failed") == 2
+    (config.folder / "samples").unlink()
+    assert Trainer(config).train() and list(sheets(config)) == ["step-0000006.png"]
+
+
 def test_what_was_due_at_the_step_of_a_signal_is_made_up_for(tiny):
     plain, _ = tiny("name=plain", *LOOKS)
     assert Trainer(plain).train()

@@ -115,9 +115,10 @@ def test_float16_trains_as_float32_does(tiny):
 
 def test_a_step_is_set_aside_as_often_as_it_has_to_be(tiny):
     config, _ = tiny()
-    for _ in range(3):
+    Trainer(config).train()
+    for step in (2, 4):
+        config.train.resume = str(checkpoint_path(config.folder, step))
         Trainer(config).train()
-        config.train.resume = str(checkpoint_path(config.folder, 2))
     (config.folder / "checkpoints" / "step-0000006-copy").mkdir()
     names = {path.name for path in (config.folder / "checkpoints").iterdir()}
     assert {"aside-step-0000006", "aside-step-0000006-1", "step-0000006", "step-0000006-copy"} <= names
@@ -274,6 +275,19 @@ def test_losses_that_are_not_numbers_stop_the_run_before_they_spread(tiny):
         Trainer(config).train()
     for path in list_checkpoints(config.folder):
         assert all(value.isfinite().all() for value in weights(path).values())
+
+
+def test_a_run_that_skipped_too_many_steps_keeps_what_it_learned_and_can_go_on(tiny):
+    """It ends with a checkpoint, may skip as many when started again, and then leaves no second one of the same weights."""
+    config, _ = tiny("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=100", "train.max_skipped=2")
+    saved = checkpoint_path(config.folder, 3)
+    with pytest.raises(TrainingError, match=f"the last is 2: .* The weights from before them are in {saved}"):
+        Trainer(config).train()
+    state = json.loads((saved / "training" / "state.json").read_text(encoding="utf-8"))
+    assert (state["step"], state["skipped"]) == (3, 0) and list_checkpoints(config.folder) == [saved]
+    with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last is 4: .* No step was applied since"):
+        Trainer(config).train()
+    assert list_checkpoints(config.folder) == [saved]
 
 
 def test_batches_that_do_not_divide_are_refused():

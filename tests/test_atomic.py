@@ -1,0 +1,75 @@
+"""Files and folders that appear whole, and what a kill leaves of them."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sparsevid.atomic import renamed
+
+# Puts a folder in the place of another, and is killed before the rename of this number.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sparsevid.atomic import renamed
+
+rename, left = os.replace, int(sys.argv[2])
+
+def replace(source, target):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+os.replace = replace
+with renamed(Path(sys.argv[1])) as draft:
+    draft.mkdir()
+    (draft / "new").touch()
+"""
+
+
+def content(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def put(path, name) -> None:
+    with renamed(path) as draft:
+        draft.mkdir()
+        (draft / name).touch()
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name in ("first", "second"):
+        put(tmp_path / "folder", name)
+        assert content(tmp_path / "folder") == [name] and content(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_folder_survives_a_kill_at_each_of_the_two_renames(number, tmp_path):
+    """The old one is there at once, or when the folder is next written; it stays if that fails, and goes if it does not."""
+    path = tmp_path / "folder"
+    put(path, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(number)], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert path.is_dir() == (number == 1)
+    with pytest.raises(OSError, match="full"), renamed(path):
+        raise OSError("the disk is full")
+    assert content(path) == ["old"]
+    put(path, "newer")
+    assert content(path) == ["newer"]
+    assert not [name for name in content(tmp_path) if name.endswith(".replaced")]
+
+
+def test_what_a_kill_left_of_a_removal_is_not_brought_back(tmp_path):
+    path, left = tmp_path / "folder", tmp_path / ".folder.replaced"
+    put(path, "new")
+    left.mkdir()
+    (left / "half").touch()
+    with pytest.raises(OSError, match="full"), renamed(path):
+        raise OSError("the disk is full")
+    assert content(path) == ["new"]
+    put(path, "newer")
+    assert content(path) == ["newer"] and os.listdir(tmp_path) == ["folder"]
