@@ -1,5 +1,6 @@
 """The console, and metrics written beside a run."""
 
+import contextlib
 import json
 import logging
 import os
@@ -114,6 +115,19 @@ class MetricWriter:
             import wandb
 
             self.wandb.log({name: wandb.Image(array)}, step=step)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl` in a run's folder, in the order of the file: `step`, and values by name.
+
+    Lines that a kill cut off are passed over. Without the file there are none. A resumed run may have rows of a step twice.
+    """
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def _open_lines(path: Path) -> TextIO:

@@ -8,7 +8,6 @@ Every third kill waits for a checkpoint that is being written. Started by `make 
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import subprocess
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 
 from sparsevid.checkpoints import checkpoint_path, list_checkpoints
 from sparsevid.config import RunConfig, load_config, save_config
+from sparsevid.logging import read_metrics
 
 OVERRIDES = (
     "model.layout=1P 1(1M1S1R1D) 1D", "model.hidden_size=32", "model.num_heads=2", "model.patch_size=1",
@@ -83,13 +83,7 @@ def is_saving(config: RunConfig, since: int) -> bool:
 
 def rows(config: RunConfig) -> list[int]:
     """Steps of the lines of metrics, in the order of the file."""
-    metrics = config.folder / "metrics.jsonl"
-    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.is_file() else []
-    steps = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):  # of a line that a kill cut off
-            steps.append(json.loads(line)["step"])
-    return steps
+    return [row["step"] for row in read_metrics(config.folder)]
 
 
 def kill_at_some_moment(path: Path, config: RunConfig, draw: random.Random, during_save: bool) -> str:

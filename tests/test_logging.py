@@ -1,7 +1,6 @@
 """Metrics beside a run: JSON lines, TensorBoard, Weights & Biases if it is asked for."""
 
 import importlib.util
-import json
 import sys
 from io import BytesIO
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparsevid.logging import MetricWriter
+from sparsevid.logging import MetricWriter, read_metrics
 
 
 def board(folder) -> EventAccumulator:
@@ -22,20 +21,21 @@ def test_scalars_reach_json_lines_and_tensorboard(tmp_path):
     for step in (1, 2):
         with MetricWriter(tmp_path) as metrics:
             metrics.scalars({"train/loss": 0.5 / step, "data/redraws": step}, step)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": step, "train/loss": 0.5 / step, "data/redraws": step} for step in (1, 2)]
+    assert read_metrics(tmp_path) == [{"step": step, "train/loss": 0.5 / step, "data/redraws": step} for step in (1, 2)]
     assert [(each.step, each.value) for each in board(tmp_path).Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
 
 
 @pytest.mark.parametrize("cut", ['{"step": 2, "train/lo', '{"step": 2, "train/loss": 0.25}'])
 def test_a_row_that_a_kill_cut_off_takes_no_other_with_it(cut, tmp_path):
-    """It stays as it is, and rows of before and after are whole."""
+    """It stays as it is, rows of before and after are whole, and a reader passes over it."""
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n' + cut, encoding="utf-8")
     for step in (2, 3):
         with MetricWriter(tmp_path) as metrics:
             metrics.scalars({}, step)
     assert file.read_text(encoding="utf-8") == f'{{"step": 1}}\n{cut}\n{{"step": 2}}\n{{"step": 3}}\n'
+    assert [row for row in read_metrics(tmp_path) if len(row) == 1] == [{"step": step} for step in (1, 2, 3)]
+    assert read_metrics(tmp_path / "none") == []
 
 
 def test_image_comes_back_from_tensorboard(tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sparsevid.config import load_config
-from sparsevid.logging import get_logger, print_table
+from sparsevid.logging import get_logger, print_table, read_metrics
 
 NAME = "demo"
 HELP = "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table."
@@ -167,8 +167,7 @@ def _step_seconds(pipeline) -> dict[str, float]:
 
 def _losses(run_folder: Path) -> tuple[float, float]:
     """Means of the logged loss over the first and the last tenth of the run."""
-    lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    by_step = {row["step"]: row["train/loss"] for row in map(json.loads, lines)}
+    by_step = {row["step"]: row["train/loss"] for row in read_metrics(run_folder) if "train/loss" in row}
     losses = [by_step[step] for step in sorted(by_step)]
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth

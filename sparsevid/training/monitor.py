@@ -3,7 +3,6 @@
 All ranks share the work: clip and sample i is rank i mod R's, of R ranks, and is the same for any R.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.manifest import Manifest
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, rank, sum_over_ranks, world_size
-from sparsevid.logging import MetricWriter, get_logger
+from sparsevid.logging import MetricWriter, get_logger, read_metrics
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import GenerationError
@@ -160,9 +159,7 @@ class Monitor:
     def _has_result(self, task: str, step: int) -> bool:
         if task != "validate":
             return self._result(task, step).is_file()
-        metrics = self.config.folder / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-        return any('"validation/loss"' in line and _step_of_row(line) == step for line in lines)
+        return any("validation/loss" in row and row["step"] == step for row in read_metrics(self.config.folder))
 
     @contextmanager
     def _averaged(self, weights: dict[str, Tensor]) -> Iterator[None]:
@@ -265,14 +262,6 @@ class Monitor:
 def _first_reason(own: str | None) -> str | None:
     """Why the first rank that failed did, on all ranks; None if none failed. All ranks call it together."""
     return next((reason for reason in gather_objects(own) if reason is not None), None)
-
-
-def _step_of_row(line: str) -> int | None:
-    """The step of a row of metrics; None for one that a kill cut off."""
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return None
 
 
 def _empty_model(spec: ModelSpec, attention: str) -> DiffusionTransformer:

@@ -1,7 +1,5 @@
 """What a run can be told about its data reaches the model: stills beside clips, latents out of a cache, other clip rules."""
 
-import json
-
 import pytest
 import torch
 from launch import weights
@@ -11,6 +9,7 @@ from sparsevid.checkpoints import checkpoint_path
 from sparsevid.config import ConfigError
 from sparsevid.data.latents_write import write_cache
 from sparsevid.data.manifest import build_manifest
+from sparsevid.logging import read_metrics
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.training.trainer import Trainer
 
@@ -83,6 +82,6 @@ def test_what_was_drawn_again_is_counted_in_the_metrics(tiny, tmp_path):
     (broken / trainer.manifest.videos[0].path).write_bytes(b"no longer a video")
     trainer.dataset.source.root = broken
     trainer.train()
-    rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(config.folder)
     counts = [row["data/redraws"] for row in rows]
     assert counts == sorted(counts) and counts[-1] == 12, "half of 24 samples"

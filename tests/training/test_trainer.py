@@ -18,6 +18,7 @@ from sparsevid.checkpoints import (
 )
 from sparsevid.cli import run_tool
 from sparsevid.config import ConfigError
+from sparsevid.logging import read_metrics
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.pretrained import load_model
 from sparsevid.training.engine import learning_rate
@@ -108,7 +109,7 @@ def test_float16_trains_as_float32_does(tiny):
             f"name={precision}", f"train.precision={precision}", "train.zero_stage=1", "train.gradient_clipping=0.1"
         )
         Trainer(config).train()
-        rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = read_metrics(config.folder)
         losses.append([row["train/loss"] for row in rows])
     assert losses[1] == pytest.approx(losses[0], rel=2e-2) and losses[1] != losses[0]
 
@@ -246,7 +247,7 @@ def test_resumed_run_follows_its_own_learning_rate(tiny):
     Trainer(tiny("train.lr_schedule=cosine", "train.warmup=1", "train.steps=4")[0]).train()
     config, _ = tiny("train.lr_schedule=cosine", "train.warmup=1", "train.steps=8", "train.lr=2e-2")
     Trainer(config).train()
-    rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(config.folder)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [row["train/lr"] for row in rows[4:]] == [learning_rate(config.train, step) for step in range(4, 8)]
     assert rows[4]["train/lr"] == pytest.approx(2e-2 * 0.5 * (1 + math.cos(math.pi * 3 / 7)))
