@@ -8,6 +8,7 @@ it back before it begins; else it is what is left of its removal, and goes when 
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,18 @@ def renamed(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft)
         else:
             draft.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write into a folder, before the work whose results are to be written there.
+
+    Raises:
+        OSError: it cannot be written to; with the reason.
+    """
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not know read-only file systems, or root
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
 
 
 def _exchange(draft: Path, path: Path) -> None:

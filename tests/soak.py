@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, required=True, help="a new one, for the runs")
     args = parser.parse_args()
+    if args.folder.exists():
+        parser.error(f"--folder takes a new one, and {args.folder} is there already")
     args.folder.mkdir(parents=True)
     paths = {}
     for name in ("alone", "killed"):

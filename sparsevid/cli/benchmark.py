@@ -3,11 +3,10 @@
 import argparse
 import json
 import shlex
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from sparsevid.atomic import renamed
+from sparsevid.atomic import check_writable, renamed
 from sparsevid.diffusion.samplers import SAMPLERS
 from sparsevid.distributed import check_device, default_device, is_main
 from sparsevid.logging import print_table
@@ -305,7 +304,7 @@ def _quality(args: argparse.Namespace) -> int:
     pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device)
     cases = plan_quality(pipeline, args.samplers, args.steps, args.reuse_every, batch=args.batch)
     args.out.mkdir(parents=True, exist_ok=True)
-    _check_writable(args.out)
+    check_writable(args.out)
     scoring = open_scoring(pipeline, args.clips, args.protocol, args.data_root)
     header = describe_run(command_line(args), device)
     results = measure_quality(pipeline, scoring, cases, clips=args.clips, seed=args.seed, batch=args.batch)
@@ -322,15 +321,7 @@ def _check_json(path: Path) -> None:
         raise FileNotFoundError(f"--json {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
         raise ValueError(f"--json {path} is there and no file")
-    _check_writable(folder)
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise an OSError before the work if its results could not be written afterwards."""
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
+    check_writable(folder)
 
 
 def _write_json(path: Path, values: dict) -> None:

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float16", "float32", "uint8"), help="default: float16 for kl, uint8 for pixels")
     parser.add_argument("--shard-mb", type=int, default=SHARD_MB, metavar="MB", help="limit of a file, in MiB")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding threads of each rank; default: its cores, 8 at most")
-    parser.add_argument("--device", help="default: the GPU if there is one, else the CPU")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
     parser.add_argument("--verify", action="store_true", help="write nothing: check a cache against card and checksums")
 
 

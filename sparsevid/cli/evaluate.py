@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsevid.atomic import check_writable
 from sparsevid.distributed import (
     LONG_WAIT,
     check_device,
@@ -113,7 +113,7 @@ def _add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector-option", metavar="K=V", action="append", default=[], help="of the detector; the protocol gets another name"
     )
-    parser.add_argument("--device", help="default: the GPU if there is one, else the CPU")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
 
 
 def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,8 +191,7 @@ def _check_output(path: Path, ending: str, *, makes_folders: bool = False) -> No
         folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{path} cannot be written: no permission to write into {folder}")
+    check_writable(folder)
 
 
 def _features(args: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid import __version__
-from sparsevid.atomic import renamed
+from sparsevid.atomic import check_writable, renamed
 from sparsevid.data.decode import frame_times, read_frames
 from sparsevid.generation import GenerationError
 from sparsevid.logging import get_logger
@@ -214,8 +213,7 @@ class ClipFolder:
         with self._naming_grid():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+            check_writable(path.parent)
             _remove_leftovers(path.parent, re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial"))
 
     @contextmanager

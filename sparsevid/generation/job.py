@@ -113,11 +113,13 @@ def _common_record(pipeline: VideoPipeline, sampling: Sampling, num: int, format
     told = gather_objects((record, failure))
     if failures := [f"rank {number}: {each}" for number, (_, each) in enumerate(told) if each]:
         raise GenerationError(failures[0] if world_size() > 1 else failure)
-    jobs = [{"num": each.num, **each.settings, **each.made_with[0]} for each, _ in told]
+    jobs = [{"num": each.num, **each.settings} for each, _ in told]
     for number, job in enumerate(jobs):
         if differing := [key for key in job if job[key] != jobs[0][key]]:
             shown = ", ".join(f"{key} is {jobs[0][key]!r} on rank 0 and {job[key]!r} on rank {number}" for key in differing)
             raise GenerationError(f"the ranks do not have the same job: {shown}")
+    if makers := [each.made_with[0] for each, _ in told if each.made_with != record.made_with]:
+        logger.warning("ranks make clips with %s and with %s: last bits may differ", record.made_with[0], makers[0])
     return told[0][0]
 
 

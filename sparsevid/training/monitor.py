@@ -21,7 +21,7 @@ from sparsevid.distributed import broadcast_object, gather_objects, is_main, ran
 from sparsevid.logging import MetricWriter, get_logger, read_metrics
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import VideoPipeline
-from sparsevid.sampling import GenerationError
+from sparsevid.sampling import GenerationError, Sampling
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.objective import Objective
@@ -185,13 +185,16 @@ class Monitor:
         metrics.scalars(values, step)
         return values
 
+    def _sampling(self) -> Sampling:
+        return self.pipeline.sampling(seed=self.config.seed, batch=self.batch)
+
     def _samples(self, count: int, ask: Callable[[], None], take: Callable[[list[int], Tensor], None]) -> None:
         """Give `take` this rank's share of samples 0 … count − 1, batch by batch: indices, and clips uint8 (B, 3, T, H, W).
 
         Raises:
             GenerationError: samples of any rank are not finite, or `take` failed on one: all ranks raise it after that batch.
         """
-        ranks, sampling = world_size(), self.pipeline.sampling(seed=self.config.seed, batch=self.batch)
+        ranks, sampling = world_size(), self._sampling()
         for first in range(0, count, self.batch * ranks):
             share = list(range(first + rank(), min(count, first + self.batch * ranks), ranks))
             own: str | None = None
@@ -243,8 +246,9 @@ class Monitor:
         features_of_all = sum_over_ranks(features)
         if not is_main():
             return {}
-        sampling = {"seed": self.config.seed, "sampler": self.pipeline.default_sampler, "steps": self.config.sample.steps}
-        record = scoring.compare(features_of_all.cpu(), step, sampling | {"guidance": self.config.sample.guidance})
+        sampling = self._sampling()
+        settings = sampling.record(self.pipeline.token_schedule(sampling), self.pipeline.classes)
+        record = scoring.compare(features_of_all.cpu(), step, settings)
         values = {f"score/{record.metric}": record.score}
         metrics.scalars(values, step)
         path = self._result("score", step)

@@ -94,7 +94,7 @@ def find_checkpoint(config: RunConfig) -> Path | None:
     the same command can be started again.
 
     Raises:
-        CheckpointError: the one that was asked for is damaged, or all are, or the newest cannot be read.
+        CheckpointError: the one that was asked for is damaged, or all are, or (`auto`) the newest cannot be read.
         ConfigError: it is not of this run, or the run is not to be resumed and has checkpoints.
     """
     return from_main(lambda: _find(config), (CheckpointError, ConfigError))
@@ -117,12 +117,25 @@ def _find(config: RunConfig) -> Path | None:
     folder = Path(config.train.resume)
     if not folder.resolve().is_relative_to(config.folder.resolve()):
         raise ConfigError(f"train.resume = {folder} is not inside the run's own folder {config.folder}")
-    newest = newest_good(config.folder, for_resuming=True)
-    if newest is not None and _state(newest).get("branched_from") == _inside(config):
-        logger.info("%s went on from %s, which train.resume names, and is taken in its place", newest, folder)
-        return newest
+    if (later := _newest_of_branch(config)) is not None:
+        logger.info("%s went on from %s, which train.resume names, and is taken in its place", later, folder)
+        return later
     verify(folder)
     return folder
+
+
+def _newest_of_branch(config: RunConfig) -> Path | None:
+    """The newest good checkpoint that went on from the one that `train.resume` names, if the run's newest did."""
+    for path in reversed(list_checkpoints(config.folder)):
+        try:
+            if _state(path).get("branched_from") != _inside(config):
+                return None
+            verify(path)
+        except (CheckpointError, OSError, ValueError) as error:
+            logger.warning("%s; trying an older checkpoint", error)
+        else:
+            return path
+    return None
 
 
 def origin(config: RunConfig, resumed: Path | None, autoencoder: Autoencoder) -> dict[str, str | None]:
@@ -181,7 +194,7 @@ def _check_labels(folder: Path, before: list[str], now: list[str]) -> None:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    """What the training state of a verified checkpoint says."""
+    """What a checkpoint's training state says; OSError or ValueError if it cannot be read, which a verified one's can."""
     return json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sparsevid.atomic import renamed
 from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.checkpoints import TrainingError, set_aside_after
+from sparsevid.checkpoints import CheckpointError, TrainingError, set_aside_after
 from sparsevid.config import ConfigError, RunConfig, save_config
 from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.loader import SampleOrder, build_loader
@@ -160,7 +160,7 @@ class Trainer:
             Whether the last step was reached and looked at; if not, there is a checkpoint to go on from.
 
         Raises:
-            TrainingError: too many steps in a row were skipped; the weights from before them are in a checkpoint.
+            TrainingError: too many steps in a row were skipped; the message says where the weights from before them are.
         """
         train = self.config.train
         self._print_summary()
@@ -285,10 +285,13 @@ class Trainer:
             first: the step that this process began with.
         """
         skipped, self.skipped = self.skipped, 0  # a run that is started again may skip as many
-        if skipped == self.step - first:  # a checkpoint of the same weights again would only push out an older one
+        if skipped >= self.step - first:  # a checkpoint of the same weights again would only push out an older one
             kept = "No step was applied since the start of this process"
         else:
-            kept = f"The weights from before them are in {self.save()}"
+            try:
+                kept = f"The weights from before them are in {self.save()}"
+            except CheckpointError as error:
+                kept = f"A checkpoint of the weights from before them could not be written: {error}"
         raise TrainingError(
             f"{skipped} steps in a row were skipped, the last is {self.step - 1}: losses or gradients are not finite. "
             f"{kept}. Try a lower train.lr, gradient clipping, or another precision"

@@ -190,7 +190,21 @@ def test_a_path_is_gone_back_to_once(tiny, caplog):
     Trainer(tiny()[0]).train()  # by train.resume=auto
     shutil.rmtree(checkpoint_path(branch.config.folder, 2))  # as `train.keep_checkpoints` may
     assert resumed(2).step == 6
+    damaged = checkpoint_path(branch.config.folder, 6) / "ema" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert resumed(2).step == 4 and "step-0000006: ema/model.safetensors does not have its recorded checksum" in caplog.text
     assert resumed(4).step == 4
+
+
+def test_a_path_is_taken_whatever_lies_beside_it(tiny):
+    """A checkpoint that is not of its branch, and cannot be read, is no reason to refuse the one that was named."""
+    config, _ = tiny("train.steps=4")
+    Trainer(config).train()
+    file = checkpoint_path(config.folder, 4) / "ema" / "model.safetensors"
+    file.unlink()
+    file.mkdir()
+    config.train.resume = str(checkpoint_path(config.folder, 2))
+    assert Trainer(config).step == 2
 
 
 @pytest.mark.parametrize("damage", ["folder", "loop"])

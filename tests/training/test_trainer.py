@@ -291,6 +291,18 @@ def test_a_run_that_skipped_too_many_steps_keeps_what_it_learned_and_can_go_on(t
     assert list_checkpoints(config.folder) == [saved]
 
 
+def test_skips_from_before_a_start_count_and_leave_no_checkpoint_of_the_same_weights(tiny):
+    options = ("train.lr=1e30", "train.gradient_clipping=0", "train.checkpoint_every=1", "train.max_skipped=2")
+    config, _ = tiny(*options, "train.steps=2")
+    Trainer(config).train()
+    before = list_checkpoints(config.folder)
+    state = json.loads((before[-1] / "training" / "state.json").read_text(encoding="utf-8"))
+    assert state["skipped"] == 1
+    with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last is 2: .* No step was applied since"):
+        Trainer(tiny(*options)[0]).train()
+    assert list_checkpoints(config.folder) == before
+
+
 def test_batches_that_do_not_divide_are_refused():
     assert split_batch(16, None, 2) == (8, 1) and split_batch(16, 2, 2) == (2, 4)
     with pytest.raises(ConfigError, match="not a multiple of the 3 ranks"):

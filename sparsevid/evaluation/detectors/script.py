@@ -9,6 +9,8 @@ from torch import Tensor
 from sparsevid.evaluation.detectors.base import Detector, Setting
 from sparsevid.evaluation.detectors.weights import WeightFile, load_script, obtain
 
+DEVICE_FAULTS = ("out of memory", "CUDA error")
+
 
 class ScriptDetector(Detector):
     """A frozen TorchScript file; a class of one kind of file says in `extract` how it is called.
@@ -56,9 +58,9 @@ class ScriptDetector(Detector):
             # As it was saved: the optimiser specialises on the first shapes it sees, so that features would depend on history.
             with torch.jit.optimized_execution(False):
                 found = self.script(clips, **switches)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if any(text in str(error) for text in DEVICE_FAULTS):  # TorchScript gives every error the same class
+                raise
             raise self.unlike(f"it does not take uint8 clips {tuple(clips.shape)}: {error}; {accepted}") from error
         if not isinstance(found, Tensor) or found.shape != (len(clips), self.dim):
             what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
