@@ -90,7 +90,9 @@ def check_counts(protocol: Protocol | None, extras: Extras, real: int | None, fa
                 raise ValueError(f"{what} takes {least} {side} clips or more, got {there}")
 
 
-def compare_features(real: FeatureFile | None, fake: FeatureFile, extras: Extras | None = None) -> ProtocolRecord:
+def compare_features(
+    real: FeatureFile | None, fake: FeatureFile, extras: Extras | None = None, *, quiet: bool = False
+) -> ProtocolRecord:
     """The metrics of two feature files, with their record.
 
     They are the protocol's. Without a protocol it is the Fréchet distance with unbiased covariances.
@@ -99,6 +101,7 @@ def compare_features(real: FeatureFile | None, fake: FeatureFile, extras: Extras
         real: features of real clips; None where the protocol looks at none.
         fake: features of generated ones.
         extras: what is wanted beside; repeats and pictures are not made here.
+        quiet: leave warnings to the record, and log none.
 
     Raises:
         ValueError: the files do not belong together, name no known detector or usable protocol, there are fewer clips than a
@@ -119,7 +122,7 @@ def compare_features(real: FeatureFile | None, fake: FeatureFile, extras: Extras
     spread = _spread(real, fake, protocol, extras)
     warnings = [text for side, file in files.items() for text in _warnings(side, file, protocol)]
     warnings += _fit_warnings(spread.get("extrapolation"), fake.features.shape[1])
-    for text in warnings:
+    for text in () if quiet else warnings:
         logger.warning("%s", text)
     sides = {side: {"clips": len(file.clip_ids), **(file.source or {})} for side, file in files.items()}
     first = next(iter(files.values())).source or {}

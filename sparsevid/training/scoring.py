@@ -68,6 +68,7 @@ class Scoring:
         rules = self.protocol.as_dict()
         self.real = compute_features(clips, self.detector.to(device), role="real", protocol=rules)
         self.detector.to("cpu")
+        self.told = False  # whether a score's warnings were logged: later ones say the same
 
     def features(self, clips: Tensor) -> Tensor:
         """Features of generated clips, which are read as a protocol reads the files of them.
@@ -85,7 +86,7 @@ class Scoring:
         return self.detector(rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))).cpu()
 
     def compare(self, features: Tensor, step: int | None, sampling: dict[str, object]) -> ProtocolRecord:
-        """The score of samples' features (N, D), with its record; on rank 0.
+        """The score of samples' features (N, D), with its record; on rank 0. Warnings are logged with the first score alone.
 
         Args:
             features: of samples 0 … N − 1.
@@ -97,7 +98,9 @@ class Scoring:
         fake = replace(
             self.real, features=features, clip_ids=names, role="fake", source=source, clips_fingerprint=None, computation={}
         )
-        return compare_features(self.real, fake)
+        record = compare_features(self.real, fake, quiet=self.told)
+        self.told = True
+        return record
 
 
 def clip_differences(config: RunConfig, protocol: Protocol) -> list[str]:
