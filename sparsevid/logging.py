@@ -69,6 +69,8 @@ class MetricWriter:
     Args:
         folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends; a line of
             `metrics.jsonl` that a kill cut off stays as it is, and is ended.
+        step: optimizer steps that the run has done: TensorBoard no longer shows what an earlier process wrote of later ones,
+            which are made again. None: it shows all.
         wandb: log to Weights & Biases too, as the run whose id `wandb_id` in the folder holds, so that a resumed run goes on
             there. The project is $WANDB_PROJECT, or sparsevid.
         config: of the run, as plain values, for Weights & Biases.
@@ -77,14 +79,16 @@ class MetricWriter:
         ImportError: `wandb` is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, *, wandb: bool = False, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, step: int | None = None, wandb: bool = False, config: dict[str, Any] | None = None
+    ) -> None:
         self.board = self.lines = self.wandb = None
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
             if wandb:
                 self.wandb = _wandb_run(folder, config)
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=None if step is None else step + 1)
             self.lines = _open_lines(folder / "metrics.jsonl")
 
     def __enter__(self) -> "MetricWriter":

@@ -25,6 +25,15 @@ def test_scalars_reach_json_lines_and_tensorboard(tmp_path):
     assert [(each.step, each.value) for each in board(tmp_path).Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
 
 
+def test_tensorboard_forgets_steps_that_are_made_again(tmp_path):
+    """Four steps and a kill; the run goes on from step 2."""
+    for done, steps in ((0, (1, 2, 3, 4)), (2, (3,))):
+        with MetricWriter(tmp_path, step=done) as metrics:
+            for step in steps:
+                metrics.scalars({"train/loss": 1.0 + done}, step)
+    assert [(each.step, each.value) for each in board(tmp_path).Scalars("train/loss")] == [(1, 1.0), (2, 1.0), (3, 3.0)]
+
+
 @pytest.mark.parametrize("cut", ['{"step": 2, "train/lo', '{"step": 2, "train/loss": 0.25}'])
 def test_a_row_that_a_kill_cut_off_takes_no_other_with_it(cut, tmp_path):
     """It stays as it is, rows of before and after are whole, and a reader passes over it."""

@@ -166,7 +166,8 @@ class Trainer:
         self._print_summary()
         with peers_may_die("training"), unheard_by_children():
             batches = self._batches()
-            writer = MetricWriter(self.config.folder, wandb=self.config.monitor.wandb, config=asdict(self.config))
+            options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
+            writer = MetricWriter(self.config.folder, **options)
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         entered = StopRequest() if stop is None else nullcontext(stop)
         with self.lock, writer as metrics, bar, entered as stop, peers_may_die("training"):
