@@ -1,7 +1,12 @@
 """Fixtures that every test has."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+
+REAL_DATA = "SPARSEVID_REAL_DATA"  # a folder that holds data sets as users have them, such as `ucf101/`
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,6 +24,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEVID_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def real_ucf101() -> Path:
+    """Real files of UCF101 with the official lists, read where they lie: they are part of no repository."""
+    if REAL_DATA not in os.environ:
+        pytest.skip(f"reads real files of UCF101 from ${REAL_DATA}/ucf101, and ${REAL_DATA} is not set")
+    return Path(os.environ[REAL_DATA]) / "ucf101"
 
 
 def pytest_collection_modifyitems(items):
