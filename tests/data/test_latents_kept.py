@@ -93,7 +93,7 @@ def test_a_shard_with_two_videos_is_given_up_with_either(manifest, pixels_cache,
 
 
 def write_as_rank(rank, store, folder, manifest):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(minutes=9))
     write(folder, manifest)
     dist.destroy_process_group()
 

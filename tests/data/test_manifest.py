@@ -201,7 +201,7 @@ def test_a_tree_without_splits_stands_in_only_where_that_is_allowed(tmp_path, vi
 
 def be_a_rank(rank, store, roots, said):
     """Open manifests as one of two ranks, and say what came of it."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(minutes=9))
     if rank:
         manifest_module.scan_tree = None  # only rank 0 looks at the tree
     for root in roots:
