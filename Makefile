@@ -1,31 +1,56 @@
 # `make demo` and `make test` need Python 3.10 or newer and make; they make .venv and install the project if needed.
-# JOBS is the number of processes that run tests, each on one thread.
+# JOBS is the number of processes that run tests, each on one thread. CONSTRAINTS holds the tested versions; without them
+# (make install CONSTRAINTS=) the newest are taken that setup.cfg admits. A PyTorch that is there and fits is kept in either case.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS ?= constraints.txt
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+FAST := -m "not slow and not gpu"
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NEEDS := '.[demo,test]'
 
-.PHONY: demo test test-all soak lint format install clean
+.PHONY: demo test test-all test-oldest soak lint format install constraints clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "sparsevid needs Python 3.10 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,test]'
+	@# With the packages of a Python that has PyTorch, such as a container's.
+	test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
+	$(BIN)/python .ci/constraints.py $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
+	$(PIP) --constraint $(VENV)/constraints.txt --editable $(NEEDS) || { \
+		echo "the tested versions cannot be installed here; the newest that fit are taken in their place" >&2; \
+		$(BIN)/python .ci/constraints.py /dev/null > $(VENV)/constraints.txt; \
+		$(PIP) --constraint $(VENV)/constraints.txt --editable $(NEEDS); }
 	touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) $(FAST)
 
 test-all: $(INSTALLED)
 	$(PYTEST)
+
+# The fast tests with the lowest versions that setup.cfg admits, in an environment of their own.
+test-oldest: $(BIN)/uv
+	test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable $(NEEDS)
+	$(MAKE) test BIN=$(OLDEST)/bin INSTALLED=
+
+# The newest versions that setup.cfg admits, for every Python that it admits: what `make install` takes, once tests have passed.
+constraints: $(BIN)/uv
+	$(BIN)/uv pip compile setup.cfg --extra demo --extra test --universal --python-version 3.10 --upgrade --quiet \
+		--no-annotate --custom-compile-command "make constraints" --output-file constraints.txt
+
+$(BIN)/uv: $(INSTALLED)
+	$(PIP) uv
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 20 --folder "$$(mktemp -d)/soak"
@@ -39,4 +64,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build *.egg-info

@@ -34,7 +34,9 @@ from sparsevid.distributed import (
 from sparsevid.training.environment import describe_environment
 
 LIMIT = 580  # seconds until a test gives up on a process that hangs
-PATIENCE = 5.0  # seconds that ranks here wait for one that does not answer: those that do have met before, however slow the machine
+PATIENCE = (
+    5.0  # seconds that ranks here wait for one that does not answer: those that do have met before, however slow the machine
+)
 PATHS = os.pathsep.join(map(str, (Path(__file__).parent.parent, Path(__file__).parent)))
 
 
