@@ -3,12 +3,12 @@
     python .ci/constraints.py FILE
 
 Rebuilding an environment around another PyTorch than the one that its machine came with costs gigabytes and may not fit its
-driver. So that one is kept, and what belongs to it (torchvision, Triton, the CUDA libraries) follows it.
+driver. So that one is kept, and what it needs (Triton, the CUDA libraries …) and torchvision follow it.
 """
 
 import sys
 from configparser import ConfigParser
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 try:
@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:  # nothing is installed yet
     from pip._vendor.packaging.requirements import Requirement
 
-BELONGS_TO_TORCH = ("torch==", "torchvision==", "triton==", "nvidia-", "cuda-")
+CUDA_LIBRARIES = ("nvidia-", "cuda-")  # some are needed by others of them
 
 
 def kept_torch() -> str | None:
@@ -34,5 +34,7 @@ def kept_torch() -> str | None:
 if __name__ == "__main__":
     lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
     if (torch := kept_torch()) is not None:
-        lines = [line for line in lines if not line.startswith(BELONGS_TO_TORCH)] + [f"torch=={torch}"]
+        follow = {"torch", "torchvision", *(Requirement(need).name for need in requires("torch") or ())}
+        free = (*CUDA_LIBRARIES, *(f"{name.replace('_', '-')}==" for name in follow))
+        lines = [line for line in lines if not line.startswith(free)] + [f"torch=={torch}"]
     print("\n".join(lines))
