@@ -123,7 +123,8 @@ def match_lists(
     if len(missing) > max_missing * total:
         raise ValueError(
             f"{len(missing)} of {total} entries of {', '.join(each.file.name for each in lists)} are not in the tree: "
-            f"{', '.join(missing[:_EXAMPLES])}; accepted: a share of {max_missing:g} (split.max_missing)"
+            f"{', '.join(missing[:_EXAMPLES])}; accepted: a share of {max_missing:g}. For a part of a dataset set split.max_missing in "
+            "its card, by --card-option split.max_missing=1, or in a run by data.card_options.split.max_missing=1"
         )
     return splits, notes
 

@@ -13,7 +13,7 @@ from sparsevid.config import ConfigError, RunConfig
 from sparsevid.data.clips import ClipRule
 from sparsevid.distributed import is_main
 from sparsevid.evaluation.clip_readers import ClipShape
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import compute_features
@@ -57,10 +57,11 @@ class Scoring:
         if data.root is not None and self.protocol.split != "all":
             raise ConfigError(
                 f"monitor.protocol = {self.protocol.name} takes split {self.protocol.split!r} of the real videos, which the "
-                "card knows and data.root goes past: write the root into the card, or set $SPARSEVID_DATA"
+                "card knows and data.root goes past: give data.card_options.root instead, or set $SPARSEVID_DATA"
             )
         self.detector = build_detector(self.protocol.detector, options=self.protocol.detector_options)
-        clips = choose_clips(data.root or data.card, "real", self.protocol, limit=count)
+        source = CardSource(data.card, data.card_options) if data.card_options else data.card
+        clips = choose_clips(data.root or source, "real", self.protocol, limit=count)
         differences = clip_differences(config, self.protocol)
         if differences and is_main():
             text = "; ".join(differences)
