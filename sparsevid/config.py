@@ -252,6 +252,7 @@ NOT_NEGATIVE = (
 )
 ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "monitor.peak_tflops")
 SHARES = ("objective.label_dropout",)  # in [0, 1]
+INT64 = 2**63
 DECAYS = ("train.ema_decay", "train.betas")  # in [0, 1), alone or in a list
 
 
@@ -305,7 +306,9 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConf
         raise ConfigError(f"{path}: base = {bases}; accepted are the path of a YAML file and a list of such paths")
     files: dict[Path, DictConfig] = {}
     for base in bases:
-        for source, changes in _read_with_bases(Path(os.path.normpath(path.parent / expand_home(base))), (*above, path)).items():
+        for source, changes in _read_with_bases(
+            Path(os.path.normpath(path.parent / expand_home(base))), (*above, path)
+        ).items():
             files.setdefault(source, changes)
     return files | {path: own}
 
@@ -331,20 +334,22 @@ def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
         raise ConfigError(str(error)) from error
 
 
-def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every float of a configuration, under its dotted key."""
+def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number of a configuration, under its dotted key."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _numbers(value, f"{key}.{name}" if key else name)
     elif isinstance(values, list):
         for value in values:
             yield from _numbers(value, key)
-    elif isinstance(values, float):
+    elif isinstance(values, int | float):
         yield key, values
 
 
 def _check_values(config: DictConfig) -> None:
     for key, number in _numbers(OmegaConf.to_container(config)):
+        if isinstance(number, int) and not -INT64 <= number < INT64:
+            raise ConfigError(f"{key} = {number}; accepted are whole numbers of 64 bits, from -2^63 to 2^63 - 1")
         if not math.isfinite(number):
             raise ConfigError(f"{key} = {number}; accepted are finite numbers")
     for key, accepted in CHOICES.items():

@@ -26,5 +26,7 @@ def expand_home(value: T) -> T:
     if isinstance(value, dict):
         return {key: expand_home(each) for key, each in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{item.name: expand_home(getattr(value, item.name)) for item in dataclasses.fields(value)})
+        return dataclasses.replace(
+            value, **{item.name: expand_home(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        )
     return value

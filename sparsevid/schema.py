@@ -104,6 +104,10 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ValueError(f"{what} {override!r} is not of the form key=value")
+        if override != override.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError(
+                f"{what} {override!r} has bytes that are no UTF-8, which YAML cannot hold: use a link of another name"
+            )
         keys = key.split(".")
         try:
             node = _value_node(value.strip(), _type_at(schema, keys))
@@ -132,15 +136,16 @@ def _keep_text(node: yaml.Node, wanted: Any) -> None:
         if wanted in (str, AS_TYPED) and node.style is None and not none:
             node.tag, node.style = _TEXT, '"'  # quoted, it is text to every reader
     elif isinstance(node, yaml.SequenceNode):
-        for each in node.value if inside or wanted is AS_TYPED else ():
-            _keep_text(each, inside[0] if inside else wanted)
+        listed = inside[0] if get_origin(wanted) in (list, tuple) else wanted if wanted is AS_TYPED else None
+        for each in node.value:
+            _keep_text(each, listed)
     elif dataclasses.is_dataclass(wanted):
         for key, value in node.value:
             _keep_text(value, _field_types(wanted).get(key.value))
     elif get_origin(wanted) is dict or wanted is AS_TYPED:
         for key, value in node.value:
-            _keep_text(key, inside[0] if inside else wanted)
-            _keep_text(value, inside[1] if inside else wanted)
+            _keep_text(key, inside[0] if inside else AS_TYPED)
+            _keep_text(value, inside[1] if inside else AS_TYPED)
 
 
 def _value_node(value: str, wanted: Any) -> yaml.Node:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.data.clips import ClipRule
 from sparsevid.data.rules import SplitRules, TreeRules
+from sparsevid.home import expand_home
 from sparsevid.schema import check_keys, read_overrides, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
@@ -185,18 +186,18 @@ def resolve_root(card: Card, root: str | Path | None = None) -> Path:
         ValueError: the card's `package:` root does not name a folder inside a package.
     """
     if root is not None:
-        folder = Path(root).expanduser()
+        folder = expand_home(Path(root))
     elif card.root is not None and card.root.startswith(PACKAGE_PREFIX):
         folder = _package_folder(card.root)
     else:
-        folder = Path(card.root or card.name).expanduser()
+        folder = expand_home(Path(card.root or card.name))
         if not folder.is_absolute():
             if DATA_VARIABLE not in os.environ:
                 raise FileNotFoundError(
                     f"card {card.name!r}: its data lies in ${DATA_VARIABLE}/{folder}, and ${DATA_VARIABLE} is not set; "
                     "set it, or give the root"
                 )
-            folder = Path(os.environ[DATA_VARIABLE]).expanduser() / folder
+            folder = expand_home(Path(os.environ[DATA_VARIABLE])) / folder
     if not folder.is_dir():
         raise FileNotFoundError(f"card {card.name!r}: no data folder {folder}")
     return folder

@@ -35,7 +35,7 @@ class PacketIndex:
         frames: number of packets that hold a frame that is shown.
         header_frames: the header's number, without frames that an edit list cuts away and packets that hold none; 0 if it says
             none.
-        empty: number of packets that hold no frame, such as placeholders.
+        empty: number of packets that hold something and no frame: placeholders.
         width: in pixels, of the first frame; 0 if no frame can be decoded.
         height: likewise.
         declared_rate: frames a second by the header; 0 if it says none.
@@ -138,12 +138,12 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     pixels = stream.codec_context.format
     by_packet = "avi" in container.format.name
     times = _ascending([dts if by_packet else pts for pts, dts in shown])
-    if by_packet and times:  # ticks are packets: also those that FFmpeg does not give
-        empty = times[-1] - times[0] + 1 - len(times)
+    # In AVI a tick is a packet, also one of no bytes, which FFmpeg does not give.
+    frameless = times[-1] - times[0] + 1 - len(times) if by_packet and times else empty
     numbers, seeks = _key_frames(times, keys, by_packet)
     return PacketIndex(
         frames=len(shown),
-        header_frames=max(0, stream.frames - cut - empty),
+        header_frames=max(0, stream.frames - cut - frameless),
         empty=empty,
         width=first[0].width if first else 0,
         height=first[0].height if first else 0,

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from sparsevid.data.lists import SplitList, below_or_beside, check_class_names, match_lists, read_class_list, read_split_list
 from sparsevid.data.walk import MEDIA, own_name
-from sparsevid.logging import get_logger
+from sparsevid.logging import get_logger, printable
 
 LABEL_RULES = ("none", "folder", "file")
 LABEL_ORDERS = ("official", "sorted")
@@ -190,12 +190,13 @@ def _official_classes(root: Path, rules: TreeRules) -> tuple[str, ...]:
 def _labels(paths: Sequence[str], rules: TreeRules, official: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, int | None]]:
     if rules.label_rule == "none":
         return (), dict.fromkeys(paths)
+    # As text: names of classes are written into configs, and a folder's may be in bytes of another time, such as GBK.
     if rules.label_rule == "file":
-        names = {path: own_name(path) for path in paths}
+        names = {path: printable(own_name(path)) for path in paths}
         if len(set(names.values())) < len(names):
-            names = {path: path for path in paths}
+            names = {path: printable(path) for path in paths}
     else:
-        names = {path: name for path in paths if (name := _class_name(path, rules)) is not None}
+        names = {path: printable(name) for path in paths if (name := _class_name(path, rules)) is not None}
     if official:
         canonical = {found: _canonical(found, official) for found in dict.fromkeys(names.values())}
         names = {path: canonical[name] for path, name in names.items()}

@@ -28,6 +28,7 @@ from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
 from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
@@ -173,7 +174,9 @@ def of_main(compute: Callable[[], T]) -> T:
     return outcome
 
 
-def _from_videos(source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
+def _from_videos(
+    source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None
+) -> _Choice:
     root, card, rules = _locate(source)
     manifest, side = open_manifest(root, rules), protocol.side(role)
     split, warnings = None, []
@@ -244,7 +247,7 @@ def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRule
     if isinstance(source, CardSource):
         card = load_card(source.card, source.options)
         return resolve_root(card), card.name, card.rules()
-    folder = Path(source).expanduser()
+    folder = expand_home(Path(source))
     try:
         card = load_card(source)
     except FileNotFoundError as error:
