@@ -11,8 +11,8 @@ T = TypeVar("T")
 def expand_home(value: T) -> T:
     """A value with each path in it that begins with `~/` or `~user/` below that home folder.
 
-    A text is taken for such a path by its beginning: no name, pattern or layout has a slash behind a `~`. Without a home folder, or
-    a user of that name, it stays as it is.
+    A text is taken for such a path by its beginning: no name, pattern or layout has a slash behind a `~`. Without a home
+    folder, or a user of that name, it stays as it is.
 
     Args:
         value: a text, a path, a dataclass, or lists and dictionaries of these; anything else is returned as it is.

@@ -105,9 +105,7 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
         if not separator or not key:
             raise ValueError(f"{what} {override!r} is not of the form key=value")
         if override != override.encode("utf-8", "ignore").decode("utf-8"):
-            raise ValueError(
-                f"{what} {override!r} has bytes that are no UTF-8, which YAML cannot hold: use a link of another name"
-            )
+            raise ValueError(f"{what} {override!r} has bytes that are no UTF-8, which YAML cannot hold: make a link to it")
         keys = key.split(".")
         try:
             node = _value_node(value.strip(), _type_at(schema, keys))

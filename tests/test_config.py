@@ -65,32 +65,15 @@ def test_missing_file_is_named(tmp_path):
         load_config(tmp_path / "nothing.yaml")
 
 
-TEXTS = (
-    "2024_11_28",
-    "007",
-    "1:30",
-    "1e-4",
-    "0x10",
-    "on",
-    "No",
-    "2024-11-28",
-    "12_000.5",
-    ".inf",
-    "null",
-    "~",
-    "a #1",
-    "a: b",
-    "[x",
-    "=",
-)
+TEXTS = ["2024_11_28", "007", "1:30", "1e-4", "0x10", "on", "No", "2024-11-28", "12_000.5", ".inf", "null", "~"]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", [*TEXTS, "a #1", "a: b", "[x", "=", "#1", "*x"])
 def test_text_of_an_override_stays_as_it_was_typed(text):
     assert load_config(None, [f"name={text}"]).name == text.replace("~", str(Path.home()))
 
 
-@pytest.mark.parametrize("text", TEXTS[:12])
+@pytest.mark.parametrize("text", TEXTS)
 def test_text_of_a_file_stays_as_it_was_typed(tmp_path, text):
     config = load_config(
         write(tmp_path, f"name: {text}\ndata: {{card: {text}x}}\nrecord: {{classes: [{text}], versions: {{{text}: {text}}}}}\n")

@@ -58,7 +58,7 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(module, arguments: argparse.Namespace) -> int:
-    """Run a command; `~` in its paths is the home folder. A launcher learns what it raises, so that its traceback heads the launcher's report."""
+    """Run a command; `~` in its paths is the home folder. A launcher learns what it raises, for the head of its report."""
     arguments = argparse.Namespace(**expand_home(vars(arguments)))
     return (record(_attempt) if is_launched() else _attempt)(module, arguments)
 

@@ -145,8 +145,8 @@ def _score(args: argparse.Namespace) -> int:
     pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
     extras = Extras(args.repeats, args.bootstrap, args.extrapolate, args.plot is not None)
     measured = measure(
-        _source(args, args.real), args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch, device=args.device,
-        detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
+        _source(args, args.real), args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch,
+        device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
     )  # fmt: skip
     _report(measured.record, args.json)
     if is_main():

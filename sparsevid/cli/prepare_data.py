@@ -41,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_card_option(parser)
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     parser.add_argument("--full-scan", action="store_true", help="decode every frame; damaged videos are left out")
-    parser.add_argument(
-        "--strict", action="store_true", help="end with status 2, and no report, if a video is damaged or cannot be used"
-    )
+    parser.add_argument("--strict", action="store_true", help="end with status 2 if a video is damaged or cannot be used")
     parser.add_argument("--label-order", choices=("official", "sorted"), help="of the classes; default: the card's")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the official divisions; default: the card's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="contact sheet; default: <name of the card>.png here")

@@ -2,8 +2,8 @@
 
 AVI stores the order of packets alone. FFmpeg guesses presentation times for it, wrongly for H.264 and for Xvid with packed
 B-frames. There a frame is recognised by the packet on whose arrival the decoder gives it: from the first frame on, one packet
-gives one frame, `delay` packets later than in a stream without B-frames. Empty packets, for frames that a camera dropped, FFmpeg
-passes over: they show as ticks without a packet.
+gives one frame, `delay` packets later than in a stream without B-frames. Packets of no bytes, for frames that a camera dropped,
+are not given by FFmpeg: they show as ticks without a packet.
 
 MPEG-4 (Xvid, DivX) has packets without a frame of their own: placeholders that say "not coded". Where two frames were packed
 into one packet, the placeholder that follows stands for the second; alone it repeats a frame, and FFmpeg gives none for it.
