@@ -74,7 +74,7 @@ def read_split_list(path: Path, split: str) -> SplitList:
     Args:
         path: text such as UCF101's trainlist01.txt, one video a line, with or without a label after it:
             `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`. Or JSON such as FaceForensics++'s train.json, a list of names or of
-            pairs of names, `[["071", "054"], …]`; a pair stands for both, and for what was made of them, `071_054` and `054_071`.
+            pairs of names, `[["071", "054"]]`; a pair stands for both, and for what was made of them: `071_054`, `054_071`.
         split: the split's name.
 
     Raises:
