@@ -9,6 +9,7 @@ from sparsevid.config import RunConfig, load_config, save_config
 from sparsevid.data.manifest import build_manifest
 from sparsevid.data.open import open_data
 from sparsevid.data.rules import TreeRules
+from sparsevid.evaluation.record import ProtocolRecord, load_record
 
 NAMES = ("\u4e2d\u6587", "\u8dd1\u6b65")  # Chinese for Chinese, and for running
 
@@ -42,3 +43,10 @@ def test_a_run_on_such_classes_is_saved_and_read_back(tree, tmp_path):
     assert load_config(tmp_path / "config.yaml") == opened.config
     assert len(opened.config.record.classes) == 2
     assert opened.dataset[0]["clip"].shape[1] == 2
+
+
+def test_the_record_of_a_score_names_such_a_folder(tmp_path):
+    values = {"protocol": None, "protocol_fingerprint": None, "detector": {}, "real": None, "warnings": (), "versions": {}}
+    record = ProtocolRecord("FVD", 1.0, {"frechet": 1.0}, fake={"root": os.fsdecode(NAMES[0].encode("gbk"))}, **values)
+    record.save(tmp_path / "score.json")
+    assert load_record(tmp_path / "score.json") == record
