@@ -283,7 +283,10 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
             config = _merge(config, changes, source)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    resolved: RunConfig = OmegaConf.to_object(config)
+    try:
+        resolved: RunConfig = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:  # a reference to nothing
+        raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
     _check_values(config)
     return expand_home(resolved)
 

@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 AS_TYPED = "as typed"  # in a field's metadata: text all through, for a schema that is known later
 _TEXT, _NULL, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "map"))
@@ -123,6 +124,8 @@ def _loaded(node: yaml.MappingNode) -> DictConfig:
         return OmegaConf.create(yaml.serialize(node, allow_unicode=True))
     except yaml.MarkedYAMLError as error:
         raise yaml.YAMLError(error.problem) from error  # its line would be that of the text between
+    except OmegaConfBaseException as error:  # `${` of a reference that does not end
+        raise yaml.YAMLError(str(error).splitlines()[0]) from error
 
 
 def _keep_text(node: yaml.Node, wanted: Any) -> None:

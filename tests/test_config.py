@@ -52,6 +52,8 @@ def test_file_then_overrides_then_saved_and_read_back(tmp_path):
         ("", ["train.betas=[0.9]"], "they are two"),
         ("", ["objective.label_dropout=2"], "accepted is 0 up to 1$"),
         ("- 1\n", [], "no mapping"),
+        ("", ["data.root=/x/${nowhere}"], "data.root: .*nowhere"),
+        ("", ["name=${"], "not valid YAML"),
         ("a: [1\n", [], "not valid YAML"),
     ],
 )
