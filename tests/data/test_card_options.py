@@ -172,3 +172,13 @@ def test_paths_of_commands_know_the_home_folder(part, tmp_path, monkeypatch):
     assert main(["encode_latents", "~/frames.yaml", "--out=~/cache", "--autoencoder=pixels"]) == 0
     assert (tmp_path / "sheet.png").is_file() and (tmp_path / "r.json").is_file() and (tmp_path / "cache").is_dir()
     assert not (tmp_path / "~").exists()
+
+
+def test_a_run_reads_real_files_of_ucf101_strictly(real_ucf101):
+    """A part of the data set, with the lists of all of it."""
+    overrides = ["data.card=ucf101", f"data.root={real_ucf101}", "data.strict=true", "data.target_fps=25"]
+    opened = open_data(load_config(None, [*overrides, "data.card_options.split.max_missing=1"]))
+    assert set(opened.manifest.splits) == {"train", "test"} and len(opened.config.record.classes) == 101
+    assert opened.config.record.fps == pytest.approx(25 / 3)
+    with pytest.raises(ValueError, match="data.card_options.split.max_missing=1"):
+        open_data(load_config(None, overrides))
