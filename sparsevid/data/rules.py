@@ -1,5 +1,6 @@
 """How a tree is read: which of its folders are classes and splits, what the dataset's lists say, what is passed over."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,10 +169,12 @@ def apply_rules(root: Path, paths: Sequence[str], rules: TreeRules) -> Sorting:
             names = {path: classes[label] for path, label in labels.items() if label is not None}
             splits, notes = match_lists(lists, labels, flat, names, official, rules.split.max_missing)
             return Sorting(classes, labels, splits, notes)
-        wanted = ", ".join(rules.split.list_paths().values())
-        logger.warning("%s: no lists (%s) in it or beside it: splits are read from folders", root, wanted)
     folders = {} if rules.split.rule == "none" else rules.split.by_folder
     named = {path: next((part for part in path.split("/")[:-1] if part in folders), None) for path in labels}
+    if rules.split.rule == "lists":
+        wanted = ", ".join(rules.split.list_paths().values())
+        level = logging.INFO if any(named.values()) else logging.WARNING  # folders alone are as good a layout
+        logger.log(level, "%s: no lists (%s) in it or beside it: splits are read from folders", root, wanted)
     return Sorting(classes, labels, {path: folders[name] for path, name in named.items() if name is not None})
 
 

@@ -54,8 +54,9 @@ def test_faceforensics_cropped(tmp_path):
     assert video.seconds == pytest.approx(3 / 30)
 
 
-def test_faceforensics_pp_gives_its_originals_in_the_official_splits(tmp_path):
-    manifest = build_manifest(trees.faceforensics_pp(tmp_path), load_card("faceforensics_pp").rules(), strict=True)
+@pytest.mark.parametrize("card", ["faceforensics", "faceforensics_pp"])
+def test_faceforensics_pp_gives_its_originals_in_the_official_splits(tmp_path, card):
+    manifest = build_manifest(trees.faceforensics_pp(tmp_path), load_card(card).rules(), strict=True)
     assert splits_of(manifest) == {
         "000": "train", "003": "train", "054": "val", "071": "val", "300": "test", "301": "test", "01__exit_phone_room": None,
     }  # fmt: skip
