@@ -200,7 +200,7 @@ def _from_videos(
     origin = {
         "root": str(root),
         "card": card,
-        **({"card_options": source.options} if isinstance(source, CardSource) else {}),
+        **({"card_options": source.options} if isinstance(source, CardSource) and source.options else {}),
         "split": split,
         "intended": sum(map(len, starts)) if side.count is None else side.count,
         "videos": len(videos),
