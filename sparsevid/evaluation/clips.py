@@ -245,6 +245,8 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
 def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRules]:
     """Folder, card name and rules of a source."""
     if isinstance(source, CardSource):
+        if source.options and Path(source.card).is_dir():
+            raise ValueError(f"{str(source.card)!r} is a folder, and options ({', '.join(source.options)}) are those of a card")
         card = load_card(source.card, source.options)
         return resolve_root(card), card.name, card.rules()
     folder = expand_home(Path(source))

@@ -136,7 +136,7 @@ def test_a_protocol_takes_clips_of_the_card_as_it_is_used(part):
     source = CardSource(part, ["split.max_missing=1", "fps=5"])
     with pytest.raises(ValueError, match="2 of 2 real videos are shorter"):
         choose_clips(source, "real", protocol)
-    with pytest.raises(FileNotFoundError, match="no card"):
+    with pytest.raises(ValueError, match=r"is a folder, and options \(fps=5\) are those of a card"):
         choose_clips(CardSource(part.parent, ["fps=5"]), "real", protocol)
 
 
