@@ -13,9 +13,9 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from sparsevid.schema import check_keys
+from sparsevid.home import expand_home
+from sparsevid.schema import AS_TYPED, check_keys, read_overrides, read_yaml
 
 
 @dataclass
@@ -55,6 +55,8 @@ class DataConfig:
     card: str = "demo"  # a path, or the name of a file in datasets/
     root: str | None = None  # where the videos are; default: as the card says
     split: str | None = None  # the part to train on; all: every video; default: the card's, all if it names none
+    # Other keys of the card, as they stand there; those that follow here win.
+    card_options: dict[str, Any] = field(default_factory=dict, metadata={AS_TYPED: True})
     fold: int | None = None  # of the card's official lists
     label_order: str | None = None  # sorted, official
     frames: int | None = None
@@ -250,6 +252,7 @@ NOT_NEGATIVE = (
 )
 ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "monitor.peak_tflops")
 SHARES = ("objective.label_dropout",)  # in [0, 1]
+INT64 = 2**63
 DECAYS = ("train.ema_decay", "train.betas")  # in [0, 1), alone or in a list
 
 
@@ -275,18 +278,17 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     if path is not None:
         for source, changes in _read_with_bases(Path(path), ()).items():
             config = _merge(config, changes, str(source))
-    for override in overrides or []:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"override {override!r} is not of the form key=value, such as train.lr=1e-4")
-        try:
-            change = OmegaConf.from_dotlist([override])
-        except YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
-        config = _merge(config, change, f"override {override}")
-    resolved: RunConfig = OmegaConf.to_object(config)
+    try:
+        for source, changes in read_overrides(overrides or [], RunConfig):
+            config = _merge(config, changes, source)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        resolved: RunConfig = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:  # a reference to nothing
+        raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
     _check_values(config)
-    return resolved
+    return expand_home(resolved)
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -307,7 +309,9 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConf
         raise ConfigError(f"{path}: base = {bases}; accepted are the path of a YAML file and a list of such paths")
     files: dict[Path, DictConfig] = {}
     for base in bases:
-        for source, changes in _read_with_bases(Path(os.path.normpath(path.parent / base)), (*above, path)).items():
+        for source, changes in _read_with_bases(
+            Path(os.path.normpath(path.parent / expand_home(base))), (*above, path)
+        ).items():
             files.setdefault(source, changes)
     return files | {path: own}
 
@@ -316,12 +320,11 @@ def _read_yaml(path: Path) -> DictConfig:
     if not path.is_file():
         raise ConfigError(f"no config file {path}; give the path of a YAML file such as configs/demo/sparse.yaml")
     try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path} holds no mapping of keys to values")
-    return loaded
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
@@ -334,20 +337,22 @@ def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
         raise ConfigError(str(error)) from error
 
 
-def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every float of a configuration, under its dotted key."""
+def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number of a configuration, under its dotted key."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _numbers(value, f"{key}.{name}" if key else name)
     elif isinstance(values, list):
         for value in values:
             yield from _numbers(value, key)
-    elif isinstance(values, float):
+    elif isinstance(values, int | float):
         yield key, values
 
 
 def _check_values(config: DictConfig) -> None:
     for key, number in _numbers(OmegaConf.to_container(config)):
+        if isinstance(number, int) and not -INT64 <= number < INT64:
+            raise ConfigError(f"{key} = {number}; accepted are whole numbers of 64 bits, from -2^63 to 2^63 - 1")
         if not math.isfinite(number):
             raise ConfigError(f"{key} = {number}; accepted are finite numbers")
     for key, accepted in CHOICES.items():

@@ -22,6 +22,7 @@ from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.checkpoints import newest_good
 from sparsevid.config import ConfigError, RunConfig, load_config
+from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
@@ -174,6 +175,7 @@ def parse_autoencoder(text: str) -> Autoencoder:
         ValueError: another form, or a damaged file.
     """
     kind, _, source = text.partition(":")
+    source = expand_home(source)
     if kind == "kl" and source:
         return KLAutoencoder.from_source(source)
     if kind == "linear" and source:

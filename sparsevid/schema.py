@@ -1,9 +1,18 @@
-"""The one check that what a YAML file says is among what can be said, with a hint for slips of the pen."""
+"""What YAML says, read as its schema wants it; and the one check that it is among what can be said, with a hint for slips."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+AS_TYPED = "as typed"  # in a field's metadata: text all through, for a schema that is known later
+_TEXT, _NULL, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "map"))
+_NONE = ("", "~", "null", "Null", "NULL")
 
 
 def check_keys(values: Mapping[Any, Any], schema: type, source: str) -> None:
@@ -44,3 +53,135 @@ def _check_section(values: Mapping[Any, Any], schema: type, source: str, prefix:
             if not isinstance(values[key], Mapping):
                 raise ValueError(f"{source}: {prefix}{key} is a section with keys, got {values[key]!r}")
             _check_section(values[key], fields[key], source, f"{prefix}{key}.", known)
+
+
+def read_yaml(text: str, schema: type, where: str) -> DictConfig:
+    """Read a file of YAML as its schema wants it.
+
+    YAML 1.1 makes numbers, dates and truth values of `007`, `2024_11_28`, `1:30` and `on`. Where the schema says text, a scalar
+    is the text that was typed; elsewhere it is what YAML says. `null` stays none where there may be none.
+
+    Args:
+        text: the file's.
+        schema: the dataclass; its annotations must be types, not strings. A field of metadata `AS_TYPED` is text all through.
+        where: what the file is called in the message.
+
+    Returns:
+        Keys and values; they are not checked against the schema otherwise.
+
+    Raises:
+        ValueError: no YAML, or no mapping of keys to values.
+    """
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is None:
+            return OmegaConf.create({})
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError(f"{where} holds no mapping of keys to values")
+        _keep_text(node, schema)
+        return _loaded(node)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
+
+
+def read_overrides(overrides: Iterable[str], schema: type, what: str = "override") -> Iterator[tuple[str, DictConfig]]:
+    """Read dotted settings such as `train.lr=1e-4` as their schema wants them, each by itself.
+
+    The value is YAML, as in a file (see `read_yaml`); of a key that is text it is all that follows `=`, with or without YAML's
+    quotation marks around it.
+
+    Args:
+        overrides: `key=value`.
+        schema: the dataclass whose keys are set.
+        what: what an override is called in messages.
+
+    Yields:
+        What to call the override in a message, and the change that it makes.
+
+    Raises:
+        ValueError: another form, or a value that is no YAML.
+    """
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{what} {override!r} is not of the form key=value")
+        if override != override.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError(f"{what} {override!r} has bytes that are no UTF-8, which YAML cannot hold: make a link to it")
+        keys = key.split(".")
+        try:
+            node = _value_node(value.strip(), _type_at(schema, keys))
+            for name in reversed(keys):
+                node = yaml.MappingNode(_MAPPING, [(yaml.ScalarNode(_TEXT, name, style='"'), node)])
+            _keep_text(node, schema)
+            yield f"{what} {override}", _loaded(node)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{what} {override!r}: the value is not valid YAML: {error}") from error
+
+
+def _loaded(node: yaml.MappingNode) -> DictConfig:
+    """OmegaConf's own reading of YAML, of which keys that are there twice are an error."""
+    try:
+        return OmegaConf.create(yaml.serialize(node, allow_unicode=True))
+    except yaml.MarkedYAMLError as error:
+        raise yaml.YAMLError(error.problem) from error  # its line would be that of the text between
+    except OmegaConfBaseException as error:  # `${` of a reference that does not end
+        raise yaml.YAMLError(str(error).splitlines()[0]) from error
+
+
+def _keep_text(node: yaml.Node, wanted: Any) -> None:
+    """Mark the scalars below a node that the type `wanted` says are text."""
+    wanted, optional = _without_none(wanted)
+    inside = get_args(wanted)
+    if isinstance(node, yaml.ScalarNode):
+        none = node.tag == _NULL and (optional or wanted is AS_TYPED or not node.value)
+        if wanted in (str, AS_TYPED) and node.style is None and not none:
+            node.tag, node.style = _TEXT, '"'  # quoted, it is text to every reader
+    elif isinstance(node, yaml.SequenceNode):
+        listed = inside[0] if get_origin(wanted) in (list, tuple) else wanted if wanted is AS_TYPED else None
+        for each in node.value:
+            _keep_text(each, listed)
+    elif dataclasses.is_dataclass(wanted):
+        for key, value in node.value:
+            _keep_text(value, _field_types(wanted).get(key.value))
+    elif get_origin(wanted) is dict or wanted is AS_TYPED:
+        for key, value in node.value:
+            _keep_text(key, inside[0] if inside else AS_TYPED)
+            _keep_text(value, inside[1] if inside else AS_TYPED)
+
+
+def _value_node(value: str, wanted: Any) -> yaml.Node:
+    """The value of an override. Text is taken whole: YAML would cut it at ` #`, and make a mapping of `a: b`."""
+    wanted, _ = _without_none(wanted)
+    raw = yaml.ScalarNode(_TEXT, value, style='"') if wanted in (str, AS_TYPED) else None
+    try:
+        node = yaml.compose(value, yaml.SafeLoader) or yaml.ScalarNode(_NULL, value)
+    except yaml.YAMLError:
+        if raw is None:
+            raise
+        return raw
+    listed = wanted is AS_TYPED and isinstance(node, yaml.CollectionNode) and node.flow_style
+    if raw is None or listed or value in _NONE or (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')):
+        return node
+    return raw
+
+
+def _type_at(schema: Any, keys: list[str]) -> Any:
+    """The type of a dotted key; None if there is no such key."""
+    for key in keys:
+        schema, _ = _without_none(schema)
+        if dataclasses.is_dataclass(schema):
+            schema = _field_types(schema).get(key)
+        elif schema is not AS_TYPED:
+            schema = get_args(schema)[1] if get_origin(schema) is dict else None
+    return schema
+
+
+def _field_types(schema: type) -> dict[str, Any]:
+    return {item.name: AS_TYPED if AS_TYPED in item.metadata else item.type for item in dataclasses.fields(schema)}
+
+
+def _without_none(wanted: Any) -> tuple[Any, bool]:
+    """A type without `| None`, and whether it had that."""
+    types = [each for each in get_args(wanted) if each is not NoneType]
+    optional = get_origin(wanted) in (Union, UnionType) and NoneType in get_args(wanted)
+    return (types[0], True) if optional and len(types) == 1 else (wanted, optional)

@@ -1,8 +1,12 @@
 """Configs are strict: every mistake is an error that names the key."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from sparsevid.config import ConfigError, load_config, save_config
+from sparsevid.home import expand_home
 
 
 def write(tmp_path, text):
@@ -48,6 +52,8 @@ def test_file_then_overrides_then_saved_and_read_back(tmp_path):
         ("", ["train.betas=[0.9]"], "they are two"),
         ("", ["objective.label_dropout=2"], "accepted is 0 up to 1$"),
         ("- 1\n", [], "no mapping"),
+        ("", ["data.root=/x/${nowhere}"], "data.root: .*nowhere"),
+        ("", ["name=${"], "not valid YAML"),
         ("a: [1\n", [], "not valid YAML"),
     ],
 )
@@ -59,3 +65,68 @@ def test_mistakes_are_named(tmp_path, text, overrides, reason):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no config file .*nothing.yaml"):
         load_config(tmp_path / "nothing.yaml")
+
+
+TEXTS = ["2024_11_28", "007", "1:30", "1e-4", "0x10", "on", "No", "2024-11-28", "12_000.5", ".inf", "null", "~"]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a #1", "a: b", "[x", "=", "#1", "*x"])
+def test_text_of_an_override_stays_as_it_was_typed(text):
+    assert load_config(None, [f"name={text}"]).name == text.replace("~", str(Path.home()))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_a_file_stays_as_it_was_typed(tmp_path, text):
+    config = load_config(
+        write(tmp_path, f"name: {text}\ndata: {{card: {text}x}}\nrecord: {{classes: [{text}], versions: {{{text}: {text}}}}}\n")
+    )
+    found = (config.name, config.record.classes, config.record.versions)
+    assert found == tuple(expand_home(each) for each in (text, [text], {text: text}))
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+def test_what_is_no_text_is_read_as_before(tmp_path):
+    text = (
+        "seed: 1_000\ntrain: {lr: 1e-4, betas: [0, 1e-1]}\ndata: {flip: on, root: null}\nschedule: {table: [[1, [2, 2, 2]]]}\n"
+    )
+    config = load_config(write(tmp_path, text), ["data.split=null", "data.latents=", "train.steps='12'", 'name="a b"'])
+    assert (config.seed, config.train.lr, config.train.betas, config.data.flip) == (1000, 1e-4, [0.0, 0.1], True)
+    assert (config.data.root, config.data.split, config.data.latents) == (None, None, None)
+    assert (config.train.steps, config.name, config.schedule.table) == (12, "a b", [[1, [2, 2, 2]]])
+
+
+def test_keys_that_are_there_twice_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="not valid YAML: found duplicate key name"):
+        load_config(write(tmp_path, "name: a\nname: b\n"))
+
+
+def test_the_home_folder_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "seed: 3\n")
+    (tmp_path / "below").mkdir()
+    path = write(tmp_path / "below", "base: ~/run.yaml\noutput: ~/runs\nautoencoder: {source: ~/vae}\n")
+    overrides = ["data.root=~/data", "data.latents=~/latents", "train.init_from=~/x.pt", "data.card_options.root=~/other"]
+    config = load_config(path, [*overrides, "data.card=~/c.yaml", "distill.teacher=~/run", "train.deepspeed=~/d.json"])
+    assert (config.seed, config.output, config.data.root) == (3, f"{tmp_path}/runs", f"{tmp_path}/data")
+    assert "~" not in str(config) and config.data.card_options == {"root": f"{tmp_path}/other"}
+    assert load_config(None, ["name=~", "data.split=~x", "output=~no-such-user/x"]).output == "~no-such-user/x"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([f"seed={2**64}"], f"seed = {2**64}; accepted are whole numbers of 64 bits"),
+        ([f"seed={-(2**63) - 1}"], "seed = -9223372036854775809; accepted are whole numbers of 64 bits"),
+        ([f"train.steps={10**30}"], "train.steps = 1000"),
+        ([f"data.size=[32,{10**30}]"], "data.size = 1000"),
+    ],
+)
+def test_numbers_that_no_machine_holds_are_named(overrides, reason):
+    with pytest.raises(ConfigError, match=reason):
+        load_config(None, overrides)
+
+
+def test_bytes_that_no_config_can_hold_are_refused():
+    with pytest.raises(ConfigError, match=r"override 'data.root=/\\udcd6\\udcd0' has bytes that are no UTF-8"):
+        load_config(None, ["data.root=/" + os.fsdecode(b"\xd6\xd0")])

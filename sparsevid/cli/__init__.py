@@ -11,6 +11,7 @@ from sparsevid.checkpoints import CheckpointError, TrainingError
 from sparsevid.data.decode import DecodeError
 from sparsevid.distributed import RankError, first_to_say, is_launched
 from sparsevid.generation import GenerationError
+from sparsevid.home import expand_home
 from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
@@ -50,8 +51,15 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+def add_card_option(parser: argparse.ArgumentParser) -> None:
+    """Declare how a command's card is changed, the same for all that take one."""
+    text = "a key of the card, such as split.max_missing=1 or clip.size=[64,64], instead of the card's own; may be given again"
+    parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
+
+
 def _run(module, arguments: argparse.Namespace) -> int:
-    """Run a command. A launcher learns what it raises, so that its traceback heads the launcher's report."""
+    """Run a command; `~` in its paths is the home folder. A launcher learns what it raises, for the head of its report."""
+    arguments = argparse.Namespace(**expand_home(vars(arguments)))
     return (record(_attempt) if is_launched() else _attempt)(module, arguments)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsevid.atomic import check_writable, renamed
+from sparsevid.cli import add_card_option
 from sparsevid.diffusion.samplers import SAMPLERS
 from sparsevid.distributed import check_device, default_device, is_main
 from sparsevid.logging import print_table
@@ -76,6 +77,7 @@ def _add_model_arguments(model: argparse.ArgumentParser) -> None:
 
 def _add_data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("card", nargs="?", default="demo", metavar="CARD", help="a dataset card: a name or a YAML file")
+    add_card_option(data)
     data.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     data.add_argument("--decoders", nargs="+", default=["pyav", "decord"], metavar="NAME", help="decoding backends")
     data.add_argument("--latents", metavar="DIR", help="read from this latent cache too")
@@ -219,7 +221,7 @@ def _data(args: argparse.Namespace) -> dict:
     from sparsevid.data.cards import load_card, resolve_root
     from sparsevid.data.manifest import open_manifest
 
-    card = load_card(args.card)
+    card = load_card(args.card, args.card_option or ())
     given = {name: getattr(args, name) for name in ("frames", "stride") if getattr(args, name) is not None}
     rule = replace(card.clip.clip_rule(), **given)
     size = tuple(args.size or card.clip.size)
@@ -335,6 +337,9 @@ def command_line(args: argparse.Namespace) -> str:
     words += [getattr(args, name) for name in _POSITIONAL if name in args]
     for name, value in vars(args).items():
         if value is None or value is False or name in (*_SILENT, *_POSITIONAL):
+            continue
+        if name == "card_option":  # given again for each
+            words += [word for each in value for word in ("--card-option", each)]
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsevid.cli import add_card_option
 from sparsevid.logging import get_logger
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
     parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
+    add_card_option(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     parser.add_argument("--autoencoder", choices=("kl", "pixels"), default="kl", help="what encodes")
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.manifest import open_manifest
     from sparsevid.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
 
-    card = load_card(args.card)
+    card = load_card(args.card, args.card_option or ())
     autoencoder = _open_autoencoder(args)
     size = tuple(args.size or card.clip.size)
     flip = card.clip.flip if args.flip is None else args.flip

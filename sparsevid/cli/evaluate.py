@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsevid.atomic import check_writable
+from sparsevid.cli import add_card_option
 from sparsevid.distributed import (
     LONG_WAIT,
     check_device,
@@ -21,6 +22,7 @@ from sparsevid.evaluation.record import ProtocolRecord, load_record
 from sparsevid.logging import get_logger, print_table
 
 if TYPE_CHECKING:
+    from sparsevid.evaluation.clips import ClipSource
     from sparsevid.evaluation.detectors import Detector
     from sparsevid.evaluation.protocols import Protocol
 
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     score = actions.add_parser("score", help="videos against videos", formatter_class=style)
     score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder; an IS needs none")
+    add_card_option(score)
     score.add_argument("--fake", metavar="DIR", type=Path, help=f"generated videos, and {RECORD_NAME}", **REQUIRED)
     _add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     features = actions.add_parser("features", help="videos to a feature file", formatter_class=style)
     features.add_argument("--source", metavar="CARD_OR_DIR", help="videos: a dataset card, or a folder", **REQUIRED)
+    add_card_option(features)
     features.add_argument("--role", choices=("real", "fake"), help="which clip rule of the protocol", **REQUIRED)
     features.add_argument("--out", metavar="FILE", type=Path, help="feature file to write (.safetensors)", **REQUIRED)
     features.add_argument("--split", help="of real videos, where the protocol reports several")
@@ -83,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     sensitivity = actions.add_parser("sensitivity", help="the score of damaged real clips", formatter_class=style)
     sensitivity.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    add_card_option(sensitivity)
     sensitivity.add_argument("--split", help="of real videos, where the protocol reports several")
     sensitivity.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
     _add_measuring_arguments(sensitivity)
@@ -140,8 +145,8 @@ def _score(args: argparse.Namespace) -> int:
     pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
     extras = Extras(args.repeats, args.bootstrap, args.extrapolate, args.plot is not None)
     measured = measure(
-        args.real, args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch, device=args.device,
-        detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
+        _source(args, args.real), args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch,
+        device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
     )  # fmt: skip
     _report(measured.record, args.json)
     if is_main():
@@ -202,7 +207,7 @@ def _features(args: argparse.Namespace) -> int:
     _check_output(args.out, ".safetensors", makes_folders=True)
     detector, protocol = _measuring(args)
     file = extract_features(
-        args.source, args.role, detector, protocol,
+        _source(args, args.source), args.role, detector, protocol,
         limit=args.count, seed=args.seed, split=args.split, batch_size=args.batch, out=args.out,
     )  # fmt: skip
     logger.info("%d clips, %d features each, in %s", *file.features.shape, args.out)
@@ -278,7 +283,7 @@ def _sensitivity(args: argparse.Namespace) -> int:
         _check_output(args.plot, args.plot.suffix.lower())
     detector, protocol = _measuring(args)
     options = {"limit": args.count, "split": args.split, "batch_size": args.batch}
-    found = measure_sensitivity(args.real, detector, protocol, **options)
+    found = measure_sensitivity(_source(args, args.real), detector, protocol, **options)
     title = f"{detector.metric}: {found.metric} of {found.clips} real clips against themselves, by strength of the damage"
     rising = {name: "no" if name in found.not_monotone else "yes" for name in MONOTONE}
     rows = [[name, *(f"{each:.4g}" for each in scores), rising.get(name, "")] for name, scores in found.scores.items()]
@@ -298,6 +303,15 @@ def _measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":
     """The detector and the protocol that the arguments name."""
     protocol = _protocol(args)
     return _built(args, protocol.detector, protocol.detector_options), protocol
+
+
+def _source(args: argparse.Namespace, source: str | None) -> "ClipSource | None":
+    """Videos that the arguments name, by a card as they change it."""
+    from sparsevid.evaluation.clips import CardSource
+
+    if args.card_option and source is None:
+        raise ValueError("--card-option is about the card of real videos, and none is given (--real)")
+    return CardSource(source, args.card_option) if args.card_option else source
 
 
 def _protocol(args: argparse.Namespace) -> "Protocol":

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from sparsevid.cli import add_card_option
 from sparsevid.distributed import init_process_group_if_launched, is_main
 from sparsevid.logging import print_table, printable
 
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   sparsevid prepare_data ucf101 --fold 2 --label-order sorted --json ucf101.json
   sparsevid prepare_data taichi_hd --root /data/taichi-png --out taichi.png --clips 24
   sparsevid prepare_data path/to/your.yaml --full-scan --strict
+  sparsevid prepare_data ucf101 --root /data/part-of-ucf101 --card-option split.max_missing=1
 
 What is found is kept, so that training and evaluation do not look again; it is done anew when files of the tree change.
 A full scan decodes every frame: slow, and the only way to find damage inside a video before training does.
@@ -36,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, and how its tree is read."""
     parser.epilog = EXAMPLES
     parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
+    add_card_option(parser)
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     parser.add_argument("--full-scan", action="store_true", help="decode every frame; damaged videos are left out")
-    parser.add_argument("--strict", action="store_true", help="end with status 2, and no report, if anything cannot be used")
+    parser.add_argument("--strict", action="store_true", help="end with status 2 if a video is damaged or cannot be used")
     parser.add_argument("--label-order", choices=("official", "sorted"), help="of the classes; default: the card's")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the official divisions; default: the card's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="contact sheet; default: <name of the card>.png here")
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.manifest import manifest_path, open_manifest
     from sparsevid.data.open import tree_rules
 
-    card = load_card(args.card)
+    card = load_card(args.card, args.card_option or ())
     sheet = args.out or Path(f"{card.name}.png")
     for option, path in (("--out", sheet), ("--json", args.json)):
         if path is not None and not path.absolute().parent.is_dir():
@@ -105,7 +108,7 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
         "card": {name: getattr(card, name) for name in ("name", "title", "source", "licence")},
         "root": str(manifest.root),
         "clip": {"frames": rule.frames, "stride": rule.stride, "rule": rule.rule, "span": rule.span, "short": rule.short},
-        "counts": _counts(card.counts | card.fold_counts.get(fold, {}), manifest, by_split),
+        "counts": _counts(card.counts | card.fold_counts.get(str(fold), {}), manifest, by_split),
         "splits": {name: _describe_videos(group, rule) for name, group in sorted(by_split.items())},
         "classes": {name: per_class[label] for label, name in enumerate(manifest.classes)},
         "rejects": {reason: list(paths) for reason, paths in manifest.rejects.items()},

@@ -2,16 +2,18 @@
 
 import importlib.util
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sparsevid.data.clips import ClipRule
 from sparsevid.data.rules import SplitRules, TreeRules
-from sparsevid.schema import check_keys
+from sparsevid.home import expand_home
+from sparsevid.schema import check_keys, read_overrides, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
 REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
@@ -100,7 +102,7 @@ class Card:
     split: SplitSection = field(default_factory=SplitSection)
     clip: ClipDefaults = field(default_factory=ClipDefaults)
     counts: dict[str, int] = field(default_factory=dict)
-    fold_counts: dict[int, dict[str, int]] = field(default_factory=dict)
+    fold_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def rules(self) -> TreeRules:
         """How the dataset's tree is read. Raises ValueError for values that `TreeRules` does not accept."""
@@ -120,12 +122,17 @@ class Card:
         )
 
 
-def load_card(name_or_path: str | Path) -> Card:
+def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[str] = ()) -> Card:
     """Read a card and check all of it.
 
     Args:
         name_or_path: a path that ends in .yaml or .yml, or the name of a file in `datasets/`, looked up in the working
             directory first, then in the repository.
+        options: what takes the place of the card's own: keys and values as they stand in a card, such as a run's
+            `data.card_options`; or texts `key=value` such as `split.max_missing=1`.
+
+    Returns:
+        The card as it is to be used.
 
     Raises:
         FileNotFoundError: no such card; the message lists those there are.
@@ -133,27 +140,34 @@ def load_card(name_or_path: str | Path) -> Card:
     """
     path = _find_card(name_or_path)
     try:
-        values = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+        layers = {str(path): read_yaml(path.read_text(encoding="utf-8"), Card, str(path))}
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, DictConfig):
-        raise ValueError(f"{path} holds no mapping of keys to values")
-    check_keys(values, Card, str(path))
+    given = isinstance(options, Mapping)
+    layers |= {"data.card_options": options} if given else dict(read_overrides(options, Card, "card option"))
+    merged = OmegaConf.structured(Card)
+    for source, changes in layers.items():
+        check_keys(changes, Card, source)
+        try:
+            merged = OmegaConf.merge(merged, changes)
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)
     try:
-        card: Card = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Card), values))
+        card: Card = OmegaConf.to_object(merged)
         card.clip.clip_rule()
         splits = card.rules().split
     except (OmegaConfBaseException, ValueError) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error
     if card.split.default is not None and card.split.default not in {*splits.folders, *splits.lists}:
         known = ", ".join(dict.fromkeys([*splits.folders, *splits.lists])) or "none"
-        raise ValueError(f"{path}: split.default is {card.split.default!r}; the card's splits: {known}")
+        raise ValueError(f"{where}: split.default is {card.split.default!r}; the card's splits: {known}")
     if card.clip.images < 0:
-        raise ValueError(f"{path}: clip.images is {card.clip.images}; accepted: numbers from 0")
+        raise ValueError(f"{where}: clip.images is {card.clip.images}; accepted: numbers from 0")
     if len(card.clip.size) != 2 or min(card.clip.size) < 1:
-        raise ValueError(f"{path}: clip.size is {card.clip.size}; accepted: [height, width] in pixels, both from 1")
+        raise ValueError(f"{where}: clip.size is {card.clip.size}; accepted: [height, width] in pixels, both from 1")
     if card.name in ("", ".", "..") or "/" in card.name or "\\" in card.name:
-        raise ValueError(f"{path}: name is {card.name!r}; accepted: one that can be a folder's name")
+        raise ValueError(f"{where}: name is {card.name!r}; accepted: one that can be a folder's name")
     return card
 
 
@@ -172,18 +186,18 @@ def resolve_root(card: Card, root: str | Path | None = None) -> Path:
         ValueError: the card's `package:` root does not name a folder inside a package.
     """
     if root is not None:
-        folder = Path(root).expanduser()
+        folder = expand_home(Path(root))
     elif card.root is not None and card.root.startswith(PACKAGE_PREFIX):
         folder = _package_folder(card.root)
     else:
-        folder = Path(card.root or card.name).expanduser()
+        folder = expand_home(Path(card.root or card.name))
         if not folder.is_absolute():
             if DATA_VARIABLE not in os.environ:
                 raise FileNotFoundError(
                     f"card {card.name!r}: its data lies in ${DATA_VARIABLE}/{folder}, and ${DATA_VARIABLE} is not set; "
                     "set it, or give the root"
                 )
-            folder = Path(os.environ[DATA_VARIABLE]).expanduser() / folder
+            folder = expand_home(Path(os.environ[DATA_VARIABLE])) / folder
     if not folder.is_dir():
         raise FileNotFoundError(f"card {card.name!r}: no data folder {folder}")
     return folder

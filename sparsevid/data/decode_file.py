@@ -20,6 +20,7 @@ from sparsevid.data.packet_index import PacketIndex, decode, index_packets, inta
 from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo
 
 VARIABLE_RATE = "variable frame rate"
+EMPTY_PACKETS = "packets without a frame"
 
 # Only self-contained files: a playlist with the name of a video could make FFmpeg open other addresses.
 _OPEN_OPTIONS = {"format_whitelist": "mov,avi,matroska,gif", "protocol_whitelist": "file"}
@@ -47,7 +48,7 @@ def probe_file(path: Path) -> VideoInfo:
         header_frames=index.header_frames,
         seconds=index.seconds[-1] if index.times else None,
         variable_rate=variable,
-        notes=(VARIABLE_RATE,) if variable else (),
+        notes=tuple(note for note, holds in ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty)) if holds),
     )
 
 

@@ -1,8 +1,10 @@
 """The text files that come with a dataset: the list of its classes, and the lists of what is in each split."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from sparsevid.data.walk import own_name
@@ -18,11 +20,13 @@ class SplitList:
         file: it.
         split: the split's name.
         entries: (line, path in it, label after the path or None) of each line.
+        joined: names that are in the split too, if the tree has them.
     """
 
     file: Path
     split: str
     entries: tuple[tuple[str, str, int | None], ...]
+    joined: tuple[str, ...] = ()
 
 
 def below_or_beside(root: Path, name: str) -> Path | None:
@@ -65,20 +69,37 @@ def check_class_names(where: str, names: Sequence[str]) -> None:
 
 
 def read_split_list(path: Path, split: str) -> SplitList:
-    """Read a list of videos, one a line, with or without a label after each.
+    """Read a list of videos.
 
     Args:
-        path: such as UCF101's trainlist01.txt: lines `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`.
+        path: text such as UCF101's trainlist01.txt, one video a line, with or without a label after it:
+            `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`. Or JSON such as FaceForensics++'s train.json, a list of names or of
+            pairs of names, `[["071", "054"]]`; a pair stands for both, and for what was made of them: `071_054`, `054_071`.
         split: the split's name.
 
     Raises:
-        ValueError: no text.
+        ValueError: no text, or JSON that is no such list.
     """
+    if path.suffix.lower() == ".json":
+        return _read_pairs(path, split)
     entries = []
     for line in _lines(path):
         found = re.fullmatch(r"(.+?)\s+([0-9]+)", line)
         entries.append((line, found[1], int(found[2])) if found else (line, line, None))
     return SplitList(path, split, tuple(entries))
+
+
+def _read_pairs(path: Path, split: str) -> SplitList:
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    groups = [[each] if isinstance(each, str) else each for each in listed] if isinstance(listed, list) else [None]
+    if not all(isinstance(group, list) and all(isinstance(name, str) and name for name in group) for group in groups):
+        raise ValueError(f'{path}: accepted is a list of names or of pairs of names, such as [["071", "054"]]')
+    names = [name for group in groups for name in group]
+    joined = tuple("_".join(pair) for group in groups for pair in permutations(group, 2))
+    return SplitList(path, split, tuple((name, name, None) for name in names), joined)
 
 
 def match_lists(
@@ -109,9 +130,10 @@ def match_lists(
     splits: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
     for each in lists:
-        for line, entry, label in each.entries:
+        may_lack = [(name, name, None) for name in each.joined]
+        for line, entry, label in (*each.entries, *may_lack):
             found = find(line) or find(entry)  # a name may end in a number
-            if not found:
+            if not found and entry not in each.joined:
                 notes.setdefault(f"listed in {each.file.name}, not in the tree", []).append(entry)
             for path in found:
                 if splits.setdefault(path, each.split) != each.split:
@@ -123,7 +145,8 @@ def match_lists(
     if len(missing) > max_missing * total:
         raise ValueError(
             f"{len(missing)} of {total} entries of {', '.join(each.file.name for each in lists)} are not in the tree: "
-            f"{', '.join(missing[:_EXAMPLES])}; accepted: a share of {max_missing:g} (split.max_missing)"
+            f"{', '.join(missing[:_EXAMPLES])}; accepted: a share of {max_missing:g} (split.max_missing). To read a part of a "
+            "dataset give --card-option split.max_missing=1, or in a run data.card_options.split.max_missing=1"
         )
     return splits, notes
 

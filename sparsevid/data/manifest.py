@@ -20,6 +20,8 @@ from sparsevid.logging import get_logger
 
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"
+# Reasons for which no video is missing: what may lie beside sound ones. All others are damage, which strict does not accept.
+NO_DAMAGE = ("empty folder", "image beside videos", "GIF beside more images", "a video, where images are read")
 
 logger = get_logger(__name__)
 
@@ -127,7 +129,8 @@ def build_manifest(
         root: the tree.
         rules: how it is read.
         workers: threads that look into videos; default: one per core.
-        strict: raise if a video was passed over or shortened, instead of reporting it.
+        strict: raise if a video was passed over or is cut short, instead of reporting it. What is no damage is reported all the
+            same: packets without a frame, a varying rate, gaps in numbers, what lies beside the videos.
         full_scan: decode every frame of every video, and pass over those of which one fails. Slow.
 
     Returns:
@@ -165,7 +168,7 @@ def open_manifest(
         root: as for `build_manifest`, like the other arguments.
         rules: how the tree is read.
         workers: threads of rank 0.
-        strict: raise if a video was passed over or shortened.
+        strict: as for `build_manifest`.
         full_scan: decode every frame of every video, unless that has been done; what it finds holds for all later runs.
         rebuild: look into every video again, as closely as before, also if nothing has changed.
 
@@ -289,7 +292,8 @@ def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sort
 
 def _reported(manifest: Manifest, strict: bool) -> Manifest:
     """Log what was passed over, and what is worth knowing of the rest; if strict, the first fault is an error."""
-    faults = {**manifest.rejects, **({CUT_SHORT: manifest.notes[CUT_SHORT]} if CUT_SHORT in manifest.notes else {})}
+    faults = {reason: paths for reason, paths in manifest.rejects.items() if reason not in NO_DAMAGE}
+    faults |= {CUT_SHORT: manifest.notes[CUT_SHORT]} if CUT_SHORT in manifest.notes else {}
     if strict and faults:
         reason, paths = next(iter(faults.items()))
         raise DecodeError(manifest.root / paths[0], f"{reason} (of all faults: {_counts(faults)})")

@@ -34,7 +34,7 @@ def open_data(config: RunConfig) -> RunData:
         FileNotFoundError, ValueError: card, tree or clip rule cannot be used; see `load_card`, `open_manifest`, `ClipDataset`.
         DecodeError: a video cannot be read, with `data.strict` or `data.cache_frames`.
     """
-    card = load_card(config.data.card)
+    card = load_card(config.data.card, config.data.card_options)
     data = config.data
     filled = {name: getattr(card.clip, name) if (value := getattr(data, name)) is None else value for name in _FROM_CARD}
     filled |= {"size": list(filled["size"]), "target_fps": filled["target_fps"] or None}

@@ -2,7 +2,8 @@
 
 AVI stores the order of packets alone. FFmpeg guesses presentation times for it, wrongly for H.264 and for Xvid with packed
 B-frames. There a frame is recognised by the packet on whose arrival the decoder gives it: from the first frame on, one packet
-gives one frame, `delay` packets later than in a stream without B-frames.
+gives one frame, `delay` packets later than in a stream without B-frames. Packets of no bytes, for frames that a camera dropped,
+are not given by FFmpeg: they show as ticks without a packet.
 
 MPEG-4 (Xvid, DivX) has packets without a frame of their own: placeholders that say "not coded". Where two frames were packed
 into one packet, the placeholder that follows stands for the second; alone it repeats a frame, and FFmpeg gives none for it.
@@ -32,7 +33,9 @@ class PacketIndex:
 
     Attributes:
         frames: number of packets that hold a frame that is shown.
-        header_frames: the header's number, without frames that an edit list cuts away; 0 if it says none.
+        header_frames: the header's number, without frames that an edit list cuts away and packets that hold none; 0 if it says
+            none.
+        empty: number of packets that hold something and no frame: placeholders.
         width: in pixels, of the first frame; 0 if no frame can be decoded.
         height: likewise.
         declared_rate: frames a second by the header; 0 if it says none.
@@ -49,6 +52,7 @@ class PacketIndex:
 
     frames: int
     header_frames: int
+    empty: int
     width: int
     height: int
     declared_rate: float
@@ -111,13 +115,14 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
-    leading, cut, delay = False, 0, 0
+    leading, cut, empty, delay = False, 0, 0, 0
     packing = _Packing() if stream.codec_context.name == "mpeg4" else None
     for packet in intact_packets(container, stream):
         if not first:
             first += decode(stream, packet)[:1]
             delay = len(shown)
         if not packet.size or (packing and not packing.gives_frame(bytes(packet))):
+            empty += bool(packet.size)
             continue
         if packet.is_keyframe and packet.pts is not None:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
@@ -133,10 +138,13 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     pixels = stream.codec_context.format
     by_packet = "avi" in container.format.name
     times = _ascending([dts if by_packet else pts for pts, dts in shown])
+    # In AVI a tick is a packet, also one of no bytes, which FFmpeg does not give.
+    frameless = times[-1] - times[0] + 1 - len(times) if by_packet and times else empty
     numbers, seeks = _key_frames(times, keys, by_packet)
     return PacketIndex(
         frames=len(shown),
-        header_frames=max(0, stream.frames - cut),
+        header_frames=max(0, stream.frames - cut - frameless),
+        empty=empty,
         width=first[0].width if first else 0,
         height=first[0].height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),

@@ -1,5 +1,6 @@
 """How a tree is read: which of its folders are classes and splits, what the dataset's lists say, what is passed over."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from sparsevid.data.lists import SplitList, below_or_beside, check_class_names, match_lists, read_class_list, read_split_list
 from sparsevid.data.walk import MEDIA, own_name
-from sparsevid.logging import get_logger
+from sparsevid.logging import get_logger, printable
 
 LABEL_RULES = ("none", "folder", "file")
 LABEL_ORDERS = ("official", "sorted")
@@ -168,10 +169,12 @@ def apply_rules(root: Path, paths: Sequence[str], rules: TreeRules) -> Sorting:
             names = {path: classes[label] for path, label in labels.items() if label is not None}
             splits, notes = match_lists(lists, labels, flat, names, official, rules.split.max_missing)
             return Sorting(classes, labels, splits, notes)
-        wanted = ", ".join(rules.split.list_paths().values())
-        logger.warning("%s: no lists (%s) in it or beside it: splits are read from folders", root, wanted)
     folders = {} if rules.split.rule == "none" else rules.split.by_folder
     named = {path: next((part for part in path.split("/")[:-1] if part in folders), None) for path in labels}
+    if rules.split.rule == "lists":
+        wanted = ", ".join(rules.split.list_paths().values())
+        level = logging.INFO if any(named.values()) else logging.WARNING  # folders alone are as good a layout
+        logger.log(level, "%s: no lists (%s) in it or beside it: splits are read from folders", root, wanted)
     return Sorting(classes, labels, {path: folders[name] for path, name in named.items() if name is not None})
 
 
@@ -190,12 +193,13 @@ def _official_classes(root: Path, rules: TreeRules) -> tuple[str, ...]:
 def _labels(paths: Sequence[str], rules: TreeRules, official: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, int | None]]:
     if rules.label_rule == "none":
         return (), dict.fromkeys(paths)
+    # As text: names of classes are written into configs, and a folder's may be in bytes of another time, such as GBK.
     if rules.label_rule == "file":
-        names = {path: own_name(path) for path in paths}
+        names = {path: printable(own_name(path)) for path in paths}
         if len(set(names.values())) < len(names):
-            names = {path: path for path in paths}
+            names = {path: printable(path) for path in paths}
     else:
-        names = {path: name for path in paths if (name := _class_name(path, rules)) is not None}
+        names = {path: printable(name) for path in paths if (name := _class_name(path, rules)) is not None}
     if official:
         canonical = {found: _canonical(found, official) for found in dict.fromkeys(names.values())}
         names = {path: canonical[name] for path, name in names.items()}

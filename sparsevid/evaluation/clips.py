@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,7 @@ from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
 from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
@@ -35,9 +36,19 @@ __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
 # Reasons of a manifest for which no sample is missing: what lies beside samples, such as contact sheets and previews.
 NO_SAMPLES = ("image beside videos", "GIF beside more images", "empty folder")
-ClipSource = str | Path | ClipGenerator
 T = TypeVar("T")
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CardSource:
+    """A dataset card with options in place of keys of its own; both as `load_card` takes them."""
+
+    card: str | Path
+    options: Mapping[str, Any] | Sequence[str]
+
+
+ClipSource = str | Path | CardSource | ClipGenerator
 
 
 class ClipReader(Interface):
@@ -108,7 +119,7 @@ def choose_clips(
     All ranks call it together.
 
     Args:
-        source: a dataset card by name or path, a folder of videos, or a `ClipGenerator` in the role "fake".
+        source: a dataset card by name, path or `CardSource`, a folder of videos, or a `ClipGenerator` in the role "fake".
         role: "real" or "fake".
         protocol: the rules.
         limit: take fewer clips than the protocol's count.
@@ -163,7 +174,9 @@ def of_main(compute: Callable[[], T]) -> T:
     return outcome
 
 
-def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
+def _from_videos(
+    source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None
+) -> _Choice:
     root, card, rules = _locate(source)
     manifest, side = open_manifest(root, rules), protocol.side(role)
     split, warnings = None, []
@@ -187,6 +200,7 @@ def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: Clip
     origin = {
         "root": str(root),
         "card": card,
+        **({"card_options": source.options} if isinstance(source, CardSource) and source.options else {}),
         "split": split,
         "intended": sum(map(len, starts)) if side.count is None else side.count,
         "videos": len(videos),
@@ -228,9 +242,14 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
     return _Choice(reader, tuple(names[number] for number in chosen), data, origin)
 
 
-def _locate(source: str | Path) -> tuple[Path, str | None, TreeRules]:
+def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRules]:
     """Folder, card name and rules of a source."""
-    folder = Path(source).expanduser()
+    if isinstance(source, CardSource):
+        if source.options and Path(source.card).is_dir():
+            raise ValueError(f"{str(source.card)!r} is a folder, and options ({', '.join(source.options)}) are those of a card")
+        card = load_card(source.card, source.options)
+        return resolve_root(card), card.name, card.rules()
+    folder = expand_home(Path(source))
     try:
         card = load_card(source)
     except FileNotFoundError as error:

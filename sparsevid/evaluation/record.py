@@ -78,7 +78,7 @@ class ProtocolRecord:
     def save(self, path: Path) -> None:
         """Write the record as JSON under a temporary name, then rename it."""
         with renamed(path) as draft:
-            draft.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load_record(path: Path) -> ProtocolRecord:

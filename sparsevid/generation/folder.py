@@ -237,7 +237,7 @@ class ClipFolder:
 
     def _write_record(self, record: JobRecord) -> None:
         with renamed(self.path / RECORD) as draft:
-            draft.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
 def grid_path(folder: Path) -> Path:

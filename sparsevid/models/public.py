@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparsevid.logging import get_logger
 from sparsevid.models.embeddings import sincos, spatial_table
+from sparsevid.models.foreign import check_content, check_name
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.layout import Layout, parse_layout
 from sparsevid.sparsity.spec import ModelSpec
@@ -49,10 +50,12 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, a damaged one, one that holds more than data, or one without such an entry.
+        ValueError: another kind of file, a damaged one, one that holds more than data, one without such an entry, or one that
+            only looks like a public checkpoint (see `foreign`).
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    check_name(path)
     if path.suffix == ".safetensors":
         try:
             loaded = load_file(path)
@@ -62,6 +65,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
         loaded = read_pickle(path)
     else:
         raise ValueError(f"{path}: a checkpoint ends in .pt, .pth or .safetensors, not in {path.suffix!r}")
+    check_content(path, loaded)
     try:
         return unwrap(loaded, entry)
     except ValueError as error:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from sparsevid.checkpoints import TrainingError
 from sparsevid.config import ConfigError, TrainConfig
 from sparsevid.distributed import communication_backend, is_main, rank, world_size
+from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
 logger = get_logger(__name__)
@@ -330,7 +331,7 @@ def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"train.deepspeed = {path}: no such file; see configs/deepspeed")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = expand_home(json.loads(path.read_text(encoding="utf-8")))  # offloaded states may have a path
         stage = settings["zero_optimization"]["stage"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no DeepSpeed configuration with zero_optimization.stage: {error!r}") from error

@@ -4,16 +4,17 @@ Dimensions: C channels, T frames, H×W pixels of a clip; D features.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.config import ConfigError, RunConfig
+from sparsevid.config import ConfigError, DataConfig, RunConfig
 from sparsevid.data.clips import ClipRule
 from sparsevid.distributed import is_main
 from sparsevid.evaluation.clip_readers import ClipShape
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import compute_features
@@ -54,13 +55,8 @@ class Scoring:
                 f"monitor.protocol = {self.protocol.name} has fake_start {self.protocol.fake_start!r}; a run's samples are "
                 "read from their first frame, accepted: 'first'"
             )
-        if data.root is not None and self.protocol.split != "all":
-            raise ConfigError(
-                f"monitor.protocol = {self.protocol.name} takes split {self.protocol.split!r} of the real videos, which the "
-                "card knows and data.root goes past: write the root into the card, or set $SPARSEVID_DATA"
-            )
         self.detector = build_detector(self.protocol.detector, options=self.protocol.detector_options)
-        clips = choose_clips(data.root or data.card, "real", self.protocol, limit=count)
+        clips = choose_clips(real_videos(data), "real", self.protocol, limit=count)
         differences = clip_differences(config, self.protocol)
         if differences and is_main():
             text = "; ".join(differences)
@@ -101,6 +97,16 @@ class Scoring:
         record = compare_features(self.real, fake, quiet=self.told)
         self.told = True
         return record
+
+
+def real_videos(data: DataConfig) -> CardSource:
+    """The card of a run, with what the run says of it."""
+    options = dict(data.card_options)
+    if data.root is not None:
+        options["root"] = str(Path(data.root).absolute())  # in a card a relative one lies below $SPARSEVID_DATA
+    if data.fold is not None:
+        options["split"] = {**options.get("split", {}), "fold": data.fold}
+    return CardSource(data.card, options)
 
 
 def clip_differences(config: RunConfig, protocol: Protocol) -> list[str]:

@@ -206,6 +206,7 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["sampling", "--steps", "5", "20", "--compile", "off", "on", "--product", "--extrapolate", "--autoencoder", "none"],
         ["quality", "my run", "--samplers", "ddim", "--reuse-every", "1", "3", "--weights", "model"],
         ["data"],
+        ["data", "ucf101", "--card-option", "split.max_missing=1", "--card-option", "clip.size=[16, 24]"],
         ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
     ],
 )

@@ -70,9 +70,9 @@ split:
     )
 
 
-def test_the_cards_of_the_four_datasets():
+def test_the_cards_of_the_published_datasets():
     """Splits add up, and every card says how its dataset is to be cited and laid out."""
-    for name in ("faceforensics", "sky_timelapse", "ucf101", "taichi_hd"):
+    for name in ("faceforensics", "faceforensics_pp", "sky_timelapse", "ucf101", "taichi_hd"):
         card = load_card(name)
         assert card.citation and card.trees and card.split.default == "train"
         assert (card.clip.frames, card.clip.stride, card.clip.size) == (16, 3, [256, 256])

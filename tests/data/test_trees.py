@@ -54,6 +54,37 @@ def test_faceforensics_cropped(tmp_path):
     assert video.seconds == pytest.approx(3 / 30)
 
 
+@pytest.mark.parametrize("card", ["faceforensics", "faceforensics_pp"])
+def test_faceforensics_pp_gives_its_originals_in_the_official_splits(tmp_path, card):
+    manifest = build_manifest(trees.faceforensics_pp(tmp_path), load_card(card).rules(), strict=True)
+    assert splits_of(manifest) == {
+        "000": "train", "003": "train", "054": "val", "071": "val", "300": "test", "301": "test", "01__exit_phone_room": None,
+    }  # fmt: skip
+    assert not manifest.rejects and all(video.path.startswith("original_sequences/") for video in manifest.videos)
+
+
+@pytest.mark.parametrize("card", ["faceforensics", "faceforensics_pp"])
+def test_of_a_tree_of_faceforensics_pp_without_lists_the_originals_are_read(tmp_path, card):
+    manifest = build_manifest(trees.faceforensics_pp(tmp_path, lists=False), load_card(card).rules())
+    assert len(manifest.videos) == 7 and not manifest.splits
+    assert all(video.path.startswith("original_sequences/") for video in manifest.videos)
+
+
+def test_manipulated_videos_are_in_the_split_of_their_pair(tmp_path):
+    options = ["ignore=[original_sequences, masks, FaceShifter]", "split.max_missing=1"]
+    manifest = build_manifest(trees.faceforensics_pp(tmp_path), load_card("faceforensics_pp", options).rules())
+    assert splits_of(manifest) == {"000_003": "train", "003_000": "train", "071_054": "val", "300_301": "test"}
+    assert {video.path.split("/")[1] for video in manifest.videos} == {"Deepfakes"}
+
+
+@pytest.mark.parametrize("text", ["{}", '[["a", 1]]', "[3]", '[""]', "[[", "null"])
+def test_a_list_in_json_that_names_no_videos_is_refused(tmp_path, text):
+    root = trees.faceforensics_pp(tmp_path)
+    (root / "splits" / "val.json").write_text(text)
+    with pytest.raises(ValueError, match=r"val\.json"):
+        build_manifest(root, load_card("faceforensics_pp").rules())
+
+
 def test_faceforensics_of_which_only_the_train_split_is_there(tmp_path):
     trees.plant_video(tmp_path / "train" / "videos" / "x_0.mp4")
     manifest = build_manifest(tmp_path, load_card("faceforensics").rules())

@@ -1,5 +1,6 @@
 """Small trees in the layouts in which people have the datasets, of real videos and real images."""
 
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,22 @@ def faceforensics_cropped(root: Path) -> Path:
     """Cropped to faces: a folder of frames for each video."""
     for split, name in {"train": "a_0_a_1", "val": "b_0_b_1", "test": "c_0_c_1"}.items():
         plant_frames(root / split / name, numbered(4))
+    return root
+
+
+def faceforensics_pp(root: Path, lists: bool = True) -> Path:
+    """FaceForensics++ as its script downloads it: originals, what was made of pairs of them, masks; and the lists of pairs."""
+    for name in ("000", "003", "071", "054", "300", "301"):
+        plant_video(root / "original_sequences" / "youtube" / "c23" / "videos" / f"{name}.mp4")
+    plant_video(root / "original_sequences" / "actors" / "c23" / "videos" / "01__exit_phone_room.mp4")
+    for method in ("Deepfakes", "FaceShifter"):
+        for name in ("000_003", "003_000", "071_054", "300_301"):
+            for kind in ("c23/videos", "masks/videos"):
+                plant_video(root / "manipulated_sequences" / method / kind / f"{name}.mp4")
+    pairs = {"train": [["000", "003"]], "val": [["054", "071"]], "test": [["301", "300"]]} if lists else {}
+    for split, names in pairs.items():
+        (root / "splits").mkdir(exist_ok=True)
+        (root / "splits" / f"{split}.json").write_text(json.dumps(names, indent=2))
     return root
 
 

@@ -184,3 +184,10 @@ def test_files_that_hold_no_mapping_are_refused(tmp_path, text):
 def test_unknown_protocols_are_refused_with_the_known_ones(name):
     with pytest.raises(ValueError, match=f"unknown protocol.*{NAME}"):
         load_protocol(name)
+
+
+def test_text_of_a_protocol_stays_as_it_was_typed(tmp_path):
+    path = write(tmp_path, name="NAME", split="SPLIT", detector_options={"eps": 1e-3})
+    path.write_text(path.read_text().replace("NAME", "2024_11").replace("SPLIT", "on"))
+    protocol = load_protocol(path)
+    assert (protocol.name, protocol.split, protocol.detector_options) == ("2024_11", "on", {"eps": 1e-3})

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +19,15 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.config import ConfigError, RunConfig, load_config
 from sparsevid.data.open import RunData, open_data
+from sparsevid.evaluation.clips import choose_clips
 from sparsevid.evaluation.evaluate import extract_features
+from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.logging import MetricWriter
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.training.monitor import Monitor
 from sparsevid.training.objective import FlowObjective, Objective, build_objective
-from sparsevid.training.scoring import Scoring, clip_differences
+from sparsevid.training.scoring import Scoring, clip_differences, real_videos
 from sparsevid.training.validation import FixedClip, fixed_latents, validation_dataset, validation_loss
 from sparsevid.video import CAPTION_HEIGHT, GAP, write_frames
 
@@ -256,6 +259,20 @@ def test_clips_from_memory_score_as_their_files(run, protocol, tmp_path):
     assert differences == ["size is (12, 12) in the protocol, (16, 16) in the run", "frames is 3 in the protocol, 4 in the run"]
     record = scoring.compare(files.features, 7, {"seed": 0})
     assert record.metric == "FD-TransNetV2" and record.fake["step"] == 7 and record.real["clips"] == 5
+
+
+def test_real_clips_are_of_the_run_s_own_card(run, classes, protocol, clips_folder, tmp_path):
+    """Also of one split, where the run names the root."""
+    for split, clip in (("train", "a.mp4"), ("test", "b.mp4")):
+        (tmp_path / "split" / split).mkdir(parents=True)
+        shutil.copy(sorted(clips_folder.iterdir())[split == "test"], tmp_path / "split" / split / clip)
+    options = ("data.card_options.split.rule=folders", "data.card_options.split.folders={train: [train], test: [test]}")
+    each = run(f"data.card={classes}", f"data.root={tmp_path / 'split'}", *options, "data.split=train")
+    for split, clip in (("train", "train/a.mp4"), ("test", "test/b.mp4")):
+        rules = replace(load_protocol(protocol), split=split)
+        clips = choose_clips(real_videos(each.config.data), "real", rules)
+        assert {name.rpartition("@")[0] for name in clips.ids} == {clip}
+        assert clips.origin["card"] == "classes" and clips.origin["card_options"]["root"] == str(tmp_path / "split")
 
 
 def work(rank: int, ranks: int, store: str, config_file: str) -> None:

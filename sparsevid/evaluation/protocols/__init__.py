@@ -7,12 +7,11 @@ change once released; a new version is a new file. A score is written with its p
 from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sparsevid.evaluation.protocols.protocol import BOTH, Protocol, Role, Side
-from sparsevid.schema import check_keys
+from sparsevid.schema import check_keys, read_yaml
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol"]
 
@@ -67,12 +66,7 @@ def _own() -> dict[str, Path]:
 
 
 def _parse(text: str, where: str) -> Protocol:
-    try:
-        values = OmegaConf.create(text)
-    except YAMLError as error:
-        raise ValueError(f"protocol {where} is not valid YAML: {error}") from error
-    if not isinstance(values, DictConfig):
-        raise ValueError(f"protocol {where} holds no mapping of keys to values")
+    values = read_yaml(text, Protocol, f"protocol {where}")
     check_keys(values, Protocol, f"protocol {where}")
     known = [each.name for each in fields(Protocol)]
     missing = [key for key in known if key not in values]
