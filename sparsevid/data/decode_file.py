@@ -36,18 +36,20 @@ def probe_file(path: Path) -> VideoInfo:
     index = packet_index(path)
     if not index.width or not index.frames:
         raise DecodeError(path, "no frame can be decoded")
-    rate, variable = index.rate, index.variable_rate
+    rate, variable, display = index.rate, index.variable_rate, index.display
+    width, height = display.size(index.width, index.height)
     if not rate:
         raise DecodeError(path, "no frame rate")
     return VideoInfo(
         frames=index.frames,
         fps=rate,
-        width=index.width,
-        height=index.height,
+        width=width,
+        height=height,
         header_frames=index.header_frames,
         seconds=index.seconds[-1] if index.times else None,
         variable_rate=variable,
-        notes=(VARIABLE_RATE,) if variable else (),
+        notes=((VARIABLE_RATE,) if variable else ()) + display.notes,
+        stored=None if display.plain else (index.width, index.height),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import av
 
+from sparsevid.data.display import Display, display_of
 from sparsevid.data.reading import add_decoded
 from sparsevid.logging import get_logger
 
@@ -45,6 +46,7 @@ class PacketIndex:
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
         leading: whether frames shown before a key frame are stored after it.
         plain: whether pixels have 8 bits and the height is even.
+        display: how a player shows frames.
     """
 
     frames: int
@@ -60,6 +62,7 @@ class PacketIndex:
     delay: int
     leading: bool
     plain: bool
+    display: Display
 
     def __len__(self) -> int:
         return max(1, len(self.times) + 2 * len(self.keys))  # numbers held
@@ -149,6 +152,7 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         delay=delay if by_packet else 0,
         leading=leading,
         plain=pixels is not None and all(part.bits <= 8 for part in pixels.components) and pixels.height % 2 == 0,
+        display=display_of(stream, first[0]) if first else Display(),
     )
 
 

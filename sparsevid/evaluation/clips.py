@@ -165,6 +165,7 @@ def of_main(compute: Callable[[], T]) -> T:
 
 def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
     root, card, rules = _locate(source)
+    rules = dataclasses.replace(rules, display=protocol.geometry == "display")
     manifest, side = open_manifest(root, rules), protocol.side(role)
     split, warnings = None, []
     if role == "real":

@@ -28,6 +28,7 @@ from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
+from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
 from sparsevid.logging import get_logger, progress
 
 METADATA_KEY = "sparsevid"
@@ -140,7 +141,8 @@ def compute_features(
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
-    identity = hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest()
+    told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
+    identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
     parts = None if out is None else FeatureParts(out, identity)
     done: dict[int, Batch] = {}
     with peers_may_die("computing features"):
@@ -204,6 +206,7 @@ def _load(path: Path) -> tuple[FeatureFile, str | None]:
             origin = json.loads((handle.metadata() or {})[METADATA_KEY])
             features = handle.get_tensor("features")
         identity = origin.pop(IDENTITY, None)
+        origin["protocol"] = origin["protocol"] and completed(origin["protocol"])
         return FeatureFile(features=features, **{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(

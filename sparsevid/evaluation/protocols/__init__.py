@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sparsevid.evaluation.protocols.protocol import BOTH, Protocol, Role, Side
+from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
 from sparsevid.schema import check_keys
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol"]
@@ -77,7 +77,8 @@ def _parse(text: str, where: str) -> Protocol:
     known = [each.name for each in fields(Protocol)]
     missing = [key for key in known if key not in values]
     if missing:
-        raise ValueError(f"protocol {where}: missing {', '.join(missing)}; a protocol leaves nothing to a default")
+        before = "".join(f"; protocols of before mean {key}: {value}" for key, value in ADDED.items() if key in missing)
+        raise ValueError(f"protocol {where}: missing {', '.join(missing)}; a protocol leaves nothing to a default{before}")
     plain, config = OmegaConf.to_container(values), OmegaConf.structured(Protocol)
     for key in known:
         try:
