@@ -99,6 +99,14 @@ def test_a_released_protocol_never_changes():
     assert {name: load_protocol(name).fingerprint for name in list_protocols()} == RELEASED
 
 
+def test_a_field_that_was_added_makes_no_other_protocol_where_it_says_what_held_before():
+    """Scores and features under a protocol stay comparable with those that are made once it has one field more."""
+    protocol = load_protocol(NAME)
+    before = {key: value for key, value in protocol.as_dict().items() if key != "geometry"}
+    assert Protocol.from_dict(before) == protocol and protocol.geometry == "stored"
+    assert dataclasses.replace(protocol, geometry="display").fingerprint != protocol.fingerprint
+
+
 def test_a_protocol_survives_a_file(tmp_path):
     changes = {
         "real_count": None,
@@ -121,7 +129,7 @@ CHANGED = {
     "name": "x", "detector": "x", "detector_options": {"eps": 1.0}, "metrics": ("kid",), "frames": 1, "real_stride": 9,
     "fake_stride": 9, "real_start": "first", "fake_start": "random", "real_min_frames": 90, "fake_min_frames": 90,
     "size": None, "resize": "stretch", "real_count": 9, "fake_count": None, "clips_per_video": 1, "real_selection": "random",
-    "fake_selection": "sorted", "seed": 9, "covariance": "biased", "split": "x", "lossless": True,
+    "fake_selection": "sorted", "seed": 9, "covariance": "biased", "split": "x", "lossless": True, "geometry": "display",
 }  # fmt: skip
 
 
@@ -159,6 +167,8 @@ def test_a_protocol_leaves_nothing_to_a_default(tmp_path, key):
         ({"metrics": "kid"}, "mine.yaml: metrics: "),
         ({"detector_options": {"eps": [1]}}, "detector_options.eps is a text or a number, got .1."),
         ({"real_count": None}, "every start of every video would be a clip; limit real_count or clips_per_video"),
+        ({"geometry": "rotated"}, "geometry is one of stored, display, got 'rotated'"),
+        ({"geometry": "remove"}, "leaves nothing to a default; protocols of before mean geometry: stored"),
         ({"lossless": "perhaps"}, "mine.yaml: lossless: "),
         ({"seed": "${absent}"}, "mine.yaml: seed: .*absent"),
         ({"name": "sparsevid/new"}, "reserved"),
