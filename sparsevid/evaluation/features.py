@@ -206,7 +206,6 @@ def _load(path: Path) -> tuple[FeatureFile, str | None]:
             origin = json.loads((handle.metadata() or {})[METADATA_KEY])
             features = handle.get_tensor("features")
         identity = origin.pop(IDENTITY, None)
-        origin["protocol"] = origin["protocol"] and completed(origin["protocol"])
         return FeatureFile(features=features, **{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -247,7 +246,7 @@ def check_comparable(real: FeatureFile, fake: FeatureFile) -> None:
         ("detector", real.detector, fake.detector),
         ("weights' SHA-256", real.detector_fingerprint, fake.detector_fingerprint),
         ("detector settings", real.detector_settings, fake.detector_settings),
-        ("protocol", real.protocol, fake.protocol),
+        ("protocol", *(each.protocol and completed(each.protocol) for each in (real, fake))),
         ("number of dimensions", real.features.shape[1], fake.features.shape[1]),
     ):
         if a != b:

@@ -73,6 +73,7 @@ def test_the_published_protocols_are_as_their_code(names, facts):
             assert (protocol.covariance, protocol.clips_per_video, protocol.metrics) == ("biased", 1, ("frechet",))
             assert protocol.real_start == "random" and protocol.size == (256, 256)
             assert protocol.name == "cd-fvd" or protocol.detector == "i3d-torchscript"
+            assert protocol.geometry == "stored"  # they read images by Pillow and videos by torchvision, which turn nothing
     assert found
 
 
