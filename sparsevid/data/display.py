@@ -22,10 +22,10 @@ from torch import Tensor
 from sparsevid.data.transforms import resize
 
 # What is known of a video: nothing to do; shown otherwise than it is stored; the stored pixels, because they were asked for.
-PLAIN, DISPLAYED, STORED = GEOMETRIES = ("plain", "displayed", "stored")
+PLAIN, DISPLAYED, STORED = ("plain", "displayed", "stored")
 
 OBLIQUE = "rotated by no multiple of 90 degrees, read as stored"
-UNREADABLE = "rotated as PyAV cannot read, read as stored"
+MIRRORED_OR_NOT = "rotated as the file says, mirrored or not: PyAV cannot read that"
 SHOWN_OTHERWISE = "read as stored, a player shows it otherwise"
 ODD_PIXELS = "pixels of an implausible aspect, read as stored"
 
@@ -56,6 +56,7 @@ ORIENTATIONS = {
     7: Turn(transposed=True, mirrored=True, upside_down=True),
     8: Turn(transposed=True, upside_down=True),
 }
+_BY_ANGLE = {0: STRAIGHT, -90: ORIENTATIONS[6], 90: ORIENTATIONS[8], 180: ORIENTATIONS[3], -180: ORIENTATIONS[3]}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Display:
     @property
     def upright(self) -> bool:
         """Whether the file holds no rotation, not even one that is left alone."""
-        return self.turn == STRAIGHT and not {OBLIQUE, UNREADABLE}.intersection(self.notes)
+        return self.turn == STRAIGHT and OBLIQUE not in self.notes
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels as shown, of those that are stored."""
@@ -108,15 +109,13 @@ def display_of(stream: av.VideoStream, first: av.VideoFrame) -> Display:
         first: its first frame, decoded.
     """
     aspect, notes = _aspect(stream, first.width)
-    turn: Turn | None = STRAIGHT
     try:
         matrix = first.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV refuses all side data for the sake of a kind that it does not know, such as EXIF in MJPEG
-        notes += (UNREADABLE,) if getattr(first, "rotation", 0) else ()
-    else:
         turn = STRAIGHT if matrix is None else turn_of(np.frombuffer(matrix, np.int32).tolist())
-        notes += (OBLIQUE,) if turn is None else ()
-    return Display(aspect, turn or STRAIGHT, notes)
+    except ValueError:  # PyAV refuses all side data for the sake of a kind that it does not know, such as EXIF in MJPEG
+        turn = _BY_ANGLE.get(first.rotation)
+        notes += (MIRRORED_OR_NOT,) if turn not in (None, STRAIGHT) else ()
+    return Display(aspect, STRAIGHT, (*notes, OBLIQUE)) if turn is None else Display(aspect, turn, notes)
 
 
 def turn_of(matrix: Sequence[int]) -> Turn | None:

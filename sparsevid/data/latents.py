@@ -55,6 +55,12 @@ class CachedVideo(NamedTuple):
         """A manifest's video, as a cache names it."""
         return cls(video.path, video.first, video.frames, video.bytes, video.geometry == DISPLAYED)
 
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> "CachedVideo":
+        """From its JSON form. Raises ValueError or TypeError if it is not that."""
+        path, first, frames, size, *displayed = row
+        return cls(str(path), int(first), int(frames), int(size), *map(bool, displayed))
+
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -86,10 +92,7 @@ class ShardRecord:
         """
         if not _SHARD_NAME.fullmatch(values["name"]):
             raise ValueError(f"{values['name']!r} is not the name of a shard")
-        videos = tuple(
-            CachedVideo(str(path), *map(int, numbers), *map(bool, displayed))
-            for path, *numbers, displayed in ((*video[:4], video[4:]) for video in values["videos"])
-        )
+        videos = tuple(map(CachedVideo.from_row, values["videos"]))
         if not videos:
             raise ValueError(f"{values['name']} has no videos")
         return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos)
