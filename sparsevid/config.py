@@ -67,6 +67,7 @@ class DataConfig:
     images: int | None = None  # stills of other videos beside each clip (joint image-video training)
     size: list[int] | None = None  # (height, width) in pixels
     flip: bool | None = None
+    display: bool | None = None  # frames as a player shows them (rotation, pixel aspect); false: as they are stored
     decoder: str = "pyav"  # pyav, decord
     cache_frames: bool = False  # decode each video once and keep it, resized, in memory: for sets that fit
     latents: str | None = None  # folder that `sparsevid encode_latents` wrote: read latents instead of videos

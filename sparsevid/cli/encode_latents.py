@@ -1,7 +1,7 @@
 """`sparsevid encode_latents`: a dataset through an autoencoder, once, to a cache that training reads in place of videos."""
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ EXAMPLES = """examples:
   sparsevid encode_latents demo --out latents/demo --autoencoder pixels
   sparsevid encode_latents demo --out latents/demo --autoencoder pixels --verify
 
-A run reads the cache with data.latents=FOLDER. Any clip rule, split and order of labels works from one cache; autoencoder, size
-and videos must be the run's. --autoencoder pixels keeps resized frames.
+A run reads the cache with data.latents=FOLDER. Any clip rule, split and order of labels works from one cache; autoencoder,
+size, videos and --display must be the run's. --autoencoder pixels keeps resized frames.
 The same command given again keeps what is written. If a video cannot be decoded, let sparsevid prepare_data CARD --full-scan
 leave out all such videos first.
 """
@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl: its weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of frames, in pixels; default: the card's")
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirrored frames too; default: as the card says")
+    shown = "frames as a player shows them, or as they are stored; default: as the card says"
+    parser.add_argument("--display", action=argparse.BooleanOptionalAction, help=shown)
     parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="frames of a forward pass")
     parser.add_argument("--dtype", choices=("float16", "float32", "uint8"), help="default: float16 for kl, uint8 for pixels")
     parser.add_argument("--shard-mb", type=int, default=SHARD_MB, metavar="MB", help="limit of a file, in MiB")
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished waits for the slowest
     try:
-        manifest = open_manifest(resolve_root(card, args.root), card.rules())
+        rules = card.rules() if args.display is None else replace(card.rules(), display=args.display)
+        manifest = open_manifest(resolve_root(card, args.root), rules)
         if args.verify:
             cache = LatentCache.open(args.out)
             cache.check(manifest, autoencoder, size, flip)

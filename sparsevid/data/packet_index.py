@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import av
 
+from sparsevid.data.display import Display, display_of
 from sparsevid.data.reading import add_decoded
 from sparsevid.logging import get_logger
 
@@ -47,7 +48,8 @@ class PacketIndex:
         by_packet: whether frames are recognised by packets, as in AVI, not by presentation time.
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
         leading: whether frames shown before a key frame are stored after it.
-        plain: whether pixels have 8 bits and the height is even.
+        plain: whether pixels have 8 bits, the height is even, and the first frame is not interlaced.
+        display: how a player shows frames.
     """
 
     frames: int
@@ -64,6 +66,7 @@ class PacketIndex:
     delay: int
     leading: bool
     plain: bool
+    display: Display
 
     def __len__(self) -> int:
         return max(1, len(self.times) + 2 * len(self.keys))  # numbers held
@@ -156,7 +159,11 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         by_packet=by_packet,
         delay=delay if by_packet else 0,
         leading=leading,
-        plain=pixels is not None and all(part.bits <= 8 for part in pixels.components) and pixels.height % 2 == 0,
+        plain=pixels is not None
+        and all(part.bits <= 8 for part in pixels.components)
+        and pixels.height % 2 == 0
+        and not any(frame.interlaced_frame for frame in first),
+        display=display_of(stream, first[0]) if first else Display(),
     )
 
 

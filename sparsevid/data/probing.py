@@ -74,7 +74,7 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         if info.frames < info.header_frames:
             remarks = (CUT_SHORT, *remarks)
         if full_scan:
-            _decode_all(path, info.frames)
+            _decode_all(path, info.frames, display=found.folder)  # images alone may be turned one by one
         cuts = _cuts(path, found, rules)
         bounds = (0, *cuts, info.frames)
         runs = tuple((bounds[i], bounds[i + 1] - bounds[i]) for i in range(len(bounds) - 1))
@@ -94,9 +94,9 @@ def _cuts(path: Path, found: Found, rules: TreeRules) -> tuple[int, ...]:
     return clip_cuts(path) if rules.media == "video" and kind_of(path) == "array" else ()
 
 
-def _decode_all(path: Path, expected: int) -> None:
+def _decode_all(path: Path, expected: int, display: bool) -> None:
     """Decode every frame, one at a time. Raises DecodeError with the number of the one that fails or has another size."""
-    count, size, frames = 0, None, iter_frames(path, chunk=1)
+    count, size, frames = 0, None, iter_frames(path, chunk=1, display=display)
     while True:
         try:
             frame = next(frames, None)

@@ -6,7 +6,7 @@ Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -50,6 +50,7 @@ class VideoInfo:
         seconds: from the first frame shown to the last; None if unknown.
         variable_rate: whether the steps between frames differ by more than rounding.
         notes: short reasons to look at this video again, such as "variable frame rate".
+        stored: (width, height) of its frames as they are stored, where a player shows them otherwise; else None.
     """
 
     frames: int
@@ -60,6 +61,12 @@ class VideoInfo:
     seconds: float | None = None
     variable_rate: bool = False
     notes: tuple[str, ...] = ()
+    stored: tuple[int, int] | None = None
+
+    def as_stored(self) -> "VideoInfo":
+        """The same, of the stored pixels."""
+        width, height = self.stored or (self.width, self.height)
+        return replace(self, width=width, height=height, stored=None)
 
 
 @dataclass

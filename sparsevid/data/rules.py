@@ -87,6 +87,7 @@ class TreeRules:
         media: `video`, or `image`: every image file is a video of one frame.
         fps: frames a second of frame folders and images, which do not say.
         split_at_gaps: make several videos of a frame folder whose numbering has gaps.
+        display: take frames as a player shows them, see `display`; else as they are stored.
 
     Raises:
         ValueError: a value that is not accepted.
@@ -103,6 +104,7 @@ class TreeRules:
     media: str = "video"
     fps: float = 25.0
     split_at_gaps: bool = False
+    display: bool = True
 
     def __post_init__(self) -> None:
         _accept("label_rule", self.label_rule, LABEL_RULES)

@@ -30,10 +30,14 @@ def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
     # The covered side may miss by one through rounding; `max` keeps the crop inside.
     covering = [max(height, round(frames.shape[2] * scale)), max(width, round(frames.shape[3] * scale))]
     if covering != list(frames.shape[2:]):
-        # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
-        resized = F.resize(frames.float(), covering, antialias=True)
-        frames = resized.round().clamp(0, 255).to(frames.dtype)
+        frames = resize(frames, (covering[0], covering[1]))
     return F.center_crop(frames, [height, width])
+
+
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear with antialiasing, rounded."""
+    # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
+    return F.resize(frames.float(), list(size), antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def flip(frames: Tensor) -> Tensor:

@@ -38,9 +38,10 @@ def video_frames(root: Path, video: Video, size: tuple[int, int], chunk: int = D
     path = root / video.path
     if holds_parts(path):  # any frame by itself
         numbers = range(video.first, video.first + video.frames)
-        chunks = (read_frames(path, numbers[i : i + chunk]) for i in range(0, video.frames, chunk))
+        parts = (numbers[i : i + chunk] for i in range(0, video.frames, chunk))
+        chunks = (read_frames(path, part, display=video.display) for part in parts)
     else:
-        chunks = iter_frames(path, chunk)
+        chunks = iter_frames(path, chunk, display=video.display)
     count = 0
     for frames in chunks:
         count += len(frames)

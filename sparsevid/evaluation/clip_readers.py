@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 from sparsevid.data.clips import ClipRule, clip_indices
 from sparsevid.data.decode import read_frames
 from sparsevid.data.manifest import Video
-from sparsevid.data.transforms import resize_crop
+from sparsevid.data.transforms import resize, resize_crop
 from sparsevid.evaluation.choice import clip_starts, draws
 
 FRAMES_PER_READ = 64  # of one video: bounds the decoded frames that are in memory at once, but for longer clips
@@ -59,8 +58,7 @@ class ClipShape:
             return frames
         if self.resize == "cover":
             return resize_crop(frames, self.size)
-        # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
-        return vision.resize(frames.float(), list(self.size), antialias=True).round().clamp(0, 255).to(torch.uint8)
+        return resize(frames, self.size)
 
 
 @dataclass(frozen=True)
@@ -79,15 +77,16 @@ class VideoClips:
 
     def read(self, first: int, last: int) -> Iterator[Tensor]:
         per_read = max(1, FRAMES_PER_READ // self.shape.rule.frames)
-        for path, group in groupby(self.chosen[first:last], key=lambda each: each[0].path):
-            starts = [video.first + start for video, start in group]
+        for _, group in groupby(self.chosen[first:last], key=lambda each: each[0].path):
+            clips = list(group)
+            starts = [video.first + start for video, start in clips]
             for i in range(0, len(starts), per_read):
-                yield from self._read(path, starts[i : i + per_read])
+                yield from self._read(clips[0][0], starts[i : i + per_read])
 
-    def _read(self, path: str, starts: list[int]) -> Iterator[Tensor]:
+    def _read(self, video: Video, starts: list[int]) -> Iterator[Tensor]:
         """Clips of one file out of one pass over it: neighbours share frames and the way from the key frame."""
         wanted = sorted({frame for start in starts for frame in clip_indices(self.shape.rule, start)})
-        frames = self.shape.resized(read_frames(self.root / path, wanted, BACKEND))
+        frames = self.shape.resized(read_frames(self.root / video.path, wanted, BACKEND, display=video.display))
         position = {frame: i for i, frame in enumerate(wanted)}
         for start in starts:
             clip = frames[[position[frame] for frame in clip_indices(self.shape.rule, start)]]

@@ -178,6 +178,7 @@ def _from_videos(
     source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None
 ) -> _Choice:
     root, card, rules = _locate(source)
+    rules = dataclasses.replace(rules, display=protocol.geometry == "display")
     manifest, side = open_manifest(root, rules), protocol.side(role)
     split, warnings = None, []
     if role == "real":

@@ -28,6 +28,7 @@ from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
+from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
 from sparsevid.logging import get_logger, progress
 
 METADATA_KEY = "sparsevid"
@@ -140,7 +141,8 @@ def compute_features(
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
-    identity = hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest()
+    told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
+    identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
     parts = None if out is None else FeatureParts(out, identity)
     done: dict[int, Batch] = {}
     with peers_may_die("computing features"):
@@ -244,7 +246,7 @@ def check_comparable(real: FeatureFile, fake: FeatureFile) -> None:
         ("detector", real.detector, fake.detector),
         ("weights' SHA-256", real.detector_fingerprint, fake.detector_fingerprint),
         ("detector settings", real.detector_settings, fake.detector_settings),
-        ("protocol", real.protocol, fake.protocol),
+        ("protocol", *(each.protocol and completed(each.protocol) for each in (real, fake))),
         ("number of dimensions", real.features.shape[1], fake.features.shape[1]),
     ):
         if a != b:

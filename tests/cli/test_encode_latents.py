@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from data.shown import TURNS, write_shown
 from data.videos import moving_pictures, write_video
 from diffusers import AutoencoderKL
 from PIL import Image
@@ -73,6 +75,22 @@ def test_the_card_says_size_and_flip_unless_told(card, tmp_path):
     assert encode(card, "--out", tmp_path / "told", *told) == 0
     cache = LatentCache.open(tmp_path / "told")
     assert (cache.size, cache.flip) == ((8, 10), False)
+
+
+def test_frames_are_encoded_as_they_are_shown_unless_told(tmp_path):
+    write_shown(tmp_path / "videos" / "v.mp4", matrix=TURNS["clockwise"][0])
+    card = tmp_path / "phone.yaml"
+    card.write_text(f"name: phone\nroot: {tmp_path / 'videos'}\nclip: {{frames: 4, size: [16, 24], flip: false}}\n")
+    for name, options in (("displayed", []), ("stored", ["--no-display"])):
+        arguments = (card, "--out", tmp_path / name, "--autoencoder", "pixels", *options)
+        assert encode(*arguments) == 0 and encode(*arguments, "--verify") == 0
+        rules = replace(load_card(card).rules(), display=name == "displayed")
+        manifest = build_manifest(tmp_path / "videos", rules)
+        cache = LatentCache.open(tmp_path / name)
+        cached, decoded = LatentFrames(cache), VideoFrames(manifest.root, (16, 24))
+        assert cache.manifest == manifest.fingerprint
+        assert torch.equal(cached.read(manifest.videos[0], [5], False), decoded.read(manifest.videos[0], [5], False))
+    assert encode(card, "--out", tmp_path / "stored", "--autoencoder", "pixels", "--verify") == 2
 
 
 def test_trees_of_images_are_videos_of_one_frame(tmp_path):

@@ -43,6 +43,7 @@ VALUES = {
     "clip.size": "[16, 24]",
     "clip.flip": "true",
     "clip.images": "3",
+    "clip.display": "false",
     "counts": "{videos: 3}",
     "fold_counts": "{2: {train: 1}}",
 }

@@ -116,12 +116,14 @@ def test_lossless_formats_come_back_exactly(tmp_path, suffix):
     assert probe(path).frames == 1
 
 
-def test_jpeg_is_what_pillow_decodes_without_turning_it(tmp_path):
+def test_jpeg_is_what_pillow_decodes_turned_unless_stored_pixels_are_wanted(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.fromarray(PIXELS).save(tmp_path / "turned.jpg", exif=exif)
     with Image.open(tmp_path / "turned.jpg") as image:
-        assert np.array_equal(as_pixels(read_frames(tmp_path / "turned.jpg", [0])), np.asarray(image))
+        stored = as_pixels(read_frames(tmp_path / "turned.jpg", [0], display=False))
+        assert np.array_equal(stored, np.asarray(image))
+        assert np.array_equal(as_pixels(read_frames(tmp_path / "turned.jpg", [0])), np.rot90(np.asarray(image), -1))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK"])

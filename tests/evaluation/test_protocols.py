@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from sparsevid.evaluation.detectors import DETECTORS, detector_class
 from sparsevid.evaluation.metrics import METRICS
 from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, list_protocols, load_protocol
+from sparsevid.evaluation.protocols.protocol import ADDED
 
 NAME = "sparsevid/fd-transnetv2-v1"
 PUBLISHED = {
@@ -73,6 +74,7 @@ def test_the_published_protocols_are_as_their_code(names, facts):
             assert (protocol.covariance, protocol.clips_per_video, protocol.metrics) == ("biased", 1, ("frechet",))
             assert protocol.real_start == "random" and protocol.size == (256, 256)
             assert protocol.name == "cd-fvd" or protocol.detector == "i3d-torchscript"
+            assert protocol.geometry == "stored"  # they read images by Pillow and videos by torchvision, which turn nothing
     assert found
 
 
@@ -99,6 +101,14 @@ def test_a_released_protocol_never_changes():
     assert {name: load_protocol(name).fingerprint for name in list_protocols()} == RELEASED
 
 
+def test_a_field_that_was_added_makes_no_other_protocol_where_it_says_what_held_before():
+    """Scores and features under a protocol stay comparable with those that are made once it has one field more."""
+    protocol = load_protocol(NAME)
+    before = {key: value for key, value in protocol.as_dict().items() if key != "geometry"}
+    assert Protocol.from_dict(before) == protocol and protocol.geometry == "stored"
+    assert dataclasses.replace(protocol, geometry="display").fingerprint != protocol.fingerprint
+
+
 def test_a_protocol_survives_a_file(tmp_path):
     changes = {
         "real_count": None,
@@ -121,7 +131,7 @@ CHANGED = {
     "name": "x", "detector": "x", "detector_options": {"eps": 1.0}, "metrics": ("kid",), "frames": 1, "real_stride": 9,
     "fake_stride": 9, "real_start": "first", "fake_start": "random", "real_min_frames": 90, "fake_min_frames": 90,
     "size": None, "resize": "stretch", "real_count": 9, "fake_count": None, "clips_per_video": 1, "real_selection": "random",
-    "fake_selection": "sorted", "seed": 9, "covariance": "biased", "split": "x", "lossless": True,
+    "fake_selection": "sorted", "seed": 9, "covariance": "biased", "split": "x", "lossless": True, "geometry": "display",
 }  # fmt: skip
 
 
@@ -132,7 +142,16 @@ def test_the_fingerprint_depends_on_every_field():
     assert len(prints | {protocol.fingerprint}) == len(CHANGED) + 1
 
 
-@pytest.mark.parametrize("key", CHANGED)
+def test_a_file_that_is_older_than_a_field_means_what_it_meant_and_says_so(tmp_path, caplog):
+    """The package's own say all."""
+    for name in list_protocols():
+        load_protocol(name)
+    assert not caplog.records
+    assert load_protocol(write(tmp_path, geometry="remove")) == load_protocol(write(tmp_path))
+    assert "without geometry it means stored" in caplog.text
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGED if key not in ADDED])
 def test_a_protocol_leaves_nothing_to_a_default(tmp_path, key):
     with pytest.raises(ValueError, match=f"missing {key}; a protocol leaves nothing to a default"):
         load_protocol(write(tmp_path, **{key: "remove"}))
@@ -159,6 +178,7 @@ def test_a_protocol_leaves_nothing_to_a_default(tmp_path, key):
         ({"metrics": "kid"}, "mine.yaml: metrics: "),
         ({"detector_options": {"eps": [1]}}, "detector_options.eps is a text or a number, got .1."),
         ({"real_count": None}, "every start of every video would be a clip; limit real_count or clips_per_video"),
+        ({"geometry": "rotated"}, "geometry is one of stored, display, got 'rotated'"),
         ({"lossless": "perhaps"}, "mine.yaml: lossless: "),
         ({"seed": "${absent}"}, "mine.yaml: seed: .*absent"),
         ({"name": "sparsevid/new"}, "reserved"),

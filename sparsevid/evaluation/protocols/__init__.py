@@ -10,11 +10,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparsevid.evaluation.protocols.protocol import BOTH, Protocol, Role, Side
+from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
+from sparsevid.logging import get_logger
 from sparsevid.schema import check_keys, read_yaml
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol"]
 
+logger = get_logger(__name__)
 FOLDER = Path(__file__).parent
 SUFFIX = ".yaml"
 # detector -> the protocol that is used when none is named
@@ -39,7 +41,8 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     """Read a protocol.
 
     Args:
-        name_or_path: a name out of `list_protocols()`, or the path of a YAML file with all fields of `Protocol`.
+        name_or_path: a name out of `list_protocols()`, or the path of a YAML file with all fields of `Protocol`. Of a file
+            that is older than a field, what it means is logged.
 
     Raises:
         ValueError: an unknown name, a file with unknown, missing or unusable keys, or a file that takes a name of this
@@ -68,6 +71,10 @@ def _own() -> dict[str, Path]:
 def _parse(text: str, where: str) -> Protocol:
     values = read_yaml(text, Protocol, f"protocol {where}")
     check_keys(values, Protocol, f"protocol {where}")
+    for key, value in ADDED.items():
+        if key not in values:
+            logger.warning("protocol %s: without %s it means %s, as all did before there was the field", where, key, value)
+            values[key] = value
     known = [each.name for each in fields(Protocol)]
     missing = [key for key in known if key not in values]
     if missing:

@@ -16,11 +16,25 @@ CHOICES = {
     "real_selection": ("spread", "sorted", "random"),
     "fake_selection": ("spread", "sorted", "random"),
     "covariance": ("unbiased", "biased"),
+    "geometry": ("stored", "display"),
 }
 _LEAST = {
     "frames": 1, "real_stride": 1, "fake_stride": 1, "real_min_frames": 1, "fake_min_frames": 1,
     "real_count": 2, "fake_count": 2, "clips_per_video": 1, "seed": 0,
 }  # fmt: skip
+
+# Fields that were added after protocols had been released, and what held for all of them before.
+ADDED = {"geometry": "stored"}
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a protocol as they were written, with those that were added since."""
+    return {**values, **{key: value for key, value in ADDED.items() if key not in values}}
+
+
+def told_apart_by(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that make a protocol another one: so what was made under one before a field was added still belongs to it."""
+    return {key: value for key, value in values.items() if key not in ADDED or value != ADDED[key]}
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Protocol:
         covariance: "unbiased" (1/(N − 1)) or "biased" (1/N).
         split: the part of the real data; `all`: every video; `both`: the training and the test split, each by itself.
         lossless: whether generated videos are to come without loss, as FFV1, PNG frames or arrays; else a warning says so.
+        geometry: of the frames of videos and images: `stored`, as they lie in the file; `display`, as a player shows them.
     """
 
     name: str
@@ -102,6 +117,7 @@ class Protocol:
     covariance: str
     split: str
     lossless: bool
+    geometry: str
 
     def __post_init__(self) -> None:
         for key, least in _LEAST.items():
@@ -138,19 +154,20 @@ class Protocol:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all fields."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over all fields; over one that was added later where it is not what held before, see `told_apart_by`."""
+        return hashlib.sha256(json.dumps(told_apart_by(self.as_dict()), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Protocol":
-        """Take back what `as_dict` gave.
+        """Take back what `as_dict` gave, also before a field was added.
 
         Raises:
             ValueError: a field is missing, unknown or unusable.
         """
         try:
             size = values["size"]
-            return cls(**{**values, "size": None if size is None else tuple(size), "metrics": tuple(values["metrics"])})
+            values = {**completed(values), "size": None if size is None else tuple(size)}
+            return cls(**{**values, "metrics": tuple(values["metrics"])})
         except (TypeError, KeyError) as error:
             known = ", ".join(each.name for each in fields(cls))
             raise ValueError(f"not the fields of a protocol ({error}); they are {known}") from error
