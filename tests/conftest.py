@@ -1,5 +1,6 @@
 """Fixtures that every test has."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEVID_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """What the package logs reaches `caplog`, in any version of pytest."""
+    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The pipeline: what it loads, what it refuses, and what its settings do."""
 
-import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -267,8 +266,7 @@ def test_a_dense_unconditional_flow_model(tmp_path):
             pipeline.sampling(**options)
 
 
-def test_other_sizes_and_lengths(pipeline, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)
+def test_other_sizes_and_lengths(pipeline, caplog):
     clips = pipeline(2, size=(32, 24), frames=6, **QUIET)
     assert clips.shape == (2, 3, 6, 32, 24)
     assert "trained on 4 frames of 16×24 pixels, and is asked for 6 frames of 32×24" in caplog.text

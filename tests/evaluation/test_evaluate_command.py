@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -75,8 +74,7 @@ def test_score_prints_and_writes_what_the_library_computes(fakes, expected, caps
     assert "FVD" not in printed.out
 
 
-def test_a_rerun_says_what_it_replaces(fakes, expected, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)  # to where caplog listens
+def test_a_rerun_says_what_it_replaces(fakes, expected, tmp_path, caplog):
     folder = tmp_path / "fakes"
     folder.mkdir()
     for path in fakes.glob("*.mp4"):

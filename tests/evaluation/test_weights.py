@@ -1,7 +1,6 @@
 """Weight files: from the cache, from a server, from the user; and what may be in them."""
 
 import hashlib
-import logging
 import os
 import pickle
 import socket
@@ -134,8 +133,7 @@ def test_a_damaged_file_in_the_cache_is_not_used(cache):
         obtain(weight_file())
 
 
-def test_the_users_file_may_have_another_checksum_if_it_is_data(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)  # to where caplog listens
+def test_the_users_file_may_have_another_checksum_if_it_is_data(tmp_path, caplog):
     path = tmp_path / "mine.pt"
     path.write_bytes(CONTENT)
     assert obtain(weight_file(), path) == (path, CHECKSUM)
