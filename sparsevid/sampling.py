@@ -181,14 +181,18 @@ def class_names(names: Sequence[str], count: int) -> list[str]:
     return [*names[:count], *(str(label) for label in range(len(names), count))]
 
 
-def class_labels(given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int) -> tuple[int, ...]:
+def class_labels(
+    given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int, seed: int = 0
+) -> tuple[int, ...]:
     """Labels of class names or numbers.
 
     Args:
-        given: one or several names, or labels as numbers or digits; None: all classes, so that samples are balanced. Digits
-            that are a class's name mean this class.
+        given: one or several names, or labels as numbers or digits; None: all classes, so that samples are balanced, in an
+            order drawn by the seed, so that fewer samples than classes are not of the first ones. Digits that are a class's
+            name mean this class.
         names: by label, as far as they are known.
         count: number of classes of the model, 0 if it is unconditional.
+        seed: of the whole set of samples.
 
     Raises:
         ValueError: an unknown name, with the nearest ones; a number out of range; digits that are the name of one class and
@@ -199,7 +203,7 @@ def class_labels(given: Sequence[str | int] | str | int | None, names: Sequence[
             raise ValueError("classes were given, but the model is unconditional")
         return ()
     if given is None:
-        return tuple(range(count))
+        return tuple(torch.randperm(count, generator=keyed_generator(Purpose.SAMPLE_CLASSES, seed)).tolist())
     given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not given:
         raise ValueError(f"no class is given; the model has {count}")
