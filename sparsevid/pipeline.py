@@ -238,7 +238,7 @@ class VideoPipeline:
             eta=float(eta),
             input_size=latent_size(spec, self.autoencoder.factor, size, frames),
         )
-        chosen = check_sampling(chosen, spec, self.config.objective.kind)
+        chosen = check_sampling(chosen, spec, self.config.objective)
         self.denoiser(chosen)  # raises for an interval or a grid that cannot be
         return chosen
 

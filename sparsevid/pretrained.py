@@ -200,6 +200,9 @@ def _default_config(folder: Path, model: DiffusionTransformer) -> RunConfig:
     """For a model without its run's config: whether it predicts noise or a velocity shows in its head."""
     config = RunConfig()
     config.objective.kind = "diffusion" if model.spec.learn_sigma else "flow"
+    run = folder.resolve().parent / "config.yaml"  # of a checkpoint whose ema/ or model/ this is
+    if run.is_file() and (run.parent / "autoencoder").is_dir():
+        config.objective.label_dropout = _load_config(run).objective.label_dropout
     logger.info("%s has no config.yaml: taken for a model of objective %s", folder, config.objective.kind)
     return config
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsevid.config import ObjectiveConfig
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.schedule import TokenSchedule
@@ -104,11 +105,11 @@ class SampleNoise:
         return torch.stack([torch.randn(self.shape, generator=each) for each in self.steps]).to(self.device)
 
 
-def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampling:
+def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConfig) -> Sampling:
     """Compare settings with what the model can do.
 
     Args:
-        objective: `diffusion` or `flow`.
+        objective: that the model was trained with.
 
     Returns:
         The settings; guidance of scale 1 without interval and channels, for they mean nothing then.
@@ -116,10 +117,10 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampl
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
     """
-    fitting = FLOW_SAMPLERS if objective == "flow" else DIFFUSION_SAMPLERS
+    fitting = FLOW_SAMPLERS if objective.kind == "flow" else DIFFUSION_SAMPLERS
     if sampling.sampler not in fitting:
         raise ValueError(
-            f"sampler {sampling.sampler!r} does not fit a model trained with objective {objective!r}; "
+            f"sampler {sampling.sampler!r} does not fit a model trained with objective {objective.kind!r}; "
             f"accepted are {', '.join(fitting)}"
         )
     sampling.times()  # raises for a number of steps that the sampler cannot take
@@ -130,7 +131,7 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampl
     if not 0.0 <= sampling.eta <= 1.0:
         raise ValueError(f"eta = {sampling.eta}; it lies in [0, 1]")
     _check_tokens(sampling, spec)
-    _check_guidance(sampling, spec)
+    _check_guidance(sampling, spec, objective.label_dropout)
     if sampling.guidance == 1.0:
         return replace(sampling, guidance_interval=None, guidance_channels=None)
     return sampling
@@ -259,13 +260,23 @@ def _check_tokens(sampling: Sampling, spec: ModelSpec) -> None:
         raise ValueError(f"reuse_every = {sampling.reuse_every}: the layout {spec.layout!r} has no sparse layers to reuse")
 
 
-def _check_guidance(sampling: Sampling, spec: ModelSpec) -> None:
-    """Scale, interval and channels, also where scale 1 leaves the others without effect."""
+def _check_guidance(sampling: Sampling, spec: ModelSpec, label_dropout: float) -> None:
+    """Scale, interval and channels, also where scale 1 leaves the others without effect; and that "no class" was learned."""
     scale, interval, channels = sampling.guidance, sampling.guidance_interval, sampling.guidance_channels
     if not math.isfinite(scale):
         raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
     if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None):
         raise ValueError("guidance needs a class-conditional model; this one is unconditional: leave out all its options")
+    if scale != 1.0 and not (spec.no_class and label_dropout):
+        reason = (
+            "was trained with objective.label_dropout=0, and never saw 'no class', which guidance compares with"
+            if spec.no_class
+            else "has no label that means 'no class', which guidance compares with (its table of labels has a row a class)"
+        )
+        raise ValueError(
+            f"guidance = {scale}: this model {reason}; accepted is 1, which is no guidance, or a model trained with "
+            "objective.label_dropout above 0"
+        )
     if interval is not None:
         time_interval(interval)
     if channels is not None and not 1 <= channels <= spec.in_channels:

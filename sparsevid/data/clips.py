@@ -253,8 +253,8 @@ class ClipDataset(Dataset):
 def fixed_clips(dataset: ClipDataset, count: int, seed: int) -> list[tuple[int, int]]:
     """The keys of clips that are read once, to fit or to compare on: drawn over all videos, evenly over classes.
 
-    Classes take turns in a drawn order. In each, videos do so too, and give a clip of another epoch in their next turn. The keys
-    are a function of the dataset's videos and the seed, and those of a smaller count are their beginning.
+    Classes take turns in a drawn order. In each, videos do so too, and give a clip of another epoch in their next turn. The
+    keys are a function of the dataset's videos and the seed, and those of a smaller count are their beginning.
 
     Args:
         dataset: where the clips are drawn.

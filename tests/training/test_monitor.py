@@ -225,9 +225,12 @@ def test_samples_that_are_not_finite_are_a_warning(run, caplog):
     assert not monitor.undone(1) and not (each.config.folder / "samples").exists()
 
 
-def test_what_cannot_work_is_an_error_before_training(run):
+def test_what_cannot_work_is_an_error_before_training(run, classes):
     with pytest.raises(ValueError, match="needs a class-conditional model"):
         run("monitor.sample_every=1", "sample.guidance=2").monitor()
+    with pytest.raises(ValueError, match="guidance = 2.0: this model was trained with objective.label_dropout=0"):
+        guided = ("sample.guidance=2", "objective.label_dropout=0")
+        run(f"data.card={classes}", "monitor.sample_every=1", *guided).monitor()
     with pytest.raises(ValueError, match="does not fit a model trained with objective 'flow'"):
         run("monitor.sample_every=1", "sample.sampler=ddim").monitor()
     with pytest.raises(ConfigError, match="reads 8 frames of a generated clip, this run's clips have 4"):
