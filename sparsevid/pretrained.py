@@ -29,6 +29,7 @@ from sparsevid.sparsity.spec import ModelSpec
 HUB_FILES = ["*.json", "*.yaml", "*.safetensors"]
 HUB_IGNORED = ["training/*", "*/training/*"]  # what resuming needs: larger than the model
 WEIGHTS = ("ema", "model")
+AUTOENCODER_OPTION = '--autoencoder kl:FOLDER, in Python autoencoder="kl:FOLDER"'
 logger = get_logger(__name__)
 
 
@@ -175,7 +176,7 @@ def parse_autoencoder(text: str) -> Autoencoder:
     """
     kind, _, source = text.partition(":")
     if kind == "kl" and source:
-        return KLAutoencoder.from_source(source)
+        return KLAutoencoder.from_source(source, option=AUTOENCODER_OPTION)
     if kind == "linear" and source:
         return load_autoencoder(Path(source))
     if text == "pixels":
@@ -193,7 +194,7 @@ def _open_autoencoder(folder: Path, config: RunConfig, given: str | Autoencoder 
             f"{folder} is a model without an autoencoder: pass the one it was trained with, autoencoder=kl:SOURCE "
             "(--autoencoder), SOURCE a folder of AutoencoderKL or a hub id such as stabilityai/sd-vae-ft-ema"
         )
-    return load_autoencoder(folder / "autoencoder", config.autoencoder.source)
+    return load_autoencoder(folder / "autoencoder", config.autoencoder.source, option=AUTOENCODER_OPTION)
 
 
 def _default_config(folder: Path, model: DiffusionTransformer) -> RunConfig:

@@ -226,7 +226,9 @@ def test_guidance_by_what_was_not_trained_is_refused(checkpoint, tmp_path, guida
     for source, options in (("never", {}), ("exported", {}), ("never/ema", own)):
         untrained = VideoPipeline.from_pretrained(tmp_path / source, **options)
         assert untrained.sampling(guidance=1).guidance == 1.0
-        with pytest.raises(ValueError, match=f"guidance = {guidance}: .* objective.label_dropout=0, .* accepted is 1, .* above 0"):
+        with pytest.raises(
+            ValueError, match=f"guidance = {guidance}: .* objective.label_dropout=0, .* accepted is 1, .* above 0"
+        ):
             untrained.sampling(guidance=guidance)
     write_checkpoint(tmp_path / "rows", replace(SPEC, no_class=False))
     rows = VideoPipeline.from_pretrained(tmp_path / "rows")

@@ -138,6 +138,7 @@ def _add_quality_arguments(quality: argparse.ArgumentParser) -> None:
     quality.add_argument("--protocol", metavar="NAME", help="of the scores; default: the run's")
     quality.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
     quality.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
+    quality.add_argument("--autoencoder", metavar="WHAT", help="kl:SOURCE or linear:FOLDER, in place of the checkpoint's own")
     quality.add_argument("--seed", type=int, default=0, help="sample i starts from the same noise in all cases")
     quality.add_argument("--batch", type=int, default=16, metavar="B", help="clips denoised together")
     quality.add_argument("--scale", type=int, default=1, metavar="N", help="pixels of the picture for one of a clip")
@@ -301,7 +302,7 @@ def _quality(args: argparse.Namespace) -> int:
     if args.scale < 1:
         raise ValueError(f"--scale is a whole number from 1, got {args.scale}")
     device = check_device(args.device or default_device())
-    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device)
+    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device, autoencoder=args.autoencoder)
     cases = plan_quality(pipeline, args.samplers, args.steps, args.reuse_every, batch=args.batch)
     args.out.mkdir(parents=True, exist_ok=True)
     check_writable(args.out)

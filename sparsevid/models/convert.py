@@ -222,7 +222,17 @@ def _compare_table(name: str, found: Tensor, table: Tensor) -> Change:
 def _check_convertible(dense: ModelSpec, sparse: ModelSpec) -> None:
     if dense.parsed_layout.kinds.strip("D"):
         raise ValueError(f"a sparse model is made from a dense one, layout {dense.depth}D; found {dense.layout!r}")
-    fields = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "num_classes", "no_class", "learn_sigma")
+    fields = (
+        "depth",
+        "hidden_size",
+        "num_heads",
+        "in_channels",
+        "patch_size",
+        "mlp_ratio",
+        "num_classes",
+        "no_class",
+        "learn_sigma",
+    )
     compared = {field: (getattr(dense, field), getattr(sparse, field)) for field in (*fields, "is_video")}
     differing = [f"{field} is {a!r} in the dense and {b!r} in the sparse one" for field, (a, b) in compared.items() if a != b]
     if differing:

@@ -291,7 +291,9 @@ def _classes(rows: int, given: int | None, usual: int) -> dict[str, Any]:
             f"num_classes (--classes of `sparsevid convert`), {rows - 1} if the model was trained for guidance, else {rows}"
         )
     if rows not in ((given, given + 1) if given else (0,)):
-        raise ValueError(f"{LABELS} has {rows or 'no'} rows; a model of {given} classes has {given}, or one more for 'no class'")
+        raise ValueError(
+            f"{LABELS} has {rows or 'no'} rows; a model of {given} classes has {given}, or one more for 'no class'"
+        )
     return {"num_classes": given, "no_class": rows != given or not rows}
 
 
