@@ -1,10 +1,13 @@
 """The variational autoencoder of latent diffusion: diffusers' `AutoencoderKL`, frame by frame."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
@@ -70,6 +73,20 @@ class KLAutoencoder(Autoencoder):
                 f"and pass it: {option}"
             ) from error
         return cls(vae, source, frames_at_once)
+
+    @staticmethod
+    def latents_of(source: str | None) -> tuple[int, int] | None:
+        """Pixels of a latent's side, and channels, by the configuration of a source; None if that is not on this machine."""
+        path = Path(source or "").expanduser() / "config.json"
+        if source and not path.is_file():
+            try:
+                path = Path(try_to_load_from_cache(source, "config.json") or path)
+            except HFValidationError:  # no hub id, but a folder that is not there
+                return None
+        if not source or not path.is_file():
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "KLAutoencoder":
         # Convolutions on a GPU run over channels last; elsewhere each would copy its input.

@@ -62,7 +62,7 @@ def test_sheets_of_prepare_data_and_timed_clips_are_drawn(card, tmp_path):
 
 
 def test_fewer_samples_than_classes_are_of_drawn_classes(tmp_path):
-    """Sheets, scores on the way, comparisons of samplers and `sample` all ask for the same labels; more samples are balanced."""
+    """Sheets, scores on the way, comparisons of samplers and `sample` ask for the same labels; more samples are balanced."""
     spec = SPEC.__class__(**{**SPEC.to_dict(), "num_classes": CLASSES})
     pipeline = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "model", spec))
     settings = [pipeline.sampling(seed=seed) for seed in range(5)]
