@@ -205,7 +205,7 @@ class VideoPipeline:
             steps: of the sampler.
             seed: of the whole set; the noise of sample i depends on (seed, i).
             batch: clips denoised together.
-            guidance: scale of classifier-free guidance, 1 = none; class-conditional models only.
+            guidance: scale of classifier-free guidance, 1 = none; others for models that learned "no class" alone.
             guidance_interval: diffusion times (low, high), of 0 … 1, 1 = noise, within which guidance acts; of no effect at
                 scale 1, as the next.
             guidance_channels: number of latent channels that are guided.

@@ -77,15 +77,17 @@ class KLAutoencoder(Autoencoder):
     @staticmethod
     def latents_of(source: str | None) -> tuple[int, int] | None:
         """Pixels of a latent's side, and channels, by the configuration of a source; None if that is not on this machine."""
-        path = Path(source or "").expanduser() / "config.json"
-        if source and not path.is_file():
+        if not source:
+            return None
+        path: object = Path(source).expanduser() / "config.json"
+        if not path.is_file():
             try:
-                path = Path(try_to_load_from_cache(source, "config.json") or path)
+                path = try_to_load_from_cache(source, "config.json")
             except HFValidationError:  # no hub id, but a folder that is not there
                 return None
-        if not source or not path.is_file():
+        if not isinstance(path, str | Path):
             return None
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
         return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "KLAutoencoder":

@@ -11,6 +11,7 @@ import torch
 from data.classes import write_card, write_classes
 from diffusers import AutoencoderKL
 
+from sparsevid.benchmark.candidates import open_run
 from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, verify, write_checksums
 from sparsevid.checksums import file_sha256
 from sparsevid.cli import main
@@ -208,7 +209,8 @@ def test_a_run_by_relative_paths_is_used_from_another_folder(tiny, tmp_path, mon
     small = ["schedule.frames=2", "data.size=[8,8]", "train.steps=1", "train.checkpoint_every=1", "sample.steps=1"]
     monkeypatch.chdir(tmp_path)
     config, _ = tiny(*named, *small, "monitor.protocol=protocol.yaml")
-    Trainer(config).train()
+    trainer = Trainer(config)
+    trainer.train()
     folder, elsewhere = config.folder.absolute(), tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -216,6 +218,8 @@ def test_a_run_by_relative_paths_is_used_from_another_folder(tiny, tmp_path, mon
     assert clips.shape == (2, 3, 4, 8, 8)
     saved = load_config(folder / "config.yaml")
     assert len(open_data(saved).dataset) == 4
+    counted = [open_run(each) for each in (folder, checkpoint_path(folder, 1), checkpoint_path(folder, 1) / "model")]
+    assert all(each.spec == trainer.spec for each in counted) and counted[0].schedule == trainer.schedule
     assert load_protocol(saved.monitor.protocol).name == "cd-fvd"
     (tmp_path / "models").rename(tmp_path / "moved")
     arguments = ["sample", str(folder), "--out", "out", "--num", "1", "--device", "cpu"]

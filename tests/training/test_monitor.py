@@ -209,8 +209,11 @@ def classes(tmp_path, clips_folder) -> Path:
 def test_conditional_models_are_validated_and_sampled_by_class(run, classes):
     each = run(f"data.card={classes}", "monitor.validate_every=1", "monitor.sample_every=1", "monitor.sample_clips=3")
     assert each.model.spec.num_classes == 2 and {clip.label for clip in each.clips()} == {0, 1}
+    monitor, names = each.monitor(), each.config.record.classes
+    labels = [monitor.pipeline.sampling(seed=each.config.seed).label(index) for index in range(3)]
+    assert monitor._captions(3) == [names[label] for label in labels] and set(labels) == {0, 1}
     with MetricWriter(each.config.folder) as metrics:
-        each.monitor().run(["sample"], 1, each.model.state_dict, metrics)
+        monitor.run(["sample"], 1, each.model.state_dict, metrics)
     assert Image.open(each.config.folder / "samples" / "step-0000001.png").size[1] == 3 * (16 + GAP + CAPTION_HEIGHT) - GAP
 
 

