@@ -205,6 +205,7 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["model", "--input-size", "8", "16", "16", "--batch", "1", "4", "--against-naive", "--warmup", "0"],
         ["sampling", "--steps", "5", "20", "--compile", "off", "on", "--product", "--extrapolate", "--autoencoder", "none"],
         ["quality", "my run", "--samplers", "ddim", "--reuse-every", "1", "3", "--weights", "model"],
+        ["quality", "my run", "--autoencoder", "kl:my vae"],
         ["data"],
         ["training", "--presets", "Latte-S/2", "--config", "my run", "model.layout=2P 3(1M4S1R1D) 5D"],
         ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
