@@ -44,6 +44,9 @@ def test_the_linear_autoencoder_is_fitted_to_all_classes(data):
     fitted = open_autoencoder(data.config, data.dataset, None)
     grey = (fitted.mean.mean().item() + 1) * 127.5
     assert grey == pytest.approx(SHADE * (CLASSES - 1) / 2 + 1.5, abs=2)
+    clips = torch.stack([data.dataset[0, index]["clip"] for index in range(len(data.dataset))])
+    # So an untrained flow model, which predicts 0, has a loss of about 2: of the noise, and of latents of unit variance.
+    assert fitted.encode(clips).square().mean().item() == pytest.approx(1, abs=0.3)
 
 
 def test_validation_is_even_over_classes(data):
