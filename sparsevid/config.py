@@ -148,7 +148,7 @@ class MonitorConfig:
     sample_clips: int = 8
     score_every: int = 0  # steps between scores of the average's samples
     score_clips: int = 256
-    protocol: str = "sparsevid/fd-transnetv2-v1"  # of the score
+    protocol: str = "sparsevid/fd-transnetv2-v2"  # of the score
     wandb: bool = False  # log to Weights & Biases too; needs the package wandb
     peak_tflops: float | None = None  # of a device in the run's precision, for the share of it that is used
 

@@ -199,13 +199,13 @@ class VideoPipeline:
         """Settings with all that is left out filled in: from the run's config, where it says something.
 
         Args:
-            classes: names or labels to go through in turn, or one for all; default: all, balanced. Digits that are a class's
-                name mean this class.
+            classes: names or labels to go through in turn, or one for all; default: all, balanced, in an order drawn by the
+                seed. Digits that are a class's name mean this class.
             sampler: `ddpm`, `ddim` or `dpm++` of a diffusion model, `euler` or `heun` of a flow model.
             steps: of the sampler.
             seed: of the whole set; the noise of sample i depends on (seed, i).
             batch: clips denoised together.
-            guidance: scale of classifier-free guidance, 1 = none; class-conditional models only.
+            guidance: scale of classifier-free guidance, 1 = none; others for models that learned "no class" alone.
             guidance_interval: diffusion times (low, high), of 0 … 1, 1 = noise, within which guidance acts; of no effect at
                 scale 1, as the next.
             guidance_channels: number of latent channels that are guided.
@@ -218,7 +218,7 @@ class VideoPipeline:
         Raises:
             ValueError: the first setting that does not fit the model, with what is accepted.
         """
-        spec, defaults = self.model.spec, self.config.sample
+        spec, defaults, seed = self.model.spec, self.config.sample, whole_number("seed", seed)
         guided = bool(spec.num_classes)  # else the config's interval and channels mean nothing
         interval = defaults.guidance_interval if guidance_interval is None and guided else guidance_interval
         channels = defaults.guidance_channels if guidance_channels is None and guided else guidance_channels
@@ -227,9 +227,9 @@ class VideoPipeline:
         chosen = Sampling(
             sampler=sampler or self.default_sampler,
             steps=whole_number("steps", defaults.steps if steps is None else steps),
-            seed=whole_number("seed", seed),
+            seed=seed,
             batch=whole_number("batch", batch),
-            labels=class_labels(classes, self.config.record.classes, spec.num_classes),
+            labels=class_labels(classes, self.config.record.classes, spec.num_classes, seed),
             guidance=float(defaults.guidance if guidance is None else guidance),
             guidance_interval=None if interval is None else time_interval(interval),
             guidance_channels=None if channels is None else whole_number("guidance_channels", channels),
@@ -238,7 +238,7 @@ class VideoPipeline:
             eta=float(eta),
             input_size=latent_size(spec, self.autoencoder.factor, size, frames),
         )
-        chosen = check_sampling(chosen, spec, self.config.objective.kind)
+        chosen = check_sampling(chosen, spec, self.config.objective)
         self.denoiser(chosen)  # raises for an interval or a grid that cannot be
         return chosen
 

@@ -30,6 +30,7 @@ from sparsevid.sparsity.spec import ModelSpec
 HUB_FILES = ["*.json", "*.yaml", "*.safetensors"]
 HUB_IGNORED = ["training/*", "*/training/*"]  # what resuming needs: larger than the model
 WEIGHTS = ("ema", "model")
+AUTOENCODER_OPTION = '--autoencoder kl:FOLDER, in Python autoencoder="kl:FOLDER"'
 logger = get_logger(__name__)
 
 
@@ -177,7 +178,7 @@ def parse_autoencoder(text: str) -> Autoencoder:
     kind, _, source = text.partition(":")
     source = expand_home(source)
     if kind == "kl" and source:
-        return KLAutoencoder.from_source(source)
+        return KLAutoencoder.from_source(source, option=AUTOENCODER_OPTION)
     if kind == "linear" and source:
         return load_autoencoder(Path(source))
     if text == "pixels":
@@ -195,13 +196,16 @@ def _open_autoencoder(folder: Path, config: RunConfig, given: str | Autoencoder 
             f"{folder} is a model without an autoencoder: pass the one it was trained with, autoencoder=kl:SOURCE "
             "(--autoencoder), SOURCE a folder of AutoencoderKL or a hub id such as stabilityai/sd-vae-ft-ema"
         )
-    return load_autoencoder(folder / "autoencoder", config.autoencoder.source)
+    return load_autoencoder(folder / "autoencoder", config.autoencoder.source, option=AUTOENCODER_OPTION)
 
 
 def _default_config(folder: Path, model: DiffusionTransformer) -> RunConfig:
     """For a model without its run's config: whether it predicts noise or a velocity shows in its head."""
     config = RunConfig()
     config.objective.kind = "diffusion" if model.spec.learn_sigma else "flow"
+    run = folder.resolve().parent / "config.yaml"  # of a checkpoint whose ema/ or model/ this is
+    if run.is_file() and (run.parent / "autoencoder").is_dir():
+        config.objective.label_dropout = _load_config(run).objective.label_dropout
     logger.info("%s has no config.yaml: taken for a model of objective %s", folder, config.objective.kind)
     return config
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsevid.config import ObjectiveConfig
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.schedule import TokenSchedule
@@ -104,11 +105,11 @@ class SampleNoise:
         return torch.stack([torch.randn(self.shape, generator=each) for each in self.steps]).to(self.device)
 
 
-def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampling:
+def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConfig) -> Sampling:
     """Compare settings with what the model can do.
 
     Args:
-        objective: `diffusion` or `flow`.
+        objective: that the model was trained with.
 
     Returns:
         The settings; guidance of scale 1 without interval and channels, for they mean nothing then.
@@ -116,10 +117,10 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampl
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
     """
-    fitting = FLOW_SAMPLERS if objective == "flow" else DIFFUSION_SAMPLERS
+    fitting = FLOW_SAMPLERS if objective.kind == "flow" else DIFFUSION_SAMPLERS
     if sampling.sampler not in fitting:
         raise ValueError(
-            f"sampler {sampling.sampler!r} does not fit a model trained with objective {objective!r}; "
+            f"sampler {sampling.sampler!r} does not fit a model trained with objective {objective.kind!r}; "
             f"accepted are {', '.join(fitting)}"
         )
     sampling.times()  # raises for a number of steps that the sampler cannot take
@@ -130,7 +131,7 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: str) -> Sampl
     if not 0.0 <= sampling.eta <= 1.0:
         raise ValueError(f"eta = {sampling.eta}; it lies in [0, 1]")
     _check_tokens(sampling, spec)
-    _check_guidance(sampling, spec)
+    _check_guidance(sampling, spec, objective.label_dropout)
     if sampling.guidance == 1.0:
         return replace(sampling, guidance_interval=None, guidance_channels=None)
     return sampling
@@ -181,14 +182,18 @@ def class_names(names: Sequence[str], count: int) -> list[str]:
     return [*names[:count], *(str(label) for label in range(len(names), count))]
 
 
-def class_labels(given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int) -> tuple[int, ...]:
+def class_labels(
+    given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int, seed: int = 0
+) -> tuple[int, ...]:
     """Labels of class names or numbers.
 
     Args:
-        given: one or several names, or labels as numbers or digits; None: all classes, so that samples are balanced. Digits
-            that are a class's name mean this class.
+        given: one or several names, or labels as numbers or digits; None: all classes, so that samples are balanced, in an
+            order drawn by the seed, so that fewer samples than classes are not of the first ones. Digits that are a class's
+            name mean this class.
         names: by label, as far as they are known.
         count: number of classes of the model, 0 if it is unconditional.
+        seed: of the whole set of samples.
 
     Raises:
         ValueError: an unknown name, with the nearest ones; a number out of range; digits that are the name of one class and
@@ -199,7 +204,7 @@ def class_labels(given: Sequence[str | int] | str | int | None, names: Sequence[
             raise ValueError("classes were given, but the model is unconditional")
         return ()
     if given is None:
-        return tuple(range(count))
+        return tuple(torch.randperm(count, generator=keyed_generator(Purpose.SAMPLE_CLASSES, seed)).tolist())
     given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not given:
         raise ValueError(f"no class is given; the model has {count}")
@@ -255,13 +260,23 @@ def _check_tokens(sampling: Sampling, spec: ModelSpec) -> None:
         raise ValueError(f"reuse_every = {sampling.reuse_every}: the layout {spec.layout!r} has no sparse layers to reuse")
 
 
-def _check_guidance(sampling: Sampling, spec: ModelSpec) -> None:
-    """Scale, interval and channels, also where scale 1 leaves the others without effect."""
+def _check_guidance(sampling: Sampling, spec: ModelSpec, label_dropout: float) -> None:
+    """Scale, interval and channels, also where scale 1 leaves the others without effect; and that "no class" was learned."""
     scale, interval, channels = sampling.guidance, sampling.guidance_interval, sampling.guidance_channels
     if not math.isfinite(scale):
         raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
     if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None):
         raise ValueError("guidance needs a class-conditional model; this one is unconditional: leave out all its options")
+    if scale != 1.0 and not (spec.no_class and label_dropout):
+        reason = (
+            "was trained with objective.label_dropout=0, and never saw 'no class', which guidance compares with"
+            if spec.no_class
+            else "has no label that means 'no class', which guidance compares with (its table of labels has a row a class)"
+        )
+        raise ValueError(
+            f"guidance = {scale}: this model {reason}; accepted is 1, which is no guidance, or a model trained with "
+            "objective.label_dropout above 0"
+        )
     if interval is not None:
         time_interval(interval)
     if channels is not None and not 1 <= channels <= spec.in_channels:

@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     PARTS = 14  # (seed, turn): disjoint parts of the clips, for a distance against their number
     DISTORTION = 15  # (seed, clip): what a distortion of a clip draws
     IS_ORDER = 16  # (seed): the order of samples in an Inception score
+    FIXED_CLIPS = 17  # (seed): which videos a fit or a validation reads
+    SAMPLE_CLASSES = 18  # (seed): the order in which samples go through all classes
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from parity import relative_error
 
+from sparsevid.benchmark.candidates import open_run
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.config import ConfigError, load_config, save_config
 from sparsevid.data.cards import Card, load_card
@@ -72,6 +73,7 @@ def test_each_run_has_a_model_and_a_schedule_that_fits_it(path):
     config = load(path)
     assert config.name == short(path)
     _, spec = card_and_spec(path)
+    assert open_run(path).spec == spec  # as it is counted and timed
     if spec.is_sparse:
         for stage in schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset).stages:
             assert spec.dense_grid().t % stage.grid.t == 0

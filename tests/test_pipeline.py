@@ -171,7 +171,9 @@ def test_schedules_give_the_model_their_grids(pipeline):
 
 
 def test_classes_by_name_and_number(pipeline):
-    assert pipeline.sampling().labels == (0, 1, 2)
+    orders = {pipeline.sampling(seed=seed).labels for seed in range(40)}
+    assert all(sorted(labels) == [0, 1, 2] for labels in orders) and len(orders) == 6
+    assert pipeline.sampling(seed=3).labels == pipeline.sampling(seed=3).labels
     assert pipeline.sampling(classes=["jump", 1, "0"]).labels == (2, 1, 0)
     assert (pipeline.sampling(classes="walk").labels, pipeline.sampling(classes=2).labels) == ((0,), (2,))
     assert [pipeline.sampling(classes=["jump", "run"]).label(index) for index in range(3)] == [2, 1, 2]
@@ -208,6 +210,30 @@ def test_classes_by_name_and_number(pipeline):
 def test_settings_that_cannot_be_are_named(options, reason, pipeline):
     with pytest.raises(ValueError, match=reason):
         pipeline.sampling(**options)
+
+
+@pytest.mark.parametrize("guidance", [4.0, 0.0])
+def test_guidance_by_what_was_not_trained_is_refused(checkpoint, tmp_path, guidance):
+    """By the run's config, also for the model alone in its checkpoint and for an exported one; and by the model's own spec."""
+    shutil.copytree(checkpoint, tmp_path / "never")
+    text = (checkpoint / "config.yaml").read_text(encoding="utf-8")
+    never = text.replace("label_dropout: 0.1", "label_dropout: 0.0")
+    assert never != text
+    (tmp_path / "never" / "config.yaml").write_text(never, encoding="utf-8")
+    assert run_tool("convert", [str(tmp_path / "never"), str(tmp_path / "exported")]) == 0
+    own = {"autoencoder": f"linear:{checkpoint / 'autoencoder'}"}
+    for source, options in (("never", {}), ("exported", {}), ("never/ema", own)):
+        untrained = VideoPipeline.from_pretrained(tmp_path / source, **options)
+        assert untrained.sampling(guidance=1).guidance == 1.0
+        with pytest.raises(
+            ValueError, match=f"guidance = {guidance}: .* objective.label_dropout=0, .* accepted is 1, .* above 0"
+        ):
+            untrained.sampling(guidance=guidance)
+    write_checkpoint(tmp_path / "rows", replace(SPEC, no_class=False))
+    rows = VideoPipeline.from_pretrained(tmp_path / "rows")
+    assert rows(3, **QUIET).shape[0] == 3 and sorted(rows.sampling().labels) == [0, 1, 2]
+    with pytest.raises(ValueError, match=f"guidance = {guidance}: this model has no label that means 'no class'"):
+        rows.sampling(guidance=guidance)
 
 
 def test_no_clip_is_refused(pipeline):

@@ -135,18 +135,19 @@ def write_header(folder: Path, header: dict) -> None:
     (folder / "autoencoder.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
 
-def load_autoencoder(folder: Path, source: str | None = None) -> Autoencoder:
+def load_autoencoder(folder: Path, source: str | None = None, *, option: str | None = None) -> Autoencoder:
     """Load a first stage that `save` wrote.
 
     Args:
         folder: with `autoencoder.json`.
         source: for `kl`, where the weights are now, if not where they were.
+        option: how the caller's user says another source, for messages; default: as a run does.
 
     Raises:
         FileNotFoundError: no `autoencoder.json` there.
         ValueError: an unknown kind, or a damaged file, which the message names.
     """
-    from sparsevid.autoencoder.kl import KLAutoencoder
+    from sparsevid.autoencoder.kl import SOURCE_OPTION, KLAutoencoder
     from sparsevid.autoencoder.linear import LinearAutoencoder
     from sparsevid.autoencoder.pixels import Pixels
 
@@ -158,7 +159,7 @@ def load_autoencoder(folder: Path, source: str | None = None) -> Autoencoder:
     if kind == "linear":
         return LinearAutoencoder.load(folder, header)
     if kind == "kl":
-        return KLAutoencoder.from_source(source or header.get("source"))
+        return KLAutoencoder.from_source(source or header.get("source"), option=option or SOURCE_OPTION)
     if kind == "pixels":
         return Pixels()
     raise ValueError(f"{path}: unknown kind {kind!r}; known are linear, kl, pixels")

@@ -1,15 +1,19 @@
 """The variational autoencoder of latent diffusion: diffusers' `AutoencoderKL`, frame by frame."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
 
 FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
+SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
 # With the weights, these settings of `AutoencoderKL` decide what its encoder gives.
 ENCODER_SETTINGS = ("act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block",
                     "mid_block_add_attention", "norm_num_groups", "scaling_factor", "use_quant_conv")  # fmt: skip
@@ -37,12 +41,15 @@ class KLAutoencoder(Autoencoder):
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     @classmethod
-    def from_source(cls, source: str | None, frames_at_once: int = FRAMES_AT_ONCE) -> "KLAutoencoder":
+    def from_source(
+        cls, source: str | None, frames_at_once: int = FRAMES_AT_ONCE, *, option: str = SOURCE_OPTION
+    ) -> "KLAutoencoder":
         """Load from a local folder, else from the hub by its id.
 
         Args:
-            source: the folder or the id.
+            source: the folder or the id. A folder is kept by its whole path, which is the same from everywhere.
             frames_at_once: frames of a forward pass, from 1.
+            option: how the caller's user says another source, for messages.
 
         Raises:
             FileNotFoundError: neither; the message says what to get and where to put it.
@@ -51,18 +58,37 @@ class KLAutoencoder(Autoencoder):
 
         if not source:
             raise FileNotFoundError(
-                "the autoencoder kl needs a source (autoencoder.source in a config, --source of a command): a local folder "
-                "or a hub id such as stabilityai/sd-vae-ft-ema"
+                f"the autoencoder kl needs a source, {option}: a local folder or a hub id such as stabilityai/sd-vae-ft-ema"
             )
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            source = str(folder.absolute())
         try:
             vae = AutoencoderKL.from_pretrained(source)
         except OSError as error:
+            where = "" if folder.is_dir() or folder.is_absolute() else f", which is no folder in {Path.cwd()},"
             raise FileNotFoundError(
-                f"cannot load an AutoencoderKL from {source!r} ({str(error).splitlines()[0]}). Get config.json and "
+                f"cannot load an AutoencoderKL from {source!r}{where} ({str(error).splitlines()[0]}). Get config.json and "
                 "diffusion_pytorch_model.safetensors of, for example, stabilityai/sd-vae-ft-ema, put them into a folder, "
-                "and pass it: autoencoder.source=FOLDER in a config, --source FOLDER to a command"
+                f"and pass it: {option}"
             ) from error
         return cls(vae, source, frames_at_once)
+
+    @staticmethod
+    def latents_of(source: str | None) -> tuple[int, int] | None:
+        """Pixels of a latent's side, and channels, by the configuration of a source; None if that is not on this machine."""
+        if not source:
+            return None
+        path: object = Path(source).expanduser() / "config.json"
+        if not path.is_file():
+            try:
+                path = try_to_load_from_cache(source, "config.json")
+            except HFValidationError:  # no hub id, but a folder that is not there
+                return None
+        if not isinstance(path, str | Path):
+            return None
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "KLAutoencoder":
         # Convolutions on a GPU run over channels last; elsewhere each would copy its input.

@@ -5,11 +5,13 @@ import gc
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.distributed import check_device
 from sparsevid.logging import get_logger, progress
@@ -157,7 +159,7 @@ class Measurement:
 
 
 def plan_cases(
-    presets: Sequence[str],
+    presets: Sequence[str | Candidate],
     *,
     layouts: Sequence[str] = (),
     grids: Sequence[Sequence[int]] = (),
@@ -169,7 +171,7 @@ def plan_cases(
     """Every combination of what is given, each preceded by the dense case it is compared with; no case twice.
 
     Args:
-        presets: names of presets.
+        presets: names of presets, and models of runs.
         layouts: layouts of the presets' depth; by default each preset's own.
         grids: sparse grids (t, h, w), for layouts with sparse layers; by default each preset's own.
         batches: clips of a forward.
@@ -192,7 +194,7 @@ def plan_cases(
         for batch in batches:
             for name, spec, grid in models:
                 case = Case(name, spec, grid, batch, dtype)
-                dense = replace(case.dense, preset=dense_preset(name))
+                dense = replace(case.dense, preset=dense_preset(name) if spec.is_sparse else name)
                 naive = [replace(dense, naive=True)] if against_naive else []
                 cases |= dict.fromkeys([dense, *naive, case])
     return list(cases)
@@ -306,19 +308,20 @@ def build_random_model(spec: ModelSpec, dtype: torch.dtype, device: torch.device
 
 
 def _models_of_preset(
-    preset: str, layouts: Sequence[str], grids: Sequence[Sequence[int]], input_size: tuple[int, int, int] | None
+    model: str | Candidate, layouts: Sequence[str], grids: Sequence[Sequence[int]], input_size: tuple[int, int, int] | None
 ) -> list[tuple[str, ModelSpec, Grid | None]]:
     """(preset, spec, grid) for each layout and grid."""
-    own, found = build_spec(preset), []
+    preset, own, found = name_of(model), spec_of(model), []
+    changed = partial(build_spec, model) if isinstance(model, str) else partial(replace, own)
     size = tuple(input_size or own.input_size)
     for layout in layouts or (own.layout,):
         if not parse_layout(layout).is_sparse:
-            found.append((preset, build_spec(preset, layout=layout, input_size=size, sparse_grid=None), None))
+            found.append((preset, changed(layout=layout, input_size=size, sparse_grid=None), None))
             continue
         chosen = [Grid(*grid) for grid in grids or ([own.sparse_grid] if own.sparse_grid else [])]
         if not chosen:
             raise ValueError(f"layout {layout!r} has sparse layers, but preset {preset} has no sparse grid: give grids")
-        spec = build_spec(preset, layout=layout, input_size=size, sparse_grid=tuple(chosen[0]))
+        spec = changed(layout=layout, input_size=size, sparse_grid=tuple(chosen[0]))
         for grid in chosen:
             check_sparse_grid(grid, spec.dense_grid())
             found.append((preset, spec, grid))
@@ -326,7 +329,10 @@ def _models_of_preset(
 
 
 def dense_preset(preset: str) -> str:
-    """The name of the preset that is this one made dense; its own name if there is none."""
+    """The name of the preset that is this one made dense; its own name if there is none. Of another model, such as a run's,
+    one that says so."""
+    if preset not in PRESETS:
+        return f"{preset}, dense"
     dense = PRESETS[preset].dense()
     return next((name for name, spec in PRESETS.items() if spec == dense), preset)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import product as combinations
 from typing import NamedTuple
 
+from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
 from sparsevid.benchmark.model import DTYPES, dense_preset
 from sparsevid.build import schedule_from_config
 from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
-from sparsevid.models.presets import build_spec
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule, stage_at
@@ -70,7 +70,8 @@ class SamplingCase:
     def dense(self) -> "SamplingCase":
         """The case that this one is compared with: the dense model of the same sizes."""
         network = self.network._replace(spec=self.network.spec.dense(), schedule=None)
-        return replace(self, preset=dense_preset(self.preset), network=network)
+        preset = dense_preset(self.preset) if self.network.spec.is_sparse else self.preset
+        return replace(self, preset=preset, network=network)
 
     @property
     def calls(self) -> dict[Call, list[float]]:
@@ -90,7 +91,7 @@ class SamplingCase:
 
 
 def plan_sampling(
-    presets: Sequence[str],
+    presets: Sequence[str | Candidate],
     *,
     samplers: Sequence[str] = ("ddim",),
     steps: Sequence[int] = (20,),
@@ -104,13 +105,13 @@ def plan_sampling(
     """Every combination of what is given, each preceded by the dense case it is compared with; no case twice.
 
     Args:
-        presets: names of presets; sparse ones walk their token schedule (the paper's).
+        presets: names of presets, whose sparse ones walk their token schedule (the paper's), and models of runs.
         samplers: keys of `SAMPLERS`.
         steps: of the samplers.
         batches: clips of a batch.
         dtypes: keys of `DTYPES`.
         compiled: whether models are compiled.
-        input_size: latent (frames, height, width); by default each preset's own.
+        input_size: latent (frames, height, width); by default each preset's own. Models of runs have theirs.
         extrapolate: add up single calls in place of running the samplers.
         product: also the two cases of each `Product`, always extrapolated.
 
@@ -128,10 +129,10 @@ def plan_sampling(
     cases: dict[SamplingCase, None] = {}
     for dtype, batch, graphs, preset in combinations(dtypes, batches, compiled, presets):
         wanted = [(sampler, count, extrapolate) for sampler, count in combinations(samplers, steps)]
-        few = [(*PRODUCT_SPARSE, True)] if product and build_spec(preset).is_sparse else []
+        few = [(*PRODUCT_SPARSE, True)] if product and spec_of(preset).is_sparse else []
         for sampler, count, added_up in wanted + few:
             network = Network(*_spec_and_schedule(preset, sampler, input_size), dtype, graphs)
-            case = SamplingCase(preset, network, sampler, count, batch, added_up)
+            case = SamplingCase(name_of(preset), network, sampler, count, batch, added_up)
             others = [product_dense(case)] if (sampler, count, added_up) in few else [case.dense]
             cases |= dict.fromkeys([*others, case])
     return list(cases)
@@ -146,11 +147,13 @@ def product_dense(few: SamplingCase) -> SamplingCase:
 
 
 def _spec_and_schedule(
-    preset: str, sampler: str, input_size: tuple[int, int, int] | None
+    preset: str | Candidate, sampler: str, input_size: tuple[int, int, int] | None
 ) -> tuple[ModelSpec, TokenSchedule | None]:
-    """A preset at this size, with the output that the sampler takes, and its token schedule."""
-    spec = build_spec(preset)
-    size, learn_sigma = input_size or spec.input_size, sampler not in FLOW_SAMPLERS
+    """A preset at this size, or the model of a run, with the output that the sampler takes, and its token schedule."""
+    spec, learn_sigma = spec_of(preset), sampler not in FLOW_SAMPLERS
+    if not isinstance(preset, str):
+        return replace(spec, learn_sigma=learn_sigma), preset.schedule
+    size = input_size or spec.input_size
     if not spec.is_sparse:
         return replace(spec, input_size=size, learn_sigma=learn_sigma), None
     schedule = schedule_from_config(ScheduleConfig(), spec.dense_grid(size), preset)

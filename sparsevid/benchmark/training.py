@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sparsevid.benchmark.candidates import Candidate
 from sparsevid.benchmark.model import build_random_model
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.build import schedule_from_config
@@ -16,7 +17,6 @@ from sparsevid.logging import progress
 from sparsevid.models.presets import build_spec
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.sparsity.times import UniformTimesteps
 
 LATENT_FACTOR = 8  # pixels of a latent's side, in the autoencoder that the presets are made for
 
@@ -46,14 +46,20 @@ class StepTime(Turns):
 
 
 def measure_training(
-    presets: Sequence[str], *, frames: int, size: tuple[int, int], batch: int, device: torch.device, repeats: int = 3
+    presets: Sequence[str | Candidate],
+    *,
+    frames: int,
+    size: tuple[int, int],
+    batch: int,
+    device: torch.device,
+    repeats: int = 3,
 ) -> list[StepTime]:
     """Time training steps of all presets in all stages of their token schedules, in turns.
 
     Args:
-        presets: names.
-        frames: of a clip.
-        size: (H,W) of a clip in pixels.
+        presets: names, and models of runs.
+        frames: of a clip of the presets.
+        size: (H,W) of such a clip in pixels.
         batch: B.
         device: where the models train.
         repeats: timed turns; each goes through everything. One more comes before, untimed.
@@ -63,15 +69,15 @@ def measure_training(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
-    times, steps, cases = UniformTimesteps(), {}, {}
-    for preset in presets:
-        spec = training_spec(preset, frames, size)
-        steps[preset] = TrainingStep(spec, batch, device)
-        if not spec.is_sparse:
-            cases[preset, None] = 1.0
+    steps, cases = {}, {}
+    for model in presets:
+        each = _preset(model, frames, size) if isinstance(model, str) else model
+        steps[each.name] = TrainingStep(each.spec, batch, device)
+        if each.schedule is None:
+            cases[each.name, None] = 1.0
             continue
-        for stage in schedule_from_config(ScheduleConfig(), spec.dense_grid(), preset).stages:
-            cases[preset, stage.grid] = times.mass(stage)
+        for stage in each.schedule.stages:
+            cases[each.name, stage.grid] = cases.get((each.name, stage.grid), 0.0) + each.times.mass(stage)
     calls = {case: lambda case=case: steps[case[0]](case[1]) for case in cases}
     turns = [time_turn(calls) for _ in progress(range(repeats + 1), desc="turns")][1:]
     return [StepTime(*case, share, tuple(turn[case] for turn in turns), batch) for case, share in cases.items()]
@@ -118,11 +124,15 @@ def training_spec(preset: str, frames: int, size: tuple[int, int]) -> ModelSpec:
         KeyError: no such preset.
         ValueError: latents of this size do not fit the preset.
     """
+    return _preset(preset, frames, size).spec
+
+
+def _preset(preset: str, frames: int, size: tuple[int, int]) -> Candidate:
     if size[0] % LATENT_FACTOR or size[1] % LATENT_FACTOR:
         raise ValueError(f"clips of {size[0]}×{size[1]} pixels have no whole latents: both are multiples of {LATENT_FACTOR}")
     latents = (frames, size[0] // LATENT_FACTOR, size[1] // LATENT_FACTOR)
     spec = build_spec(preset)
     if not spec.is_sparse:
-        return replace(spec, input_size=latents)
-    stages = schedule_from_config(ScheduleConfig(), spec.dense_grid(latents), preset).stages
-    return replace(spec, input_size=latents, sparse_grid=stages[0].grid)
+        return Candidate(preset, replace(spec, input_size=latents), None)
+    schedule = schedule_from_config(ScheduleConfig(), spec.dense_grid(latents), preset)
+    return Candidate(preset, replace(spec, input_size=latents, sparse_grid=schedule.stages[0].grid), schedule)

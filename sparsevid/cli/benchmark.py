@@ -3,11 +3,11 @@
 import argparse
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 from sparsevid.atomic import check_writable, renamed
 from sparsevid.cli import add_card_option
+from sparsevid.cli.benchmarked import RUN, add_models, clips_of_card, clips_of_run, named_models
 from sparsevid.diffusion.samplers import SAMPLERS
 from sparsevid.distributed import check_device, default_device, is_main
 from sparsevid.logging import print_table
@@ -23,17 +23,20 @@ EXAMPLES = """examples:
   sparsevid benchmark model --presets Latte-S/2 --against-naive --dtype float32 bfloat16
   sparsevid benchmark model --presets SparseLatte-S/2 --input-size 8 16 16 --grids 2,4,4 --device cpu
   sparsevid benchmark model --presets SparseLatte-XL/2 --layouts '2P 4(1M3S1R1D) 2D' '2P 3(1M4S1R1D) 5D'
+  sparsevid benchmark model --config configs/demo/sparse.yaml model.hidden_size=256 --device cpu
 
   sparsevid benchmark data demo
   sparsevid benchmark data ucf101 --decoders pyav decord --workers 1 2 4 --latents latents/ucf101 --json data.json
   sparsevid benchmark data demo --frames 16 --stride 3 --size 256 256 --preset Latte-S/2 --device cpu --markdown
 
   sparsevid benchmark training --presets Latte-S/2 SparseLatte-S/2
+  sparsevid benchmark training --config runs/demo/sparse --batch 4
 
   sparsevid benchmark sampling --presets SparseLatte-XL/2 --samplers ddim --steps 20
   sparsevid benchmark sampling --presets SparseLatte-XL/2 --steps 20 --extrapolate --product --json sampling.json
   sparsevid benchmark sampling --presets SparseLatte-S/2 --input-size 8 16 16 --steps 5 --autoencoder none --device cpu
   sparsevid benchmark sampling --presets SparseLatte-XL/2 --dtype bfloat16 --batch 1 4 16 32 --compile off on --extrapolate
+  sparsevid benchmark sampling --config runs/demo/sparse --steps 50
 
   sparsevid benchmark quality runs/demo/sparse --steps 5 10 20 50 --out quality
   sparsevid benchmark quality runs/demo/sparse --samplers heun --steps 5 20 --reuse-every 1 2 4 --clips 256
@@ -59,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(model: argparse.ArgumentParser) -> None:
-    model.add_argument(
-        "--presets", nargs="+", default=["Latte-XL/2", "SparseLatte-XL/2"], metavar="NAME", help=f"of {', '.join(PRESETS)}"
-    )
+    add_models(model, "model", f"of {', '.join(PRESETS)}")
     model.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="layouts of the presets' depth; default: their own")
     model.add_argument("--grids", nargs="+", type=_grid, metavar="T,H,W", help="sparse grids; default: the presets' own")
     model.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips of a forward")
@@ -76,8 +77,9 @@ def _add_model_arguments(model: argparse.ArgumentParser) -> None:
 
 
 def _add_data_arguments(data: argparse.ArgumentParser) -> None:
-    data.add_argument("card", nargs="?", default="demo", metavar="CARD", help="a dataset card: a name or a YAML file")
+    data.add_argument("card", nargs="?", metavar="CARD", help="a dataset card: a name or a YAML file; default: demo")
     add_card_option(data)
+    data.add_argument("--config", **RUN, help="clips and model of a run: its YAML file or folder, and dotted settings over it")
     data.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     data.add_argument("--decoders", nargs="+", default=["pyav", "decord"], metavar="NAME", help="decoding backends")
     data.add_argument("--latents", metavar="DIR", help="read from this latent cache too")
@@ -88,7 +90,7 @@ def _add_data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("--clips", type=int, default=64, metavar="N", help="timed clips of a turn")
     data.add_argument("--batch", type=int, default=4, metavar="B", help="clips of a batch that is read")
     data.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
-    data.add_argument("--preset", default="Latte-S/2", metavar="NAME", help="the model that takes the clips in training")
+    data.add_argument("--preset", metavar="NAME", help="the model that takes the clips in training; default: Latte-S/2")
     data.add_argument("--step-batch", type=int, default=1, metavar="B", help="clips of a training step")
     data.add_argument("--device", help="where the model trains; default: the GPU if there is one, else the CPU")
     data.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
@@ -96,11 +98,9 @@ def _add_data_arguments(data: argparse.ArgumentParser) -> None:
 
 
 def _add_training_arguments(training: argparse.ArgumentParser) -> None:
-    training.add_argument(
-        "--presets", nargs="+", default=["Latte-S/2", "SparseLatte-S/2"], metavar="NAME", help="the first is 1"
-    )
-    training.add_argument("--frames", type=int, default=16, metavar="T", help="of a clip")
-    training.add_argument("--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="of a clip in pixels")
+    add_models(training, "training", "the first is 1")
+    training.add_argument("--frames", type=int, metavar="T", help="of a clip of the presets; default: 16")
+    training.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of it in pixels; default: 256 256")
     training.add_argument("--batch", type=int, default=1, metavar="B", help="clips of a step")
     training.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
     training.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
@@ -108,10 +108,9 @@ def _add_training_arguments(training: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling_arguments(sampling: argparse.ArgumentParser) -> None:
-    sampling.add_argument(
-        "--presets", nargs="+", default=["SparseLatte-XL/2"], metavar="NAME", help="each beside the dense model of its size"
-    )
-    sampling.add_argument("--samplers", nargs="+", default=["ddim"], metavar="NAME", help=f"of {', '.join(SAMPLERS)}")
+    add_models(sampling, "sampling", "each beside the dense model of its size")
+    samplers = f"of {', '.join(SAMPLERS)}; default: the run's, without one ddim"
+    sampling.add_argument("--samplers", nargs="+", metavar="NAME", help=samplers)
     sampling.add_argument("--steps", nargs="+", type=int, default=[20], metavar="N", help="of the samplers")
     sampling.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
     sampling.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
@@ -140,6 +139,7 @@ def _add_quality_arguments(quality: argparse.ArgumentParser) -> None:
     quality.add_argument("--protocol", metavar="NAME", help="of the scores; default: the run's")
     quality.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
     quality.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
+    quality.add_argument("--autoencoder", metavar="WHAT", help="kl:SOURCE or linear:FOLDER, in place of the checkpoint's own")
     quality.add_argument("--seed", type=int, default=0, help="sample i starts from the same noise in all cases")
     quality.add_argument("--batch", type=int, default=16, metavar="B", help="clips denoised together")
     quality.add_argument("--scale", type=int, default=1, metavar="N", help="pixels of the picture for one of a clip")
@@ -173,7 +173,7 @@ def _model(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.report import MODEL_COLUMNS, as_markdown, describe_run, model_as_json, model_lines, model_rows
 
     cases = plan_cases(
-        args.presets,
+        named_models(args),
         layouts=args.layouts or (),
         grids=args.grids or (),
         batches=args.batch,
@@ -196,10 +196,14 @@ def _training(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.report import TRAINING_COLUMNS, as_markdown, describe_run, training_lines, training_rows
     from sparsevid.benchmark.training import measure_training
 
+    models = named_models(args)
+    if args.config is not None and not args.presets and models[0].spec.is_sparse:
+        models.insert(0, models[0].dense)
+    args.frames, args.size = args.frames or 16, args.size or [256, 256]
     device = check_device(args.device or default_device())
     header = describe_run(command_line(args), device)
     options = {"frames": args.frames, "size": tuple(args.size), "batch": args.batch, "repeats": args.repeats}
-    measured = measure_training(args.presets, device=device, **options)
+    measured = measure_training(models, device=device, **options)
     if is_main():
         print(as_markdown(header, training_lines(measured), TRAINING_COLUMNS, training_rows(measured)))
     return {"header": header, "steps": [asdict(time) for time in measured]}
@@ -217,28 +221,21 @@ def _data(args: argparse.Namespace) -> dict:
         describe_run,
         header_lines,
     )
-    from sparsevid.benchmark.training import TrainingStep, training_spec
-    from sparsevid.data.cards import load_card, resolve_root
-    from sparsevid.data.manifest import open_manifest
+    from sparsevid.benchmark.training import TrainingStep
 
-    card = load_card(args.card, args.card_option or ())
-    given = {name: getattr(args, name) for name in ("frames", "stride") if getattr(args, name) is not None}
-    rule = replace(card.clip.clip_rule(), **given)
-    size = tuple(args.size or card.clip.size)
-    spec = training_spec(args.preset, rule.frames, size)
+    title, model, spec, manifest, rule, size = clips_of_card(args) if args.config is None else clips_of_run(args)
     device = check_device(args.device or default_device())
-    manifest = open_manifest(resolve_root(card, args.root), card.rules()).select(card.split.default, or_all=True)
     sources = open_sources(manifest, rule, size, args.decoders, args.latents)
     step = TrainingStep(spec, args.step_batch, device)
     header = describe_run(command_line(args), device) | {"data": f"{len(manifest.videos)} videos, {manifest.fingerprint}"}
     sizes = {"clips": args.clips, "batch": args.batch, "repeats": args.repeats}
     measured = measure_data(sources, args.workers, step, args.step_batch, **sizes)
-    lines, rows = data_lines(measured, args.preset, rule), data_rows(measured)
+    lines, rows = data_lines(measured, model, rule), data_rows(measured)
     if is_main() and args.markdown:
         print(as_markdown(header, lines, DATA_COLUMNS, rows))
     elif is_main():
         print("\n".join(header_lines(header)))
-        print_table(f"reading clips of {card.title or card.name}", list(DATA_COLUMNS), rows)
+        print_table(f"reading clips of {title}", list(DATA_COLUMNS), rows)
         print("\n".join(lines))
     return data_as_json(header, measured)
 
@@ -250,8 +247,10 @@ def _sampling(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.sampling_cases import plan_sampling
     from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS, sampling_as_json, sampling_lines, sampling_rows
 
+    models = named_models(args)
+    args.samplers = args.samplers or ["ddim" if isinstance(models[-1], str) else models[-1].sampler]
     cases = plan_sampling(
-        args.presets,
+        models,
         samplers=args.samplers,
         steps=args.steps,
         batches=args.batch,
@@ -303,7 +302,7 @@ def _quality(args: argparse.Namespace) -> int:
     if args.scale < 1:
         raise ValueError(f"--scale is a whole number from 1, got {args.scale}")
     device = check_device(args.device or default_device())
-    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device)
+    pipeline = VideoPipeline.from_pretrained(args.checkpoint, weights=args.weights, device=device, autoencoder=args.autoencoder)
     cases = plan_quality(pipeline, args.samplers, args.steps, args.reuse_every, batch=args.batch)
     args.out.mkdir(parents=True, exist_ok=True)
     check_writable(args.out)
@@ -334,7 +333,7 @@ def _write_json(path: Path, values: dict) -> None:
 def command_line(args: argparse.Namespace) -> str:
     """The command with every option that rules the numbers, defaults included."""
     words = ["sparsevid", NAME, args.action]
-    words += [getattr(args, name) for name in _POSITIONAL if name in args]
+    words += [value for name in _POSITIONAL if (value := getattr(args, name, None)) is not None]
     for name, value in vars(args).items():
         if value is None or value is False or name in (*_SILENT, *_POSITIONAL):
             continue

@@ -18,12 +18,13 @@ HELP = (
 )
 EXAMPLES = """examples:
   sparsevid convert latte.pt models/latte --preset Latte-XL/2
+  sparsevid convert latte-ucf101.pt models/latte-ucf101 --preset Latte-XL/2 --classes 101
   sparsevid convert models/latte models/sparse --to-sparse "2P 4(1M3S1R1D) 2D" --sparse-grid 4 8 8
   sparsevid convert sparsedit.pt models/sparsedit --heads 16 --sparse-grid 1 8 8
   sparsevid convert models/latte latte.safetensors --to-public latte
   sparsevid convert runs/mine models/mine --weights ema
 """
-SOURCE_OPTIONS = ("preset", "heads", "input_size")  # a folder of ours says all this itself
+SOURCE_OPTIONS = ("preset", "heads", "classes", "input_size")  # a folder of ours says all this itself
 SPARSE_OPTIONS = ("no_transition_positions", "residual_upsampling")
 logger = get_logger(__name__)
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     public = parser.add_argument_group("what a public file does not say")
     public.add_argument("--preset", help="name of the model, such as Latte-XL/2: gives heads and sparse grid")
     public.add_argument("--heads", type=int, help="attention heads, instead of a preset")
+    public.add_argument("--classes", type=int, metavar="N", help="of a class-conditional model, if the preset has others")
     public.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latents, if they are not square")
     public.add_argument(
         "--weights",
@@ -102,8 +104,8 @@ def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
         return Conversion(weights, model.spec, ConversionReport(len(weights)))
     # With --to-sparse the grid is that of the result.
     grid = args.sparse_grid if args.to_sparse is None else None
-    options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size, "sparse_grid": grid}
-    return from_public(read_checkpoint(args.source, args.weights), **options)
+    options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size, "num_classes": args.classes}
+    return from_public(read_checkpoint(args.source, args.weights), sparse_grid=grid, **options)
 
 
 def _model_folder(args: argparse.Namespace) -> Path:

@@ -10,6 +10,7 @@ from sparsevid.logging import print_table
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
+from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 
 NAME = "cost"
@@ -18,52 +19,77 @@ EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
   sparsevid cost --preset SparseLatte-XL/2 --schedule constant --grid 4 8 8 --json
   sparsevid cost --preset SparseDiT-XL/2 --r-min 0.61 --r-max 0.86 --steps 250
+  sparsevid cost configs/ucf101/sparse_xl2.yaml model.layout='2P 3(1M4S1R1D) 5D'
+  sparsevid cost runs/demo/sparse --json
 """
+PRESET, SAMPLER, STEPS = "SparseLatte-XL/2", "ddim", 250  # where neither a run nor an option says another
+# What a run says itself, by options that are of presets.
+SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "input_size": "data.frames=T data.size=[H,W]",
+               "schedule": "schedule.kind=constant", "r_min": "schedule.r_min=R", "r_max": "schedule.r_max=R",
+               "frames": "schedule.frames=T", "grid": "schedule.grid=[T,H,W]"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("--preset", default="SparseLatte-XL/2", help=f"one of {', '.join(PRESETS)}")
+    run = "a run: its YAML file or folder, and dotted settings over it, in place of a preset"
+    parser.add_argument("run", nargs="*", metavar="RUN KEY=VALUE", help=run)
+    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: {PRESET}")
     parser.add_argument("--layout", help="another layout of the same depth, such as '2P 4(1M3S1R1D) 2D'")
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
-    parser.add_argument("--schedule", choices=("paper", "constant"), default="paper", help="token schedule")
+    parser.add_argument("--schedule", choices=("paper", "constant"), help="token schedule; default: paper")
     parser.add_argument("--r-min", type=float, help="paper: pruning rate at the data end; default: the preset's")
     parser.add_argument("--r-max", type=float, help="paper: pruning rate at the noise end; default: the preset's")
     parser.add_argument("--frames", type=int, help="paper: frames of the sparse grid (a quarter of T)")
     parser.add_argument("--grid", type=int, nargs=3, metavar=("T", "H", "W"), help="constant: the sparse grid")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="ddim", help="whose steps to average over")
-    parser.add_argument("--steps", type=int, default=250, help="sampling steps to average over")
+    sampler = f"whose steps to average over; default: the run's, of a preset {SAMPLER}"
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help=sampler)
+    parser.add_argument("--steps", type=int, help=f"sampling steps to average over; default: the run's, of a preset {STEPS}")
     parser.add_argument("--naive-pooling", action="store_true", help="count P as a product with an N×N matrix")
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
     parser.add_argument("--json", action="store_true", help="print JSON: plain multiply-adds")
 
 
 def run(args: argparse.Namespace) -> int:
-    spec, schedule = _spec_and_schedule(args)
-    times = sampler_times(args.sampler, args.steps)
+    name, spec, schedule, sampler, steps = _of_run(args) if args.run else _of_preset(args)
+    times = sampler_times(args.sampler or sampler, steps if args.steps is None else args.steps)
     cost = sampling_macs(spec, schedule, times, naive_pooling=args.naive_pooling, naive_w1=args.naive_w1)
     if args.json:
-        print(json.dumps(_as_json(args.preset, spec, cost), indent=2))
+        print(json.dumps(_as_json("run" if args.run else "preset", name, spec, cost), indent=2))
     else:
-        _print(args, spec, cost)
+        _print(name, spec, cost)
     return 0
 
 
-def _spec_and_schedule(args: argparse.Namespace):
-    spec = build_spec(args.preset)
+def _of_run(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | None, str, int]:
+    """Name, model and sampling of a run."""
+    from sparsevid.benchmark.candidates import open_run
+
+    doubled = [name for name in SAID_BY_RUN if getattr(args, name) is not None]
+    if doubled:
+        option = f"--{doubled[0].replace('_', '-')}"
+        raise ValueError(f"{option} goes with a preset; for a run say it behind the run: {SAID_BY_RUN[doubled[0]]}")
+    source, *overrides = args.run
+    found = open_run(source, overrides)
+    return found.name, found.spec, found.schedule, found.sampler, found.config.sample.steps
+
+
+def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | None, str, int]:
+    """The same of a preset, with what the options change."""
+    name = args.preset or PRESET
+    spec = build_spec(name)
     size = tuple(args.input_size or spec.input_size)
     layout = args.layout or spec.layout
     if not parse_layout(layout).is_sparse:
-        return build_spec(args.preset, layout=layout, input_size=size, sparse_grid=None), None
-    config = ScheduleConfig(kind=args.schedule, frames=args.frames, grid=args.grid, r_min=args.r_min, r_max=args.r_max)
-    schedule = schedule_from_config(config, spec.dense_grid(size), args.preset)
+        return name, build_spec(name, layout=layout, input_size=size, sparse_grid=None), None, SAMPLER, STEPS
+    options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
+    schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid
-    return build_spec(args.preset, layout=layout, input_size=size, sparse_grid=grid), schedule
+    return name, build_spec(name, layout=layout, input_size=size, sparse_grid=grid), schedule, SAMPLER, STEPS
 
 
-def _as_json(preset: str, spec: ModelSpec, cost: SamplingCost) -> dict:
+def _as_json(kind: str, name: str, spec: ModelSpec, cost: SamplingCost) -> dict:
     return {
-        "preset": preset,
+        kind: name,
         "layout": spec.layout,
         "parameters": parameter_count(spec),
         "dense_macs": cost.dense_macs,
@@ -82,7 +108,7 @@ def _as_json(preset: str, spec: ModelSpec, cost: SamplingCost) -> dict:
     }
 
 
-def _print(args: argparse.Namespace, spec: ModelSpec, cost: SamplingCost) -> None:
+def _print(name: str, spec: ModelSpec, cost: SamplingCost) -> None:
     rows = [
         [
             f"{each.stage.low:.3f} – {each.stage.high:.3f}",
@@ -98,5 +124,5 @@ def _print(args: argparse.Namespace, spec: ModelSpec, cost: SamplingCost) -> Non
         ["mean", "", "", str(sum(each.steps for each in cost.stages)), f"{cost.mean_macs / 1e9:.2f}", f"{cost.ratio:.3f}"]
     )
     rows.append([f"dense {spec.depth}D", str(spec.dense_grid()), "1.000", "", f"{cost.dense_macs / 1e9:.2f}", "1.000"])
-    title = f"{args.preset}: {spec.layout}, {parameter_count(spec) / 1e6:.1f} M parameters, one clip"
+    title = f"{name}: {spec.layout}, {parameter_count(spec) / 1e6:.1f} M parameters, one clip"
     print_table(title, ["diffusion time u", "sparse grid", "tokens", "calls", "GMACs", "of dense"], rows)

@@ -92,7 +92,7 @@ def _open_autoencoder(args: argparse.Namespace) -> "Autoencoder":
     if args.batch < 1:
         raise ValueError(f"--batch counts frames from 1, got {args.batch}")
     if args.autoencoder == "kl":
-        return KLAutoencoder.from_source(args.source, frames_at_once=args.batch)
+        return KLAutoencoder.from_source(args.source, args.batch, option="--source FOLDER")
     if args.source:
         raise ValueError(f"--source is where the weights of kl are; pixels has none, got {args.source}")
     return Pixels()

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), help="a set of defaults, listed below")
     parser.add_argument("-n", "--num", type=int, help="number of clips in all; may grow from call to call. Default: 8")
-    classes = "class names or labels to go through in turn; digits that are a class's name mean it. Default: all, balanced"
+    classes = (
+        "class names or labels to go through in turn; digits that are a class's name mean it. Default: all, in a drawn order"
+    )
     parser.add_argument("--classes", nargs="+", help=classes)
     seed = "the noise of sample i depends on (seed, i) alone, the sample on the other settings too, on --batch by rounding"
     parser.add_argument("--seed", type=int, default=0, help=seed)

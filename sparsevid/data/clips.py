@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from sparsevid.data.decode import DecodeError
 from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.sources import FrameSource
+from sparsevid.data.turns import drawn_classes
 from sparsevid.logging import get_logger
 from sparsevid.seeding import Purpose, keyed_generator
 
@@ -23,6 +24,7 @@ SHORT = ("exclude", "reduce_stride", "repeat_last")
 REDRAWS = 10  # of a sample, before data that fail to decode are an error
 NO_LABEL = -1
 NO_VIDEO = -1
+FIXED_CLIPS_RULE = 2  # of `fixed_clips`; by rule 1 they were of the first videos, in the manifest's order
 _TIME_SLACK = 1e-6  # seconds; times are sums of rounded numbers
 
 logger = get_logger(__name__)
@@ -249,15 +251,18 @@ class ClipDataset(Dataset):
 
 
 def fixed_clips(dataset: ClipDataset, count: int, seed: int) -> list[tuple[int, int]]:
-    """The keys of the clips that an evaluation reads: clip j is video j mod N in epoch j // N, for N videos.
+    """The keys of clips that are read once, to fit or to compare on: drawn over all videos, evenly over classes.
+
+    Classes take turns in a drawn order. In each, videos do so too, and give a clip of another epoch in their next turn. The
+    keys are a function of the dataset's videos and the seed, and those of a smaller count are their beginning.
 
     Args:
         dataset: where the clips are drawn.
         count: how many, from 1.
-        seed: the evaluation's seed. The draws are the dataset's, so it must be the dataset's too.
+        seed: of the draws. Those inside a video are the dataset's, so it must be the dataset's too.
 
     Returns:
-        `count` keys (epoch, index).
+        `count` different keys (epoch, index).
 
     Raises:
         ValueError: `count` is below 1, or `seed` is not the dataset's.
@@ -266,4 +271,10 @@ def fixed_clips(dataset: ClipDataset, count: int, seed: int) -> list[tuple[int, 
         raise ValueError(f"count must be 1 or more, got {count}")
     if seed != dataset.seed:
         raise ValueError(f"fixed clips of seed {seed} asked from a dataset of seed {dataset.seed}; seeds must agree")
-    return [divmod(j, len(dataset)) for j in range(count)]
+    classes = drawn_classes([video.label for video in dataset.videos], keyed_generator(Purpose.FIXED_CLIPS, seed))
+    keys = []
+    for j in range(count):
+        turn, place = divmod(j, len(classes))
+        epoch, video = divmod(turn, len(classes[place]))
+        keys.append((epoch, classes[place][video]))
+    return keys

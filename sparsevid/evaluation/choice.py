@@ -1,10 +1,12 @@
 """Which clips of which videos a protocol takes: pure functions of lengths, names and generators."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 
 from sparsevid.data.clips import ClipRule, valid_starts
+from sparsevid.data.turns import in_turns
 from sparsevid.evaluation.protocols import Role
 from sparsevid.seeding import Purpose, keyed_generator
 
@@ -52,7 +54,7 @@ def video_order(names: Sequence[str], selection: str, generator: torch.Generator
     Returns:
         Every position in `names`, once.
     """
-    if selection == "random":
+    if selection in ("random", "balanced"):  # the second where there are no classes
         return torch.randperm(len(names), generator=generator).tolist()
     positions = range(len(names))
     return sorted(positions, key=names.__getitem__) if selection == "sorted" else list(positions)
@@ -69,9 +71,19 @@ def take_in_turns(order: Sequence[int], starts: Sequence[Sequence[int]], count: 
     Returns:
         (video, first frame) of each clip in reading order: by video, then by frame.
     """
-    chosen: list[tuple[int, int]] = []
-    for turn in range(max(map(len, starts), default=0)):
-        chosen.extend((video, starts[video][turn]) for video in order if turn < len(starts[video]))
-        if count is not None and len(chosen) >= count:
-            break
-    return sorted(chosen[:count])
+    return take_evenly([order], starts, count)
+
+
+def take_evenly(classes: Sequence[Sequence[int]], starts: Sequence[Sequence[int]], count: int | None) -> list[tuple[int, int]]:
+    """One clip of every class, then a second of every class that has one, … up to a count; inside each as `take_in_turns`.
+
+    Args:
+        classes: the order of videos in each class.
+        starts: for each video the first frames of its clips.
+        count: clips at most.
+
+    Returns:
+        (video, first frame) of each clip in reading order: by video, then by frame.
+    """
+    clips = [list(in_turns([[(video, start) for start in starts[video]] for video in order])) for order in classes]
+    return sorted(islice(in_turns(clips), count))

@@ -24,8 +24,9 @@ from sparsevid.data.decode_file import is_lossless
 from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
+from sparsevid.data.turns import drawn_classes
 from sparsevid.distributed import broadcast_object, is_main
-from sparsevid.evaluation.choice import clip_starts, draws, take_in_turns, video_order
+from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
 from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.home import expand_home
@@ -190,8 +191,7 @@ def _from_videos(
         clip_starts(side.rule, video.frames, side.start, draws(role, protocol.seed, number), side.clips_per_video)
         for number, video in enumerate(videos)
     ]
-    order = video_order([video.path for video in videos], side.selection, draws(role, protocol.seed))
-    chosen = tuple((videos[video], first) for video, first in take_in_turns(order, starts, count))
+    chosen = tuple((videos[video], first) for video, first in take_evenly(_classes(videos, role, protocol), starts, count))
     if shape.size is None:
         _check_one_size(root, chosen, protocol)
     formats = of_main(lambda: _formats(root, chosen, role))
@@ -213,6 +213,14 @@ def _from_videos(
     }
     ids = tuple(f"{video.path}@{video.first + first}" for video, first in chosen)
     return _Choice(VideoClips(root, chosen, shape), ids, manifest.fingerprint, origin)
+
+
+def _classes(videos: tuple[Video, ...], role: Role, protocol: Protocol) -> list[list[int]]:
+    """The orders of videos that take turns: one of each class where the selection is balanced, else one of all."""
+    selection, generator = protocol.side(role).selection, draws(role, protocol.seed)
+    if selection == "balanced":
+        return drawn_classes([video.label for video in videos], generator)
+    return [video_order([video.path for video in videos], selection, generator)]
 
 
 def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:

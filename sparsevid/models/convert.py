@@ -77,6 +77,7 @@ def from_public(
     num_heads: int | None = None,
     input_size: Sequence[int] | None = None,
     sparse_grid: Sequence[int] | None = None,
+    num_classes: int | None = None,
 ) -> Conversion:
     """Convert a public Latte, DiT or SparseDiT state dict to ours.
 
@@ -84,7 +85,7 @@ def from_public(
 
     Args:
         weights: the state dict under its official names, such as `public.read_checkpoint` returns.
-        preset, num_heads, input_size, sparse_grid: see `public.infer_spec`.
+        preset, num_heads, input_size, sparse_grid, num_classes: see `public.infer_spec`.
 
     Returns:
         Weights that `DiffusionTransformer(spec).load_state_dict` accepts and safetensors can write, the spec, and a report.
@@ -94,7 +95,8 @@ def from_public(
         ValueError: the spec cannot be told, a position table is not the sin-cos table of its size, or keys are missing,
             unexpected or of another shape; the message names them.
     """
-    spec = infer_spec(weights, preset=preset, num_heads=num_heads, input_size=input_size, sparse_grid=sparse_grid)
+    options = {"num_heads": num_heads, "input_size": input_size, "sparse_grid": sparse_grid, "num_classes": num_classes}
+    spec = infer_spec(weights, preset=preset, **options)
     family = detect_family(weights, frames=spec.input_size[0])
     check_family(spec, family)
     tables = {name: table for name, table in position_tables(spec, family).items() if name in weights}
@@ -220,7 +222,17 @@ def _compare_table(name: str, found: Tensor, table: Tensor) -> Change:
 def _check_convertible(dense: ModelSpec, sparse: ModelSpec) -> None:
     if dense.parsed_layout.kinds.strip("D"):
         raise ValueError(f"a sparse model is made from a dense one, layout {dense.depth}D; found {dense.layout!r}")
-    fields = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "num_classes", "learn_sigma")
+    fields = (
+        "depth",
+        "hidden_size",
+        "num_heads",
+        "in_channels",
+        "patch_size",
+        "mlp_ratio",
+        "num_classes",
+        "no_class",
+        "learn_sigma",
+    )
     compared = {field: (getattr(dense, field), getattr(sparse, field)) for field in (*fields, "is_video")}
     differing = [f"{field} is {a!r} in the dense and {b!r} in the sparse one" for field, (a, b) in compared.items() if a != b]
     if differing:

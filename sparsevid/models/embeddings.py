@@ -44,11 +44,11 @@ class TimestepEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Labels → D channels; the last row of the table, label `num_classes`, stands for "no class"."""
+    """Labels → D channels, "no class" among them if the model knows it."""
 
-    def __init__(self, num_classes: int, hidden_size: int) -> None:
+    def __init__(self, labels: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+        self.embedding_table = nn.Embedding(labels, hidden_size)
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding_table(labels)

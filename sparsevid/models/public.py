@@ -102,10 +102,9 @@ def infer_spec(
     num_heads: int | None = None,
     input_size: Sequence[int] | None = None,
     sparse_grid: Sequence[int] | None = None,
+    num_classes: int | None = None,
 ) -> ModelSpec:
     """The spec of a public state dict. Only names and shapes are read.
-
-    The label table is taken to end with the row for "no class", as it does in all models trained for guidance.
 
     Args:
         weights: the state dict under its official names.
@@ -114,6 +113,8 @@ def infer_spec(
         num_heads: attention heads, which no tensor shows; needed without a preset.
         input_size: (frames, height, width) of the latents; needed if they are not square or the tables are missing.
         sparse_grid: (1, h, w); needed for SparseDiT (its `semantic_size`) if the preset does not give it.
+        num_classes: that the model was trained on. The label table has as many rows, or, of a model trained for guidance, one
+            more, which means "no class". Needed if there is a table, and the preset has other classes.
 
     Raises:
         KeyError: no such preset.
@@ -132,7 +133,6 @@ def infer_spec(
         "in_channels": channels,
         "patch_size": patch,
         "mlp_ratio": _mlp_ratio(hidden, _need(weights, fc1, 2).shape[0]),
-        "num_classes": _need(weights, LABELS, 2).shape[0] - 1 if LABELS in weights else 0,
         "learn_sigma": _learns_sigma(head.shape[0], patch**2 * channels),
         "sparse_grid": tuple(sparse_grid) if sparse_grid is not None else None,
         "transition_positions": family != "sparsedit",  # its code does not add positions again
@@ -143,7 +143,8 @@ def infer_spec(
     if spec["num_heads"] is None:
         fitting = _fitting_presets(spec)
         raise ValueError(f"no tensor shows the number of attention heads: give num_heads or a preset (of this size: {fitting})")
-    return ModelSpec(**spec)
+    rows = _need(weights, LABELS, 2).shape[0] if LABELS in weights else 0
+    return ModelSpec(**spec, **_classes(rows, num_classes, PRESETS[preset].num_classes if preset is not None else 0))
 
 
 def detect_family(weights: Collection[str], frames: int = 1) -> str:
@@ -276,6 +277,28 @@ def _need(weights: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
     if weights[name].ndim != dimensions or 0 in weights[name].shape:
         raise ValueError(f"{name} has {dimensions} dimensions, found shape {tuple(weights[name].shape)}")
     return weights[name]
+
+
+def _classes(rows: int, given: int | None, usual: int) -> dict[str, Any]:
+    """Number of classes and whether there is "no class", for a label table of so many rows.
+
+    Args:
+        rows: of the table; 0 if there is none.
+        given: classes, if that is known.
+        usual: classes of a preset; they need not be the checkpoint's.
+    """
+    if given is None:
+        given = usual if usual and rows in (usual, usual + 1) else None if rows else 0
+    if given is None:
+        raise ValueError(
+            f"{LABELS} has {rows} rows, and no tensor shows whether the last one is a class or means 'no class': give "
+            f"num_classes (--classes of `sparsevid convert`), {rows - 1} if the model was trained for guidance, else {rows}"
+        )
+    if rows not in ((given, given + 1) if given else (0,)):
+        raise ValueError(
+            f"{LABELS} has {rows or 'no'} rows; a model of {given} classes has {given}, or one more for 'no class'"
+        )
+    return {"num_classes": given, "no_class": rows != given or not rows}
 
 
 def _infer_layout(weights: Collection[str]) -> Layout:

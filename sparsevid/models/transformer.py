@@ -66,7 +66,7 @@ class DiffusionTransformer(
         self.x_embedder = PatchEmbedding(spec.in_channels, spec.hidden_size, spec.patch_size)
         self.t_embedder = TimestepEmbedding(spec.hidden_size)
         if spec.num_classes:
-            self.y_embedder = LabelEmbedding(spec.num_classes, spec.hidden_size)
+            self.y_embedder = LabelEmbedding(spec.labels, spec.hidden_size)
         self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
         self.final_layer = Head(spec)
         self.reset_parameters()

@@ -141,6 +141,6 @@ def parameter_count(spec: ModelSpec) -> int:
     per_layer = sum(attention[kind] * (d * d + d) for kind in spec.parsed_layout.kinds)
     common = spec.depth * (2 * d * mlp + mlp + d + 6 * (d * d + d))
     embed = spec.in_channels * patch * d + d + (FREQUENCIES * d + d) + (d * d + d)
-    labels = (spec.num_classes + 1) * d if spec.num_classes else 0
+    labels = spec.labels * d
     head = 2 * (d * d + d) + patch * spec.out_channels * (d + 1)
     return per_layer + common + embed + labels + head

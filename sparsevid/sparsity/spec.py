@@ -20,7 +20,8 @@ class ModelSpec:
         in_channels: channels of the latents.
         patch_size: p; a token is p×p latent pixels of one frame.
         mlp_ratio: hidden channels of the MLP, as a multiple of D.
-        num_classes: 0 for an unconditional model; else the label `num_classes` means "no class".
+        num_classes: 0 for an unconditional model.
+        no_class: whether a class-conditional model has one more label, `num_classes`, that means "no class", for guidance.
         learn_sigma: whether the head also gives the variance, in a second set of `in_channels` channels.
         sparse_grid: default (t, h, w) of the sparse tokens; needed if the layout has an M.
         transition_positions: add sin-cos positions again where tokens become sparse and dense (the paper does).
@@ -45,6 +46,7 @@ class ModelSpec:
     transition_positions: bool = True
     residual_upsampling: bool = False
     allow_no_dense: bool = False
+    no_class: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
@@ -91,6 +93,11 @@ class ModelSpec:
         return self.in_channels * (2 if self.learn_sigma else 1)
 
     @property
+    def labels(self) -> int:
+        """Rows of the table of labels; 0 for an unconditional model."""
+        return self.num_classes + self.no_class if self.num_classes else 0
+
+    @property
     def mlp_size(self) -> int:
         """Hidden channels of the MLP."""
         return int(self.hidden_size * self.mlp_ratio)
@@ -120,8 +127,11 @@ class ModelSpec:
         return replace(self, layout=f"{self.depth}D", sparse_grid=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON. `no_class` is left out where it is true, so that fingerprints of older models hold."""
+        values = asdict(self)
+        if self.no_class:
+            del values["no_class"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":

@@ -54,10 +54,12 @@ def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], li
     weights = {name: value.float() for name, value in weights.items()}
     if origin.num_classes != spec.num_classes:
         notes += _replace_labels(weights, origin, spec)
+    elif origin.labels != spec.labels:
+        notes += _resize_labels(weights, spec)
     if origin.learn_sigma != spec.learn_sigma:
         notes += _resize_head(weights, origin, spec)
     if origin.parsed_layout.kinds != spec.parsed_layout.kinds:
-        own = replace(origin, num_classes=spec.num_classes, learn_sigma=spec.learn_sigma)
+        own = replace(origin, num_classes=spec.num_classes, no_class=spec.no_class, learn_sigma=spec.learn_sigma)
         weights, report = dense_to_sparse(weights, own, spec)
         notes += _grouped(report)
     elif origin.is_sparse and origin.transition_positions != spec.transition_positions:
@@ -194,6 +196,9 @@ def _read(source: str, spec: ModelSpec) -> Conversion:
     # A public file does not say these: the heads must be the run's, and any grid will do, since no weight depends on it.
     sparse = any(name.startswith("dumbbell_blocks.") for name in public)
     options = {"num_heads": spec.num_heads, "sparse_grid": (1, 1, 1) if sparse else None}
+    if LABELS in public:  # the run's classes, with or without "no class"; of others no row is kept
+        rows, classes = len(public[LABELS]), spec.num_classes
+        options["num_classes"] = classes if classes and rows in (classes, classes + 1) else rows
     if "pos_embed" not in public:
         frames = 1 if detect_family(public) == "sparsedit" else spec.input_size[0]
         options["input_size"] = (frames, *spec.input_size[1:])
@@ -222,10 +227,19 @@ def _replace_labels(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSp
     classes = f"{origin.num_classes} classes in the source, {spec.num_classes} here"
     if not spec.num_classes:
         return [f"dropped, {classes}: {LABELS}"]
-    # Of all layers one suffices: the class embedding is drawn as in the whole model.
-    fresh = DiffusionTransformer(replace(spec, layout="1D", sparse_grid=None))
-    weights[LABELS] = fresh.state_dict()[LABELS]
+    weights[LABELS] = _fresh_labels(spec)
     return [f"initialised (normal), {classes}: {LABELS}"]
+
+
+def _resize_labels(weights: dict[str, Tensor], spec: ModelSpec) -> list[str]:
+    """Keep the rows of the classes; drop that of "no class", or draw one."""
+    weights[LABELS] = torch.cat([weights[LABELS][: spec.num_classes], _fresh_labels(spec)[spec.num_classes :]])
+    return [f"{'initialised (normal)' if spec.no_class else 'dropped'}, the row of 'no class': {LABELS}"]
+
+
+def _fresh_labels(spec: ModelSpec) -> Tensor:
+    """A class embedding as a whole model of the spec draws it; of all layers one suffices."""
+    return DiffusionTransformer(replace(spec, layout="1D", sparse_grid=None)).state_dict()[LABELS]
 
 
 def _resize_head(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSpec) -> list[str]:

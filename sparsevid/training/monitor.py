@@ -227,9 +227,9 @@ class Monitor:
         return {}
 
     def _captions(self, count: int) -> list[str] | None:
-        """Class of each sample, which `VideoPipeline.batches` takes in turn; nothing for an unconditional model."""
-        classes = self.config.record.classes
-        return [classes[index % len(classes)] for index in range(count)] if classes else None
+        """Class of each sample; nothing for an unconditional model."""
+        classes, sampling = self.pipeline.classes, self._sampling()
+        return [classes[sampling.label(index)] for index in range(count)] if classes else None
 
     def _score(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring

@@ -15,6 +15,7 @@ from typing import Any
 from sparsevid.autoencoder import Autoencoder
 from sparsevid.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
 from sparsevid.config import ConfigError, RunConfig, load_config
+from sparsevid.data.clips import FIXED_CLIPS_RULE
 from sparsevid.distributed import from_main
 from sparsevid.logging import get_logger
 from sparsevid.sparsity.spec import ModelSpec
@@ -29,6 +30,7 @@ FIXED = ("autoencoder.kind", "autoencoder.channels", "autoencoder.patch", "objec
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
+MEASURED = {"validate": ("validate_clips", "validate_split"), "score": ("score_clips", "protocol")}  # noted where they are used
 
 
 class RunLock:
@@ -138,7 +140,7 @@ def _newest_of_branch(config: RunConfig) -> Path | None:
     return None
 
 
-def origin(config: RunConfig, resumed: Path | None, autoencoder: Autoencoder) -> dict[str, str | None]:
+def origin(config: RunConfig, resumed: Path | None, autoencoder: Autoencoder) -> dict[str, str | int | None]:
     """What the run's training states say of where it comes from.
 
     Args:
@@ -148,11 +150,12 @@ def origin(config: RunConfig, resumed: Path | None, autoencoder: Autoencoder) ->
 
     Returns:
         `autoencoder`: its fingerprint. `branched_from`: the checkpoint that `train.resume` last named, inside the run's folder.
+        `fixed_clips`: the rule by which validation chooses its clips.
     """
     branch = None
     if resumed is not None:
         branch = _state(resumed).get("branched_from") if config.train.resume == "auto" else _inside(config)
-    return {"autoencoder": autoencoder.fingerprint(), "branched_from": branch}
+    return {"autoencoder": autoencoder.fingerprint(), "branched_from": branch, "fixed_clips": FIXED_CLIPS_RULE}
 
 
 def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprint: str) -> None:
@@ -179,10 +182,17 @@ def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprin
     # Training states of before have no fingerprint.
     saved_fingerprint = _state(folder).get("autoencoder", fingerprint)
     _refuse_differences(folder, "autoencoder", {"the fingerprint of settings and weights": (saved_fingerprint, fingerprint)})
-    for key in NOTED:
+    measured = [f"monitor.{name}" for task, names in MEASURED.items() if now["monitor"][f"{task}_every"] for name in names]
+    for key in (*NOTED, *measured):
         old, new = _value(before, key), _value(now, key)
         if old != new:
             logger.warning("%s is %s, it was %s up to the checkpoint", key, new, old)
+    # Training states of before have no rule: it was the first.
+    if config.monitor.validate_every and _state(folder).get("fixed_clips", 1) != FIXED_CLIPS_RULE:
+        logger.warning(
+            "validation losses are of other clips than up to the checkpoint, which was trained by a version that chose them "
+            "differently: compare them with later ones alone"
+        )
 
 
 def _check_labels(folder: Path, before: list[str], now: list[str]) -> None:

@@ -35,6 +35,7 @@ from sparsevid.distributed import (
 )
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.paths import with_whole_paths
 from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
@@ -69,7 +70,7 @@ class Trainer:
         with peers_may_die("building"):
             init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
             self.ranks = check_ranks(config.train.start_timeout)
-            data = open_data(config)
+            data = open_data(with_whole_paths(config))
             self.lock = RunLock(data.config)
             try:
                 self._build(data)

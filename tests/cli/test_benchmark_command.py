@@ -205,8 +205,10 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["model", "--input-size", "8", "16", "16", "--batch", "1", "4", "--against-naive", "--warmup", "0"],
         ["sampling", "--steps", "5", "20", "--compile", "off", "on", "--product", "--extrapolate", "--autoencoder", "none"],
         ["quality", "my run", "--samplers", "ddim", "--reuse-every", "1", "3", "--weights", "model"],
+        ["quality", "my run", "--autoencoder", "kl:my vae"],
         ["data"],
         ["data", "ucf101", "--card-option", "split.max_missing=1", "--card-option", "clip.size=[16, 24]"],
+        ["training", "--presets", "Latte-S/2", "--config", "my run", "model.layout=2P 3(1M4S1R1D) 5D"],
         ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
     ],
 )
@@ -264,3 +266,46 @@ def test_command_is_listed_and_explains_itself(capsys):
         run_tool("benchmark", ["model", "--help"])
     assert done.value.code == 0
     assert "sparsevid benchmark model --presets Latte-XL/2 SparseLatte-XL/2" in capsys.readouterr().out
+
+
+@pytest.fixture
+def run(tmp_path, card):
+    """A run on the card's videos."""
+    path = tmp_path / "run.yaml"
+    model = "model: {layout: 1P 1(1M1S1R1D) 1D, hidden_size: 32, num_heads: 2, patch_size: 1}"
+    path.write_text(
+        f"name: mine\n{model}\nobjective: {{kind: flow}}\ndata: {{card: {card}, size: [32, 32]}}\n", encoding="utf-8"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "names"),
+    [
+        ("model", QUICK, ["mine, dense", "mine"]),
+        ("training", ["--repeats", "1", "--device", "cpu"], ["mine, dense", "mine", "mine"]),
+        ("sampling", [*QUICK, "--steps", "2", "--extrapolate"], ["mine, dense", "mine"]),
+    ],
+)
+def test_a_run_is_timed_as_presets_are(run, action, options, names, tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    settings = ["model.hidden_size=16", "schedule.frames=2", "schedule.r_min=0.3"]
+    assert run_tool("benchmark", [action, *options, "--json", str(path), "--config", str(run), *settings]) == 0
+    written = json.loads(path.read_text(encoding="utf-8"))
+    rows = written.get("results") or written["steps"]
+    found = [row["preset"] for row in rows]
+    assert found[: len(names)] == names and set(found) == set(names)
+    assert shlex.join(["--config", str(run), *settings]) in written["header"]["command"]
+    if action == "sampling":
+        assert {row["sampler"] for row in rows} == {"euler"}  # the run's
+    assert "mine" in capsys.readouterr().out
+
+
+def test_clips_of_a_run_are_read_for_its_model(run, tmp_path, capsys):
+    path = tmp_path / "data.json"
+    quick = [each for each in QUICK_DATA if each not in ("--preset", "Latte-XS/2")]
+    options = ["--decoders", "pyav", "--workers", "0", *quick, "--json", str(path)]
+    assert run_tool("benchmark", ["data", *options, "--config", str(run), "data.stride=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "reading clips of mine" in printed and "mine in training" in printed
+    assert "3 videos" in json.loads(path.read_text(encoding="utf-8"))["header"]["data"]

@@ -36,7 +36,7 @@ def convert(*arguments) -> int:
 
 def test_public_to_ours_to_sparse_and_back(latte, tmp_path, capsys):
     path, weights, config = latte
-    assert convert(path, tmp_path / "dense", "--heads", config["num_heads"]) == 0
+    assert convert(path, tmp_path / "dense", "--heads", config["num_heads"], "--classes", config["num_classes"]) == 0
     printed = capsys.readouterr().out
     assert "pos_embed" in printed and "temp_embed" in printed and f"{config['depth']}D" in printed
     dense = load_model(tmp_path / "dense")
@@ -62,7 +62,7 @@ def test_public_to_ours_to_sparse_and_back(latte, tmp_path, capsys):
 
 def test_one_step_equals_two(latte, tmp_path):
     path, _, config = latte
-    heads = ("--heads", config["num_heads"])
+    heads = ("--heads", config["num_heads"], "--classes", config["num_classes"])
     sparse = ("--to-sparse", f"1M 1R {config['depth'] - 2}D", "--sparse-grid", 1, 2, 2, "--no-transition-positions")
     assert convert(path, tmp_path / "sparse", *heads, *sparse) == 0
     assert convert(path, tmp_path / "dense", *heads) == 0
@@ -75,7 +75,7 @@ def test_one_step_equals_two(latte, tmp_path):
 def test_public_to_public_and_which_weights(latte, tmp_path):
     """The raw weights' tables are not sin-cos tables here, so that taking them by mistake shows."""
     path, weights, config = latte
-    options = ("--to-public", "latte", "--heads", config["num_heads"])
+    options = ("--to-public", "latte", "--heads", config["num_heads"], "--classes", config["num_classes"])
     assert convert(path, tmp_path / "ema.pt", *options) == 0
     assert convert(path, tmp_path / "raw.pt", *options, "--weights", "model") == 2
     assert not (tmp_path / "raw.pt").exists()
@@ -88,7 +88,7 @@ def test_sparsedit_through_a_folder(tmp_path, capsys):
     weights = {key.removeprefix("sd."): value for key, value in tensors.items() if key.startswith("sd.")}
     save_file(weights, tmp_path / "sparsedit.safetensors")
     side, heads = config["semantic_size"], config["num_heads"]
-    source = (tmp_path / "sparsedit.safetensors", tmp_path / "ours", "--heads", heads)
+    source = (tmp_path / "sparsedit.safetensors", tmp_path / "ours", "--heads", heads, "--classes", config["num_classes"])
     assert convert(*source) == 2 and "sparse_grid=(t, h, w) is needed" in capsys.readouterr().err
     assert convert(*source, "--sparse-grid", 1, side, side) == 0
     assert load_model(tmp_path / "ours").spec.sparse_grid == (1, side, side)
@@ -99,10 +99,12 @@ def test_sparsedit_through_a_folder(tmp_path, capsys):
 
 def test_wrong_use_gets_a_message(latte, tmp_path, capsys):
     path, _, config = latte
-    heads = ("--heads", config["num_heads"])
+    heads = ("--heads", config["num_heads"], "--classes", config["num_classes"])
     assert convert(path, tmp_path / "ours", *heads) == 0
     cases = [
         ((path, tmp_path / "a"), "give num_heads or a preset"),
+        ((path, tmp_path / "a", *heads[:2]), "means 'no class': give num_classes (--classes of `sparsevid convert`), 5 if"),
+        ((path, tmp_path / "a", *heads[:2], "--classes", 4), "has 6 rows; a model of 4 classes has 4, or one more"),
         ((path, tmp_path / "a", "--preset", "Latte-M/2"), "no preset 'Latte-M/2'"),
         ((path, tmp_path / "a", "--preset", "Latte-XL/2"), "preset Latte-XL/2 does not fit the checkpoint"),
         ((path, tmp_path / "a", *heads, "--weights", "state_dict"), "no state dict under 'state_dict'"),
@@ -113,7 +115,7 @@ def test_wrong_use_gets_a_message(latte, tmp_path, capsys):
         ((path, tmp_path / "a.pt", *heads, "--to-public", "dit"), "one frame"),
         ((path, path, *heads, "--to-public", "latte"), "exists already"),
         ((path, tmp_path / "ours", *heads), "has config.json and model.safetensors already"),
-        ((tmp_path / "ours", tmp_path / "a", *heads), "--heads cannot be used here"),
+        ((tmp_path / "ours", tmp_path / "a", *heads), "--heads, --classes cannot be used here"),
         ((tmp_path / "ours", tmp_path / "a", "--sparse-grid", 1, 2, 2), "--sparse-grid cannot be used here"),
         ((tmp_path, tmp_path / "a"), "is neither a checkpoint"),
         ((tmp_path / "ours", tmp_path / "a", "--weights", "ema"), "holds one model"),
@@ -128,7 +130,8 @@ def test_wrong_use_gets_a_message(latte, tmp_path, capsys):
 
 def test_the_tool_is_the_command(latte, tmp_path):
     path, _, config = latte
-    command = [sys.executable, str(TOOL), str(path), str(tmp_path / "ours"), "--heads", str(config["num_heads"])]
+    options = ["--heads", str(config["num_heads"]), "--classes", str(config["num_classes"])]
+    command = [sys.executable, str(TOOL), str(path), str(tmp_path / "ours"), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pos_embed" in done.stdout and {"config.json", "model.safetensors"} <= {

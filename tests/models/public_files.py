@@ -31,7 +31,8 @@ def public_weights(name: str) -> tuple[dict, dict, dict]:
 def options(config: dict) -> dict:
     """What the weights do not show, from the constructor's arguments."""
     grid = {"sparse_grid": (1, config["semantic_size"], config["semantic_size"])} if "semantic_size" in config else {}
-    return {"num_heads": config["num_heads"], **grid}
+    classes = {} if config.get("extras") == 1 else {"num_classes": config["num_classes"]}
+    return {"num_heads": config["num_heads"], **grid, **classes}
 
 
 def layout_of(config: dict) -> str:

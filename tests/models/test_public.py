@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sparsevid.models.convert import expected_shapes, from_public, to_public
 from sparsevid.models.presets import PRESETS
-from sparsevid.models.public import infer_spec, position_tables, public_names, read_checkpoint, sparsedit_modules
+from sparsevid.models.public import LABELS, infer_spec, position_tables, public_names, read_checkpoint, sparsedit_modules
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -149,6 +149,41 @@ def test_presets_complete_the_spec(preset):
             infer_spec(weights)
 
 
+@pytest.mark.parametrize("family", ["latte", "dit"])
+@pytest.mark.parametrize("no_class", [True, False])
+def test_a_label_table_with_and_without_no_class(family, no_class):
+    """Trained for guidance a model has a row more than classes; without it the last row is a class, and returns as one."""
+    spec = ModelSpec("4D", 24, 2, (2 if family == "latte" else 1, 8, 8), num_classes=5, no_class=no_class)
+    weights = small_state(spec, family)
+    converted = from_public(weights, num_heads=2, num_classes=5)
+    assert converted.spec == spec and len(converted.weights[LABELS]) == spec.labels == 5 + no_class
+    assert same(to_public(converted.weights, converted.spec, family), weights)
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_what_the_last_label_means_is_asked_where_nothing_tells():
+    weights = small_state(ModelSpec("4D", 24, 2, (1, 8, 8), num_classes=5), "dit")
+    with pytest.raises(ValueError, match=r"has 6 rows, .*: give num_classes .*, 5 if .* trained for guidance, else 6"):
+        from_public(weights, num_heads=2)
+    for classes in (4, 7, 0):
+        with pytest.raises(ValueError, match=f"has 6 rows; a model of {classes} classes has {classes}, or one more"):
+            from_public(weights, num_heads=2, num_classes=classes)
+    unconditional = small_state(ModelSpec("4D", 24, 2, (1, 8, 8)), "dit")
+    assert from_public(unconditional, num_heads=2).spec.labels == 0
+    with pytest.raises(ValueError, match="has no rows; a model of 5 classes"):
+        from_public(unconditional, num_heads=2, num_classes=5)
+
+
+@pytest.mark.parametrize(("rows", "no_class"), [(1001, True), (1000, False)])
+def test_a_preset_says_how_many_classes_its_model_has(rows, no_class):
+    spec = replace(PRESETS["DiT-S/8"], no_class=no_class)
+    weights = {name: torch.empty(shape, device="meta") for name, shape in expected_shapes(spec).items()}
+    weights |= position_tables(spec, "dit")
+    assert weights[LABELS].shape[0] == rows and infer_spec(weights, preset="DiT-S/8") == spec
+    with pytest.raises(ValueError, match="has 102 rows"):
+        infer_spec({**weights, LABELS: torch.empty(102, spec.hidden_size, device="meta")}, preset="DiT-S/8")
+
+
 @pytest.mark.parametrize("name", ["sparsedit", "dit_to_sparsedit"])
 def test_module_order_follows_from_the_layout(name):
     config = load_reference(name)[1]
@@ -176,7 +211,7 @@ def test_dense_layers_belong_to_the_module_up_to_its_count(layout, normal, modul
     sparse = {"sparse_grid": (1, 2, 2)} if parsed.is_sparse else {}
     spec = ModelSpec(layout, 24, 2, (1, 8, 8), num_classes=3, transition_positions=False, **sparse)
     weights = small_state(spec, "sparsedit")
-    converted = from_public(weights, num_heads=2, **sparse)
+    converted = from_public(weights, num_heads=2, num_classes=3, **sparse)
     assert converted.spec.parsed_layout.kinds == parsed.kinds
     assert same(to_public(converted.weights, converted.spec, "sparsedit"), weights)
 

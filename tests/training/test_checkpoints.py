@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from data.classes import write_card, write_classes
 from diffusers import AutoencoderKL
 
+from sparsevid.benchmark.candidates import open_run
 from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, verify, write_checksums
 from sparsevid.checksums import file_sha256
-from sparsevid.config import ConfigError
+from sparsevid.cli import main
+from sparsevid.config import ConfigError, load_config
+from sparsevid.data.open import open_data
+from sparsevid.evaluation import protocols
+from sparsevid.evaluation.protocols import load_protocol
+from sparsevid.pipeline import VideoPipeline
 from sparsevid.training.checkpoint import _finish
 from sparsevid.training.trainer import Trainer
 
@@ -138,6 +145,25 @@ def test_what_changes_no_meaning_of_the_weights_may_change(tiny, caplog):
         assert f"{change} up to the checkpoint" in caplog.text
 
 
+def test_what_is_measured_on_other_clips_is_told(tiny, caplog):
+    """Losses and scores of before and after do not compare: by other counts, and by clips that a version of before chose."""
+    Trainer(tiny("train.steps=2")[0]).train()
+    every = ("monitor.validate_every=1", "monitor.validate_clips=2")
+    Trainer(tiny("train.steps=2", "monitor.validate_clips=3", "monitor.protocol=cd-fvd")[0])
+    assert "up to the checkpoint" not in caplog.text  # neither is looked at
+    trainer = Trainer(tiny("train.steps=2", *every)[0])
+    assert "monitor.validate_clips is 2, it was 64 up to the checkpoint" in caplog.text
+    assert "validation losses are of other clips" not in caplog.text
+    folder = checkpoint_path(trainer.config.folder, 2)
+    values = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+    del values["fixed_clips"]
+    _rewrite(folder, values)
+    Trainer(tiny("train.steps=2")[0])
+    assert "validation losses are of other clips" not in caplog.text
+    Trainer(tiny("train.steps=2", *every)[0])
+    assert "validation losses are of other clips than up to the checkpoint" in caplog.text
+
+
 def test_another_class_behind_a_label_is_not_resumed(tiny, clips_folder, tmp_path):
     """As many classes, in another order: each label would go on with the weights of another."""
     card = tmp_path / "card.yaml"
@@ -169,6 +195,37 @@ def test_other_weights_behind_the_autoencoder_are_not_resumed(tiny, tmp_path):
     del values["autoencoder"]
     _rewrite(folder, values)
     assert Trainer(config).step == 2
+
+
+def test_a_run_by_relative_paths_is_used_from_another_folder(tiny, tmp_path, monkeypatch, capsys):
+    """Autoencoder, card, data and protocol are found from everywhere; the message for one that is gone names what to pass."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+    vae.save_pretrained(tmp_path / "models" / "vae")
+    write_card(tmp_path, write_classes(tmp_path / "data", [2, 2]))
+    shutil.copyfile(Path(protocols.__file__).parent / "cd-fvd.yaml", tmp_path / "protocol.yaml")
+    named = ["autoencoder.kind=kl", "autoencoder.source=models/vae", "data.card=classes.yaml", "data.root=data"]
+    small = ["schedule.frames=2", "data.size=[8,8]", "train.steps=1", "train.checkpoint_every=1", "sample.steps=1"]
+    monkeypatch.chdir(tmp_path)
+    config, _ = tiny(*named, *small, "monitor.protocol=protocol.yaml")
+    trainer = Trainer(config)
+    trainer.train()
+    folder, elsewhere = config.folder.absolute(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    clips = VideoPipeline.from_pretrained(folder, device="cpu")(2, show_progress=False)
+    assert clips.shape == (2, 3, 4, 8, 8)
+    saved = load_config(folder / "config.yaml")
+    assert len(open_data(saved).dataset) == 4
+    counted = [open_run(each) for each in (folder, checkpoint_path(folder, 1), checkpoint_path(folder, 1) / "model")]
+    assert all(each.spec == trainer.spec for each in counted) and counted[0].schedule == trainer.schedule
+    assert load_protocol(saved.monitor.protocol).name == "cd-fvd"
+    (tmp_path / "models").rename(tmp_path / "moved")
+    arguments = ["sample", str(folder), "--out", "out", "--num", "1", "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "pass it: --autoencoder kl:FOLDER" in capsys.readouterr().err
+    assert main([*arguments, "--autoencoder", "kl:../moved/vae"]) == 0
 
 
 def test_a_path_is_gone_back_to_once(tiny, caplog):

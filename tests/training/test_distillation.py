@@ -160,6 +160,7 @@ def test_recorder_keeps_what_an_objective_passes_through(teacher):
     [
         ({"in_channels": 8}, "in_channels is 4 there and 8 here"),
         ({"num_classes": 5}, "num_classes is 3 there and 5 here"),
+        ({"no_class": False}, "no_class is True there and False here"),
         ({"patch_size": 2, "sparse_grid": (2, 1, 1)}, "patch_size is 1 there and 2 here"),
         ({"learn_sigma": False}, "learn_sigma is True there and False here"),
         ({"input_size": (1, 4, 4), "sparse_grid": (1, 2, 2)}, "is_video is True there and False here"),

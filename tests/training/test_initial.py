@@ -110,6 +110,20 @@ def test_other_classes_get_a_fresh_embedding(tmp_path, classes, target):
         assert weights[LABELS].shape == (6, 32) and 0.01 < weights[LABELS].std() < 0.03
 
 
+@pytest.mark.parametrize("public", [True, False])
+@pytest.mark.parametrize("target", [DENSE, SPARSE])
+def test_a_source_without_no_class_keeps_its_classes_and_gets_one(tmp_path, target, public):
+    """Its last row is a class of this run, not what labels are dropped for; a file shows that by its number of rows."""
+    model = export(tmp_path, replace(DENSE, no_class=False))
+    source = tmp_path
+    if public:
+        torch.save(to_public(model.state_dict(), model.spec, "latte"), source := tmp_path / "public.pt")
+    weights, notes = initial_weights(str(source), target)
+    assert weights[LABELS].shape == (4, 32) and torch.equal(weights[LABELS][:3], model.state_dict()[LABELS])
+    assert 0.005 < weights[LABELS][3].std() < 0.05 and output(weights, target).isfinite().all()
+    assert f"initialised (normal), the row of 'no class': {LABELS}" in notes
+
+
 def test_an_unconditional_source_gets_classes(tmp_path):
     export(tmp_path, replace(DENSE, num_classes=0))
     weights, notes = initial_weights(str(tmp_path), DENSE)

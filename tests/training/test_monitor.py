@@ -212,8 +212,11 @@ def classes(tmp_path, clips_folder) -> Path:
 def test_conditional_models_are_validated_and_sampled_by_class(run, classes):
     each = run(f"data.card={classes}", "monitor.validate_every=1", "monitor.sample_every=1", "monitor.sample_clips=3")
     assert each.model.spec.num_classes == 2 and {clip.label for clip in each.clips()} == {0, 1}
+    monitor, names = each.monitor(), each.config.record.classes
+    labels = [monitor.pipeline.sampling(seed=each.config.seed).label(index) for index in range(3)]
+    assert monitor._captions(3) == [names[label] for label in labels] and set(labels) == {0, 1}
     with MetricWriter(each.config.folder) as metrics:
-        each.monitor().run(["sample"], 1, each.model.state_dict, metrics)
+        monitor.run(["sample"], 1, each.model.state_dict, metrics)
     assert Image.open(each.config.folder / "samples" / "step-0000001.png").size[1] == 3 * (16 + GAP + CAPTION_HEIGHT) - GAP
 
 
@@ -228,9 +231,12 @@ def test_samples_that_are_not_finite_are_a_warning(run, caplog):
     assert not monitor.undone(1) and not (each.config.folder / "samples").exists()
 
 
-def test_what_cannot_work_is_an_error_before_training(run):
+def test_what_cannot_work_is_an_error_before_training(run, classes):
     with pytest.raises(ValueError, match="needs a class-conditional model"):
         run("monitor.sample_every=1", "sample.guidance=2").monitor()
+    with pytest.raises(ValueError, match="guidance = 2.0: this model was trained with objective.label_dropout=0"):
+        guided = ("sample.guidance=2", "objective.label_dropout=0")
+        run(f"data.card={classes}", "monitor.sample_every=1", *guided).monitor()
     with pytest.raises(ValueError, match="does not fit a model trained with objective 'flow'"):
         run("monitor.sample_every=1", "sample.sampler=ddim").monitor()
     with pytest.raises(ConfigError, match="reads 8 frames of a generated clip, this run's clips have 4"):

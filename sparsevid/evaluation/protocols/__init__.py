@@ -21,13 +21,13 @@ FOLDER = Path(__file__).parent
 SUFFIX = ".yaml"
 # detector -> the protocol that is used when none is named
 DEFAULT_PROTOCOLS = {
-    "c3d-ucf101": "sparsevid/video-is-v1",
+    "c3d-ucf101": "sparsevid/video-is-v2",
     "c3d-ucf101-torchscript": "stylegan-v/isv2048_ucf",
-    "i3d": "sparsevid/v1-state-dict",
-    "i3d-torchscript": "sparsevid/v1",
+    "i3d": "sparsevid/v2-state-dict",
+    "i3d-torchscript": "sparsevid/v2",
     "inception-2015": "sparsevid/fid-v1",
     "inception-2015-logits": "sparsevid/is-v1",
-    "transnetv2": "sparsevid/fd-transnetv2-v1",
+    "transnetv2": "sparsevid/fd-transnetv2-v2",
     "videomae-v2": "cd-fvd",
 }
 

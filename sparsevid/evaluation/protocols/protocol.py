@@ -13,8 +13,8 @@ CHOICES = {
     "real_start": ("random", "first", "all"),
     "fake_start": ("first", "random", "all"),
     "resize": ("cover", "stretch"),
-    "real_selection": ("spread", "sorted", "random"),
-    "fake_selection": ("spread", "sorted", "random"),
+    "real_selection": ("spread", "sorted", "random", "balanced"),
+    "fake_selection": ("spread", "sorted", "random", "balanced"),
     "covariance": ("unbiased", "biased"),
     "geometry": ("stored", "display"),
 }
@@ -63,7 +63,8 @@ class Protocol:
     """What a score depends on beside the data.
 
     A clip is `frames` frames of a video, a stride apart. Clips are taken from the videos that are long enough: the selection
-    puts them in an order; then one clip of every video is taken, a second of every video that has one, … up to the count.
+    puts them in an order; then one clip of every video is taken, a second of every video that has one, … up to the count. A
+    balanced selection does so in each class, and takes one clip of every class, a second of every class that has one, ….
 
     Attributes:
         name: with a version. The names of this package's own protocols are reserved.
@@ -86,7 +87,9 @@ class Protocol:
         fake_count: generated clips at most; None: no limit.
         clips_per_video: real clips of one video at most; None: no limit. A generated video gives one, or with `all` all.
         real_selection: order of real videos. `spread`: natural order of their names; `sorted`: order of their characters, as
-            Python sorts strings; `random`: drawn.
+            Python sorts strings; `random`: drawn; `balanced`: drawn evenly over the classes that the card says, over all
+            videos where it says none. A count below all takes the beginning of that order: of the first two, where classes are
+            folders, the first classes alone.
         fake_selection: the same of generated videos.
         seed: of all draws.
         covariance: "unbiased" (1/(N − 1)) or "biased" (1/N).

@@ -1,0 +1,153 @@
+"""The model of a run, to be counted and timed as presets are: from its configuration, without data or weights."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparsevid.autoencoder.kl import KLAutoencoder
+from sparsevid.build import schedule_from_config, spec_from_config
+from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
+from sparsevid.data.cards import Card, load_card
+from sparsevid.logging import get_logger
+from sparsevid.models.presets import build_spec
+from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.times import TimeDistribution, UniformTimesteps
+from sparsevid.training.objective import build_objective
+
+STABLE_DIFFUSION = (8, 4)  # pixels of a latent's side, and channels, of the autoencoder that is taken for an unknown one
+SAID_OVER_A_MODEL = ("schedule.", "sample.")  # what can be said over a model that is there
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to count or to time.
+
+    Attributes:
+        name: for the reader.
+        spec: sizes and layout.
+        schedule: the token schedule; None for a dense model.
+        times: what training draws.
+        config: of the run; None of a preset.
+    """
+
+    name: str
+    spec: ModelSpec
+    schedule: TokenSchedule | None
+    times: TimeDistribution = field(default_factory=UniformTimesteps)
+    config: RunConfig | None = None
+
+    @property
+    def dense(self) -> "Candidate":
+        """The dense model of the same sizes."""
+        return Candidate(f"{self.name}, dense", self.spec.dense(), None, self.times, self.config)
+
+    @property
+    def sampler(self) -> str:
+        """The run's own; of a preset that of diffusion."""
+        if self.config is None:
+            return "ddim"
+        return self.config.sample.sampler or ("euler" if self.config.objective.kind == "flow" else "ddim")
+
+
+def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:
+    """The model of a run.
+
+    Args:
+        source: a run's YAML file, its folder, one of its checkpoints, an exported folder, or that of a converted public model.
+        overrides: dotted settings over the configuration, such as `model.layout=12D`.
+
+    Raises:
+        ConfigError: no such run, or a configuration that does not say enough; the message names the key.
+        FileNotFoundError: no such card.
+        KeyError, ValueError: as `load_card` and `spec_from_config`.
+    """
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        return _of_model(path, overrides)
+    if path.is_dir() and not (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} is no run: it has no config.yaml; accepted are a run's YAML file, and its folder")
+    config = load_config(path / "config.yaml" if path.is_dir() else path, list(overrides))
+    objective = build_objective(config.objective)
+    known = config.record.fingerprint is not None  # what training found out says all
+    card = None if known else load_card(config.data.card, config.data.card_options)
+    factor, channels = _latents(config.autoencoder)
+    spec = spec_from_config(
+        config,
+        input_size=_input_size(config, card, factor),
+        in_channels=channels,
+        num_classes=len(config.record.classes) if card is None else _classes(card),
+        learn_sigma=objective.learn_sigma,
+    )
+    return Candidate(config.name, spec, _schedule(config, spec), objective.times, config)
+
+
+def spec_of(model: str | Candidate) -> ModelSpec:
+    """The spec of a candidate, or of the preset of this name."""
+    return build_spec(model) if isinstance(model, str) else model.spec
+
+
+def name_of(model: str | Candidate) -> str:
+    """The name of a candidate, or the preset's itself."""
+    return model if isinstance(model, str) else model.name
+
+
+def _of_model(folder: Path, overrides: Sequence[str]) -> Candidate:
+    """A model that is there, whose spec may be another than its run's: it may have been made sparse since."""
+    if others := [each for each in overrides if not each.startswith(SAID_OVER_A_MODEL)]:
+        accepted = ", ".join(f"{each}…" for each in SAID_OVER_A_MODEL)
+        raise ConfigError(f"{folder} holds a model, over which {others[0]} cannot be said; accepted are {accepted}")
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or "spec" not in values:
+        raise ConfigError(f"{folder / 'config.json'} has no spec: not a model that was saved here")
+    spec = ModelSpec.from_dict(values["spec"])
+    own = folder / "config.yaml"
+    config = load_config(own if own.is_file() else None, list(overrides))
+    if not own.is_file():
+        config.objective.kind = "diffusion" if spec.learn_sigma else "flow"
+    return Candidate(folder.name, spec, _schedule(config, spec), build_objective(config.objective).times, config)
+
+
+def _schedule(config: RunConfig, spec: ModelSpec) -> TokenSchedule | None:
+    return schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset) if spec.is_sparse else None
+
+
+def _input_size(config: RunConfig, card: Card | None, factor: int) -> tuple[int, int, int]:
+    """Latent frames, height and width; what the run leaves open is the card's."""
+    frames, size = config.data.frames, config.data.size
+    if card is not None:
+        frames, size = frames or card.clip.frames, size or card.clip.size
+    if frames is None or size is None:
+        raise ConfigError("data.frames and data.size are not said, and the run has no card to ask")
+    if size[0] % factor or size[1] % factor:
+        raise ConfigError(f"data.size = {list(size)}: height and width are no multiples of {factor}, the autoencoder's factor")
+    return frames, size[0] // factor, size[1] // factor
+
+
+def _latents(autoencoder: AutoencoderConfig) -> tuple[int, int]:
+    """Pixels of a latent's side, and channels."""
+    if autoencoder.kind == "linear":
+        return autoencoder.patch, autoencoder.channels
+    if autoencoder.kind == "pixels":
+        return 1, 3
+    found = KLAutoencoder.latents_of(autoencoder.source)
+    if found is None:
+        logger.warning(
+            "autoencoder.source = %s is not here: its latents are taken for those of Stable Diffusion, %d channels, a side of "
+            "%d pixels", autoencoder.source, *reversed(STABLE_DIFFUSION),
+        )  # fmt: skip
+    return found or STABLE_DIFFUSION
+
+
+def _classes(card: Card) -> int:
+    """Number of classes of a data set, as its card says it."""
+    if card.label_rule == "none":
+        return 0
+    if card.classes or "classes" in card.counts:
+        return len(card.classes) or card.counts["classes"]
+    raise ConfigError(
+        f"card {card.name!r} does not say how many classes its data has: write `counts: {{classes: N}}` into it, or give the "
+        "folder of a run that was trained on them"
+    )

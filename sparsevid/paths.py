@@ -1,0 +1,34 @@
+"""The paths that a run's configuration names, from where they mean the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sparsevid.config import RunConfig
+
+YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def with_whole_paths(config: RunConfig) -> RunConfig:
+    """A run with whole paths to what those need who read its checkpoints from another folder.
+
+    Args:
+        config: of the run, with paths relative to the working directory. What is no file or folder there, such as a hub id or
+            the name of a card or a protocol, stays as it is.
+    """
+    autoencoder, data, monitor = config.autoencoder, config.data, config.monitor
+    return replace(
+        config,
+        autoencoder=replace(autoencoder, source=_whole_folder(autoencoder.source)),
+        data=replace(data, card=_whole_file(data.card), root=_whole_folder(data.root)),
+        monitor=replace(monitor, protocol=_whole_file(monitor.protocol)),
+    )
+
+
+def _whole_folder(value: str | None) -> str | None:
+    path = Path(value or "").expanduser()
+    return str(path.absolute()) if value and path.is_dir() else value
+
+
+def _whole_file(value: str) -> str:
+    path = Path(value).expanduser()
+    return str(path.absolute()) if path.suffix in YAML_SUFFIXES and path.is_file() else value
