@@ -12,7 +12,7 @@ over for PyAV, with a warning, where that shows before decoding.
 A reader lives inside one call, so nothing is shared between worker processes or left open.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -56,13 +56,16 @@ def probe(path: str | Path) -> VideoInfo:
     return probes[_kind(path)](path)
 
 
-def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND) -> Tensor:
+def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND, *, seek: bool = True) -> Tensor:
     """Decode frames by index: in a file starting at the key frame before each run of them, in a folder nothing else.
+
+    Key frames that are none, and frames that cannot be decoded from the key frame on, are decoded from the start of the file.
 
     Args:
         path: a video file, a frame folder, or an image.
         indices: T frame numbers from 0, in any order, repeats allowed.
         backend: "pyav" or "decord"; `decode_decord` names the files that PyAV reads in either case.
+        seek: whether to start at key frames; if not, PyAV decodes the file from its start (see `Video.from_start`).
 
     Returns:
         uint8 frames (T,C,H,W), RGB, in the order of `indices`.
@@ -80,7 +83,7 @@ def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT
     kind = _kind(path)
     if kind == "image":
         return frame_folder.read_images(path, indices)
-    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend)
+    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend, seek)
 
 
 def iter_frames(path: str | Path, chunk: int = 32) -> Iterator[Tensor]:
@@ -154,14 +157,14 @@ def _kind(path: Path) -> Kind:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 
 
-def _read_file(path: Path, indices: list[int], backend: str) -> Tensor:
+def _read_file(path: Path, indices: list[int], backend: str, seek: bool) -> Tensor:
     wanted = sorted(set(indices))
-    reader = None
-    if backend == "decord":
+    numbered: Iterable[tuple[int, Tensor]] = []
+    if backend == "decord" and seek:
         index = decode_file.packet_index(path)
         decode_file.check_exists(path, index, wanted[-1])
-        reader = decode_decord.open_reader(path, index)
-    numbered = decode_file.read_numbered(path, wanted) if reader is None else decode_decord.read_numbered(path, reader, wanted)
+        numbered = decode_decord.read_numbered(path, index, wanted)
+    numbered = numbered or decode_file.read_numbered(path, wanted, seek)
     frames: dict[int, Tensor] = {}
     try:
         for i, frame in numbered:

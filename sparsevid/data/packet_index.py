@@ -4,8 +4,7 @@ AVI stores the order of packets alone. FFmpeg guesses presentation times for it,
 B-frames. There a frame is recognised by the packet on whose arrival the decoder gives it: from the first frame on, one packet
 gives one frame, `delay` packets later than in a stream without B-frames.
 
-MPEG-4 (Xvid, DivX) has packets without a frame of their own: placeholders that say "not coded". Where two frames were packed
-into one packet, the placeholder that follows stands for the second; alone it repeats a frame, and FFmpeg gives none for it.
+Some packets have no frame of their own (`shown_packets`): they count as none.
 """
 
 from array import array
@@ -16,12 +15,14 @@ from dataclasses import dataclass
 import av
 
 from sparsevid.data.reading import add_decoded
+from sparsevid.data.shown_packets import shows_frame
 from sparsevid.logging import get_logger
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
-_FRAME_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4
-_PLACEHOLDER_BYTES = 8  # at most, with the 4 of its start; a coded frame of 64x64 pixels or more is longer
+# Where key frames are what they are marked as, as far as is known, and a decoder says of a picture whether it needs others.
+_KNOWN_CONTAINERS = ("mov", "avi", "matroska", "gif")
+_KNOWN_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "ffv1", "png", "gif")
 
 logger = get_logger(__name__)
 
@@ -45,6 +46,10 @@ class PacketIndex:
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
         leading: whether frames shown before a key frame are stored after it.
         plain: whether pixels have 8 bits and the height is even.
+        codec: FFmpeg's name of it.
+        full_chroma: whether each pixel has its own colour, as in 4:4:4.
+        known: whether random access is known to be right in this container and codec; if not, it has to be tried out.
+        from_start: whether it was tried out, and gave other frames than a decode from the start; then `keys` is empty.
     """
 
     frames: int
@@ -60,6 +65,10 @@ class PacketIndex:
     delay: int
     leading: bool
     plain: bool
+    codec: str
+    full_chroma: bool
+    known: bool
+    from_start: bool = False
 
     def __len__(self) -> int:
         return max(1, len(self.times) + 2 * len(self.keys))  # numbers held
@@ -90,39 +99,24 @@ class PacketIndex:
         return steps / seconds
 
 
-class _Packing:
-    """Which packets of MPEG-4 give a frame."""
-
-    def __init__(self) -> None:
-        self._waiting = False  # a second frame, for the place of a placeholder
-
-    def gives_frame(self, packet: bytes) -> bool:
-        """Whether the next packet of the stream gives one."""
-        if packet.count(_FRAME_START) > 1:
-            self._waiting = True
-        elif len(packet) <= _PLACEHOLDER_BYTES:
-            given, self._waiting = self._waiting, False
-            return given
-        return True
-
-
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """Walk the packets; the first frame is decoded on the way, which saves to open the file twice."""
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
     leading, cut, delay = False, 0, 0
-    packing = _Packing() if stream.codec_context.name == "mpeg4" else None
+    codec = stream.codec_context.codec
+    shows = shows_frame(codec.canonical_name)
     for packet in intact_packets(container, stream):
         if not first:
             first += decode(stream, packet)[:1]
             delay = len(shown)
-        if not packet.size or (packing and not packing.gives_frame(bytes(packet))):
+        if not packet.size or (shows and not shows(bytes(packet))):
             continue
+        if keys and packet.pts is not None and packet.pts < keys[-1][0]:
+            leading = True
         if packet.is_keyframe and packet.pts is not None:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-        elif keys and packet.pts is not None and packet.pts < keys[-1][0]:
-            leading = True
         if packet.is_discard:  # an edit list cuts the frame away: it is decoded but not shown
             cut += 1
         else:
@@ -149,6 +143,10 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         delay=delay if by_packet else 0,
         leading=leading,
         plain=pixels is not None and all(part.bits <= 8 for part in pixels.components) and pixels.height % 2 == 0,
+        codec=codec.canonical_name,
+        full_chroma=pixels is not None and pixels.chroma_width(64) == pixels.chroma_height(64) == 64,
+        known=(codec.intra_only or codec.canonical_name in _KNOWN_CODECS)
+        and container.format.name.split(",")[0] in _KNOWN_CONTAINERS,
     )
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -15,6 +16,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sparsevid.logging import get_logger
+
+logger = get_logger(__name__)
 Kept = TypeVar("Kept", bound=Sized)
 
 
@@ -96,6 +100,17 @@ def add_decoded(frames: int) -> None:
     with _counts_lock:
         for count in _counts:
             count.frames += frames
+
+
+def log_fallback(path: Path, reason: str) -> None:
+    """Log that a video is read in another way than was asked for: one warning per folder and reason, not one per clip."""
+    logger.debug("%s: %s", path, reason)
+    _warn_once(path.parent, reason)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(folder: Path, reason: str) -> None:
+    logger.warning("videos in %s: %s", folder, reason)
 
 
 def stack(path: Path, frames: list[tuple[int, Tensor]], names: Callable[[int], str] = lambda i: f"frame {i}") -> Tensor:
