@@ -20,6 +20,7 @@ from torch import Tensor
 from sparsevid.data import array_files, decode_decord, decode_file, frame_folder
 from sparsevid.data.files import Kind, kind_of
 from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
+from sparsevid.data.seeking import tried_runs
 
 __all__ = [
     "BACKENDS",
@@ -27,11 +28,13 @@ __all__ = [
     "DecodeError",
     "VideoInfo",
     "count_decoded",
+    "describe_decoder",
     "frame_times",
     "holds_parts",
     "iter_frames",
     "probe",
     "read_frames",
+    "sought_runs",
 ]
 
 BACKENDS = ("pyav", "decord")
@@ -134,6 +137,24 @@ def frame_times(path: str | Path) -> list[float]:
     if not seconds:
         raise DecodeError(path, "the file holds no presentation times")
     return seconds
+
+
+def describe_decoder(backend: str = DEFAULT_BACKEND) -> str:
+    """What decodes video files, with versions, for records of pixels: the last bits of some files depend on it."""
+    pyav = decode_file.describe()
+    return pyav if backend == "pyav" else f"{decode_decord.describe()}; where that errs, {pyav}"
+
+
+def sought_runs(path: Path) -> list[range]:
+    """Runs of frames, spread over a video, that tell whether random access to it is right; none where nothing is sought.
+
+    Raises:
+        DecodeError: the video is missing or unreadable.
+    """
+    if _kind(path) != "video":
+        return []
+    index = decode_file.packet_index(path)
+    return list(tried_runs(index.keys, index.frames).values())
 
 
 def holds_parts(path: Path) -> bool:

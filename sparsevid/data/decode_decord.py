@@ -13,6 +13,7 @@ differ by up to 2 levels of 255.
 """
 
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -43,14 +44,12 @@ def read_numbered(path: Path, index: PacketIndex, wanted: list[int]) -> list[tup
     reader = _open_reader(path, index)
     if reader is None:
         return []
-    from decord import DECORDError
-
     numbered = []
     try:
         for i in wanted:
             numbered.append((i, torch.from_numpy(reader[i].asnumpy())))
             add_decoded(1)
-    except (DECORDError, IndexError):
+    except (_imported().DECORDError, IndexError):
         # Which frame it is depends on how far ahead its threads are: PyAV says what is damaged.
         _leave_to_pyav(path, "decord cannot decode some frame")
         return []
@@ -63,10 +62,7 @@ def _open_reader(path: Path, index: PacketIndex):
     Raises:
         ImportError: decord is not installed.
     """
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        raise ImportError(f"the decoding backend 'decord' cannot be imported ({error}); use backend 'pyav'") from error
+    decord = _imported()
     if index.codec not in _CODECS:
         return _leave_to_pyav(path, f"its random access is known to be right for {', '.join(_CODECS)} alone")
     if index.codec == "h264" and index.full_chroma:
@@ -90,6 +86,22 @@ def _open_reader(path: Path, index: PacketIndex):
     if not set(index.keys).issuperset(reader.get_key_indices()):
         return _leave_to_pyav(path, "decord takes other frames for key frames")
     return reader
+
+
+def describe() -> str:
+    """decord with its version; where it is missing no file can have been read by it."""
+    try:
+        return f"decord {_imported().__version__}"
+    except ImportError:
+        return "decord (not installed)"
+
+
+def _imported() -> ModuleType:
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        raise ImportError(f"the decoding backend 'decord' cannot be imported ({error}); use backend 'pyav'") from error
+    return decord
 
 
 def _leave_to_pyav(path: Path, reason: str) -> None:

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from sparsevid.data.packet_index import PacketIndex, index_packets
-from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, log_fallback
+from sparsevid.data.reading import FROM_START, DecodeError, SizedCache, VideoInfo, log_fallback
 from sparsevid.data.seeking import decoded, from_key_frame, marks_hold, recognised, seeks_agree
 from sparsevid.logging import get_logger
 
 VARIABLE_RATE = "variable frame rate"
-FROM_START = "random access gives other frames: read from the start"
 
 # Only self-contained files: a playlist with the name of a video could make FFmpeg open other addresses.
 _OPEN_OPTIONS = {"format_whitelist": "mov,avi,matroska,gif", "protocol_whitelist": "file"}
@@ -61,6 +60,11 @@ def probe_file(path: Path) -> VideoInfo:
         variable_rate=variable,
         notes=(VARIABLE_RATE,) * variable + (FROM_START,) * index.from_start,
     )
+
+
+def describe() -> str:
+    """PyAV and the FFmpeg inside it, with their versions."""
+    return f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
 
 def packet_index(path: Path) -> PacketIndex:

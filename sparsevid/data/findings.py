@@ -18,7 +18,7 @@ from sparsevid.data.reading import VideoInfo
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.walk import Found, Rejects, Scan, find_videos
 
-FORMAT = 4  # of the file; to be raised, too, when the same tree is read as something else
+FORMAT = 5  # of the file; to be raised, too, when the same tree is read as something else
 
 _INFO = tuple(field.name for field in fields(VideoInfo))
 _info_row = attrgetter(*_INFO)

@@ -13,6 +13,7 @@ from sparsevid.data.decode import DecodeError
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
+from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import Sorting, TreeRules, apply_rules
 from sparsevid.data.walk import Found, Rejects, Scan, scan_tree
 from sparsevid.distributed import broadcast_object, is_main, patient_group
@@ -40,6 +41,7 @@ class Video:
         label: index into the manifest's classes; None without labels.
         split: None in no split.
         times: seconds at which each frame is shown, where the rate varies; else None.
+        from_start: whether random access was found to give other frames, so that the file is to be decoded from its start.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Video:
     label: int | None = None
     split: str | None = None
     times: tuple[float, ...] | None = None
+    from_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +286,7 @@ def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sort
     for first, frames in contents.runs:
         seconds = info.seconds if info.seconds is not None and frames == info.frames else (frames - 1) / fps
         values = (found.path, found.bytes, frames, fps, info.width, info.height, seconds, first, label, split, contents.times)
-        videos.append(Video(*values))
+        videos.append(Video(*values, from_start=FROM_START in contents.remarks))
     return videos
 
 

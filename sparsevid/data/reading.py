@@ -20,6 +20,7 @@ from sparsevid.logging import get_logger
 
 logger = get_logger(__name__)
 Kept = TypeVar("Kept", bound=Sized)
+FROM_START = "random access gives other frames: read from the start"  # a note of a `VideoInfo`
 
 
 class DecodeError(RuntimeError):

@@ -79,15 +79,15 @@ class VideoClips:
 
     def read(self, first: int, last: int) -> Iterator[Tensor]:
         per_read = max(1, FRAMES_PER_READ // self.shape.rule.frames)
-        for path, group in groupby(self.chosen[first:last], key=lambda each: each[0].path):
+        for (path, seek), group in groupby(self.chosen[first:last], key=lambda each: (each[0].path, not each[0].from_start)):
             starts = [video.first + start for video, start in group]
             for i in range(0, len(starts), per_read):
-                yield from self._read(path, starts[i : i + per_read])
+                yield from self._read(path, starts[i : i + per_read], seek)
 
-    def _read(self, path: str, starts: list[int]) -> Iterator[Tensor]:
+    def _read(self, path: str, starts: list[int], seek: bool) -> Iterator[Tensor]:
         """Clips of one file out of one pass over it: neighbours share frames and the way from the key frame."""
         wanted = sorted({frame for start in starts for frame in clip_indices(self.shape.rule, start)})
-        frames = self.shape.resized(read_frames(self.root / path, wanted, BACKEND))
+        frames = self.shape.resized(read_frames(self.root / path, wanted, BACKEND, seek=seek))
         position = {frame: i for i, frame in enumerate(wanted)}
         for start in starts:
             clip = frames[[position[frame] for frame in clip_indices(self.shape.rule, start)]]
