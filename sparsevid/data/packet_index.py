@@ -33,7 +33,7 @@ class PacketIndex:
 
     Attributes:
         frames: number of packets that hold a frame that is shown.
-        header_frames: the header's number, without frames that an edit list cuts away; 0 if it says none.
+        header_frames: the header's number, without packets that show no frame; 0 if it says none.
         width: in pixels, of the first frame; 0 if no frame can be decoded.
         height: likewise.
         declared_rate: frames a second by the header; 0 if it says none.
@@ -104,21 +104,24 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
-    leading, cut, delay = False, 0, 0
+    leading, unseen, delay = False, 0, 0
     codec = stream.codec_context.codec
     shows = shows_frame(codec.canonical_name)
     for packet in intact_packets(container, stream):
         if not first:
             first += decode(stream, packet)[:1]
             delay = len(shown)
-        if not packet.size or (shows and not shows(bytes(packet))):
+        if not packet.size:
+            continue
+        if shows and not shows(bytes(packet)):
+            unseen += 1
             continue
         if keys and packet.pts is not None and packet.pts < keys[-1][0]:
             leading = True
         if packet.is_keyframe and packet.pts is not None:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         if packet.is_discard:  # an edit list cuts the frame away: it is decoded but not shown
-            cut += 1
+            unseen += 1
         else:
             shown.append((packet.pts, packet.dts))
     if not first:  # the file broke off: its frames are still inside the decoder
@@ -130,7 +133,7 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     numbers, seeks = _key_frames(times, keys, by_packet)
     return PacketIndex(
         frames=len(shown),
-        header_frames=max(0, stream.frames - cut),
+        header_frames=max(0, stream.frames - unseen),
         width=first[0].width if first else 0,
         height=first[0].height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),

@@ -50,7 +50,7 @@ class VideoInfo:
             do not say.
         width: in pixels.
         height: in pixels.
-        header_frames: the header's number, without frames that an edit list cuts away; 0 if it says none.
+        header_frames: the header's number, without frames that are hidden or that an edit list cuts away; 0 if it says none.
         seconds: from the first frame shown to the last; None if unknown.
         variable_rate: whether the steps between frames differ by more than rounding.
         notes: short reasons to look at this video again, such as "variable frame rate".
