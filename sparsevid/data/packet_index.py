@@ -20,6 +20,7 @@ from sparsevid.logging import get_logger
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
+_SOUGHT_BY_PTS = ("mov", "matroska", "gif")  # where FFmpeg seeks by presentation time; elsewhere by decoding time
 # Where key frames are what they are marked as, as far as is known, and a decoder says of a picture whether it needs others.
 _KNOWN_CONTAINERS = ("mov", "avi", "matroska", "gif")
 _KNOWN_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "ffv1", "png", "gif")
@@ -128,9 +129,10 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         first += decode(stream, None)[:1]
         delay = len(shown)
     pixels = stream.codec_context.format
-    by_packet = "avi" in container.format.name
+    kind = container.format.name.split(",")[0]
+    by_packet = kind == "avi"
     times = _ascending([dts if by_packet else pts for pts, dts in shown])
-    numbers, seeks = _key_frames(times, keys, by_packet)
+    numbers, seeks = _key_frames(times, keys, kind)
     return PacketIndex(
         frames=len(shown),
         header_frames=max(0, stream.frames - unseen),
@@ -148,15 +150,16 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         plain=pixels is not None and all(part.bits <= 8 for part in pixels.components) and pixels.height % 2 == 0,
         codec=codec.canonical_name,
         full_chroma=pixels is not None and pixels.chroma_width(64) == pixels.chroma_height(64) == 64,
-        known=(codec.intra_only or codec.canonical_name in _KNOWN_CODECS)
-        and container.format.name.split(",")[0] in _KNOWN_CONTAINERS,
+        known=(codec.intra_only or codec.canonical_name in _KNOWN_CODECS) and kind in _KNOWN_CONTAINERS,
     )
 
 
-def _key_frames(times: array, keys: list[tuple[int, int]], by_packet: bool) -> tuple[array, array]:
-    """Numbers of key frames, ascending, and where to seek to; FFmpeg seeks in AVI by decoding time, elsewhere by the other."""
-    clock = sorted(dts if by_packet else pts for pts, dts in keys) if times else []
-    return array("q", [bisect_left(times, time) for time in clock]), array("q", clock)
+def _key_frames(times: array, keys: list[tuple[int, int]], kind: str) -> tuple[array, array]:
+    """Numbers of key frames, ascending, and where to seek to."""
+    places = (
+        sorted((dts if kind == "avi" else pts, pts if kind in _SOUGHT_BY_PTS else dts) for pts, dts in keys) if times else []
+    )
+    return array("q", [bisect_left(times, time) for time, _ in places]), array("q", [place for _, place in places])
 
 
 def _ascending(times: list[int | None]) -> array:
