@@ -156,9 +156,9 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
 
 def _key_frames(times: array, keys: list[tuple[int, int]], kind: str) -> tuple[array, array]:
     """Numbers of key frames, ascending, and where to seek to."""
-    places = (
-        sorted((dts if kind == "avi" else pts, pts if kind in _SOUGHT_BY_PTS else dts) for pts, dts in keys) if times else []
-    )
+    if not times:
+        return array("q"), array("q")
+    places = sorted((dts if kind == "avi" else pts, pts if kind in _SOUGHT_BY_PTS else dts) for pts, dts in keys)
     return array("q", [bisect_left(times, time) for time, _ in places]), array("q", [place for _, place in places])
 
 

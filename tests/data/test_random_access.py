@@ -12,9 +12,11 @@ from data.awkward import OLD_GOP, decoded, write_edited, write_hidden, write_jpe
 from data.videos import write_video
 from einops import rearrange
 
+from sparsevid.config import DataConfig, RunConfig
 from sparsevid.data.clips import ClipRule
 from sparsevid.data.decode import BACKENDS, count_decoded, describe_decoder, iter_frames, probe, read_frames
 from sparsevid.data.manifest import build_manifest, open_manifest
+from sparsevid.data.open import open_data
 from sparsevid.data.reading import FROM_START
 from sparsevid.data.sources import VideoFrames
 from sparsevid.evaluation.clip_readers import ClipShape, VideoClips
@@ -189,6 +191,16 @@ def test_what_decodes_is_named_with_its_version():
     for backend in BACKENDS:
         assert f"PyAV {av.__version__}" in describe_decoder(backend) and "FFmpeg" in describe_decoder(backend)
     assert "decord" in describe_decoder("decord") and "decord" not in describe_decoder("pyav")
+
+
+@pytest.mark.parametrize("settings", [{}, {"decoder": "decord"}, {"decoder": "decord", "cache_frames": True}])
+def test_a_run_records_what_decodes(tmp_path, settings):
+    write_video(tmp_path / "data" / "v.mp4")
+    card = tmp_path / "card.yaml"
+    card.write_text(f"name: small\nroot: {tmp_path / 'data'}\nclip: {{frames: 4, stride: 1, size: [16, 16]}}\n")
+    record = open_data(RunConfig(data=DataConfig(card=str(card), **settings))).config.record
+    backend = "pyav" if settings.get("cache_frames") else settings.get("decoder", "pyav")
+    assert record.versions["decoder"] == describe_decoder(backend)
 
 
 def in_order(path, backend):
