@@ -14,7 +14,7 @@ over for PyAV, with a warning, where that shows before decoding.
 A reader lives inside one call, so nothing is shared between worker processes or left open.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from sparsevid.data import array_files, decode_decord, decode_file, frame_folder
 from sparsevid.data.display import Display
 from sparsevid.data.files import Kind, kind_of
 from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
+from sparsevid.data.seeking import tried_runs
 
 __all__ = [
     "BACKENDS",
@@ -30,11 +31,13 @@ __all__ = [
     "DecodeError",
     "VideoInfo",
     "count_decoded",
+    "describe_decoder",
     "frame_times",
     "holds_parts",
     "iter_frames",
     "probe",
     "read_frames",
+    "sought_runs",
 ]
 
 BACKENDS = ("pyav", "decord")
@@ -61,13 +64,18 @@ def probe(path: str | Path, *, display: bool = True) -> VideoInfo:
     return info if display else info.as_stored()
 
 
-def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND, *, display: bool = True) -> Tensor:
+def read_frames(
+    path: str | Path, indices: Sequence[int], backend: str = DEFAULT_BACKEND, *, seek: bool = True, display: bool = True
+) -> Tensor:
     """Decode frames by index: in a file starting at the key frame before each run of them, in a folder nothing else.
+
+    Key frames that are none, and frames that cannot be decoded from the key frame on, are decoded from the start of the file.
 
     Args:
         path: a video file, a frame folder, or an image.
         indices: T frame numbers from 0, in any order, repeats allowed.
         backend: "pyav" or "decord"; `decode_decord` names the files that PyAV reads in either case.
+        seek: whether to start at key frames; if not, PyAV decodes the file from its start (see `Video.from_start`).
         display: frames as a player shows them: pixels made square, then turned or mirrored as the file says, see `display`;
             else as they are stored.
 
@@ -87,7 +95,7 @@ def read_frames(path: str | Path, indices: Sequence[int], backend: str = DEFAULT
     kind = _kind(path)
     if kind == "image":
         return frame_folder.read_images(path, indices, display)
-    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend, display)
+    return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend, seek, display)
 
 
 def iter_frames(path: str | Path, chunk: int = 32, *, display: bool = True) -> Iterator[Tensor]:
@@ -142,6 +150,24 @@ def frame_times(path: str | Path) -> list[float]:
     return seconds
 
 
+def describe_decoder(backend: str = DEFAULT_BACKEND) -> str:
+    """What decodes video files, with versions, for records of pixels: the last bits of some files depend on it."""
+    pyav = decode_file.describe()
+    return pyav if backend == "pyav" else f"{decode_decord.describe()}; where that errs, {pyav}"
+
+
+def sought_runs(path: Path) -> list[range]:
+    """Runs of frames, spread over a video, that tell whether random access to it is right; none where nothing is sought.
+
+    Raises:
+        DecodeError: the video is missing or unreadable.
+    """
+    if _kind(path) != "video":
+        return []
+    index = decode_file.packet_index(path)
+    return list(tried_runs(index.keys, index.frames).values())
+
+
 def holds_parts(path: Path) -> bool:
     """Whether this may hold several videos, one behind the other: a frame folder cut at gaps, or a stack of clips.
 
@@ -163,14 +189,14 @@ def _kind(path: Path) -> Kind:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 
 
-def _read_file(path: Path, indices: list[int], backend: str, display: bool) -> Tensor:
+def _read_file(path: Path, indices: list[int], backend: str, seek: bool, display: bool) -> Tensor:
     wanted = sorted(set(indices))
-    reader = None
-    if backend == "decord":
+    numbered: Iterable[tuple[int, Tensor]] = []
+    if backend == "decord" and seek:
         index = decode_file.packet_index(path)
         decode_file.check_exists(path, index, wanted[-1])
-        reader = decode_decord.open_reader(path, index)
-    numbered = decode_file.read_numbered(path, wanted) if reader is None else decode_decord.read_numbered(path, reader, wanted)
+        numbered = decode_decord.read_numbered(path, index, wanted)
+    numbered = numbered or decode_file.read_numbered(path, wanted, seek)
     frames: dict[int, Tensor] = {}
     try:
         for i, frame in numbered:

@@ -4,11 +4,17 @@ Dimensions: H height, W width, C = 3 channels (RGB).
 
 The packets of a file are walked once (`packet_index`), and what they say is kept for the next read of the file. Frames are
 recognised by their time, or in AVI by the packet that gives them.
+
+Every read opens the file anew and decodes its first frame before the first seek: some decoders take what they need to know from
+the first packets alone (of H.264 the version of x264, whose faults are worked round; of MJPEG the tables). So frames depend on
+nothing that was read before. What random access does not give is decoded from the start.
 """
 
-from bisect import bisect_left, bisect_right
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -16,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.data.packet_index import PacketIndex, decode, index_packets, intact_packets
-from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo
+from sparsevid.data.packet_index import PacketIndex, index_packets
+from sparsevid.data.reading import FROM_START, DecodeError, SizedCache, VideoInfo, log_fallback
+from sparsevid.data.seeking import decoded, from_key_frame, marks_hold, recognised, seeks_agree
+from sparsevid.logging import get_logger
 
 VARIABLE_RATE = "variable frame rate"
 EMPTY_PACKETS = "packets without a frame"
@@ -27,9 +35,12 @@ _OPEN_OPTIONS = {"format_whitelist": "mov,avi,matroska,gif", "protocol_whitelist
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
 LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
 _CACHED_FRAMES = 4_000_000  # at most 24 bytes each
+_CACHED_MARKS = 100_000  # files
 _SEEKS = 3  # for one frame
 
+logger = get_logger(__name__)
 _indexes: SizedCache[PacketIndex] = SizedCache(_CACHED_FRAMES)
+_marks: SizedCache[tuple[bool]] = SizedCache(_CACHED_MARKS)
 
 
 def probe_file(path: Path) -> VideoInfo:
@@ -41,6 +52,7 @@ def probe_file(path: Path) -> VideoInfo:
     width, height = display.size(index.width, index.height)
     if not rate:
         raise DecodeError(path, "no frame rate")
+    noted = ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty), (FROM_START, index.from_start))
     return VideoInfo(
         frames=index.frames,
         fps=rate,
@@ -49,9 +61,14 @@ def probe_file(path: Path) -> VideoInfo:
         header_frames=index.header_frames,
         seconds=index.seconds[-1] if index.times else None,
         variable_rate=variable,
-        notes=tuple(note for note, holds in ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty)) if holds) + display.notes,
+        notes=tuple(note for note, holds in noted if holds) + display.notes,
         stored=None if display.plain else (index.width, index.height),
     )
+
+
+def describe() -> str:
+    """PyAV and the FFmpeg inside it, with their versions."""
+    return f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})"
 
 
 def packet_index(path: Path) -> PacketIndex:
@@ -60,11 +77,32 @@ def packet_index(path: Path) -> PacketIndex:
     Raises:
         DecodeError: the file is unreadable.
     """
-    kept = _indexes.get(_state_of(path))
-    if kept is not None:
-        return kept
-    with _open(path) as (container, stream):
-        return _remembered_index(path, container, stream)
+    state = _state_of(path)
+    index = _indexes.get(state)
+    if index is None:
+        with _open(path) as (container, stream):
+            index = index_packets(container, stream)
+        if not index.known and len(index.keys) > 1:
+            with _open(path) as (container, stream):
+                agree = seeks_agree(container, stream, index)
+            index = index if agree else replace(index, keys=array("q"), seeks=array("q"), from_start=True)
+        _indexes.put(state, index)
+    return index
+
+
+def marks_are_true(path: Path, index: PacketIndex) -> bool:
+    """Whether what is marked as a key frame is one, as far as a few dozen of them tell; it is looked at once in a process.
+
+    Raises:
+        DecodeError: the file is unreadable.
+    """
+    state = _state_of(path)
+    kept = _marks.get(state)
+    if kept is None:
+        with _open(path) as (container, stream):
+            kept = (marks_hold(container, stream, index),)
+        _marks.put(state, kept)
+    return kept[0]
 
 
 def is_lossless(path: Path) -> bool:
@@ -77,12 +115,13 @@ def is_lossless(path: Path) -> bool:
         return stream.codec_context.name in LOSSLESS_CODECS and stream.codec_context.format.is_rgb
 
 
-def read_numbered(path: Path, wanted: list[int]) -> Iterator[tuple[int, Tensor]]:
+def read_numbered(path: Path, wanted: list[int], seek: bool = True) -> Iterator[tuple[int, Tensor]]:
     """Frames by number.
 
     Args:
         path: a video file.
         wanted: frame numbers, ascending.
+        seek: whether to start at key frames, where the file has some that can be trusted; if not, at the first frame.
 
     Yields:
         Number and uint8 frame (H,W,C). A frame that does not turn up is left out.
@@ -90,18 +129,26 @@ def read_numbered(path: Path, wanted: list[int]) -> Iterator[tuple[int, Tensor]]
     Raises:
         DecodeError: the file is unreadable, a frame does not exist or is damaged.
     """
+    index = packet_index(path)
+    check_exists(path, index, wanted[-1])
+    given = 0
+    if seek and index.keys:
+        for numbered in _sought(path, index, wanted):
+            given += 1
+            yield numbered
+        if given == len(wanted):
+            return
+        log_fallback(path, "frames that cannot be decoded after a seek are decoded from the start")
+    chosen = set(wanted[given:])
     with _open(path) as (container, stream):
-        index = _remembered_index(path, container, stream)
-        check_exists(path, index, wanted[-1])
-        if index.keys:
-            yield from _take(path, container, stream, index, wanted)
-            return
-    chosen = set(wanted)
-    for i, frame in _numbered(path):
-        if i in chosen:
-            yield i, _to_tensor(path, frame)
-        if i == wanted[-1]:
-            return
+        # By their times, so that a frame that does not turn up moves no other.
+        frames = recognised(container, stream, index) if index.times else enumerate(decoded(container, stream))
+        for i, frame in frames:
+            if i in chosen:
+                chosen.remove(i)
+                yield i, _to_tensor(path, frame)
+            if not chosen:
+                return
 
 
 def all_frames(path: Path) -> Iterator[tuple[int, Tensor]]:
@@ -110,8 +157,9 @@ def all_frames(path: Path) -> Iterator[tuple[int, Tensor]]:
     Raises:
         DecodeError: the file is unreadable, or a frame is damaged.
     """
-    for i, frame in _numbered(path):
-        yield i, _to_tensor(path, frame)
+    with _open(path) as (container, stream):
+        for i, frame in enumerate(decoded(container, stream)):
+            yield i, _to_tensor(path, frame)
 
 
 def decode_deep_png(content: bytes) -> np.ndarray:
@@ -155,15 +203,6 @@ def _state_of(path: Path) -> tuple[str, int, int]:
     return str(path.absolute()), state.st_size, state.st_mtime_ns
 
 
-def _remembered_index(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
-    state = _state_of(path)
-    index = _indexes.get(state)
-    if index is None:
-        index = index_packets(container, stream)
-        _indexes.put(state, index)
-    return index
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a file and give its main video stream. FFmpeg's errors inside become `DecodeError`s."""
@@ -183,22 +222,6 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
         raise DecodeError(path, f"not readable as a video ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames from the current position on, in order of presentation."""
-    flushed = False
-    for packet in intact_packets(container, stream):
-        flushed = not packet.size
-        yield from decode(stream, packet)
-    if not flushed:  # the file broke off: its last frames are still inside the decoder
-        yield from decode(stream, None)
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
-    """All frames of a file from its beginning."""
-    with _open(path) as (container, stream):
-        yield from enumerate(_decoded(container, stream))
-
-
 def _to_tensor(path: Path, frame: av.VideoFrame) -> Tensor:
     """An intact frame as uint8 (H,W,C)."""
     if frame.is_corrupt:
@@ -206,35 +229,42 @@ def _to_tensor(path: Path, frame: av.VideoFrame) -> Tensor:
     return torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 
+def _sought(path: Path, index: PacketIndex, wanted: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Frames by random access, up to the first that it does not give undamaged."""
+    try:
+        with _open(path) as (container, stream):
+            for i, frame in _take(container, stream, index, wanted):
+                yield i, _to_tensor(path, frame)
+    except DecodeError as error:
+        logger.debug("random access ends early: %s", error)
+
+
 def _take(
-    path: Path,
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    index: PacketIndex,
-    wanted: list[int],
-) -> Iterator[tuple[int, Tensor]]:
+    container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex, wanted: list[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the key frame before each wanted one on; seek only where a key frame lies between the position and it.
 
-    A frame that does not turn up is left out, never replaced by a neighbour.
+    It ends with the first frame that does not turn up: none is replaced by a neighbour.
     """
-    frames, position = iter(()), None
+    frames, position = recognised(container, stream, index), None
     for i in wanted:
         key = max(0, bisect_right(index.keys, i) - 1)
-        if position is not None and index.keys[key] <= position:
-            if position >= i:
-                continue  # an earlier search ran past it
+        if key == 0 or (position is not None and index.keys[key] <= position):
+            if position is not None and position >= i:
+                return  # an earlier search ran past it
             position, found = _search(frames, i, position)
         else:
-            found = None
+            if position is None:
+                next(frames, None)  # what the first packets say to the decoder outlasts a seek
             # In AVI a frame that is stored after a key frame may be shown before it; then it needs an earlier one.
-            for start in range(key, max(-1, key - (_SEEKS if index.by_packet else 1)), -1):
-                container.seek(index.seeks[start], stream=stream)
-                frames = _recognised(container, stream, index)
+            for start in range(key, max(0, key - _SEEKS), -1):
+                frames = from_key_frame(container, stream, index, start)
                 position, found = _search(frames, i, position)
-                if found is not None:
+                if found is not None and not found.is_corrupt:
                     break
-        if found is not None:
-            yield i, _to_tensor(path, found)
+        if found is None:
+            return
+        yield i, found
 
 
 def _search(
@@ -245,19 +275,3 @@ def _search(
         if position >= wanted:
             return position, frame if position == wanted else None
     return position, None
-
-
-def _recognised(
-    container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames from the current position on, with their numbers."""
-    frames = _decoded(container, stream)
-    for frame in frames:
-        time = frame.dts if index.by_packet else frame.pts
-        if index.by_packet and time is None:  # no packet is left: these are the last frames of the file
-            last = [frame, *frames]
-            yield from enumerate(last, index.frames - len(last))
-        elif time is not None:
-            i = bisect_left(index.times, time)
-            if i < len(index.times) and index.times[i] == time:
-                yield i, frame

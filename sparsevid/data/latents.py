@@ -71,12 +71,14 @@ class ShardRecord:
         bytes: of the file.
         sha256: of the file, in hexadecimal.
         videos: whose frames fill the rows, in this order.
+        decoder: what gave the pixels, with its version.
     """
 
     name: str
     bytes: int
     sha256: str
     videos: tuple[CachedVideo, ...]
+    decoder: str = "not recorded"
 
     @property
     def rows(self) -> int:
@@ -95,7 +97,8 @@ class ShardRecord:
         videos = tuple(map(CachedVideo.from_row, values["videos"]))
         if not videos:
             raise ValueError(f"{values['name']} has no videos")
-        return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos)
+        known = {"decoder": str(values["decoder"])} if "decoder" in values else {}  # caches of before do not say
+        return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos, **known)
 
     def problem(self, folder: Path, *, content: bool) -> str | None:
         """What is wrong with the shard's file in a cache, or None.

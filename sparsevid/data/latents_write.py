@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.data.decode import DecodeError
+from sparsevid.data.decode import DecodeError, describe_decoder
 from sparsevid.data.latents import (
     CACHE_FILE,
     DTYPES,
@@ -321,7 +321,7 @@ def _write_shard(job: _Job, shard: ShardPlan, report: Callable[[int], Any]) -> N
     content = save(tensors)
     with renamed(path) as draft:
         draft.write_bytes(content)
-    record = ShardRecord(shard.name, len(content), hashlib.sha256(content).hexdigest(), shard.cached)
+    record = ShardRecord(shard.name, len(content), hashlib.sha256(content).hexdigest(), shard.cached, describe_decoder())
     write_json(path.with_suffix(".json"), {"settings": job.settings, "shard": asdict(record)})
 
 

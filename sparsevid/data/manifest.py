@@ -14,6 +14,7 @@ from sparsevid.data.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
+from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import Sorting, TreeRules, apply_rules
 from sparsevid.data.walk import Found, Rejects, Scan, scan_tree
 from sparsevid.distributed import broadcast_object, is_main, patient_group
@@ -45,6 +46,7 @@ class Video:
         times: seconds at which each frame is shown, where the rate varies; else None.
         geometry: `plain`: there is nothing to do to show its frames; `displayed`: they are stretched or turned, as a player
             shows them; `stored`: whatever a player does, stored pixels are wanted. See `display`.
+        from_start: whether random access was found to give other frames, so that the file is to be decoded from its start.
     """
 
     path: str
@@ -59,6 +61,7 @@ class Video:
     split: str | None = None
     times: tuple[float, ...] | None = None
     geometry: str = PLAIN
+    from_start: bool = False
 
     @property
     def display(self) -> bool:
@@ -302,7 +305,7 @@ def _entries(found: Found, contents: Contents, rules: TreeRules, sorting: Sortin
     for first, frames in contents.runs:
         seconds = info.seconds if info.seconds is not None and frames == info.frames else (frames - 1) / fps
         values = (found.path, found.bytes, frames, fps, info.width, info.height, seconds, first, label, split, contents.times)
-        videos.append(Video(*values, geometry=geometry))
+        videos.append(Video(*values, geometry=geometry, from_start=FROM_START in contents.remarks))
     return videos
 
 

@@ -7,9 +7,10 @@ import torch
 
 from sparsevid import __version__
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.config import ConfigError, RecordConfig, RunConfig
+from sparsevid.config import ConfigError, DataConfig, RecordConfig, RunConfig
 from sparsevid.data.cards import Card, load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, usable_videos
+from sparsevid.data.decode import DEFAULT_BACKEND, describe_decoder
 from sparsevid.data.latents import LatentCache, LatentFrames
 from sparsevid.data.manifest import ALL, Manifest, open_manifest
 from sparsevid.data.rules import TreeRules
@@ -60,9 +61,16 @@ def open_data(config: RunConfig) -> RunData:
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
-        versions={"sparsevid": __version__, "torch": torch.__version__},
+        versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
     return RunData(replace(config, data=data, record=record), manifest, dataset)
+
+
+def _decoder(data: DataConfig) -> dict[str, str]:
+    """What decodes a run's videos; nothing for a latent cache, which says it itself. Whole videos are read by the default."""
+    if data.latents:
+        return {}
+    return {"decoder": describe_decoder(DEFAULT_BACKEND if data.cache_frames else data.decoder)}
 
 
 def tree_rules(card: Card, label_order: str | None = None, fold: int | None = None) -> TreeRules:

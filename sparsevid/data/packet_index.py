@@ -5,8 +5,7 @@ B-frames. There a frame is recognised by the packet on whose arrival the decoder
 gives one frame, `delay` packets later than in a stream without B-frames. Packets of no bytes, for frames that a camera dropped,
 are not given by FFmpeg: they show as ticks without a packet.
 
-MPEG-4 (Xvid, DivX) has packets without a frame of their own: placeholders that say "not coded". Where two frames were packed
-into one packet, the placeholder that follows stands for the second; alone it repeats a frame, and FFmpeg gives none for it.
+Some packets have no frame of their own (`shown_packets`): they count as none.
 """
 
 from array import array
@@ -18,12 +17,15 @@ import av
 
 from sparsevid.data.display import Display, display_of
 from sparsevid.data.reading import add_decoded
+from sparsevid.data.shown_packets import shows_frame
 from sparsevid.logging import get_logger
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
-_FRAME_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4
-_PLACEHOLDER_BYTES = 8  # at most, with the 4 of its start; a coded frame of 64x64 pixels or more is longer
+_SOUGHT_BY_PTS = ("mov", "matroska", "gif")  # where FFmpeg seeks by presentation time; elsewhere by decoding time
+# Where key frames are what they are marked as, as far as is known, and a decoder says of a picture whether it needs others.
+_KNOWN_CONTAINERS = ("mov", "avi", "matroska", "gif")
+_KNOWN_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "ffv1", "png", "gif")
 
 logger = get_logger(__name__)
 
@@ -34,8 +36,7 @@ class PacketIndex:
 
     Attributes:
         frames: number of packets that hold a frame that is shown.
-        header_frames: the header's number, without frames that an edit list cuts away and packets that hold none; 0 if it says
-            none.
+        header_frames: the header's number, without packets that show no frame; 0 if it says none.
         empty: number of packets that hold something and no frame: placeholders.
         width: in pixels, of the first frame; 0 if no frame can be decoded.
         height: likewise.
@@ -50,6 +51,10 @@ class PacketIndex:
         leading: whether frames shown before a key frame are stored after it.
         plain: whether pixels have 8 bits, the height is even, and the first frame is not interlaced.
         display: how a player shows frames.
+        codec: FFmpeg's name of it.
+        full_chroma: whether each pixel has its own colour, as in 4:4:4.
+        known: whether random access is known to be right in this container and codec; if not, it has to be tried out.
+        from_start: whether it was tried out, and gave other frames than a decode from the start; then `keys` is empty.
     """
 
     frames: int
@@ -67,6 +72,10 @@ class PacketIndex:
     leading: bool
     plain: bool
     display: Display
+    codec: str
+    full_chroma: bool
+    known: bool
+    from_start: bool = False
 
     def __len__(self) -> int:
         return max(1, len(self.times) + 2 * len(self.keys))  # numbers held
@@ -97,40 +106,27 @@ class PacketIndex:
         return steps / seconds
 
 
-class _Packing:
-    """Which packets of MPEG-4 give a frame."""
-
-    def __init__(self) -> None:
-        self._waiting = False  # a second frame, for the place of a placeholder
-
-    def gives_frame(self, packet: bytes) -> bool:
-        """Whether the next packet of the stream gives one."""
-        if packet.count(_FRAME_START) > 1:
-            self._waiting = True
-        elif len(packet) <= _PLACEHOLDER_BYTES:
-            given, self._waiting = self._waiting, False
-            return given
-        return True
-
-
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """Walk the packets; the first frame is decoded on the way, which saves to open the file twice."""
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
-    leading, cut, empty, delay = False, 0, 0, 0
-    packing = _Packing() if stream.codec_context.name == "mpeg4" else None
+    leading, cut, frameless, delay = False, 0, 0, 0
+    codec = stream.codec_context.codec
+    shows = shows_frame(codec.canonical_name)
     for packet in intact_packets(container, stream):
         if not first:
             first += decode(stream, packet)[:1]
             delay = len(shown)
-        if not packet.size or (packing and not packing.gives_frame(bytes(packet))):
-            empty += bool(packet.size)
+        if not packet.size:
             continue
+        if shows and not shows(bytes(packet)):
+            frameless += 1
+            continue
+        if keys and packet.pts is not None and packet.pts < keys[-1][0]:
+            leading = True
         if packet.is_keyframe and packet.pts is not None:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-        elif keys and packet.pts is not None and packet.pts < keys[-1][0]:
-            leading = True
         if packet.is_discard:  # an edit list cuts the frame away: it is decoded but not shown
             cut += 1
         else:
@@ -139,15 +135,16 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         first += decode(stream, None)[:1]
         delay = len(shown)
     pixels = stream.codec_context.format
-    by_packet = "avi" in container.format.name
+    kind = container.format.name.split(",")[0]
+    by_packet = kind == "avi"
     times = _ascending([dts if by_packet else pts for pts, dts in shown])
     # In AVI a tick is a packet, also one of no bytes, which FFmpeg does not give.
-    frameless = times[-1] - times[0] + 1 - len(times) if by_packet and times else empty
-    numbers, seeks = _key_frames(times, keys, by_packet)
+    without = times[-1] - times[0] + 1 - len(times) if by_packet and times else frameless
+    numbers, seeks = _key_frames(times, keys, kind)
     return PacketIndex(
         frames=len(shown),
-        header_frames=max(0, stream.frames - cut - frameless),
-        empty=empty,
+        header_frames=max(0, stream.frames - cut - without),
+        empty=frameless if codec.canonical_name == "mpeg4" else 0,  # hidden frames of VP8 and VP9 hold something
         width=first[0].width if first else 0,
         height=first[0].height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
@@ -164,13 +161,18 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         and pixels.height % 2 == 0
         and not any(frame.interlaced_frame for frame in first),
         display=display_of(stream, first[0]) if first else Display(),
+        codec=codec.canonical_name,
+        full_chroma=pixels is not None and pixels.chroma_width(64) == pixels.chroma_height(64) == 64,
+        known=(codec.intra_only or codec.canonical_name in _KNOWN_CODECS) and kind in _KNOWN_CONTAINERS,
     )
 
 
-def _key_frames(times: array, keys: list[tuple[int, int]], by_packet: bool) -> tuple[array, array]:
-    """Numbers of key frames, ascending, and where to seek to; FFmpeg seeks in AVI by decoding time, elsewhere by the other."""
-    clock = sorted(dts if by_packet else pts for pts, dts in keys) if times else []
-    return array("q", [bisect_left(times, time) for time in clock]), array("q", clock)
+def _key_frames(times: array, keys: list[tuple[int, int]], kind: str) -> tuple[array, array]:
+    """Numbers of key frames, ascending, and where to seek to."""
+    if not times:
+        return array("q"), array("q")
+    places = sorted((dts if kind == "avi" else pts, pts if kind in _SOUGHT_BY_PTS else dts) for pts, dts in keys)
+    return array("q", [bisect_left(times, time) for time, _ in places]), array("q", [place for _, place in places])
 
 
 def _ascending(times: list[int | None]) -> array:

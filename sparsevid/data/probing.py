@@ -1,15 +1,19 @@
 """Looking into the videos that the walk found: what each holds, and, if asked for, whether all of it can be decoded."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from sparsevid.data.array_files import clip_cuts
-from sparsevid.data.decode import DecodeError, VideoInfo, frame_times, iter_frames, probe
+from sparsevid.data.decode import DecodeError, VideoInfo, frame_times, iter_frames, probe, read_frames, sought_runs
 from sparsevid.data.files import kind_of
 from sparsevid.data.frame_folder import frame_names, numbering_gaps, probe_images
+from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.walk import Found
 from sparsevid.logging import get_logger, progress
@@ -74,7 +78,8 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         if info.frames < info.header_frames:
             remarks = (CUT_SHORT, *remarks)
         if full_scan:
-            _decode_all(path, info.frames, display=found.folder)  # images alone may be turned one by one
+            same = _decode_all(path, info.frames, display=found.folder)  # images alone may be turned one by one
+            remarks += () if same else (FROM_START,)
         cuts = _cuts(path, found, rules)
         bounds = (0, *cuts, info.frames)
         runs = tuple((bounds[i], bounds[i + 1] - bounds[i]) for i in range(len(bounds) - 1))
@@ -94,9 +99,15 @@ def _cuts(path: Path, found: Found, rules: TreeRules) -> tuple[int, ...]:
     return clip_cuts(path) if rules.media == "video" and kind_of(path) == "array" else ()
 
 
-def _decode_all(path: Path, expected: int, display: bool) -> None:
-    """Decode every frame, one at a time. Raises DecodeError with the number of the one that fails or has another size."""
+def _decode_all(path: Path, expected: int, display: bool) -> bool:
+    """Decode every frame, one at a time: whether random access gives the same, as far as a few of them tell.
+
+    Raises DecodeError with the number of the frame that fails or has another size.
+    """
     count, size, frames = 0, None, iter_frames(path, chunk=1, display=display)
+    runs = sought_runs(path)
+    sought = {i for run in runs for i in run}
+    digests: dict[int, bytes] = {}
     while True:
         try:
             frame = next(frames, None)
@@ -109,6 +120,17 @@ def _decode_all(path: Path, expected: int, display: bool) -> None:
         if frame.shape != size:
             sizes = f"frame {count} is {frame.shape[3]}x{frame.shape[2]}, frame 0 is {size[3]}x{size[2]}"
             raise DecodeError(path, "the size changes inside the video", sizes)
+        if count in sought:
+            digests[count] = _digest(frame[0])
         count += 1
     if count < expected:
         raise DecodeError(path, "a frame cannot be decoded", f"frame {count}: the video ends before its {expected} frames")
+    return all(
+        _digest(frame) == digests[i]
+        for run in runs
+        for i, frame in zip(run, read_frames(path, run, display=display), strict=True)
+    )
+
+
+def _digest(frame: Tensor) -> bytes:
+    return hashlib.sha256(frame.contiguous().numpy()).digest()

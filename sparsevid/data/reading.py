@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -15,7 +16,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sparsevid.logging import get_logger
+
+logger = get_logger(__name__)
 Kept = TypeVar("Kept", bound=Sized)
+FROM_START = "random access gives other frames: read from the start"  # a note of a `VideoInfo`
 
 
 class DecodeError(RuntimeError):
@@ -45,8 +50,8 @@ class VideoInfo:
             do not say.
         width: in pixels.
         height: in pixels.
-        header_frames: the header's number, without frames that an edit list cuts away and packets that hold none; 0 if it says
-            none.
+        header_frames: the header's number, without frames that are hidden or that an edit list cuts away, and packets that hold
+            none; 0 if it says none.
         seconds: from the first frame shown to the last; None if unknown.
         variable_rate: whether the steps between frames differ by more than rounding.
         notes: short reasons to look at this video again, such as "variable frame rate".
@@ -104,6 +109,17 @@ def add_decoded(frames: int) -> None:
     with _counts_lock:
         for count in _counts:
             count.frames += frames
+
+
+def log_fallback(path: Path, reason: str) -> None:
+    """Log that a video is read in another way than was asked for: one warning per folder and reason, not one per clip."""
+    logger.debug("%s: %s", path, reason)
+    _warn_once(path.parent, reason)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(folder: Path, reason: str) -> None:
+    logger.warning("videos in %s: %s", folder, reason)
 
 
 def stack(path: Path, frames: list[tuple[int, Tensor]], names: Callable[[int], str] = lambda i: f"frame {i}") -> Tensor:

@@ -41,8 +41,8 @@ class VideoFrames:
         self.root, self.size, self.backend = Path(root), (int(size[0]), int(size[1])), backend
 
     def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
-        indices = [video.first + index for index in indices]
-        frames = read_frames(self.root / video.path, indices, self.backend, display=video.display)
+        numbers = [video.first + index for index in indices]
+        frames = read_frames(self.root / video.path, numbers, self.backend, seek=not video.from_start, display=video.display)
         frames = resize_crop(frames, self.size)
         return flip(frames) if mirrored else frames
 

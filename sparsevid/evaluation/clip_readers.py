@@ -86,7 +86,8 @@ class VideoClips:
     def _read(self, video: Video, starts: list[int]) -> Iterator[Tensor]:
         """Clips of one file out of one pass over it: neighbours share frames and the way from the key frame."""
         wanted = sorted({frame for start in starts for frame in clip_indices(self.shape.rule, start)})
-        frames = self.shape.resized(read_frames(self.root / video.path, wanted, BACKEND, display=video.display))
+        frames = read_frames(self.root / video.path, wanted, BACKEND, seek=not video.from_start, display=video.display)
+        frames = self.shape.resized(frames)
         position = {frame: i for i, frame in enumerate(wanted)}
         for start in starts:
             clip = frames[[position[frame] for frame in clip_indices(self.shape.rule, start)]]

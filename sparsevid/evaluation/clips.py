@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from typing import Protocol as Interface
@@ -20,6 +19,7 @@ from typing import Protocol as Interface
 from torch import Tensor
 
 from sparsevid.data.cards import load_card, resolve_root
+from sparsevid.data.decode import describe_decoder
 from sparsevid.data.decode_file import is_lossless
 from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
@@ -27,7 +27,7 @@ from sparsevid.data.rules import TreeRules
 from sparsevid.data.turns import drawn_classes
 from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
-from sparsevid.evaluation.clip_readers import ClipGenerator, ClipShape, GeneratedClips, VideoClips
+from sparsevid.evaluation.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
@@ -208,7 +208,7 @@ def _from_videos(
         "too_short": len(manifest.videos) - len(videos),
         "rejected": {reason: len(paths) for reason, paths in manifest.rejects.items()},
         "formats": formats,
-        "decoder": f"PyAV {version('av')}",
+        "decoder": describe_decoder(BACKEND),
         "warnings": warnings,
     }
     ids = tuple(f"{video.path}@{video.first + first}" for video, first in chosen)

@@ -311,6 +311,12 @@ def test_damage_says_how_many_frames_were_decoded(tmp_path, backend):
     with pytest.raises(DecodeError, match=r"\d+ of 120 frames were decoded") as caught:
         read_frames(path, range(120), backend)
     assert caught.value.path == path
+    # Whatever the threads of decord make of it, and when: the first frames can be read, and the verdict is PyAV's.
+    with pytest.raises(DecodeError) as verdict:
+        read_frames(path, range(120), "pyav")
+    assert str(caught.value) == str(verdict.value)
+    for _ in range(5):
+        assert len(read_frames(path, range(12), backend)) == 12
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -21,7 +21,7 @@ from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data import latents
 from sparsevid.data.clips import ClipDataset, ClipRule
-from sparsevid.data.decode import DecodeError
+from sparsevid.data.decode import DecodeError, describe_decoder
 from sparsevid.data.latents import LatentCache, LatentFrames
 from sparsevid.data.latents_write import plan_shards
 from sparsevid.data.manifest import build_manifest
@@ -73,6 +73,16 @@ def test_cached_pixels_are_the_decoded_frames(manifest, pixels_cache, mirrored):
             frames = cached.read(video, indices, mirrored)
             assert frames.dtype == torch.uint8
             assert torch.equal(frames, decoded.read(video, indices, mirrored))
+
+
+def test_shards_say_what_decoded_them(manifest, tmp_path):
+    cache = write(tmp_path, manifest)
+    assert {shard.decoder for shard in cache.shards} == {describe_decoder("pyav")}
+    values = json.loads((tmp_path / "cache.json").read_text())
+    for shard in values["shards"]:
+        del shard["decoder"]  # a cache of before
+    (tmp_path / "cache.json").write_text(json.dumps(values))
+    assert {shard.decoder for shard in LatentCache.open(tmp_path).shards} == {"not recorded"}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("float32", 1e-5)])

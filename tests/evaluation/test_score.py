@@ -61,7 +61,7 @@ def test_a_score_comes_with_everything_it_depends_on(folders, protocol, detector
     assert [record[side]["root"] for side in ("real", "fake")] == list(map(str, folders))
     assert len(record["real"]["fingerprint"]) == len(record["fake"]["fingerprint"]) == 64
     assert (record["split"], record["seed"], record["fake"]["formats"]) == ("all", 0, {".npy": COUNT})
-    assert all("PyAV" in record[side]["decoder"] for side in ("real", "fake"))
+    assert all("PyAV" in record[side]["decoder"] and "FFmpeg" in record[side]["decoder"] for side in ("real", "fake"))
     assert len(record["real"]["content"]) == len(record["fake"]["content"]) == 64
     assert record["computation"] == {side: {"batch_size": 16, "device": "cpu"} for side in ("real", "fake")}
     assert set(record["versions"]["real"]) == {"sparsevid", "torch", "torchvision", "av"}
