@@ -41,6 +41,8 @@ def open_reader(path: Path, index: PacketIndex):
         raise ImportError(f"the decoding backend 'decord' cannot be imported ({error}); use backend 'pyav'") from error
     if index.leading:
         return _leave_to_pyav(path, "frames shown before a key frame are stored after it, where decord seeks wrongly")
+    if index.times and not index.keys:
+        return _leave_to_pyav(path, "seeking in its container cannot be trusted")
     if not index.times or index.delay:
         return _leave_to_pyav(path, "presentation times are missing, and decord guesses them")
     if not index.plain:

@@ -3,40 +3,27 @@
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
 The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
-image; a frame is opened when it is asked for. JPEG, PNG, WebP, BMP, TIFF and PNM are read; of several pictures in one file,
-the first. Grey and palettes become RGB; alpha is dropped, not composited; an EXIF orientation is not applied. 16 bits become
-8 as v / 257, rounded (colour in TIFF: its high byte, which is at most one level off).
+image, but for those that are often animated; a frame is opened when it is asked for. `pictures` says what becomes of pixels.
 """
 
 import os
 import re
-import struct
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sparsevid.data.decode_file import decode_deep_png
-from sparsevid.data.files import IMAGE_EXTENSIONS, is_ignored, kind_of, natural_key
+from sparsevid.data.files import IMAGE_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
+from sparsevid.data.pictures import opened, shown_pictures, to_rgb
 from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 
 NUMBERING_HAS_GAPS = "numbering has gaps"
 WITHOUT_NUMBERS = "frames without numbers in their names"
 
-# Pillow also opens formats that run other programs (EPS): only those that are named are tried.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
-_PNG_DEPTH = 24  # the byte of a PNG that says the bits of a channel
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
-_WIDE = ("I", "F")  # Pillow's modes of 32 bits; older versions give "I" for grey of 16 bits in these formats:
-_SIXTEEN_BITS_AS_WIDE = ("PNG", "PPM")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CACHED_NAMES = 500_000  # some 80 bytes each
 
 _listings: SizedCache[tuple[str, ...]] = SizedCache(_CACHED_NAMES)
@@ -117,7 +104,8 @@ def probe_images(path: Path) -> VideoInfo:
     if path.is_dir():
         height, width, _ = _read_image(path, files[0]).shape
     else:
-        with _opened(path, path) as image:
+        with opened(path, path) as image:
+            _check_still(path, image)
             width, height = image.size
     notes = []
     if len(files) > 1:
@@ -152,7 +140,10 @@ def read_images(path: Path, indices: Sequence[int]) -> Tensor:
 def _is_frame(entry: os.DirEntry) -> bool:
     if is_ignored(entry.name) or not entry.is_file():
         return False
-    return os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS or kind_of(Path(entry.path)) == "image"
+    if is_believed(entry.name):
+        return True
+    kind = kind_of(Path(entry.path))
+    return kind == "image" or (kind is None and os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS)
 
 
 def _numbers(names: Sequence[str]) -> list[int | None]:
@@ -164,49 +155,18 @@ def _numbers(names: Sequence[str]) -> list[int | None]:
     return [group[place] if len(group) > place else None for group in groups]
 
 
-@contextmanager
-def _opened(video: Path, file: Path) -> Iterator[Image.Image]:
-    """An image whose header has been read. Errors inside become `DecodeError`s of the video."""
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses from twice this limit on
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, above Pillow's limit of {limit}")
-            yield image
-    except _BROKEN as error:
-        name = "" if file == video else f"frame {file.name}: "
-        said = str(error).splitlines()[0].replace(repr(str(file)), "the file") if str(error) else type(error).__name__
-        raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
-
-
 def _read_image(video: Path, file: Path) -> Tensor:
     """An image as uint8 (H,W,C)."""
-    with _opened(video, file) as image:
-        pixels = _to_rgb(image, file)
+    with opened(video, file) as image:
+        _check_still(video, image)
+        pixels = to_rgb(image, file)
     add_decoded(1)
     return torch.from_numpy(pixels)
 
 
-def _to_rgb(image: Image.Image, file: Path) -> np.ndarray:
-    """The pixels of an opened image as uint8 (H,W,C)."""
-    if image.format == "PNG" and _png_depth(file) == 16:
-        image.load()  # checks that the file is whole; of colour of 16 bits Pillow keeps the high byte alone
-        deep = decode_deep_png(file.read_bytes())
-        return _narrowed(deep[..., :3] if deep.shape[-1] >= 3 else deep[..., :1])
-    if image.mode in _SIXTEEN_BITS or (image.mode in _WIDE and image.format in _SIXTEEN_BITS_AS_WIDE):
-        return _narrowed(np.asarray(image)[..., None])
-    if image.mode in _WIDE:
-        raise ValueError(f"pixels of 32 bits (mode {image.mode}); accepted: 8 or 16 bits")
-    image.info.pop("transparency", None)  # Pillow would warn that converting drops it, which is wanted
-    return np.array(image.convert("RGB"))
-
-
-def _png_depth(file: Path) -> int:
-    with file.open("rb") as content:
-        return content.read(_PNG_DEPTH + 1)[_PNG_DEPTH]
-
-
-def _narrowed(deep: np.ndarray) -> np.ndarray:
-    """16-bit (H,W,1) or (H,W,3) as uint8 (H,W,3): 0 stays 0, 65535 becomes 255."""
-    narrow = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.broadcast_to(narrow, (*narrow.shape[:2], 3)).copy(order="C")
+def _check_still(video: Path, image: Image.Image) -> None:
+    """Raise a DecodeError of the video if an image of it holds several pictures: all but the first would be lost."""
+    count = len(shown_pictures(image))
+    if count > 1:
+        name = Path(image.filename).name
+        raise DecodeError(video, "an animation where a still image is read", f"{name} holds {count} pictures")

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 
 from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.decode import DecodeError
+from sparsevid.data.decode_file import NO_VIDEO
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
@@ -67,6 +68,7 @@ class Manifest:
         notes: remark → paths of videos that are used all the same, or entries of lists.
         splits: split → number of its videos; empty without splits.
         scanned: whether every frame has been decoded.
+        others: reason → paths of what lies beside the videos, is none and does not claim to be: lists, labels, sound.
     """
 
     root: Path
@@ -76,6 +78,7 @@ class Manifest:
     notes: dict[str, list[str]]
     splits: dict[str, int]
     scanned: bool = False
+    others: Rejects = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -251,7 +254,7 @@ def _sort(findings: Findings, root: Path, rules: TreeRules) -> Sorting:
 
 def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting) -> Manifest:
     """The manifest of a tree whose sorted videos have all been looked into."""
-    rejects = {reason: list(paths) for reason, paths in findings.rejects.items()}
+    rejects, others = ({reason: list(paths) for reason, paths in each.items()} for each in (findings.rejects, findings.others))
     unsorted = [each.found.path for each in findings.videos if each.found.path not in sorting.labels]
     if unsorted:
         rejects["not in a class folder"] = unsorted
@@ -259,6 +262,9 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
     videos: list[Video] = []
     usable = [each for each in findings.videos if each.found.path in sorting.labels]
     for each in usable:
+        if each.contents == NO_VIDEO and not each.found.path.lower().endswith(VIDEO_EXTENSIONS):  # sound in a video's container
+            others.setdefault(NO_VIDEO, []).append(each.found.path)
+            continue
         if not isinstance(each.contents, Contents):
             rejects.setdefault(each.contents, []).append(each.found.path)
             continue
@@ -269,10 +275,11 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
         if rules.media == "video":
             accepted = f"video files ({' '.join(VIDEO_EXTENSIONS + ARRAY_EXTENSIONS)}), folders of {accepted}"
-        raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {_counts(rejects) or 'nothing'}")
+        passed_over = "; ".join(filter(None, map(_counts, (rejects, others))))
+        raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {passed_over or 'nothing'}")
     splits = Counter(video.split for video in videos if video.split is not None)
     scanned = all(each.scanned for each in usable)
-    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned)
+    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned, others)
 
 
 def _entries(found: Found, contents: Contents, default_fps: float, sorting: Sorting) -> list[Video]:
@@ -295,6 +302,8 @@ def _reported(manifest: Manifest, strict: bool) -> Manifest:
         raise DecodeError(manifest.root / paths[0], f"{reason} (of all faults: {_counts(faults)})")
     if manifest.rejects:
         logger.warning("%s: passed over: %s", manifest.root, _counts(manifest.rejects))
+    if manifest.others:
+        logger.info("%s: beside the videos: %s", manifest.root, _counts(manifest.others))
     if manifest.notes:
         logger.warning("%s: noted: %s", manifest.root, _counts(manifest.notes))
     return manifest

@@ -21,6 +21,10 @@ from sparsevid.logging import get_logger
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
 _FRAME_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4
+# Containers with a table of their key frames, or with times before each packet. In others FFmpeg guesses where a time is (MPEG
+# streams, ASF, FLV: some frames were not found, others were wrong), and packets need not be frames, as where a recording begins
+# between key frames.
+_INDEXED = ("mov", "avi", "matroska", "gif")
 _PLACEHOLDER_BYTES = 8  # at most, with the 4 of its start; a coded frame of 64x64 pixels or more is longer
 
 logger = get_logger(__name__)
@@ -39,7 +43,8 @@ class PacketIndex:
         times: in ticks, ascending, when each frame is shown; in AVI, decoding times of the packets that give it. Empty where
             times are missing or there twice.
         tick: seconds.
-        keys: numbers of the key frames, ascending (in AVI of packets, not later than the frame); empty with `times`.
+        keys: numbers of the key frames, ascending (in AVI of packets, not later than the frame); empty with `times`, and where
+            the container cannot be trusted to find them: such a file is read from its start.
         seeks: where to seek to for each key frame, in ticks.
         by_packet: whether frames are recognised by packets, as in AVI, not by presentation time.
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
@@ -108,6 +113,8 @@ class _Packing:
 
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """Walk the packets; the first frame is decoded on the way, which saves to open the file twice."""
+    if not any(name in container.format.name for name in _INDEXED):
+        return index_frames(container, stream)
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
@@ -149,6 +156,34 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         delay=delay if by_packet else 0,
         leading=leading,
         plain=pixels is not None and all(part.bits <= 8 for part in pixels.components) and pixels.height % 2 == 0,
+    )
+
+
+def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
+    """What decoding all of a stream says, for containers that are read from their start."""
+    times: list[int | None] = []
+    size = (0, 0)
+    for packet in intact_packets(container, stream):
+        for frame in decode(stream, packet):
+            size = size if times else (frame.width, frame.height)
+            times.append(frame.pts)
+    if times and packet.size:  # the file broke off: its last frames are still inside the decoder
+        times += [frame.pts for frame in decode(stream, None)]
+    in_order = _ascending(times)
+    return PacketIndex(
+        frames=len(times),
+        header_frames=stream.frames,
+        width=size[0],
+        height=size[1],
+        declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
+        times=in_order if list(in_order) == times else array("q"),  # a recording may start its clock again
+        tick=float(stream.time_base),
+        keys=array("q"),
+        seeks=array("q"),
+        by_packet=False,
+        delay=0,
+        leading=False,
+        plain=False,
     )
 
 
