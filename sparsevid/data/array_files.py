@@ -30,6 +30,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _BROKEN = (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _MEMBER = ".npy"
 ACCEPTED = "uint8 clips (T,H,W,3) or (N,T,H,W,3)"
+OTHER_LAYOUT = "an array "  # how the reason of one that is not accepted begins
 _PICTURE_AXES = 3  # from here on an array may be meant as pictures: grey (T,H,W)
 _CACHED_BYTES = 100_000_000
 
@@ -53,7 +54,7 @@ class _Header:
         return len(self.shape) in (4, 5) and self.shape[-1] == 3
 
     def __str__(self) -> str:
-        return f"an array {self.dtype} {self.shape}; accepted: {ACCEPTED}"
+        return f"{OTHER_LAYOUT}{self.dtype} {self.shape}; accepted: {ACCEPTED}"
 
 
 def claims_clips(path: Path) -> bool:

@@ -15,12 +15,13 @@ from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
 from sparsevid.data.rules import Sorting, TreeRules, apply_rules
-from sparsevid.data.walk import Found, Rejects, Scan, scan_tree
+from sparsevid.data.walk import Found, Rejects, Scan, namesakes, scan_tree
 from sparsevid.distributed import broadcast_object, is_main, patient_group
 from sparsevid.logging import get_logger
 
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"
+NAMESAKES = "another video of the same name in its folder"
 
 logger = get_logger(__name__)
 
@@ -271,6 +272,8 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
         videos += _entries(each.found, each.contents, rules.fps, sorting)
         for remark in each.contents.remarks:
             notes.setdefault(remark, []).append(each.found.path)
+    if pairs := namesakes(dict.fromkeys(video.path for video in videos)):
+        notes[NAMESAKES] = pairs
     if not videos:
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
         if rules.media == "video":

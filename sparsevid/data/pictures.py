@@ -60,16 +60,18 @@ def is_animation(path: Path) -> bool:
 
 
 def shown_pictures(image: Image.Image) -> list[int]:
-    """Numbers of the pictures of an image file that are to be shown one after the other.
+    """Numbers of the pictures of an image file that are to be shown one after the other; it is left at the first of them.
 
     None is a TIFF's small copy or mask of another, or the picture of a PNG for those who cannot show animations.
     """
     count = getattr(image, "n_frames", 1)
     if count == 1:
         return [0]
+    shown = list(range(1 if image.info.get("default_image") else 0, count))
     if image.format == "TIFF":
-        return [i for i in range(count) if not _tiff_use(image, i) & _TIFF_NO_PAGE] or [0]
-    return list(range(1 if image.info.get("default_image") else 0, count))
+        shown = [i for i in shown if not _tiff_use(image, i) & _TIFF_NO_PAGE] or [0]
+    image.seek(shown[0])
+    return shown
 
 
 def to_rgb(image: Image.Image, file: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +62,12 @@ def own_name(path: str) -> str:
     name = PurePosixPath(path).name
     stem, extension = os.path.splitext(name)
     return stem if extension.lower() in VIDEO_EXTENSIONS + ARRAY_EXTENSIONS + IMAGE_EXTENSIONS else name
+
+
+def without_extension(path: str) -> str:
+    """The path of a video with its own name, as `own_name` has it."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{own_name(name)}"
 
 
 def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
@@ -158,6 +164,14 @@ def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects,
 def may_be_preview(path: str) -> bool:
     """Whether a video by this name may be a preview of what lies beside it: a GIF, or an image file with several pictures."""
     return os.path.splitext(path)[1].lower() in (".gif", *IMAGE_EXTENSIONS)
+
+
+def namesakes(paths: Iterable[str]) -> list[str]:
+    """Those of some files that share folder and name with another, but for the extension: perhaps one video in two formats."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(without_extension(path), []).append(path)
+    return [path for group in groups.values() if len(group) > 1 for path in group]
 
 
 def _sort_files(
