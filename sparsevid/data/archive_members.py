@@ -76,22 +76,34 @@ class Member:
             zlib.error: damaged.
         """
         end = min(place + size, self._info.file_size)
-        if self._info.compress_type == zipfile.ZIP_STORED:
-            file.seek(self._begin + place)
-            return file.read(max(0, end - place))
         with self._lock:
-            state = max((each for each in (*self._kept, self._last) if each.place <= place), key=lambda each: each.place)
-            if state is not self._last:
-                self._last = state = state.copy()
-            content = bytearray()
-            try:
-                while state.place < end:
-                    wanted = state.place >= place
-                    part = self._step(file, state, min(_STEP, (end if wanted else place) - state.place))
-                    content += part if wanted else b""
-            except (EOFError, zipfile.BadZipFile, zlib.error):
-                self._last = _State()  # this one is of no further use
-                raise
+            stored = self._info.compress_type == zipfile.ZIP_STORED
+            return self._copied(file, place, end) if stored else self._inflated(file, place, end)
+
+    def _copied(self, file: BinaryIO, place: int, end: int) -> bytes:
+        """Stored bytes, found at once. Reads that follow each other from the beginning are checked."""
+        state = self._last
+        begin = state.place if 0 <= place - state.place <= _SOURCE else place
+        file.seek(self._begin + begin)
+        content = file.read(max(0, end - begin))
+        if begin == state.place:
+            state.place, state.crc = begin + len(content), zlib.crc32(content, state.crc)
+            self._check(state)
+        return content[place - begin :]
+
+    def _inflated(self, file: BinaryIO, place: int, end: int) -> bytes:
+        state = max((each for each in (*self._kept, self._last) if each.place <= place), key=lambda each: each.place)
+        if state is not self._last:
+            self._last = state = state.copy()
+        content = bytearray()
+        try:
+            while state.place < end:
+                wanted = state.place >= place
+                part = self._step(file, state, min(_STEP, (end if wanted else place) - state.place))
+                content += part if wanted else b""
+        except (EOFError, zlib.error):
+            self._last = _State()  # this one is of no further use
+            raise
         return bytes(content)
 
     def _step(self, file: BinaryIO, state: _State, size: int) -> bytes:
@@ -105,8 +117,12 @@ class Member:
         state.place += len(part)
         state.crc = zlib.crc32(part, state.crc)
         self.inflated += len(part)
-        if state.place == self._info.file_size and state.crc != self._info.CRC:
-            raise zipfile.BadZipFile(f"{self._info.filename} does not match its checksum")
+        self._check(state)
         if state.place >= self._kept[-1].place + self._spacing:
             self._kept.append(state.copy())
         return part
+
+    def _check(self, state: _State) -> None:
+        if state.place == self._info.file_size and state.crc != self._info.CRC:
+            self._last = _State()
+            raise zipfile.BadZipFile(f"{self._info.filename} does not match its checksum")

@@ -150,13 +150,13 @@ def holds_parts(path: Path) -> bool:
 
 
 def _kind(path: Path) -> Kind:
-    """What this is by its content: a frame folder counts as an image, and what is none of all as a video file."""
+    """What this is by its content: a frame folder counts as an image, and what is none of all as what its name claims."""
     if path.is_dir():
         return "image"
     if not path.is_file():
         raise DecodeError(path, "no such file")
     try:
-        return kind_of(path) or "video"
+        return kind_of(path) or ("array" if path.suffix.lower() in array_files.ARRAY_EXTENSIONS else "video")
     except OSError as error:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 

@@ -21,6 +21,7 @@ from sparsevid.data.reading import DecodeError
 
 # Pillow also opens formats that run other programs (EPS): only those that are named are tried.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
+_SEVERAL = ("PNG", "WEBP", "TIFF", "AVIF")  # of these a file may hold pictures that follow each other
 _PNG_DEPTH = 24  # the byte of a PNG that says the bits of a channel
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 _WIDE = ("I", "F")  # Pillow's modes of 32 bits; older versions give "I" for grey of 16 bits in these formats:
@@ -62,10 +63,11 @@ def is_animation(path: Path) -> bool:
 def shown_pictures(image: Image.Image) -> list[int]:
     """Numbers of the pictures of an image file that are to be shown one after the other; it is left at the first of them.
 
-    None is a TIFF's small copy or mask of another, or the picture of a PNG for those who cannot show animations.
+    None is a TIFF's small copy or mask of another, the picture of a PNG for those who cannot show animations, or what a camera
+    puts behind a JPEG.
     """
     count = getattr(image, "n_frames", 1)
-    if count == 1:
+    if count == 1 or image.format not in _SEVERAL:
         return [0]
     shown = list(range(1 if image.info.get("default_image") else 0, count))
     if image.format == "TIFF":

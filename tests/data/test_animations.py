@@ -151,3 +151,14 @@ def test_an_animation_where_a_still_is_read_is_refused(tmp_path, caplog, name, m
         with pytest.raises(ValueError, match="a frame cannot be decoded: 1"):
             build_manifest(tmp_path, full_scan=True)
         assert "an animation where a still image is read, a.png holds 7 pictures" in caplog.text
+
+
+def test_what_a_camera_puts_behind_a_jpeg_is_no_frame(tmp_path):
+    """Phones store a map of brightness, or the other eye's picture, as a second JPEG in the file."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i, picture in enumerate(pictures(2)):
+        picture.save(folder / f"{i}.jpg", format="MPO", save_all=True, append_images=[picture.resize((24, 16))])
+        assert kind_of(folder / f"{i}.jpg") == "image"
+    (video,) = build_manifest(tmp_path, full_scan=True).videos
+    assert (video.frames, video.height) == (2, 32)
