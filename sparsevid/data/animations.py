@@ -2,7 +2,8 @@
 
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
-Pillow composes each picture from those before it, as a viewer shows it. A TIFF holds no times.
+Pillow composes each picture from those before it, as a viewer shows it. What becomes of pixels is as in `frame_folder`, but
+that of 16 bits in colour the high byte counts. A TIFF holds no times.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsevid.data.pictures import opened, shown_pictures, to_rgb
-from sparsevid.data.reading import VARIABLE_RATE, DecodeError, VideoInfo, add_decoded, stack
+from sparsevid.data.decode_file import VARIABLE_RATE
+from sparsevid.data.frame_folder import opened, to_rgb
+from sparsevid.data.pictures import shown_pictures
+from sparsevid.data.reading import DecodeError, VideoInfo, add_decoded, stack
 
 _TICK = 0.001  # seconds: WebP counts milliseconds
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from sparsevid.data.packet_index import PacketIndex, decode, index_packets, intact_packets
-from sparsevid.data.reading import VARIABLE_RATE, DecodeError, SizedCache, VideoInfo
+from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo
+
+VARIABLE_RATE = "variable frame rate"
 
 # Only self-contained files. Left out is what could make FFmpeg open other addresses or files (hls, dash, concat, imf, sdp,
 # image2), run a script (avisynth, lavfi), or take any bytes for a video (rawvideo, tty, subtitles, mjpeg).

@@ -3,27 +3,37 @@
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
 The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
-image, but for those that are often animated; a frame is opened when it is asked for. `pictures` says what becomes of pixels.
+image, but for those that are often animated; a frame is opened when it is asked for. JPEG, PNG, WebP, AVIF, BMP, TIFF and PNM
+are read; a file with several pictures is no frame (`animations`). Grey and palettes become RGB; alpha is dropped, not
+composited; an EXIF orientation is not applied. 16 bits become 8 as v / 257, rounded (colour in TIFF: its high byte, which is at
+most one level off).
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from sparsevid.data.decode_file import decode_deep_png
 from sparsevid.data.files import IMAGE_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
-from sparsevid.data.pictures import opened, shown_pictures, to_rgb
+from sparsevid.data.pictures import BROKEN, open_picture, shown_pictures
 from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 
 NUMBERING_HAS_GAPS = "numbering has gaps"
 WITHOUT_NUMBERS = "frames without numbers in their names"
 
+_PNG_DEPTH = 24  # the byte of a PNG that says the bits of a channel
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
+_WIDE = ("I", "F")  # Pillow's modes of 32 bits; older versions give "I" for grey of 16 bits in these formats:
+_SIXTEEN_BITS_AS_WIDE = ("PNG", "PPM")
 _CACHED_NAMES = 500_000  # some 80 bytes each
 
 _listings: SizedCache[tuple[str, ...]] = SizedCache(_CACHED_NAMES)
@@ -155,6 +165,21 @@ def _numbers(names: Sequence[str]) -> list[int | None]:
     return [group[place] if len(group) > place else None for group in groups]
 
 
+@contextmanager
+def opened(video: Path, file: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read. Errors inside become `DecodeError`s of the video."""
+    try:
+        with open_picture(file) as image:
+            limit = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses from twice this limit on
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, above Pillow's limit of {limit}")
+            yield image
+    except BROKEN as error:
+        name = "" if file == video else f"frame {file.name}: "
+        said = str(error).splitlines()[0].replace(repr(str(file)), "the file") if str(error) else type(error).__name__
+        raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
+
+
 def _read_image(video: Path, file: Path) -> Tensor:
     """An image as uint8 (H,W,C)."""
     with opened(video, file) as image:
@@ -162,6 +187,31 @@ def _read_image(video: Path, file: Path) -> Tensor:
         pixels = to_rgb(image, file)
     add_decoded(1)
     return torch.from_numpy(pixels)
+
+
+def to_rgb(image: Image.Image, file: Path) -> np.ndarray:
+    """The current picture of an opened image as uint8 (H,W,C)."""
+    if image.format == "PNG" and getattr(image, "n_frames", 1) == 1 and _png_depth(file) == 16:
+        image.load()  # checks that the file is whole; of colour of 16 bits Pillow keeps the high byte alone
+        deep = decode_deep_png(file.read_bytes())
+        return _narrowed(deep[..., :3] if deep.shape[-1] >= 3 else deep[..., :1])
+    if image.mode in _SIXTEEN_BITS or (image.mode in _WIDE and image.format in _SIXTEEN_BITS_AS_WIDE):
+        return _narrowed(np.asarray(image)[..., None])
+    if image.mode in _WIDE:
+        raise ValueError(f"pixels of 32 bits (mode {image.mode}); accepted: 8 or 16 bits")
+    image.info.pop("transparency", None)  # Pillow would warn that converting drops it, which is wanted
+    return np.array(image.convert("RGB"))
+
+
+def _png_depth(file: Path) -> int:
+    with file.open("rb") as content:
+        return content.read(_PNG_DEPTH + 1)[_PNG_DEPTH]
+
+
+def _narrowed(deep: np.ndarray) -> np.ndarray:
+    """16-bit (H,W,1) or (H,W,3) as uint8 (H,W,3): 0 stays 0, 65535 becomes 255."""
+    narrow = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.broadcast_to(narrow, (*narrow.shape[:2], 3)).copy(order="C")
 
 
 def _check_still(video: Path, image: Image.Image) -> None:

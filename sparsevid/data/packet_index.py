@@ -20,11 +20,10 @@ from sparsevid.logging import get_logger
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
-_FRAME_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4
-# Containers with a table of their key frames, or with times before each packet. In others FFmpeg guesses where a time is (MPEG
-# streams, ASF, FLV: some frames were not found, others were wrong), and packets need not be frames, as where a recording begins
-# between key frames.
+# Containers in which FFmpeg finds the packet of a time. In others it searches (MPEG streams, ASF, FLV: some frames were not
+# found, others were wrong), and packets need not be frames: a recording may begin between key frames.
 _INDEXED = ("mov", "avi", "matroska", "gif")
+_FRAME_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4
 _PLACEHOLDER_BYTES = 8  # at most, with the 4 of its start; a coded frame of 64x64 pixels or more is longer
 
 logger = get_logger(__name__)
@@ -113,7 +112,7 @@ class _Packing:
 
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """Walk the packets; the first frame is decoded on the way, which saves to open the file twice."""
-    if not any(name in container.format.name for name in _INDEXED):
+    if container.format.name.split(",")[0] not in _INDEXED:
         return index_frames(container, stream)
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise

@@ -15,7 +15,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-VARIABLE_RATE = "variable frame rate"  # a note of a video
 Kept = TypeVar("Kept", bound=Sized)
 
 
