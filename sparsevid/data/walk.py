@@ -151,7 +151,7 @@ def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects,
             _reject(rejects, "image beside videos", images)
         elif images and folder:
             found.append(Found(folder, sum(size for _, size in images), folder=True))
-        else:
+        elif images:
             loose = images
     if found:
         _reject(rejects, "image beside videos", loose)

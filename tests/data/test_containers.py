@@ -190,6 +190,16 @@ def test_sound_in_a_container_that_does_not_say_so_is_no_fault(tmp_path):
     assert manifest.others == {"no video stream": ["a.mka"]} and len(manifest.videos) == 1
 
 
+@pytest.mark.parametrize("beside", ["meta/list.txt", "a/b/labels.npy"])
+def test_images_in_the_root_are_a_video_whatever_else_lies_below(tmp_path, beside):
+    plant_frames(tmp_path, numbered(3))
+    (tmp_path / beside).parent.mkdir(parents=True)
+    (tmp_path / beside).write_bytes(b"something else")
+    manifest = build_manifest(tmp_path)
+    assert [(video.path, video.frames) for video in manifest.videos] == [(".", 3)]
+    assert list(manifest.others.values()) == [[beside]]
+
+
 def test_two_files_of_one_name_are_noted(tmp_path):
     plant_video(tmp_path / "x" / "a.mp4")
     plant_video(tmp_path / "x" / "a.avi")
