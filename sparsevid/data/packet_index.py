@@ -160,20 +160,21 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
 
 def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """What decoding all of a stream says, for containers that are read from their start."""
-    times: list[int | None] = []
-    size = (0, 0)
+    shown: list[tuple[int | None, bool, int, int]] = []  # presentation time, whether it is damaged, size
+    packet = None
     for packet in intact_packets(container, stream):
-        for frame in decode(stream, packet):
-            size = size if times else (frame.width, frame.height)
-            times.append(frame.pts)
-    if times and packet.size:  # the file broke off: its last frames are still inside the decoder
-        times += [frame.pts for frame in decode(stream, None)]
+        shown += [(frame.pts, frame.is_corrupt, frame.width, frame.height) for frame in decode(stream, packet)]
+    if packet is not None and packet.size:  # the file broke off: its last frames are still inside the decoder
+        shown += [(frame.pts, frame.is_corrupt, frame.width, frame.height) for frame in decode(stream, None)]
+    while shown and shown[-1][1]:  # the frame in which it broke off
+        shown.pop()
+    times = [time for time, *_ in shown]
     in_order = _ascending(times)
     return PacketIndex(
         frames=len(times),
         header_frames=stream.frames,
-        width=size[0],
-        height=size[1],
+        width=shown[0][2] if shown else 0,
+        height=shown[0][3] if shown else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
         times=in_order if list(in_order) == times else array("q"),  # a recording may start its clock again
         tick=float(stream.time_base),
@@ -199,8 +200,13 @@ def _ascending(times: list[int | None]) -> array:
 
 
 def intact_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """Packets from the current position to the end, or to where the file breaks off; the empty last one flushes."""
-    packets = container.demux(stream)
+    """Packets from the current position to the end, or to where the file breaks off; the empty last one flushes.
+
+    What FFmpeg marks as damaged is left out; of streams only the last packet, in which they break off: there a gap in the
+    counters is marked too, as where recordings were joined.
+    """
+    packets, last = container.demux(stream), None
+    whole = container.format.name.split(",")[0] in _INDEXED
     while True:
         try:
             packet = next(packets, None)
@@ -209,6 +215,9 @@ def intact_packets(container: av.container.InputContainer, stream: av.VideoStrea
             return
         if packet is None:
             return
+        if last is not None and packet.size:
+            yield last
+        last = None if whole or not packet.is_corrupt else packet
         if not packet.is_corrupt:
             yield packet
 

@@ -114,7 +114,7 @@ def test_a_recording_that_begins_between_key_frames(tmp_path, name):
     assert [video.path for video in build_manifest(tmp_path, full_scan=True, strict=True).videos] == [name]
 
 
-@pytest.mark.parametrize("name", ["mpeg2.vob", "old.flv"])
+@pytest.mark.parametrize("name", ["h264.ts", "mpeg2.ts", "mpeg2.vob", "old.flv"])
 def test_a_clock_that_starts_again_orders_no_frames(tmp_path, name):
     """Two recordings in one file, the later frames with the earlier times: they stay in the order in which they are shown."""
     path = write(tmp_path / name, name)
@@ -123,6 +123,17 @@ def test_a_clock_that_starts_again_orders_no_frames(tmp_path, name):
     if len(sequential(path)) > FRAMES:
         with pytest.raises(DecodeError, match="no presentation times"):
             frame_times(path)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_recording_that_breaks_off_gives_all_but_the_frame_in_which_it_does(tmp_path, name):
+    path = write(tmp_path / name, name)
+    whole = sequential(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: 2 * len(content) // 3])
+    frames = as_array(read_frames(path, range(probe(path).frames)))
+    assert len(sequential(path)) - 2 <= len(frames) < FRAMES
+    assert all(np.array_equal(frame, other) for frame, other in zip(frames[:-1], whole, strict=False))
 
 
 def test_every_video_of_a_mixed_set_is_found_and_the_rest_counted(tmp_path, caplog):
