@@ -201,8 +201,7 @@ def _from_videos(source: str | Path, role: Role, protocol: Protocol, shape: Clip
         "intended": sum(map(len, starts)) if side.count is None else side.count,
         "videos": len(videos),
         "too_short": len(manifest.videos) - len(videos),
-        "rejected": {reason: len(paths) for reason, paths in manifest.rejects.items()},
-        "others": {reason: len(paths) for reason, paths in manifest.others.items()},
+        "rejected": {reason: len(paths) for reason, paths in _rejected(manifest).items()},
         "formats": formats,
         "decoder": f"PyAV {version('av')}",
         "warnings": warnings,
@@ -230,7 +229,6 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
         "videos": source.count,
         "too_short": 0,
         "rejected": {},
-        "others": {},
         "formats": {"generated": len(chosen)},
         "decoder": None,
         "warnings": [],
@@ -339,8 +337,7 @@ def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
     Raises:
         ValueError: those that are left are fewer than the count: the score would be that of a selection.
     """
-    rejects = {reason: paths for reason, paths in manifest.rejects.items() if reason not in NO_SAMPLES}
-    rejects |= {reason: paths for reason, paths in manifest.others.items() if reason.startswith(OTHER_LAYOUT)}
+    rejects = {reason: paths for reason, paths in _rejected(manifest).items() if reason not in NO_SAMPLES}
     if not rejects:
         return []
     reason, paths = next(iter(rejects.items()))
@@ -350,6 +347,12 @@ def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
         wanted = "all are to be scored" if count is None else f"the {clips} clips of the others are fewer than {count}"
         raise ValueError(f"{text}; {wanted}: make them anew, or remove them")
     return [text]
+
+
+def _rejected(manifest: Manifest) -> dict[str, list[str]]:
+    """What might have been a sample: the manifest's rejects, and arrays in another layout. Not the records beside samples."""
+    arrays = {reason: paths for reason, paths in manifest.others.items() if reason.startswith(OTHER_LAYOUT)}
+    return manifest.rejects | arrays
 
 
 def _losses(formats: dict[str, int], protocol: Protocol) -> list[str]:
