@@ -160,21 +160,21 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
 
 def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """What decoding all of a stream says, for containers that are read from their start."""
-    shown: list[tuple[int | None, bool, int, int]] = []  # presentation time, whether it is damaged, size
-    packet = None
-    for packet in intact_packets(container, stream):
-        shown += [(frame.pts, frame.is_corrupt, frame.width, frame.height) for frame in decode(stream, packet)]
-    if packet is not None and packet.size:  # the file broke off: its last frames are still inside the decoder
-        shown += [(frame.pts, frame.is_corrupt, frame.width, frame.height) for frame in decode(stream, None)]
+    first: av.VideoFrame | None = None
+    shown: list[tuple[int | None, bool]] = []  # presentation time, whether it is damaged
+    for packet in _flushed(intact_packets(container, stream)):
+        for frame in decode(stream, packet):
+            first = first or frame
+            shown.append((frame.pts, frame.is_corrupt))
     while shown and shown[-1][1]:  # the frame in which it broke off
         shown.pop()
-    times = [time for time, *_ in shown]
+    times = [time for time, _ in shown]
     in_order = _ascending(times)
     return PacketIndex(
         frames=len(times),
         header_frames=stream.frames,
-        width=shown[0][2] if shown else 0,
-        height=shown[0][3] if shown else 0,
+        width=first.width if first else 0,
+        height=first.height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
         times=in_order if list(in_order) == times else array("q"),  # a recording may start its clock again
         tick=float(stream.time_base),
@@ -185,6 +185,15 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         leading=False,
         plain=False,
     )
+
+
+def _flushed(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
+    """Packets, and what flushes the decoder if the file broke off: its last frames are still inside."""
+    packet = None
+    for packet in packets:
+        yield packet
+    if packet is not None and packet.size:
+        yield None
 
 
 def _key_frames(times: array, keys: list[tuple[int, int]], by_packet: bool) -> tuple[array, array]:
