@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -152,6 +153,21 @@ def test_gif_lasts_as_long_as_the_clip(tmp_path, fps):
             image.seek(i)
             total += image.info["duration"]
     assert total == pytest.approx(20 / fps * 1000, abs=5)
+
+
+@pytest.mark.parametrize("held", ["some", "all"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_frames_that_are_held_are_read_as_often_as_they_were_written(tmp_path, format, held):
+    """Frame by frame: no format makes one of equal neighbours, or one that lasts longer."""
+    order = [0, 0, 1, 1, 1, 2, 3, 0, 0, 4, 4, 4, 4, 5, 5, 5] if held == "some" else [3] * 16
+    clip = smooth_clip(6)[:, order]
+    path = write_clip(tmp_path / "c", clip, 8, format)
+    assert probe(path).frames == 16 and clip_file_is_whole(path, format, 16, *clip.shape[2:])
+    read = read_clip(path, 16)
+    assert psnr(read, clip) > 25
+    if format in ("gif", "frames", "npz", "ffv1"):
+        equal = [torch.equal(read[:, i], read[:, i - 1]) for i in range(1, 16)]
+        assert equal == [a == b for a, b in pairwise(order)]
 
 
 @pytest.mark.parametrize("fps", [7, 50, 60, 95, 100])

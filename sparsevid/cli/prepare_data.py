@@ -96,8 +96,8 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
 
     Returns:
         `card`, `root`, `fingerprint`; `counts`: name → found and expected, None where the card says nothing; `splits`:
-        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `rejects` and
-        `notes`: reason → paths.
+        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `rejects`, `notes`
+        and `others`: reason → paths.
     """
     rule, videos = card.clip.clip_rule(), manifest.videos
     by_split: dict[str, list[Video]] = {}
@@ -113,6 +113,7 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
         "classes": {name: per_class[label] for label, name in enumerate(manifest.classes)},
         "rejects": {reason: list(paths) for reason, paths in manifest.rejects.items()},
         "notes": {reason: list(paths) for reason, paths in manifest.notes.items()},
+        "others": {reason: list(paths) for reason, paths in manifest.others.items()},
         "fingerprint": manifest.fingerprint,
     }
 
@@ -155,7 +156,8 @@ def print_report(report: dict) -> None:
     _print_splits(report["splits"], report["clip"])
     if report["classes"]:
         _print_classes(report["classes"])
-    for title, by_reason in (("left out", report["rejects"]), ("to know", report["notes"])):
+    titles = {"left out": "rejects", "beside the videos": "others", "to know": "notes"}
+    for title, by_reason in ((title, report[name]) for title, name in titles.items()):
         if by_reason:
             rows = [[reason, str(len(paths)), paths[0]] for reason, paths in by_reason.items()]
             print_table(title, ["reason", "number", "example"], rows)

@@ -3,14 +3,14 @@
 Dimensions: N clips of a stack, T frames of a clip, H height, W width, C = 3 channels (RGB).
 
 The frames of a file are counted through, clip after clip: a stack has N·T. Only frames that are asked for are held in memory.
-In an .npy file they are found at once. An .npz archive is read from its start each time, so a large stack belongs into an .npy
-file. Nothing is unpickled: an array of objects is no video.
+In an .npy file they are found at once. A compressed .npz archive is inflated up to the frame once in each process, so a large
+stack that is read in random order belongs into an .npy file. Nothing is unpickled: an array of objects is no video.
 """
 
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.data.reading import DecodeError, VideoInfo, add_decoded, stack
+from sparsevid.data.archive_members import Member
+from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 
 ARRAY_EXTENSIONS = (".npy", ".npz")
 ARRAY_HEAD = b"\x93NUMPY"
@@ -29,6 +30,13 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _BROKEN = (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _MEMBER = ".npy"
 ACCEPTED = "uint8 clips (T,H,W,3) or (N,T,H,W,3)"
+OTHER_LAYOUT = "an array "  # how the reason of one that is not accepted begins
+_PICTURE_AXES = 3  # from here on an array may be meant as pictures: grey (T,H,W)
+_CACHED_BYTES = 100_000_000
+
+# (offset, size) → bytes of an array's file
+Read = Callable[[int, int], bytes]
+_members: SizedCache[Member] = SizedCache(_CACHED_BYTES)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class _Header:
         """Whether the array has the axes of clips in colour, whatever its values are."""
         return len(self.shape) in (4, 5) and self.shape[-1] == 3
 
+    def __str__(self) -> str:
+        return f"{OTHER_LAYOUT}{self.dtype} {self.shape}; accepted: {ACCEPTED}"
+
 
 def claims_clips(path: Path) -> bool:
     """Whether an array file is to be read as a video; labels, features and the like are none.
@@ -59,6 +70,20 @@ def claims_clips(path: Path) -> bool:
                 return bool(_clip_members(archive))
     except _BROKEN:
         return path.suffix.lower() in ARRAY_EXTENSIONS
+
+
+def other_layout(path: Path) -> str | None:
+    """What an array file holds that may be meant as clips and is none, as the reason to pass it over; None if nothing is.
+
+    Labels and features, of two axes at most, are not meant so.
+    """
+    try:
+        with path.open("rb") as file:
+            headers = [_read_header(file)] if _is_plain(file) else [header for _, header in _headers(zipfile.ZipFile(file))]
+    except _BROKEN:
+        return None
+    meant = (str(header) for header in headers if len(header.shape) >= _PICTURE_AXES or header.dtype.hasobject)
+    return next(meant, None)
 
 
 def probe_array(path: Path) -> VideoInfo:
@@ -89,14 +114,13 @@ def read_array(path: Path, indices: Sequence[int]) -> Tensor:
         DecodeError: the file holds no clips, ends early, or has no such frame.
     """
     frames: dict[int, Tensor] = {}
-    with _clips(path) as (file, header):
+    with _clips(path) as (read, header):
         count = math.prod(header.shape[:-3])
         if max(indices) >= count:
             raise DecodeError(path, f"frame {max(indices)} does not exist: the array holds {count}")
         size = math.prod(header.shape[-3:])
         for index in sorted(set(indices)):
-            file.seek(header.offset + index * size)
-            content = file.read(size)
+            content = read(header.offset + index * size, size)
             if len(content) < size:
                 raise DecodeError(path, f"the file ends before frame {index} of {count}")
             frames[index] = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(header.shape[-3:]).copy())
@@ -105,31 +129,32 @@ def read_array(path: Path, indices: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def _clips(path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
+def _clips(path: Path) -> Iterator[tuple[Read, _Header]]:
     """The opened array of a file that holds clips."""
-    with _array(path) as (file, header):
+    with _array(path) as (read, header):
         if not header.claims_video or header.dtype != np.uint8 or 0 in header.shape:
-            raise DecodeError(path, f"an array {header.dtype} {header.shape}; accepted: {ACCEPTED}")
+            raise DecodeError(path, str(header))
         if header.fortran:
             raise DecodeError(path, "an array in Fortran order; accepted: C order (np.ascontiguousarray)")
-        yield file, header
+        yield read, header
 
 
 @contextmanager
-def _array(path: Path) -> Iterator[tuple[BinaryIO, _Header]]:
+def _array(path: Path) -> Iterator[tuple[Read, _Header]]:
     """Open the array of an .npy file, or the one of an archive that has the axes of clips; errors become `DecodeError`s."""
     try:
         with path.open("rb") as file:
             if _is_plain(file):
-                yield file, _read_header(file)
+                yield lambda offset, size: file.read(size) if file.seek(offset) >= 0 else b"", _read_header(file)
                 return
             with zipfile.ZipFile(file) as archive:
                 members = _clip_members(archive)
-                if len(members) != 1:
-                    names = ", ".join(member.filename for member in members) or "none"
-                    raise ValueError(f"an archive holds one array of {ACCEPTED}, found: {names}")
-                with archive.open(members[0]) as member:
-                    yield member, _read_header(member)
+            if len(members) != 1:
+                names = ", ".join(info.filename for info, _ in members) or "none"
+                raise ValueError(f"an archive holds one array of {ACCEPTED}, found: {names}")
+            ((info, header),) = members
+            member = archive_member(path, file, info)
+            yield lambda offset, size: member.read(file, offset, size), header
     except DecodeError:
         raise
     except _BROKEN as error:
@@ -143,15 +168,31 @@ def _is_plain(file: BinaryIO) -> bool:
     return head == ARRAY_HEAD
 
 
-def _clip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+def archive_member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Member:
+    """A member of an archive, which this process remembers with the way through it.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    state = path.stat()
+    key = (str(path.absolute()), state.st_size, state.st_mtime_ns, info.filename)
+    member = _members.get(key)
+    if member is None:
+        member = Member(file, info)
+        _members.put(key, member)
+    return member
+
+
+def _clip_members(archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, _Header]]:
     """The members of an archive that have the axes of clips; labels and the like may lie beside them."""
-    found = []
+    return [(info, header) for info, header in _headers(archive) if header.claims_video]
+
+
+def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, _Header]]:
     for info in archive.infolist():
         if info.filename.endswith(_MEMBER):
             with archive.open(info) as member:
-                if _read_header(member).claims_video:
-                    found.append(info)
-    return found
+                yield info, _read_header(member)
 
 
 def _read_header(file: BinaryIO) -> _Header:

@@ -1,5 +1,5 @@
-"""Frames of a video, by index. A video is a file, a folder of images (`frame_folder`), one image: a video of one frame, or
-an array (`array_files`), whose clips are counted through.
+"""Frames of a video, by index. A video is a file, a folder of images (`frame_folder`), one image: a video of one frame, an
+image file that holds several (`animations`), or an array (`array_files`), whose clips are counted through.
 
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sparsevid.data import array_files, decode_decord, decode_file, frame_folder
+from sparsevid.data import animations, array_files, decode_decord, decode_file, frame_folder
 from sparsevid.data.display import Display
 from sparsevid.data.files import Kind, kind_of
 from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
@@ -48,8 +48,8 @@ def probe(path: str | Path, *, display: bool = True) -> VideoInfo:
     """Read what a video holds: the packets of a file or the names in a folder, and its first frame, decoded.
 
     Args:
-        path: a file in an MP4/MOV, AVI, Matroska/WebM or GIF container, whatever its extension; an array of clips; a
-            frame folder; an image.
+        path: a file in a container that `decode_file` opens, whatever its extension; an array of clips; a frame folder; an
+            image.
         display: give the size that a player shows, see `display`; else that of the stored pixels.
 
     Returns:
@@ -59,7 +59,12 @@ def probe(path: str | Path, *, display: bool = True) -> VideoInfo:
         DecodeError: the video is missing, empty, no video, or its first frame cannot be decoded.
     """
     path = Path(path)
-    probes = {"image": frame_folder.probe_images, "array": array_files.probe_array, "video": decode_file.probe_file}
+    probes = {
+        "image": frame_folder.probe_images,
+        "animation": animations.probe_animation,
+        "array": array_files.probe_array,
+        "video": decode_file.probe_file,
+    }
     info = probes[_kind(path)](path)
     return info if display else info.as_stored()
 
@@ -95,6 +100,8 @@ def read_frames(
     kind = _kind(path)
     if kind == "image":
         return frame_folder.read_images(path, indices, display)
+    if kind == "animation":
+        return animations.read_animation(path, indices)
     return array_files.read_array(path, indices) if kind == "array" else _read_file(path, indices, backend, seek, display)
 
 
@@ -113,14 +120,14 @@ def iter_frames(path: str | Path, chunk: int = 32, *, display: bool = True) -> I
         DecodeError: the video is unreadable, or a frame is damaged.
     """
     path, kind = Path(path), _kind(Path(path))
-    if kind != "video":
+    if kind in ("image", "array"):
         count = len(frame_folder.image_paths(path)) if kind == "image" else array_files.probe_array(path).frames
         for start in range(0, count, chunk):
             yield read_frames(path, range(start, min(start + chunk, count)), display=display)
         return
-    how = decode_file.packet_index(path).display if display else Display()
+    how = decode_file.packet_index(path).display if display and kind == "video" else Display()
     batch: list[tuple[int, Tensor]] = []
-    for i, frame in decode_file.all_frames(path):
+    for i, frame in decode_file.all_frames(path) if kind == "video" else enumerate(animations.animation_frames(path)):
         batch.append((i, how.shown(frame)))
         if len(batch) == chunk:
             yield stack(path, batch)
@@ -141,10 +148,10 @@ def frame_times(path: str | Path) -> list[float]:
     Raises:
         DecodeError: the file is unreadable or holds no times, or the path is a frame folder, image or array, which have none.
     """
-    path = Path(path)
-    if _kind(path) != "video":
+    path, kind = Path(path), _kind(Path(path))
+    if kind in ("image", "array"):
         raise DecodeError(path, "arrays and images hold no times; accepted: a video file")
-    seconds = decode_file.packet_index(path).seconds
+    seconds = animations.animation_times(path) if kind == "animation" else decode_file.packet_index(path).seconds
     if not seconds:
         raise DecodeError(path, "the file holds no presentation times")
     return seconds
@@ -178,13 +185,13 @@ def holds_parts(path: Path) -> bool:
 
 
 def _kind(path: Path) -> Kind:
-    """What this is by its content: a frame folder counts as an image, and what is none of all as a video file."""
+    """What this is by its content: a frame folder counts as an image, and what is none of all as what its name claims."""
     if path.is_dir():
         return "image"
     if not path.is_file():
         raise DecodeError(path, "no such file")
     try:
-        return kind_of(path) or "video"
+        return kind_of(path) or ("array" if path.suffix.lower() in array_files.ARRAY_EXTENSIONS else "video")
     except OSError as error:
         raise DecodeError(path, f"cannot be opened ({error.strerror})") from error
 

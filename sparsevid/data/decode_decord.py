@@ -69,6 +69,8 @@ def _open_reader(path: Path, index: PacketIndex):
         return _leave_to_pyav(path, "H.264 4:4:4 needs x264's note in the first packet, which decord forgets when it seeks")
     if index.leading:
         return _leave_to_pyav(path, "frames shown before a key frame are stored after it, where decord seeks wrongly")
+    if index.times and not index.keys:
+        return _leave_to_pyav(path, "seeking in its container cannot be trusted")
     if not index.times or index.delay:
         return _leave_to_pyav(path, "presentation times are missing, and decord guesses them")
     if not index.plain:

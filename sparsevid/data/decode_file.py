@@ -30,8 +30,14 @@ from sparsevid.logging import get_logger
 VARIABLE_RATE = "variable frame rate"
 EMPTY_PACKETS = "packets without a frame"
 
-# Only self-contained files: a playlist with the name of a video could make FFmpeg open other addresses.
-_OPEN_OPTIONS = {"format_whitelist": "mov,avi,matroska,gif", "protocol_whitelist": "file"}
+# Only self-contained files. Left out is what could make FFmpeg open other addresses or files (hls, dash, concat, imf, sdp,
+# image2), run a script (avisynth, lavfi), or take any bytes for a video (rawvideo, tty, subtitles, mjpeg).
+_FORMATS = (
+    "mov", "avi", "matroska", "gif", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "flv", "asf", "ogg", "mxf", "dv",
+    "ivf", "rm", "nut", "yuv4mpegpipe", "wtv",
+)  # fmt: skip
+_OPEN_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+NO_VIDEO = "no video stream"
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
 LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
 _CACHED_FRAMES = 4_000_000  # at most 24 bytes each
@@ -113,6 +119,15 @@ def is_lossless(path: Path) -> bool:
     """
     with _open(path) as (_, stream):
         return stream.codec_context.name in LOSSLESS_CODECS and stream.codec_context.format.is_rgb
+
+
+def holds_video(path: Path) -> bool:
+    """Whether FFmpeg opens a file as a video, whatever it begins with."""
+    try:
+        with _open(path) as (_, stream):
+            return stream.codec_context.width > 0
+    except DecodeError:
+        return False
 
 
 def read_numbered(path: Path, wanted: list[int], seek: bool = True) -> Iterator[tuple[int, Tensor]]:
@@ -213,7 +228,7 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
         with av.open(str(path.absolute()), options=_OPEN_OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
-                raise DecodeError(path, "no video stream")
+                raise DecodeError(path, NO_VIDEO)
             if stream.codec_context is None:
                 raise DecodeError(path, "no decoder for its video codec")
             stream.codec_context.thread_count = 1  # the workers of a loader are the parallel part

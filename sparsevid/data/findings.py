@@ -49,12 +49,14 @@ class Findings:
         signature: of its listing, see `Scan`.
         videos: all that the walk found, in natural order of their paths.
         rejects: what the walk passed over.
+        others: what the walk found to be neither video nor image, nor to claim it.
         held_to_scan: whether a full scan was once asked for; what is new or has changed is then scanned too.
     """
 
     signature: str
     videos: tuple[Finding, ...]
     rejects: Rejects
+    others: Rejects
     held_to_scan: bool = False
 
     def save(self, path: Path) -> None:
@@ -64,7 +66,8 @@ class Findings:
             path: the file; its folder must exist.
         """
         rows = [_row(finding) for finding in self.videos]
-        body = json.dumps({"info": _INFO, "videos": rows, "rejects": self.rejects, "held_to_scan": self.held_to_scan})
+        passed_over = {"rejects": self.rejects, "others": self.others}
+        body = json.dumps({"info": _INFO, "videos": rows, **passed_over, "held_to_scan": self.held_to_scan})
         head = json.dumps({"format": FORMAT, "signature": self.signature, "sha256": _sha256(body)})
         with renamed(path) as draft:
             draft.write_text(f"{head}\n{body}\n", encoding="ascii")
@@ -88,7 +91,8 @@ class Findings:
             if tuple(values["info"]) != _INFO:
                 raise ValueError(f"columns {values['info']!r}; accepted: {', '.join(_INFO)}")
             videos = tuple(_finding(row) for row in values["videos"])
-            found = cls(head["signature"], videos, dict(values["rejects"]), bool(values["held_to_scan"]))
+            passed_over = dict(values["rejects"]), dict(values["others"])
+            found = cls(head["signature"], videos, *passed_over, bool(values["held_to_scan"]))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} does not hold what was found in a tree: {error}") from error
         outside = [path for each in videos if (path := each.found.path).startswith("/") or ".." in path.split("/")]
@@ -108,14 +112,14 @@ def find(scan: Scan, media: str, known: Findings | None = None) -> Findings:
     Returns:
         The videos, not looked into unless they are known.
     """
-    found, rejects = find_videos(scan, media)
+    found, rejects, others = find_videos(scan, media)
     before = {(each.found, each.stamp): each for each in known.videos} if known else {}
     stamps = _file_stamps(scan)
     videos = []
     for each in found:
         stamp = _folder_stamp(scan, each.path) if each.folder else stamps[each.path]
         videos.append(before.get((each, stamp)) or Finding(each, stamp))
-    return Findings(scan.signature, tuple(videos), rejects, known is not None and known.held_to_scan)
+    return Findings(scan.signature, tuple(videos), rejects, others, known is not None and known.held_to_scan)
 
 
 def look(

@@ -3,16 +3,16 @@
 Dimensions: T frames, C = 3 channels (RGB), H height, W width.
 
 The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
-image; a frame is opened when it is asked for. JPEG, PNG, WebP, BMP, TIFF and PNM are read; of several pictures in one file,
-the first. Grey and palettes become RGB; alpha is dropped, not composited. 16 bits become 8 as v / 257, rounded (colour in TIFF:
-its high byte, which is at most one level off). Each image is turned as its EXIF orientation says, unless stored pixels are
-wanted; in TIFF the orientation is part of the format, and always counts.
+The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
+image, but for those that are often animated; a frame is opened when it is asked for. JPEG, PNG, WebP, AVIF, BMP, TIFF and PNM
+are read; a file with several pictures is no frame (`animations`). Grey and palettes become RGB; alpha is dropped, not
+composited. 16 bits become 8 as v / 257, rounded (colour in TIFF: its high byte, which is at most one level off). Each image is
+turned as its EXIF orientation says, unless stored pixels are wanted; in TIFF the orientation is part of the format, and always
+counts.
 """
 
 import os
 import re
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,20 +26,18 @@ from torch import Tensor
 
 from sparsevid.data.decode_file import decode_deep_png
 from sparsevid.data.display import ORIENTATIONS, STRAIGHT, Display
-from sparsevid.data.files import IMAGE_EXTENSIONS, is_ignored, kind_of, natural_key
+from sparsevid.data.files import IMAGE_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
+from sparsevid.data.pictures import BROKEN, open_picture, shown_pictures
 from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 from sparsevid.logging import get_logger
 
 NUMBERING_HAS_GAPS = "numbering has gaps"
 WITHOUT_NUMBERS = "frames without numbers in their names"
 
-# Pillow also opens formats that run other programs (EPS): only those that are named are tried.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 _PNG_DEPTH = 24  # the byte of a PNG that says the bits of a channel
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 _WIDE = ("I", "F")  # Pillow's modes of 32 bits; older versions give "I" for grey of 16 bits in these formats:
 _SIXTEEN_BITS_AS_WIDE = ("PNG", "PPM")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _CACHED_NAMES = 500_000  # some 80 bytes each
 _ORIENTATION = ExifTags.Base.Orientation
 
@@ -119,10 +117,11 @@ def probe_images(path: Path) -> VideoInfo:
     There may be a million images in a set: what is damaged in one shows when it is read.
     """
     files = image_paths(path)
-    with _opened(path, files[0]) as image:
+    with opened(path, files[0]) as image:
+        _check_still(path, image)
         stored, display = image.size, _display_of(image)
         if path.is_dir():
-            _to_rgb(image, files[0])
+            to_rgb(image, files[0])
             add_decoded(1)
     notes = []
     if len(files) > 1:
@@ -159,7 +158,10 @@ def read_images(path: Path, indices: Sequence[int], display: bool = True) -> Ten
 def _is_frame(entry: os.DirEntry) -> bool:
     if is_ignored(entry.name) or not entry.is_file():
         return False
-    return os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS or kind_of(Path(entry.path)) == "image"
+    if is_believed(entry.name):
+        return True
+    kind = kind_of(Path(entry.path))
+    return kind == "image" or (kind is None and os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS)
 
 
 def _numbers(names: Sequence[str]) -> list[int | None]:
@@ -172,15 +174,15 @@ def _numbers(names: Sequence[str]) -> list[int | None]:
 
 
 @contextmanager
-def _opened(video: Path, file: Path) -> Iterator[Image.Image]:
+def opened(video: Path, file: Path) -> Iterator[Image.Image]:
     """An image whose header has been read. Errors inside become `DecodeError`s of the video."""
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with open_picture(file) as image:
             limit = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses from twice this limit on
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, above Pillow's limit of {limit}")
             yield image
-    except _BROKEN as error:
+    except BROKEN as error:
         name = "" if file == video else f"frame {file.name}: "
         said = str(error).splitlines()[0].replace(repr(str(file)), "the file") if str(error) else type(error).__name__
         raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
@@ -188,9 +190,10 @@ def _opened(video: Path, file: Path) -> Iterator[Image.Image]:
 
 def _read_image(video: Path, file: Path, display: bool) -> Tensor:
     """An image as uint8 (H,W,C)."""
-    with _opened(video, file) as image:
+    with opened(video, file) as image:
+        _check_still(video, image)
         how = _display_of(image) if display else Display()
-        pixels = _to_rgb(image, file)
+        pixels = to_rgb(image, file)
     add_decoded(1)
     return how.shown(torch.from_numpy(pixels))
 
@@ -201,15 +204,15 @@ def _display_of(image: Image.Image) -> Display:
         return Display()  # Pillow turns TIFF by itself, and would read all of a PNG to look behind the pixels
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except _BROKEN as error:  # viewers show it all the same
+    except BROKEN as error:  # viewers show it all the same
         logger.debug("%s: its EXIF cannot be read: %s", image.filename, error)
         return Display()
     return Display(turn=ORIENTATIONS.get(orientation, STRAIGHT))
 
 
-def _to_rgb(image: Image.Image, file: Path) -> np.ndarray:
-    """The pixels of an opened image as uint8 (H,W,C)."""
-    if image.format == "PNG" and _png_depth(file) == 16:
+def to_rgb(image: Image.Image, file: Path) -> np.ndarray:
+    """The current picture of an opened image as uint8 (H,W,C)."""
+    if image.format == "PNG" and getattr(image, "n_frames", 1) == 1 and _png_depth(file) == 16:
         image.load()  # checks that the file is whole; of colour of 16 bits Pillow keeps the high byte alone
         deep = decode_deep_png(file.read_bytes())
         return _narrowed(deep[..., :3] if deep.shape[-1] >= 3 else deep[..., :1])
@@ -230,3 +233,11 @@ def _narrowed(deep: np.ndarray) -> np.ndarray:
     """16-bit (H,W,1) or (H,W,3) as uint8 (H,W,3): 0 stays 0, 65535 becomes 255."""
     narrow = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.broadcast_to(narrow, (*narrow.shape[:2], 3)).copy(order="C")
+
+
+def _check_still(video: Path, image: Image.Image) -> None:
+    """Raise a DecodeError of the video if an image of it holds several pictures: all but the first would be lost."""
+    count = len(shown_pictures(image))
+    if count > 1:
+        name = Path(image.filename).name
+        raise DecodeError(video, "an animation where a still image is read", f"{name} holds {count} pictures")

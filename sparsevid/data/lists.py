@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from sparsevid.data.walk import own_name
+from sparsevid.data.walk import own_name, without_extension
 
 _EXAMPLES = 5  # entries that a message names
 
@@ -159,7 +159,7 @@ class _Finder:
     """
 
     def __init__(self, paths: Iterable[str], flat: Collection[str]) -> None:
-        self._steps = (str, str.casefold, _without_extension)
+        self._steps = (str, str.casefold, lambda path: without_extension(path).casefold())
         self._tables: tuple[dict[str, list[str]], ...] = ({}, {}, {})
         self._flat: dict[str, list[str]] = {}
         for path in paths:
@@ -178,11 +178,6 @@ class _Finder:
             if found := table.get(step(entry)):
                 return found
         return self._flat.get(own_name(entry).casefold(), [])
-
-
-def _without_extension(path: str) -> str:
-    folder, slash, _ = path.rpartition("/")
-    return f"{folder}{slash}{own_name(path)}".casefold()
 
 
 def _check_label(file: Path, entry: str, label: int, name: str, official: Sequence[str]) -> None:

@@ -4,26 +4,31 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 
 from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.decode import DecodeError
+from sparsevid.data.decode_file import NO_VIDEO
 from sparsevid.data.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
 from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import Sorting, TreeRules, apply_rules
-from sparsevid.data.walk import Found, Rejects, Scan, scan_tree
+from sparsevid.data.walk import Found, Rejects, Scan, namesakes, scan_tree
 from sparsevid.distributed import broadcast_object, is_main, patient_group
 from sparsevid.logging import get_logger
 
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"
 # Reasons for which no video is missing: what may lie beside sound ones. All others are damage, which strict does not accept.
-NO_DAMAGE = ("empty folder", "image beside videos", "GIF beside more images", "a video, where images are read")
+NO_DAMAGE = (
+    "empty folder", "image beside videos", "GIF beside more images", "animation beside more images",
+    "a video, where images are read",
+)  # fmt: skip
+NAMESAKES = "another video of the same name in its folder"
 
 logger = get_logger(__name__)
 
@@ -81,6 +86,7 @@ class Manifest:
         notes: remark → paths of videos that are used all the same, or entries of lists.
         splits: split → number of its videos; empty without splits.
         scanned: whether every frame has been decoded.
+        others: reason → paths of what lies beside the videos, is none and does not claim to be: lists, labels, sound.
     """
 
     root: Path
@@ -90,6 +96,7 @@ class Manifest:
     notes: dict[str, list[str]]
     splits: dict[str, int]
     scanned: bool = False
+    others: Rejects = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -270,7 +277,7 @@ def _sort(findings: Findings, root: Path, rules: TreeRules) -> Sorting:
 
 def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting) -> Manifest:
     """The manifest of a tree whose sorted videos have all been looked into."""
-    rejects = {reason: list(paths) for reason, paths in findings.rejects.items()}
+    rejects, others = ({reason: list(paths) for reason, paths in each.items()} for each in (findings.rejects, findings.others))
     unsorted = [each.found.path for each in findings.videos if each.found.path not in sorting.labels]
     if unsorted:
         rejects["not in a class folder"] = unsorted
@@ -278,6 +285,9 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
     videos: list[Video] = []
     usable = [each for each in findings.videos if each.found.path in sorting.labels]
     for each in usable:
+        if each.contents == NO_VIDEO and not each.found.path.lower().endswith(VIDEO_EXTENSIONS):  # sound in a video's container
+            others.setdefault(NO_VIDEO, []).append(each.found.path)
+            continue
         if not isinstance(each.contents, Contents):
             rejects.setdefault(each.contents, []).append(each.found.path)
             continue
@@ -285,14 +295,17 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
         overridden = () if rules.display or not each.contents.info.stored else (SHOWN_OTHERWISE,)
         for remark in each.contents.remarks + overridden:
             notes.setdefault(remark, []).append(each.found.path)
+    if pairs := namesakes(dict.fromkeys(video.path for video in videos)):
+        notes[NAMESAKES] = pairs
     if not videos:
         accepted = f"images ({' '.join(IMAGE_EXTENSIONS)})"
         if rules.media == "video":
             accepted = f"video files ({' '.join(VIDEO_EXTENSIONS + ARRAY_EXTENSIONS)}), folders of {accepted}"
-        raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {_counts(rejects) or 'nothing'}")
+        passed_over = "; ".join(filter(None, map(_counts, (rejects, others))))
+        raise ValueError(f"{root}: no usable video; accepted: {accepted}; passed over: {passed_over or 'nothing'}")
     splits = Counter(video.split for video in videos if video.split is not None)
     scanned = all(each.scanned for each in usable)
-    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned)
+    return Manifest(root, tuple(videos), sorting.classes, rejects, notes, dict(sorted(splits.items())), scanned, others)
 
 
 def _entries(found: Found, contents: Contents, rules: TreeRules, sorting: Sorting) -> list[Video]:
@@ -318,6 +331,8 @@ def _reported(manifest: Manifest, strict: bool) -> Manifest:
         raise DecodeError(manifest.root / paths[0], f"{reason} (of all faults: {_counts(faults)})")
     if manifest.rejects:
         logger.warning("%s: passed over: %s", manifest.root, _counts(manifest.rejects))
+    if manifest.others:
+        logger.info("%s: beside the videos: %s", manifest.root, _counts(manifest.others))
     if manifest.notes:
         logger.warning("%s: noted: %s", manifest.root, _counts(manifest.notes))
     return manifest

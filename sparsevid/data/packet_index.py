@@ -23,8 +23,10 @@ from sparsevid.logging import get_logger
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
 _SOUGHT_BY_PTS = ("mov", "matroska", "gif")  # where FFmpeg seeks by presentation time; elsewhere by decoding time
-# Where key frames are what they are marked as, as far as is known, and a decoder says of a picture whether it needs others.
-_KNOWN_CONTAINERS = ("mov", "avi", "matroska", "gif")
+# Containers in which FFmpeg finds the packet of a time. In others it searches (MPEG streams, ASF, FLV: some frames were not
+# found, others were wrong), and packets need not be frames: a recording may begin between key frames.
+_INDEXED = ("mov", "avi", "matroska", "gif")
+# Where a decoder says of a picture whether it needs others.
 _KNOWN_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "ffv1", "png", "gif")
 
 logger = get_logger(__name__)
@@ -44,7 +46,8 @@ class PacketIndex:
         times: in ticks, ascending, when each frame is shown; in AVI, decoding times of the packets that give it. Empty where
             times are missing or there twice.
         tick: seconds.
-        keys: numbers of the key frames, ascending (in AVI of packets, not later than the frame); empty with `times`.
+        keys: numbers of the key frames, ascending (in AVI of packets, not later than the frame); empty with `times`, and where
+            the container cannot be trusted to find them: such a file is read from its start.
         seeks: where to seek to for each key frame, in ticks.
         by_packet: whether frames are recognised by packets, as in AVI, not by presentation time.
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
@@ -53,8 +56,9 @@ class PacketIndex:
         display: how a player shows frames.
         codec: FFmpeg's name of it.
         full_chroma: whether each pixel has its own colour, as in 4:4:4.
-        known: whether random access is known to be right in this container and codec; if not, it has to be tried out.
-        from_start: whether it was tried out, and gave other frames than a decode from the start; then `keys` is empty.
+        known: whether random access is known to be right in this codec; if not, it has to be tried out.
+        from_start: whether frames are decoded from the start alone: in containers without an index, and where random access
+            was tried out and gave other frames; then `keys` is empty.
     """
 
     frames: int
@@ -108,6 +112,8 @@ class PacketIndex:
 
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
     """Walk the packets; the first frame is decoded on the way, which saves to open the file twice."""
+    if container.format.name.split(",")[0] not in _INDEXED:
+        return index_frames(container, stream)
     shown: list[tuple[int | None, int | None]] = []  # (presentation time, decoding time) of packets
     keys: list[tuple[int, int]] = []  # likewise
     first: list[av.VideoFrame] = []
@@ -163,7 +169,7 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         display=display_of(stream, first[0]) if first else Display(),
         codec=codec.canonical_name,
         full_chroma=pixels is not None and pixels.chroma_width(64) == pixels.chroma_height(64) == 64,
-        known=(codec.intra_only or codec.canonical_name in _KNOWN_CODECS) and kind in _KNOWN_CONTAINERS,
+        known=codec.intra_only or codec.canonical_name in _KNOWN_CODECS,
     )
 
 
@@ -175,6 +181,50 @@ def _key_frames(times: array, keys: list[tuple[int, int]], kind: str) -> tuple[a
     return array("q", [bisect_left(times, time) for time, _ in places]), array("q", [place for _, place in places])
 
 
+def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
+    """What decoding all of a stream says, for containers that are read from their start."""
+    first: av.VideoFrame | None = None
+    shown: list[tuple[int | None, bool]] = []  # presentation time, whether it is damaged
+    for packet in _flushed(intact_packets(container, stream)):
+        for frame in decode(stream, packet):
+            first = first or frame
+            shown.append((frame.pts, frame.is_corrupt))
+    while shown and shown[-1][1]:  # the frame in which it broke off
+        shown.pop()
+    times = [time for time, _ in shown]
+    in_order = _ascending(times)
+    return PacketIndex(
+        frames=len(times),
+        header_frames=stream.frames,
+        empty=0,
+        width=first.width if first else 0,
+        height=first.height if first else 0,
+        declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
+        times=in_order if list(in_order) == times else array("q"),  # a recording may start its clock again
+        tick=float(stream.time_base),
+        keys=array("q"),
+        seeks=array("q"),
+        by_packet=False,
+        delay=0,
+        leading=False,
+        plain=False,
+        display=display_of(stream, first) if first else Display(),
+        codec=stream.codec_context.codec.canonical_name,
+        full_chroma=False,
+        known=True,
+        from_start=True,
+    )
+
+
+def _flushed(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
+    """Packets, and what flushes the decoder if the file broke off: its last frames are still inside."""
+    packet = None
+    for packet in packets:
+        yield packet
+    if packet is not None and packet.size:
+        yield None
+
+
 def _ascending(times: list[int | None]) -> array:
     """Times in order; none at all if one is missing or there twice."""
     usable = None not in times and len(set(times)) == len(times)
@@ -182,8 +232,13 @@ def _ascending(times: list[int | None]) -> array:
 
 
 def intact_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """Packets from the current position to the end, or to where the file breaks off; the empty last one flushes."""
-    packets = container.demux(stream)
+    """Packets from the current position to the end, or to where the file breaks off; the empty last one flushes.
+
+    What FFmpeg marks as damaged is left out; of streams only the last packet, in which they break off: there a gap in the
+    counters is marked too, as where recordings were joined.
+    """
+    packets, last = container.demux(stream), None
+    whole = container.format.name.split(",")[0] in _INDEXED
     while True:
         try:
             packet = next(packets, None)
@@ -192,6 +247,9 @@ def intact_packets(container: av.container.InputContainer, stream: av.VideoStrea
             return
         if packet is None:
             return
+        if last is not None and packet.size:
+            yield last
+        last = None if whole or not packet.is_corrupt else packet
         if not packet.is_corrupt:
             yield packet
 

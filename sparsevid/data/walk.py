@@ -1,19 +1,21 @@
 """The walk: one pass over a tree of files says what its videos are, without decoding anything.
 
-A video is a video file, or an array file with clips; or a *frame folder*, a folder that directly holds images and no video
-file, whatever the folder is called; or, in a tree of images, each image file. What a file is, its first bytes say.
+A video is a video file, an image file that holds several pictures, or an array file with clips; or a *frame folder*, a folder
+that directly holds images and no video file, whatever the folder is called; or, in a tree of images, each image file. What a
+file is, its first bytes say; of one whose name claims a video, FFmpeg is asked.
 """
 
 import fnmatch
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sparsevid.data.array_files import ARRAY_EXTENSIONS
-from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_ignored, kind_of, natural_key
+from sparsevid.data.array_files import ARRAY_EXTENSIONS, other_layout
+from sparsevid.data.decode_file import holds_video
+from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
 from sparsevid.logging import get_logger
 
 MEDIA = ("video", "image")
@@ -60,6 +62,12 @@ def own_name(path: str) -> str:
     name = PurePosixPath(path).name
     stem, extension = os.path.splitext(name)
     return stem if extension.lower() in VIDEO_EXTENSIONS + ARRAY_EXTENSIONS + IMAGE_EXTENSIONS else name
+
+
+def without_extension(path: str) -> str:
+    """The path of a video with its own name, as `own_name` has it."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{own_name(name)}"
 
 
 def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
@@ -109,10 +117,9 @@ def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
     return Scan(root, folders, rejects, _signature(folders, rejects))
 
 
-def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects]:
+def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects, Rejects]:
     """Tell the videos of a listing from everything else.
 
-    Files that are neither video nor image are passed over in silence, unless their extension says that they should be.
     Files with an image's extension are taken for images once one of their folder has proved to be: to open every frame of
     a large set takes longer than all else here. Images directly in the root are a video only if there is no other.
 
@@ -121,46 +128,63 @@ def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects]
         media: `video`, or `image`: every image file is a video of one frame.
 
     Returns:
-        The videos in natural order of their paths, and all rejects, those of the listing included.
+        The videos in natural order of their paths; all rejects, those of the listing included; and what else there is, which
+        neither is a video or image nor claims to be.
     """
     found: list[Found] = []
     rejects = {reason: list(paths) for reason, paths in scan.rejects.items()}
+    others: Rejects = {}
     loose: list[tuple[str, int]] = []  # images directly in the root
     for folder, files in scan.folders.items():
-        videos, images = _sort_files(scan.root, folder, files, media, rejects)
+        videos, images = _sort_files(scan.root, folder, files, media, rejects, others)
         if media == "image":
             found += [Found(path, size) for path, size in images]
             _reject(rejects, "a video, where images are read", videos)
             continue
-        if len(images) > len(videos) and all(path.lower().endswith(".gif") for path, _ in videos):
-            _reject(rejects, "GIF beside more images", videos)  # a preview of the frames, and not the video
+        if len(images) > len(videos) and all(may_be_preview(path) for path, _ in videos):
+            for path, size in videos:  # a preview of the frames, and not the video
+                what = "GIF" if path.lower().endswith(".gif") else "animation"
+                _reject(rejects, f"{what} beside more images", [(path, size)])
             videos = []
         found += [Found(path, size) for path, size in videos]
         if videos:
             _reject(rejects, "image beside videos", images)
         elif images and folder:
             found.append(Found(folder, sum(size for _, size in images), folder=True))
-        else:
+        elif images:
             loose = images
     if found:
         _reject(rejects, "image beside videos", loose)
     elif loose:
         found.append(Found(".", sum(size for _, size in loose), folder=True))
     found.sort(key=lambda each: natural_key(each.path))
-    return found, {reason: sorted(paths, key=natural_key) for reason, paths in rejects.items()}
+    return found, _in_order(rejects), _in_order(others)
+
+
+def may_be_preview(path: str) -> bool:
+    """Whether a video by this name may be a preview of what lies beside it: a GIF, or an image file with several pictures."""
+    return os.path.splitext(path)[1].lower() in (".gif", *IMAGE_EXTENSIONS)
+
+
+def namesakes(paths: Iterable[str]) -> list[str]:
+    """Those of some files that share folder and name with another, but for the extension: perhaps one video in two formats."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(without_extension(path), []).append(path)
+    return [path for group in groups.values() if len(group) > 1 for path in group]
 
 
 def _sort_files(
-    root: Path, folder: str, files: list[tuple[str, int, int]], media: str, rejects: Rejects
+    root: Path, folder: str, files: list[tuple[str, int, int]], media: str, rejects: Rejects, others: Rejects
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """A folder's videos and images, as (path, size); what only claims to be one is rejected."""
+    """A folder's videos and images, as (path, size); what only claims to be one is rejected, anything else counted."""
     videos: list[tuple[str, int]] = []
     images: list[tuple[str, int]] = []
     proved = media == "image"  # there each file is looked into anyway, one by one
     for name, size, _ in sorted(files):
         path = f"{folder}/{name}" if folder else name
         extension = os.path.splitext(name)[1].lower()
-        if proved and extension in IMAGE_EXTENSIONS:
+        if proved and is_believed(name):
             images.append((path, size))
             continue
         try:
@@ -168,15 +192,22 @@ def _sort_files(
         except OSError as error:
             rejects.setdefault(f"cannot be opened ({error.strerror})", []).append(path)
             continue
-        if kind in ("video", "array"):
-            videos.append((path, size))
-        elif kind == "image":
+        if kind == "image" or (kind is None and proved and extension in IMAGE_EXTENSIONS):
             images.append((path, size))
             proved = proved or extension in IMAGE_EXTENSIONS
+        elif kind is not None or (size and extension in VIDEO_EXTENSIONS and holds_video(root / path)):
+            videos.append((path, size))
         elif extension in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS:
             what = "video" if extension in VIDEO_EXTENSIONS else "image"
             rejects.setdefault(f"no {what} by its content" if size else "empty file (0 bytes)", []).append(path)
+        else:
+            reason = other_layout(root / path) if extension in ARRAY_EXTENSIONS else None
+            others.setdefault(reason or f"no video or image: {extension or 'without extension'}", []).append(path)
     return videos, images
+
+
+def _in_order(by_reason: Rejects) -> Rejects:
+    return {reason: sorted(paths, key=natural_key) for reason, paths in by_reason.items()}
 
 
 def _reject(rejects: Rejects, reason: str, files: list[tuple[str, int]]) -> None:

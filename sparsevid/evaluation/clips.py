@@ -12,12 +12,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 from torch import Tensor
 
+from sparsevid.data.array_files import OTHER_LAYOUT
 from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.decode import describe_decoder
 from sparsevid.data.decode_file import is_lossless
@@ -25,18 +26,21 @@ from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.turns import drawn_classes
+from sparsevid.data.walk import may_be_preview, namesakes, without_extension
 from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
 from sparsevid.evaluation.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.generation.formats import folder_of_clips
 from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
 
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
+LOSSLESS = (".png", ".apng", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
 # Reasons of a manifest for which no sample is missing: what lies beside samples, such as contact sheets and previews.
-NO_SAMPLES = ("image beside videos", "GIF beside more images", "empty folder")
+NO_SAMPLES = ("image beside videos", "GIF beside more images", "animation beside more images", "empty folder")
+ONE_FOLDER = "."  # the path of a video whose frames lie directly in the root
 T = TypeVar("T")
 logger = get_logger(__name__)
 
@@ -148,6 +152,7 @@ def choose_clips(
         raise ValueError(
             f"{role} clips: a score needs at least 2, got {len(choice.ids)} from the {choice.origin['videos']} videos of "
             f"{choice.origin['root']} that have {side.least_frames} frames or more"
+            + ("; images that lie directly in it are the frames of one video" if _is_one_folder(choice.ids) else "")
         )
     for text in choice.origin["warnings"]:
         logger.warning("%s clips: %s", role, text)
@@ -181,6 +186,9 @@ def _from_videos(
     root, card, rules = _locate(source)
     rules = dataclasses.replace(rules, display=protocol.geometry == "display")
     manifest, side = open_manifest(root, rules), protocol.side(role)
+    if side.rule.frames == 1 and [video.path for video in manifest.videos] == [ONE_FOLDER]:
+        logger.info("%s: its images are taken for clips of one frame, and not for the frames of one video", root)
+        manifest = open_manifest(root, dataclasses.replace(rules, media="image"))
     split, warnings = None, []
     if role == "real":
         manifest, split = _real_split(manifest, protocol, warnings)
@@ -198,6 +206,8 @@ def _from_videos(
     if role == "fake":
         warnings += _unreadable(manifest, len(chosen), count)
         warnings += _losses(formats, protocol) if protocol.lossless else []
+    if pairs := namesakes(dict.fromkeys(video.path for video in videos)):
+        warnings.append(f"{len(pairs)} videos share folder and name with another, such as {pairs[0]!r}: each is one more clip")
     origin = {
         "root": str(root),
         "card": card,
@@ -206,7 +216,7 @@ def _from_videos(
         "intended": sum(map(len, starts)) if side.count is None else side.count,
         "videos": len(videos),
         "too_short": len(manifest.videos) - len(videos),
-        "rejected": {reason: len(paths) for reason, paths in manifest.rejects.items()},
+        "rejected": {reason: len(paths) for reason, paths in _rejected(manifest).items()},
         "formats": formats,
         "decoder": describe_decoder(BACKEND),
         "warnings": warnings,
@@ -263,7 +273,10 @@ def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRule
         card = load_card(source)
     except FileNotFoundError as error:
         if folder.is_dir():
-            return folder, None, TreeRules()
+            clips = folder_of_clips(folder)
+            if clips != folder:
+                logger.info("%s holds clips in several formats: those in %s are taken", folder, clips.name)
+            return clips, None, TreeRules()
         raise FileNotFoundError(f"no folder of videos {str(source)!r}, and {error}") from error
     if folder.is_dir():
         raise ValueError(f"{str(source)!r} is a dataset card and a folder; for the folder give its absolute path")
@@ -304,14 +317,18 @@ def _long_enough(manifest: Manifest, role: Role, protocol: Protocol) -> tuple[Vi
 
 
 def _without_previews(manifest: Manifest) -> Manifest:
-    """Leave out a GIF beside another video of the same name: it is the same sample in 256 colours, not one more."""
-    paths = {video: PurePosixPath(video.path) for video in manifest.videos}
-    others = {path.with_suffix("") for path in paths.values() if path.suffix.lower() != ".gif"}
-    kept = tuple(video for video, path in paths.items() if path.suffix.lower() != ".gif" or path.with_suffix("") not in others)
+    """Leave out a GIF or animated image beside another video of the same name: it is the same sample, not one more."""
+    stems = {video: without_extension(video.path) for video in manifest.videos}
+    others = {stem for video, stem in stems.items() if not may_be_preview(video.path)}
+    kept = tuple(video for video, stem in stems.items() if not may_be_preview(video.path) or stem not in others)
     dropped = len(manifest.videos) - len(kept)
     if dropped:
-        logger.info("%s: %d GIFs beside a video of their name left out", manifest.root, dropped)
+        logger.info("%s: %d GIFs or animated images beside a video of their name left out", manifest.root, dropped)
     return dataclasses.replace(manifest, videos=kept)
+
+
+def _is_one_folder(ids: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{ONE_FOLDER}@") for name in ids)
 
 
 def _check_one_size(root: Path, chosen: tuple[tuple[Video, int], ...], protocol: Protocol) -> None:
@@ -348,7 +365,7 @@ def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
     Raises:
         ValueError: those that are left are fewer than the count: the score would be that of a selection.
     """
-    rejects = {reason: paths for reason, paths in manifest.rejects.items() if reason not in NO_SAMPLES}
+    rejects = {reason: paths for reason, paths in _rejected(manifest).items() if reason not in NO_SAMPLES}
     if not rejects:
         return []
     reason, paths = next(iter(rejects.items()))
@@ -358,6 +375,12 @@ def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
         wanted = "all are to be scored" if count is None else f"the {clips} clips of the others are fewer than {count}"
         raise ValueError(f"{text}; {wanted}: make them anew, or remove them")
     return [text]
+
+
+def _rejected(manifest: Manifest) -> dict[str, list[str]]:
+    """What might have been a sample: the manifest's rejects, and arrays in another layout. Not the records beside samples."""
+    arrays = {reason: paths for reason, paths in manifest.others.items() if reason.startswith(OTHER_LAYOUT)}
+    return manifest.rejects | arrays
 
 
 def _losses(formats: dict[str, int], protocol: Protocol) -> list[str]:

@@ -31,6 +31,7 @@ from sparsevid import __version__
 from sparsevid.atomic import check_writable, renamed
 from sparsevid.data.decode import frame_times, read_frames
 from sparsevid.generation import GenerationError
+from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD
 from sparsevid.logging import get_logger
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
@@ -45,9 +46,8 @@ from sparsevid.video import (
     write_grid,
 )
 
-RECORD, SHEET = "samples.json", "contact_sheet.png"
+SHEET = "contact_sheet.png"
 SHEET_CLIPS = 16
-LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
 _LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)(\.[0-9a-f]+)?\.(partial|replaced)")
 _CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
 logger = get_logger(__name__)

@@ -16,12 +16,13 @@ import av
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageChops
 from torch import Tensor
 
 from sparsevid.atomic import renamed
 
 MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
+GIF_TRAILER = b"\x3b"
 MP4_CRF = 18  # x264's constant rate factor; differences are hard to see
 MAX_RATE_DENOMINATOR = 1001  # of the broadcast rates, such as 30000/1001
 
@@ -68,7 +69,7 @@ def mp4_size(height: int, width: int) -> tuple[int, int]:
 
 
 def write_gif(path: str | Path, clip: Tensor, fps: float, scale: int = 1) -> None:
-    """Write an endless GIF. Equal neighbouring frames become one that lasts longer; a comment keeps the clip's own number.
+    """Write an endless GIF, in which each frame of the clip is one, also if it equals the one before. A comment says how many.
 
     Args:
         path: the file; its folder exists.
@@ -83,12 +84,24 @@ def write_gif(path: str | Path, clip: Tensor, fps: float, scale: int = 1) -> Non
     """
     if not 0 < fps <= MAX_GIF_FPS:
         raise ValueError(f"a GIF shows above 0 and up to {MAX_GIF_FPS} frames a second, got fps={fps}")
-    images = [enlarge(frame, scale) for frame in frames_of(clip)]
+    images = [enlarge(frame, scale).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames_of(clip)]
     times = [gif_time(index, fps) for index in range(len(images) + 1)]
-    durations = [10 * (end - begin) for begin, end in pairwise(times)]  # milliseconds
-    options = {"duration": durations, "loop": 0, "comment": gif_comment(len(images))}
-    with renamed(Path(path)) as draft:
-        images[0].save(draft, format="GIF", save_all=True, append_images=images[1:], **options)
+    header, _ = GifImagePlugin.getheader(images[0], info={"loop": 0, "comment": gif_comment(len(images))})
+    with renamed(Path(path)) as draft, draft.open("wb") as file:
+        file.writelines(header)
+        # `Image.save` would make one frame of equal neighbours.
+        for image, before, (begin, end) in zip(images, [None, *images[:-1]], pairwise(times), strict=True):
+            box = _changed(image, before)
+            options = {"duration": 10 * (end - begin), "include_color_table": True}  # milliseconds
+            file.writelines(GifImagePlugin.getdata(image.crop(box), box[:2], **options))
+        file.write(GIF_TRAILER)
+
+
+def _changed(image: Image.Image, before: Image.Image | None) -> tuple[int, int, int, int]:
+    """The part of a GIF's frame that is not as in the one before; of equal ones a pixel."""
+    if before is None:
+        return (0, 0, *image.size)
+    return ImageChops.difference(image.convert("RGB"), before.convert("RGB")).getbbox() or (0, 0, 1, 1)
 
 
 def gif_time(index: int, fps: float) -> int:

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from sparsevid.logging import get_logger
-from sparsevid.video.files import FORMATS, frame_names, gif_comment, mp4_size
+from sparsevid.video.files import FORMATS, GIF_TRAILER, frame_names, gif_comment, mp4_size
 
-GIF_TRAILER = b"\x3b"
 logger = get_logger(__name__)
 
 
@@ -65,7 +64,7 @@ def _decoded_sizes(path: Path, container: str) -> list[tuple[int, int]]:
 
 
 def _gif_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
-    """Equal neighbouring frames were written as one, so the comment tells their number, and the trailer the file's end."""
+    """The comment tells the number of frames: files of before have one for equal neighbours. The trailer is the file's end."""
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         if file.read() != GIF_TRAILER:

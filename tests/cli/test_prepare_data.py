@@ -94,6 +94,7 @@ def test_report_says_what_the_manifest_says(birds):
     assert train["fps"] == {"25": 3} and train["sizes"] == {"112×48": 3}
     assert report["classes"] == {"robin": 2, "auk": 2}
     assert [paths for paths in report["rejects"].values()] == [["test/robin/broken.mp4"]]
+    assert report["others"] == {"no video or image: .txt": ["classes.txt"]}
     assert Path(report["kept"]).is_file()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -155,3 +156,42 @@ def test_archives_of_something_else_are_no_videos(tmp_path):
     (tmp_path / "damaged.zip").write_bytes((tmp_path / "text.zip").read_bytes()[:30])
     for path in tmp_path.iterdir():
         assert kind_of(path) is None
+
+
+def ragged() -> np.ndarray:
+    clips = np.empty(2, object)
+    clips[:] = [draw(3, 4, 4, 3), draw(5, 4, 4, 3)]
+    return clips
+
+
+OTHER_LAYOUTS = {
+    "(N,C,T,H,W)": draw(2, 3, 4, 5, 6),
+    "(N,T,C,H,W)": draw(2, 4, 3, 5, 6),
+    "(C,T,H,W)": draw(3, 4, 5, 6),
+    "RGBA": draw(2, 4, 5, 6, 4),
+    "grey with an axis": draw(2, 4, 5, 6, 1),
+    "grey": draw(4, 5, 6),
+    "objects": ragged(),
+}
+
+
+@pytest.mark.parametrize("layout", OTHER_LAYOUTS)
+@pytest.mark.parametrize("extension", [".npy", ".npz"])
+def test_arrays_in_another_layout_are_told_with_their_shape(tmp_path, layout, extension):
+    """Alone, and beside clips that can be read; nothing is guessed, and nothing unpickled."""
+    array = OTHER_LAYOUTS[layout]
+    for i in range(3):
+        if extension == ".npy":
+            np.save(tmp_path / f"{i}.npy", array, allow_pickle=True)
+        else:
+            np.savez_compressed(tmp_path / f"{i}.npz", allow_pickle=True, samples=array)
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    said = re.escape(f"an array {array.dtype} {array.shape}; accepted: uint8 clips (T,H,W,3) or (N,T,H,W,3)")
+    with pytest.raises(ValueError, match=f"no usable video.*passed over: {said}: 3; no video or image: .npy: 1"):
+        build_manifest(tmp_path)
+    np.save(tmp_path / "good.npy", draw(4, 5, 6, 3))
+    manifest = build_manifest(tmp_path)
+    assert [video.path for video in manifest.videos] == ["good.npy"]
+    assert [len(paths) for paths in manifest.others.values()] == [3, 1]
+    with pytest.raises(DecodeError, match="an array|an archive holds one array"):
+        read_frames(tmp_path / f"0{extension}", [0])

@@ -1,0 +1,25 @@
+"""The formats of a job's folder, and which of them stands for its clips."""
+
+import json
+from pathlib import Path
+
+RECORD = "samples.json"
+LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
+
+
+def folder_of_clips(folder: Path) -> Path:
+    """Where each clip of a job lies once.
+
+    Args:
+        folder: of a job, or any other.
+
+    Returns:
+        Of a job of several formats, which has a folder for each, the one of the format that loses least; else the folder.
+    """
+    try:
+        formats = json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"]["formats"]
+        several = len(formats) > 1
+    except (OSError, ValueError, KeyError, TypeError):  # no job's, or of one that kept no record of formats
+        return folder
+    there = (folder / name for name in LOSSLESS_FIRST if several and name in formats)
+    return next((each for each in there if each.is_dir()), folder)
