@@ -7,7 +7,7 @@ Frame i is the i-th frame in the order of presentation, whatever a header says a
 counted. Both backends return the same frames; they concern files only (`decode_file`, `decode_decord`).
 
 PyAV is the default: it is frame-accurate on every container and codec that the tests write. decord is not, and is passed
-over for PyAV, with a warning, where that shows before decoding.
+over for PyAV, with a warning, where that shows before decoding or where it fails on a frame.
 
 A reader lives inside one call, so nothing is shared between worker processes or left open.
 """
