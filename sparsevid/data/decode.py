@@ -9,7 +9,7 @@ counted. Both backends return the same frames; they concern files only (`decode_
 Frames come as a player shows them, or as they are stored (`display`).
 
 PyAV is the default: it is frame-accurate on every container and codec that the tests write. decord is not, and is passed
-over for PyAV, with a warning, where that shows before decoding.
+over for PyAV, with a warning, where that shows before decoding or where it fails on a frame.
 
 A reader lives inside one call, so nothing is shared between worker processes or left open.
 """
