@@ -13,6 +13,7 @@ from sparsevid.data.decode import DecodeError
 from sparsevid.data.workers import WorkerError
 from sparsevid.distributed import RankError, first_to_say, is_launched
 from sparsevid.generation import GenerationError
+from sparsevid.home import ensure_home
 from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
@@ -69,6 +70,7 @@ def _run(module, arguments: argparse.Namespace) -> int:
 def _attempt(module, arguments: argparse.Namespace) -> int:
     """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all."""
     try:
+        ensure_home()
         return module.run(arguments)
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):

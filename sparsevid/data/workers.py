@@ -143,6 +143,8 @@ def _batches(batches: Iterator[dict[str, Tensor]], workers: list[_Worker]) -> It
             wait([worker.sentinel for worker in workers], timeout=LOOK)  # the server is told of an end before this process
             if dead := [(number, worker) for number, worker in enumerate(workers) if not worker.is_alive()]:
                 raise WorkerError(_describe(*dead[0], begun=received > 0)) from error
+            if "shared memory" in str(error):  # PyTorch's words, where it could reserve none
+                raise WorkerError(f"a loader worker ended: {_full()}") from error
             raise
         received += 1
         yield batch
@@ -153,10 +155,7 @@ def _describe(number: int, worker: _Worker, begun: bool) -> str:
     code = worker.exitcode
     how = f"loader worker {number} (pid {worker.pid}) ended by "
     if code == -signal.SIGBUS:
-        return how + (
-            f"SIGBUS: the shared memory that it passes clips through is full ({SHARED_MEMORY}: {_shared_memory()}). Make it "
-            "larger (of a container: --shm-size), or take fewer data.workers, a smaller train.micro_batch, or data.workers=0"
-        )
+        return f"{how}SIGBUS: {_full()}"
     if code == -signal.SIGKILL:
         return how + (
             "SIGKILL: the system kills what takes the last of the memory, as its log then says, and so may a person or a "
@@ -168,12 +167,17 @@ def _describe(number: int, worker: _Worker, begun: bool) -> str:
     return how + f"exit code {code}, and has printed why{guard}"
 
 
-def _shared_memory() -> str:
+def _full() -> str:
+    """That shared memory is full, and what to do."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
+        now = f"{usage.free / MEGABYTE:.0f} of {usage.total / MEGABYTE:.0f} MB are free now"
     except OSError as error:
-        return str(error)
-    return f"{usage.free / MEGABYTE:.0f} of {usage.total / MEGABYTE:.0f} MB are free now"
+        now = str(error)
+    return (
+        f"the shared memory that it passes clips through is full ({SHARED_MEMORY}: {now}). Make it larger (of a container: "
+        "--shm-size), or take fewer data.workers, a smaller train.micro_batch, or data.workers=0"
+    )
 
 
 def _shorten_names_of_sockets() -> None:

@@ -35,6 +35,7 @@ from sparsevid.distributed import (
 from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.shared import check_shared
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
@@ -74,6 +75,7 @@ class Trainer:
             data = open_data(config)
             self.lock = RunLock(data.config)
             try:
+                check_shared(data.config.folder, ConfigError)
                 self._build(data)
             except BaseException:
                 self.lock.release()
