@@ -43,8 +43,8 @@ def check_shared(folder: Path, error: type[Exception], patience: float = PATIENC
             token.unlink()
     if wrong := [f"rank {number} on {host} {failure}" for host, number, failure in failures if failure]:
         raise error(
-            f"{'; '.join(wrong)}. All ranks write into one folder, here {folder}: on several hosts it has to be on storage that "
-            "they share, and to have one name on all of them"
+            f"{'; '.join(wrong)}. All ranks write into one folder, here {folder}: on several hosts it has to be on storage "
+            "that they share, and to have one name on all of them"
         )
 
 
@@ -53,7 +53,7 @@ def _failure(token: Path, patience: float) -> str:
     end = time.monotonic() + patience
     while not token.exists():
         if time.monotonic() > end:
-            return f"does not see in {os.path.abspath(token.parent)} what rank 0 on writes there, after {patience:g} s"
+            return f"does not see in {os.path.abspath(token.parent)} what rank 0 wrote there {patience:g} s ago"
         time.sleep(LOOK)
     try:
         check_writable(token.parent)
