@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -44,6 +43,7 @@ from sparsevid.distributed import barrier, broadcast_object, default_device, is_
 from sparsevid.locks import folder_locked
 from sparsevid.logging import get_logger, progress
 from sparsevid.shared import check_shared
+from sparsevid.threads import thread_pool
 
 MEGABYTE = 1 << 20
 SHARD_BYTES = 256 * MEGABYTE
@@ -257,7 +257,7 @@ def _plan(job: _Job, videos: Sequence[Video], records: Sequence[ShardRecord]) ->
     lacking = {CachedVideo.of(video): video for video in videos}
     kept: list[ShardRecord] = []
     taken: set[str] = set()  # an earlier cache.json may name these: they stay until the new one is there
-    with ThreadPoolExecutor(job.workers) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
+    with thread_pool(job.workers) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
         for record, problem in zip(
             records, pool.map(lambda each: each.problem(job.folder, content=True), records), strict=True
         ):

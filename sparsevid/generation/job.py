@@ -6,7 +6,6 @@ samples, or on an interruption.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +22,7 @@ from sparsevid.logging import get_logger, progress
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
 from sparsevid.shared import check_shared
+from sparsevid.threads import thread_pool
 
 WRITERS = 4  # threads of each rank that write files
 Result = TypeVar("Result")
@@ -175,7 +175,7 @@ def _find_missing(folder: ClipFolder, batch: int, num: int, writers: int, show_p
     """This rank's clips of which files are missing or damaged: index → formats."""
     mine = _my_clips(batch, num)
     there = any(folder.exists(index) for index in mine)
-    with ThreadPoolExecutor(writers) as pool:
+    with thread_pool(writers) as pool:
         found = pool.map(folder.missing, mine)
         bar = _bar(show_progress and there, iterable=found, total=len(mine), desc="check files", unit="clip")
         return {index: formats for index, formats in zip(mine, bar, strict=True) if formats}

@@ -39,7 +39,7 @@ from sparsevid.shared import check_shared
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
-from sparsevid.training.engine import Engine, learning_rate
+from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
 from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
@@ -72,6 +72,7 @@ class Trainer:
         with peers_may_die("building"):
             init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
             self.ranks = check_ranks(config.train.start_timeout)
+            check_precision(config.train.precision)
             data = open_data(config)
             self.lock = RunLock(data.config)
             try:
