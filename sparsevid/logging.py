@@ -35,6 +35,7 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
 
 
+logger = get_logger(__name__)
 LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
@@ -153,7 +154,7 @@ class MetricWriter:
             yield
         except OSError as error:
             self.board = None
-            get_logger(__name__).warning("TensorBoard's files cannot be written, and show no more of this process: %s", error)
+            logger.warning("TensorBoard's files cannot be written, and show no more of this process: %s", error)
 
 
 class LineFile:
@@ -182,7 +183,7 @@ class LineFile:
                 del self._waiting[0]
         except OSError as error:
             if not self._failed:
-                get_logger(__name__).warning("%s cannot be written, its lines wait until it can: %s", self.path, error)
+                logger.warning("%s cannot be written, its lines wait until it can: %s", self.path, error)
             self._failed = True
         else:
             self._failed = False
@@ -190,9 +191,7 @@ class LineFile:
     def close(self) -> None:
         """Close the file; lines that still wait are lost, with a warning."""
         if self._waiting:
-            get_logger(__name__).warning(
-                "%s lacks its last %d lines, which could not be written", self.path, len(self._waiting)
-            )
+            logger.warning("%s lacks its last %d lines, which could not be written", self.path, len(self._waiting))
         if self._file is not None:
             self._file.close()
 
