@@ -30,16 +30,17 @@ class FolderLock:
     Args:
         folder: made if it is missing.
         doing: what is done to it, for the message of who comes second, such as `trained`.
+        beside: the file that is locked lies beside the folder, which need not be there.
 
     Raises:
         LockedError: another process has it.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, doing: str = "written") -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, doing: str = "written", *, beside: bool = False) -> None:
+        self.path = folder.with_name(folder.name + LOCK) if beside else folder / LOCK
         self._file: int | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         while self._file is None:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -83,14 +84,14 @@ class FolderLock:
 
 
 @contextmanager
-def folder_locked(folder: Path, doing: str = "written") -> Iterator[None]:
+def folder_locked(folder: Path, doing: str = "written", *, beside: bool = False) -> Iterator[None]:
     """Rank 0 has the right to write into a folder, for all ranks, which enter and leave this together.
 
     Raises:
         LockedError, OSError: as `FolderLock`, on all ranks.
     """
     held: list[FolderLock] = []
-    from_main(lambda: held.append(FolderLock(folder, doing)), (LockedError, OSError))
+    from_main(lambda: held.append(FolderLock(folder, doing, beside=beside)), (LockedError, OSError))
     try:
         yield
     finally:

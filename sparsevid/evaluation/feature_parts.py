@@ -98,7 +98,7 @@ class FeatureParts:
             locked: this process has the right to write there; if not, what another one is writing stays.
         """
         if self.folder.is_dir():
-            with nullcontext() if locked else suppress(LockedError), nullcontext() if locked else FolderLock(self.folder):
+            with suppress(LockedError), nullcontext() if locked else FolderLock(self.folder, beside=True):
                 shutil.rmtree(self.folder)
 
 

@@ -151,7 +151,7 @@ def compute_features(
             if is_main():
                 parts.remove()
             return kept
-        with nullcontext() if parts is None else folder_locked(parts.folder):
+        with nullcontext() if parts is None else folder_locked(parts.folder, beside=True):
             features, digests = _computed(clips, detector, batch_size, numbers, readers, parts)
             source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
             file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids), "source": source})
