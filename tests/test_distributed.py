@@ -163,9 +163,7 @@ def test_a_port_that_is_in_use_is_said_to_be(run_ranks, who):
             for rank in range(2):
                 dist.PrefixStore("sparsevid-0", store).set(f"info/{rank}", f'[{rank}, "elsewhere", 7, "cpu"]')
         printed = run_ranks(timeout=2, port=port)
-        said = (
-            rf"error: port in use: at 127\.0\.0\.1:{port} is another process, .*; give all ranks another MASTER_PORT"
-        )
+        said = rf"error: port in use: at 127\.0\.0\.1:{port} is another process, .*; give all ranks another MASTER_PORT"
         assert re.search(f"rank 0: {said}", printed[0]), printed[0]
         others = {"silence": r"error: no answer at .* another process has that port", "another store": said}
         assert re.search(others.get(who, rf"{said}, whose rank 1 on elsewhere \(pid 7\) is there"), printed[1]), printed[1]
