@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, get_worker_info
 SHARED_MEMORY = "/dev/shm"
 MEGABYTE = 1 << 20
 LOOK = 1.0  # seconds between two looks at whether the server is alive
+_LOST = 255  # what `multiprocessing` says of a process whose server is gone
 END = 5.0  # seconds for killed workers to be gone
 SOCKET_NAME = 100  # bytes that Linux takes for a socket's name, less than 108 for what differs between versions of Python
 _BEHIND = "/pymp-01234567/listener-01234567"  # what `multiprocessing` puts behind the folder
@@ -156,7 +157,8 @@ def _describe(number: int, worker: _Worker, begun: bool) -> str:
     how = f"loader worker {number} (pid {worker.pid}) ended by "
     if code == -signal.SIGBUS:
         return f"{how}SIGBUS: {_full()}"
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, _LOST):
+        how += "the end of the server that it came from, as if by " if code == _LOST else ""
         return how + (
             "SIGKILL: the system kills what takes the last of the memory, as its log then says, and so may a person or a "
             "scheduler. Fewer data.workers take less memory"

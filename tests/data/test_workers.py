@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,23 @@ def test_a_worker_that_dies_ends_the_loading_and_is_said_to_have(number, said):
         os.kill(loader.multiprocessing_context.workers[1].pid, number)
         pass_all(batches)
     assert gone(loader.multiprocessing_context.workers)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_takes_the_workers_with_it():
+    loader = load()
+    with (
+        pytest.raises(WorkerError, match="by the end of the server that it came from, as if by SIGKILL"),
+        running(loader) as batches,
+    ):
+        next(batches)
+        workers = [psutil.Process(worker.pid) for worker in loader.multiprocessing_context.workers]
+        psutil.Process(workers[0].ppid()).kill()
+        pass_all(batches)
+    end = time.monotonic() + LIMIT
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
