@@ -18,12 +18,20 @@ def start_session(command: Sequence[object], **options) -> subprocess.Popen:
     return subprocess.Popen(list(map(str, command)), **given)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that nobody has asked for its exit code has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def members(session: int) -> list[psutil.Process]:
     """The processes of a session that have not ended."""
     found = []
     for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) == session and is_alive(process):
                 found.append(process)
     return found
 

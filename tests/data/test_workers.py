@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from data.loads import load
-from sessions import LIMIT, end_of, start_session
+from sessions import LIMIT, end_of, is_alive, start_session
 
 from sparsevid.data.workers import SHARED_MEMORY, WorkerError, running
 from sparsevid.training.signals import SIGNALS, unheard_by_children
@@ -90,16 +90,14 @@ def test_a_worker_that_dies_ends_the_loading_and_is_said_to_have(number, said):
 @pytest.mark.slow
 def test_a_server_that_is_killed_takes_the_workers_with_it():
     loader = load()
-    with (
-        pytest.raises(WorkerError, match="by the end of the server that it came from, as if by SIGKILL"),
-        running(loader) as batches,
-    ):
+    said = "by the end of the server that it came from, as if by SIGKILL"
+    with pytest.raises(WorkerError, match=said), running(loader) as batches:
         next(batches)
         workers = [psutil.Process(worker.pid) for worker in loader.multiprocessing_context.workers]
-        psutil.Process(workers[0].ppid()).kill()
+        psutil.Process(workers[0].pid).parent().kill()
         pass_all(batches)
     end = time.monotonic() + LIMIT
-    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+    while any(map(is_alive, workers)):
         assert time.monotonic() < end
         time.sleep(0.05)
 
