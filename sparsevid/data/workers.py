@@ -7,6 +7,7 @@ long as one of them does. So nothing ends them by itself: each watches the proce
 
 import logging
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 SHARED_MEMORY = "/dev/shm"
 MEGABYTE = 1 << 20
 LOOK = 1.0  # seconds between two looks at whether the server is alive
+_NO_FILES = ("Too many open files", "ancdata")  # the system's words, and Python's for a file that came without its number
 _LOST = 255  # what `multiprocessing` says of a process whose server is gone
 END = 5.0  # seconds for killed workers to be gone
 SOCKET_NAME = 100  # bytes that Linux takes for a socket's name, less than 108 for what differs between versions of Python
@@ -146,6 +148,12 @@ def _batches(batches: Iterator[dict[str, Tensor]], workers: list[_Worker]) -> It
                 raise WorkerError(_describe(*dead[0], begun=received > 0)) from error
             if "shared memory" in str(error):  # PyTorch's words, where it could reserve none
                 raise WorkerError(f"a loader worker ended: {_full()}") from error
+            if any(words in str(error) for words in _NO_FILES):
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise WorkerError(
+                    f"this process has as many files open as it may, {limit}, and each clip that a worker passes on is one: "
+                    "raise the limit (`ulimit -n`), or take fewer data.workers"
+                ) from error
             raise
         received += 1
         yield batch
