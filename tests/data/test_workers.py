@@ -127,6 +127,7 @@ def test_workers_and_their_server_end_with_a_process_that_is_killed(tmp_path):
     assert code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_of_it():
     """By the worker that runs it again, and by the process that waits for the worker."""
     code, printed = end_of(start_session([sys.executable, LOADS, "unguarded"], env=environment()))
