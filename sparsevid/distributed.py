@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from sparsevid.store import RankError, attempt, held_by_agent, open_store, port_in_use
 
 LONG_WAIT = 7 * 24 * 3600.0  # seconds that ranks wait for one that works alone, such as looking into a large tree
 GRACE = 3.0  # seconds that a failing rank leaves to the others, and the launcher, to notice what failed first
@@ -22,10 +23,6 @@ _LOST_WORDS = ("connect", "closed", "reset by peer", "broken pipe", "timed out",
 
 T = TypeVar("T")
 _store: dist.Store | None = None  # what launched ranks tell each other through, beside the process group
-
-
-class RankError(RuntimeError):
-    """Ranks that ended or did not answer; the message says which, where, and at what."""
 
 
 class RankInfo(NamedTuple):
@@ -71,9 +68,13 @@ def init_process_group_if_launched(
     me, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
     deadline = time.monotonic() + start_timeout
-    _store = _open_store(me, start_timeout)
-    _store.set(f"info/{me}", json.dumps(_my_info(me, own)))
+    _store = open_store(me, start_timeout)
+    mine = json.dumps(_my_info(me, own))
+    if _store.compare_set(f"info/{me}", "", mine).decode() != mine:
+        raise RankError(f"{port_in_use()}, whose {_read_info(_store, me)} is there")
     if not _arrived(_store, [f"info/{rank}" for rank in range(size)], deadline):
+        if not held_by_agent() and not _store.check(["info/0"]):  # our rank 0 would have said so first
+            raise RankError(port_in_use())
         raise RankError(_describe_missing(_store, "info", size, "telling its host", start_timeout))
 
     def join() -> None:
@@ -300,24 +301,6 @@ def _read_info(store: dist.Store, rank: int) -> RankInfo:
     return RankInfo(*json.loads(store.get(f"info/{rank}")))
 
 
-def _open_store(me: int, timeout: float) -> dist.Store:
-    """The store at MASTER_ADDR, held by torchrun's agent or by rank 0; unlike torch's own, it is there before all ranks are."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    held_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        store = dist.TCPStore(
-            address, port, is_master=me == 0 and not held_by_agent, timeout=timedelta(seconds=timeout),
-            wait_for_workers=False, multi_tenant=True,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise RankError(
-            f"no answer at {address}:{port} within {timeout:g} s, asked from {socket.gethostname()}: rank 0 did not start "
-            "there, or the address (MASTER_ADDR, MASTER_PORT) cannot be reached"
-        ) from error
-    # A launcher that restarts its ranks keeps its store, with what the ranks before them said.
-    return dist.PrefixStore(f"sparsevid-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-
-
 def _arrived(store: dist.Store, keys: list[str], deadline: float) -> bool:
     """Wait for keys until the deadline; whether all are there."""
     try:
@@ -332,26 +315,15 @@ def _answer(
 ) -> None:
     """Do what needs every rank, and raise `RankError` when that fails or takes too long."""
     store.set(f"{stage}/{me}", "")
-    raised: list[Exception] = []
-
-    def attempt() -> None:
-        try:
-            action()
-        except Exception as error:
-            raised.append(error)
-
-    # In a thread, for NCCL has no call that gives up and leaves the process alive to say who is missing.
-    thread = threading.Thread(target=attempt, name=stage, daemon=True)
-    thread.start()
-    thread.join(max(0.1, deadline - time.monotonic()))
-    if not thread.is_alive() and not raised:
+    done, failure = attempt(action, deadline - time.monotonic())
+    if done:
         return
-    if raised and not _is_lost_peer(raised[0]):
-        raise raised[0]
+    if failure is not None and not _is_lost_peer(failure):
+        raise failure
     # One rank's end breaks the collective of all: ranks that are only late come in time to be left out of the message.
     _arrived(store, [f"{stage}/{other}" for other in range(size)], min(deadline, time.monotonic() + GRACE))
     message = _describe_missing(store, stage, size, stage, timeout)
-    raise RankError(message) from (raised[0] if raised else None)
+    raise RankError(message) from failure
 
 
 def _describe_missing(store: dist.Store, kind: str, size: int, stage: str, timeout: float) -> str:

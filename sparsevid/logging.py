@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -34,6 +35,7 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
 
 
+logger = get_logger(__name__)
 LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
@@ -41,7 +43,25 @@ def progress(iterable: Iterable | None = None, **options) -> tqdm:
     """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file."""
     if not sys.stderr.isatty():
         options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
-    return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, **options)
+    return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, file=_Shown(sys.stderr), **options)
+
+
+class _Shown:
+    """A stream of what may be missed: that it cannot be written, as a log on a full disk, is no error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -64,7 +84,9 @@ def printable(name: str) -> str:
 class MetricWriter:
     """Scalars and images on rank 0, to TensorBoard, `metrics.jsonl`, and Weights & Biases if asked; nothing on other ranks.
 
-    Use as a context manager.
+    Use as a context manager. What cannot be written, as on a full disk, is a warning and never an error: a run is worth more
+    than what is said of it. Rows of `metrics.jsonl` are then written once there is room; TensorBoard shows no more until the
+    run is started again.
 
     Args:
         folder: the run's folder; TensorBoard's files go to `tensorboard` in it. A resumed run appends; a line of
@@ -88,15 +110,18 @@ class MetricWriter:
 
             if wandb:
                 self.wandb = _wandb_run(folder, config)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=None if step is None else step + 1)
-            self.lines = _open_lines(folder / "metrics.jsonl")
+            with self._board():
+                self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=None if step is None else step + 1)
+            self.lines = LineFile(folder / "metrics.jsonl")
 
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.board is not None:
-            self.board.close()
+            with self._board():
+                self.board.close()
+        if self.lines is not None:
             self.lines.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if kind is None else 1)
@@ -104,21 +129,94 @@ class MetricWriter:
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write each value under its name at optimizer step `step`."""
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-            self.lines.write(json.dumps({"step": step, **values}) + "\n")
-            self.lines.flush()
+            with self._board():
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
+        if self.lines is not None:
+            self.lines.write(json.dumps({"step": step, **values}))
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
     def image(self, name: str, array: np.ndarray, step: int) -> None:
         """Show an image, uint8 (H, W, 3), RGB, under its name at optimizer step `step`: in TensorBoard and Weights & Biases."""
         if self.board is not None:
-            self.board.add_image(name, array, step, dataformats="HWC")
+            with self._board():
+                self.board.add_image(name, array, step, dataformats="HWC")
         if self.wandb is not None:
             import wandb
 
             self.wandb.log({name: wandb.Image(array)}, step=step)
+
+    @contextlib.contextmanager
+    def _board(self) -> Iterator[None]:
+        """Around TensorBoard, whose thread that writes does not outlive an error: one of the next calls raises it."""
+        try:
+            yield
+        except OSError as error:
+            self.board = None
+            logger.warning("TensorBoard's files cannot be written, and show no more of this process: %s", error)
+
+
+class LineFile:
+    """A file of lines to append to, which holds whole lines only, also where there is no room for another.
+
+    Lines that cannot be written are kept, and written before the next one that can.
+
+    Args:
+        path: made if it is missing. A line that a kill cut off stays as it is, and is ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[bytes] = []
+        self._failed = False
+        self._file: FileIO | None = None
+
+    def write(self, line: str) -> None:
+        """Append a line, or keep it for later; the first time that it has to be kept is a warning."""
+        self._waiting.append(line.encode() + b"\n")
+        try:
+            if self._file is None:
+                self._file = self._open()
+            while self._waiting:
+                self._append(self._waiting[0])
+                del self._waiting[0]
+        except OSError as error:
+            if not self._failed:
+                logger.warning("%s cannot be written, its lines wait until it can: %s", self.path, error)
+            self._failed = True
+        else:
+            self._failed = False
+
+    def close(self) -> None:
+        """Close the file; lines that still wait are lost, with a warning."""
+        if self._waiting:
+            logger.warning("%s lacks its last %d lines, which could not be written", self.path, len(self._waiting))
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> FileIO:
+        whole = True
+        if self.path.is_file() and self.path.stat().st_size:
+            with self.path.open("rb") as content:
+                content.seek(-1, os.SEEK_END)
+                whole = content.read() == b"\n"
+        file = self.path.open("ab", buffering=0)
+        if not whole:
+            self._waiting[0] = b"\n" + self._waiting[0]
+        return file
+
+    def _append(self, line: bytes) -> None:
+        """Append a line whole or not at all."""
+        before = os.fstat(self._file.fileno()).st_size
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError:
+            if written:
+                self._file.truncate(before)
+            raise
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -132,15 +230,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
             rows.append(json.loads(line))
     return rows
-
-
-def _open_lines(path: Path) -> TextIO:
-    """A file of lines to append to."""
-    content = path.read_bytes() if path.is_file() else b""
-    file = path.open("a", encoding="utf-8")
-    if content and not content.endswith(b"\n"):
-        file.write("\n")
-    return file
 
 
 def _wandb_run(folder: Path, config: dict[str, Any] | None) -> Any:

@@ -18,7 +18,8 @@ from sparsevid.data.cards import Card, load_card
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.engine import SAID_BY_RUN, Engine
+from sparsevid.training.deepspeed_file import SAID_BY_RUN
+from sparsevid.training.engine import Engine
 from sparsevid.training.objective import build_objective
 
 ROOT = Path(__file__).parents[1]

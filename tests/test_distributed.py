@@ -31,12 +31,11 @@ from sparsevid.distributed import (
     peers_may_die,
     shutdown,
 )
+from sparsevid.shared import check_shared
 from sparsevid.training.environment import describe_environment
 
 LIMIT = 580  # seconds until a test gives up on a process that hangs
-PATIENCE = (
-    5.0  # seconds that ranks here wait for one that does not answer: those that do have met before, however slow the machine
-)
+PATIENCE = 5.0  # seconds that ranks wait for one that does not answer; here they begin together, however slow the machine
 PATHS = os.pathsep.join(map(str, (Path(__file__).parent.parent, Path(__file__).parent)))
 
 
@@ -60,6 +59,9 @@ def play(fault: str, timeout: float) -> int:
         raise ConfigError("train.lr is the wrong way round")
     device = torch.device("cpu") if fault == "cpu" else None
     init_process_group_if_launched(start_timeout=timeout, device=device)
+    if fault.startswith("folders:"):
+        os.chdir(fault.split(":")[1 + me])
+        check_shared(Path("run"), ConfigError, patience=1.0)
     if place == "check":
         fail(how)
     ranks = check_ranks(timeout, device)
@@ -95,11 +97,13 @@ def rank_process(environment: dict[str, str], output: Path, fault: str, timeout:
 def run_ranks(tmp_path, monkeypatch):
     """A function that starts ranks as a scheduler does, and gives what each printed."""
 
-    def run(fault: str = "", size: int = 2, absent: tuple[int, ...] = (), timeout: float = 60.0) -> dict[int, str]:
+    def run(
+        fault: str = "", size: int = 2, absent: tuple[int, ...] = (), timeout: float = 60.0, port: int | None = None
+    ) -> dict[int, str]:
         monkeypatch.setenv("PYTHONPATH", PATHS)  # for the server, which would not find this module
         context = get_context("forkserver")
         context.set_forkserver_preload(["test_distributed"])  # imports torch once for all
-        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
         processes, present = {}, set(range(size)) - set(absent)
         started = context.Barrier(len(present))
         for rank in present:
@@ -147,6 +151,39 @@ def test_rank_that_never_arrives_is_named(run_ranks):
 def test_store_that_is_not_there_is_named(run_ranks):
     text = run_ranks(absent=(0,), timeout=PATIENCE)[1]
     assert re.search(r"rank 1: error: no answer at 127\.0\.0\.1:\d+ within 5 s, .*: rank 0 did not start", text), text
+
+
+@pytest.mark.parametrize("who", ["another store", "another launch", "silence"])
+def test_a_port_that_is_in_use_is_said_to_be(run_ranks, who):
+    """By rank 0, which cannot listen there, and by a rank that gets an answer which is not that of its rank 0, or none."""
+    with socket.socket() as listener:
+        if who == "silence":
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            port = listener.getsockname()[1]
+        else:
+            store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            port = store.port
+        if who == "another launch":  # its ranks are there, and stay
+            for rank in range(2):
+                dist.PrefixStore("sparsevid-0", store).set(f"info/{rank}", f'[{rank}, "elsewhere", 7, "cpu"]')
+        printed = run_ranks(timeout=PATIENCE, port=port)
+        said = rf"error: port in use: at 127\.0\.0\.1:{port} is another process, .*; give all ranks another MASTER_PORT"
+        assert re.search(f"rank 0: {said}", printed[0]), printed[0]
+        others = {"silence": r"error: no answer at .* another process has that port", "another store": said}
+        assert re.search(others.get(who, rf"{said}, whose rank 1 on elsewhere \(pid 7\) is there"), printed[1]), printed[1]
+
+
+def test_ranks_that_do_not_share_their_folder_say_so_at_the_start(run_ranks, tmp_path):
+    """The same relative name in two working folders is what two hosts without common storage see."""
+    for host in "ab":
+        (tmp_path / host / "run").mkdir(parents=True)
+    here, there = tmp_path / "a", tmp_path / "b"
+    assert "ranks 0 1" in run_ranks(f"folders:{here}:{here}")[1]
+    together = "".join(run_ranks(f"folders:{here}:{there}").values())
+    said = rf"error: rank 1 on {socket.gethostname()} does not see in {there}/run what rank 0 wrote there 1 s ago\. .* share"
+    assert len(re.findall(said, together)) == 1 and "Traceback" not in together, together
+    assert not list((here / "run").iterdir())
 
 
 @pytest.mark.parametrize("how", ["hang", "exit"])

@@ -1,14 +1,72 @@
-"""`~` at the beginning of a path, wherever it is written."""
+"""`~` in paths, wherever it is written; a user without a home gets one for the caches, and who has one keeps it."""
 
 import os
+import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sparsevid import home as home_module
 from sparsevid.cli import main
 from sparsevid.data.cards import Card, resolve_root
-from sparsevid.home import expand_home
+from sparsevid.home import ensure_home, expand_home
 from sparsevid.pretrained import parse_autoencoder
+
+# What is imported first: another user may not be allowed to read the interpreter's files.
+NAMELESS = """
+import os, sys, tempfile
+from pathlib import Path
+from sparsevid.data.manifest import cache_folder
+from sparsevid.home import ensure_home
+os.environ.pop("HOME", None)
+os.setuid(int(sys.argv[1]))
+for _ in range(2):
+    os.environ.pop("HOME", None)
+    ensure_home()
+    folder = Path(os.environ["HOME"])
+    assert cache_folder().is_relative_to(folder), cache_folder()
+    assert folder.parent == Path(tempfile.gettempdir()) and folder.stat().st_mode & 0o777 == 0o700
+print(folder)
+"""
+
+
+def nameless() -> int:
+    """A user's number that has no name here."""
+    taken = {each.pw_uid for each in pwd.getpwall()}
+    return next(number for number in range(54321, 60000) if number not in taken)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become a user without a name")
+def test_a_user_without_name_and_home_has_caches(tmp_path):
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("SPARSEVID_CACHE", None)
+    command = [sys.executable, "-c", NAMELESS, str(nameless())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / f"sparsevid-home-{nameless()}"), done.stderr
+    assert "has no HOME: caches are kept in" in done.stderr
+
+
+def test_who_has_a_home_keeps_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    ensure_home()
+    assert os.environ["HOME"] == "/somewhere"
+
+
+def test_a_folder_that_is_another_users_is_not_taken(tmp_path, monkeypatch):
+    """Or a link to one: the folder for temporary files is everybody's."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    user = os.getuid()
+    assert home_module._substitute(user) == tmp_path / f"sparsevid-home-{user}" == home_module._substitute(user)
+    (tmp_path / f"sparsevid-home-{user + 1}").mkdir()
+    (tmp_path / f"sparsevid-home-{user + 2}").symlink_to(tmp_path)
+    for other in (1, 2):
+        with pytest.raises(OSError, match="is another user's: set HOME to a folder of this user"):
+            home_module._substitute(user + other)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Metrics beside a run: JSON lines, TensorBoard, Weights & Biases if it is asked for."""
 
 import importlib.util
+import logging
+import subprocess
 import sys
 from io import BytesIO
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparsevid.logging import MetricWriter, read_metrics
+from sparsevid.logging import MetricWriter, progress, read_metrics
 
 
 def board(folder) -> EventAccumulator:
@@ -74,3 +76,45 @@ def test_resumed_run_keeps_its_wandb_id(tmp_path, monkeypatch):
             ids.append(metrics.wandb.id)
     assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) == 2
+
+
+def test_a_full_disk_ends_no_run_and_cuts_no_row(tmp_path):
+    """A limit on the size of files stands for the disk; when there is room again, no row is lost. Each is told once."""
+    script = f"""
+import resource, sys
+from pathlib import Path
+from sparsevid.logging import MetricWriter
+with MetricWriter(Path({str(tmp_path)!r})) as metrics:
+    for step in range(200):
+        limit = 1000 if 5 <= step < 150 else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        metrics.scalars({{"train/loss": 1 / (1 + step)}}, step)
+        metrics.board is None or metrics.board.flush() if step == 10 else None
+        if step == 149:
+            print((Path({str(tmp_path)!r}) / "metrics.jsonl").read_text()[-1] == chr(10), metrics.board is None)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == ["True", "True"], done.stderr
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(200))
+    assert done.stderr.count("metrics.jsonl cannot be written, its lines wait until it can: [Errno 27]") == 1
+    assert done.stderr.count("TensorBoard's files cannot be written, and show no more of this process: [Errno 27]") == 1
+
+
+def test_rows_that_never_found_room_are_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)  # to where caplog listens
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with MetricWriter(tmp_path) as metrics:
+        for step in (1, 2):
+            metrics.scalars({"train/loss": 0.5}, step)
+    assert "metrics.jsonl cannot be written" in caplog.text and "lacks its last 2 lines" in caplog.text
+    assert board(tmp_path).Scalars("train/loss")[-1].step == 2
+
+
+def test_a_log_that_cannot_be_written_ends_no_loop(monkeypatch):
+    """Of a progress bar; standard error then goes to a full disk."""
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert list(progress(range(3), mininterval=0)) == [0, 1, 2]
+        monkeypatch.undo()
+        with pytest.raises(OSError):  # what was to be written is still in its buffer
+            full.close()

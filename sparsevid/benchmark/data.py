@@ -21,6 +21,7 @@ from sparsevid.data.latents import LatentCache, LatentFrames
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.manifest import Manifest
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.workers import running
 from sparsevid.logging import progress
 
 LATENTS = "latents"  # the source that is no decoder
@@ -151,13 +152,13 @@ def read_rate(dataset: ClipDataset, workers: int, *, clips: int, batch: int) -> 
         clips: timed clips, rounded up to whole batches of all workers.
         batch: B.
     """
-    batches = iter(build_loader(dataset, SampleOrder(len(dataset), dataset.seed), batch, 0, 1, workers=workers))
     group = max(1, workers)  # batches come in groups of one from each worker; only whole groups are timed
     timed = -(-clips // (batch * group)) * group
-    _take(batches, WARM_BATCHES * group)
-    start = time.perf_counter()
-    _take(batches, timed)
-    return timed * batch / (time.perf_counter() - start)
+    with running(build_loader(dataset, SampleOrder(len(dataset), dataset.seed), batch, 0, 1, workers=workers)) as batches:
+        _take(batches, WARM_BATCHES * group)
+        start = time.perf_counter()
+        _take(batches, timed)
+        return timed * batch / (time.perf_counter() - start)
 
 
 def decoded_per_clip(dataset: ClipDataset, clips: int = 8) -> float:
@@ -182,11 +183,11 @@ def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
     if not _STATM.exists():
         return None
     order = SampleOrder(len(dataset), seed=0)
-    batches = build_loader(_WithMemory(dataset), order, 1, 0, 1, workers=1)
     wanted, found = set(moments), []
-    for number, batch in enumerate(islice(batches, max(moments)), 1):
-        if number in wanted:
-            found.append(int(batch["resident"]))
+    with running(build_loader(_WithMemory(dataset), order, 1, 0, 1, workers=1)) as batches:
+        for number, batch in enumerate(islice(batches, max(moments)), 1):
+            if number in wanted:
+                found.append(int(batch["resident"]))
     return found
 
 

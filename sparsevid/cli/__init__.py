@@ -1,6 +1,7 @@
 """Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them."""
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
@@ -9,20 +10,22 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from sparsevid.checkpoints import CheckpointError, TrainingError
 from sparsevid.data.decode import DecodeError
+from sparsevid.data.workers import WorkerError
 from sparsevid.distributed import RankError, first_to_say, is_launched
 from sparsevid.generation import GenerationError
-from sparsevid.home import expand_home
+from sparsevid.home import ensure_home, expand_home
 from sparsevid.models.attention import BackendError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
 EXPECTED_ERRORS = (ValueError, KeyError, OSError, ImportError)
-EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError, GenerationError)
+EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError, GenerationError, WorkerError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
 def main(argv: list[str] | None = None) -> int:
     """The console command `sparsevid`."""
+    _print_anything()
     parser = argparse.ArgumentParser(
         prog="sparsevid",
         description="Sparse-dense diffusion transformers for video: train, sample, evaluate, and count what they cost.",
@@ -38,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_tool(name: str, argv: list[str] | None = None) -> int:
     """What `tools/<name>.py` calls: the same command under its own name."""
+    _print_anything()
     module = import_module(f"sparsevid.cli.{name}")
     parser = argparse.ArgumentParser(prog=f"tools/{name}.py", description=module.HELP, formatter_class=_Formatter)
     module.add_arguments(parser)
@@ -57,16 +61,26 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
 
 
+def _print_anything() -> None:
+    """Let streams of any encoding take any text: what they have no character for is spelled out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _run(module, arguments: argparse.Namespace) -> int:
-    """Run a command; `~` in its paths is the home folder. A launcher learns what it raises, for the head of its report."""
-    arguments = argparse.Namespace(**expand_home(vars(arguments)))
+    """Run a command. A launcher learns what it raises, so that its traceback heads the launcher's report."""
     return (record(_attempt) if is_launched() else _attempt)(module, arguments)
 
 
 def _attempt(module, arguments: argparse.Namespace) -> int:
-    """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all."""
+    """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all.
+
+    `~` in its paths is the home folder.
+    """
     try:
-        return module.run(arguments)
+        ensure_home()
+        return module.run(argparse.Namespace(**expand_home(vars(arguments))))
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise

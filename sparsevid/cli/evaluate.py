@@ -57,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score = actions.add_parser("score", help="videos against videos", formatter_class=style)
     score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder; an IS needs none")
     add_card_option(score)
-    score.add_argument("--fake", metavar="DIR", type=Path, help=f"generated videos, and {RECORD_NAME}", **REQUIRED)
+    score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", **REQUIRED)
     _add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
     score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
+    score.add_argument("--out", metavar="FILE", type=Path, help=f"write the record here (.json); default: FAKE/{RECORD_NAME}")
     score.add_argument("--plot", metavar="DIR", nargs="?", const="", help="draw pictures; default folder: FAKE-score")
     _add_reporting_arguments(score)
 
@@ -140,8 +141,13 @@ def _score(args: argparse.Namespace) -> int:
 
     if not args.fake.is_dir():
         raise FileNotFoundError(f"--fake is a folder of generated videos, there is no folder {args.fake}")
-    path = args.fake / RECORD_NAME
-    _check_output(path, ".json")
+    path = args.out or args.fake / RECORD_NAME
+    try:
+        _check_output(path, ".json")
+    except OSError as error:
+        if args.out is None:
+            raise OSError(f"{error}: write the score elsewhere, with --out FILE.json") from error
+        raise
     pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
     extras = Extras(args.repeats, args.bootstrap, args.extrapolate, args.plot is not None)
     measured = measure(

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -41,7 +40,10 @@ from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.transforms import flip as mirror
 from sparsevid.data.whole import frames_ahead, in_batches
 from sparsevid.distributed import barrier, broadcast_object, default_device, is_main, rank, world_size
+from sparsevid.locks import folder_locked
 from sparsevid.logging import get_logger, progress
+from sparsevid.shared import check_shared
+from sparsevid.threads import thread_pool
 
 MEGABYTE = 1 << 20
 SHARD_BYTES = 256 * MEGABYTE
@@ -159,7 +161,9 @@ def write_cache(
 
     Raises:
         ValueError: the autoencoder cannot be cached, an argument is out of range, moments do not fit the data type, the
-            folder holds shards that were made with other settings or of other videos, or the disk has no room.
+            folder holds shards that were made with other settings or of other videos, is not the same for all ranks or is being
+            written by another process, or the disk has no room.
+        OSError: the folder cannot be written.
         DecodeError: a video cannot be decoded as the manifest says; the shards that are written stay.
     """
     if min(shard_bytes, batch_frames, 1 if workers is None else workers) < 1:
@@ -175,6 +179,14 @@ def write_cache(
     threads = workers or max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     target = torch.device(device or default_device())
     job = _Job(Path(folder), manifest.root, autoencoder, size, flip, dtype, batch_frames, target, threads, settings)
+    with folder_locked(job.folder):
+        _write(job, manifest, rule_record)
+    return LatentCache.open(job.folder)
+
+
+def _write(job: _Job, manifest: Manifest, rule_record: dict[str, Any]) -> None:
+    """What `write_cache` does while no other process writes there."""
+    check_shared(job.folder, ValueError)
     records = _records(job, manifest.videos)
     kept, missing = broadcast_object(_plan(job, manifest.videos, records) if is_main() else None)
     _check_space(job, kept, missing)
@@ -182,13 +194,12 @@ def write_cache(
         _retract(job, missing)
     barrier()  # nobody writes before everybody has seen what was there
     (job.folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
-    autoencoder.to(job.device)
+    job.autoencoder.to(job.device)
     _write_share(job, missing[rank() :: world_size()])
     barrier()
     if is_main():
         _finish(job, manifest, kept, missing, rule_record)
     barrier()
-    return LatentCache.open(job.folder)
 
 
 def _checked(autoencoder: Autoencoder, dtype: str | None, size: tuple[int, int]) -> tuple[str, tuple[int, int]]:
@@ -246,7 +257,7 @@ def _plan(job: _Job, videos: Sequence[Video], records: Sequence[ShardRecord]) ->
     lacking = {CachedVideo.of(video): video for video in videos}
     kept: list[ShardRecord] = []
     taken: set[str] = set()  # an earlier cache.json may name these: they stay until the new one is there
-    with ThreadPoolExecutor(job.workers) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
+    with thread_pool(job.workers) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
         for record, problem in zip(
             records, pool.map(lambda each: each.problem(job.folder, content=True), records), strict=True
         ):

@@ -5,13 +5,12 @@ Dimensions: B clips of a micro-batch, C = 3 channels (RGB), T frames, H height, 
 
 from collections.abc import Iterator
 from itertools import count
-from multiprocessing import get_context
-from multiprocessing.context import BaseContext
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from sparsevid.data.clips import ClipDataset
+from sparsevid.data.workers import WorkerContext, end_with_main
 from sparsevid.seeding import Purpose, keyed_generator
 
 
@@ -96,8 +95,7 @@ def build_loader(
         start: samples that all ranks together have seen.
         workers: processes that decode; 0 decodes in this one.
 
-    Workers are not forked from this process: a fork takes along locks and objects of threads that it does not have (of a
-    decoder, of CUDA, of DeepSpeed), and dies of them. They come from a server process that has imported this module.
+    Workers begin and end as `workers` says; `workers.running` gives the batches and ends them.
 
     Returns:
         A loader of dicts: `clip` (B,C,T+k,H,W) of clips and k stills, uint8 frames or an autoencoder's moments; `label`
@@ -112,13 +110,8 @@ def build_loader(
         dataset,
         batch_sampler=BatchOrder(order, micro_batch, rank, world_size, start),
         num_workers=workers,
-        multiprocessing_context=_server() if workers else None,
+        multiprocessing_context=WorkerContext([__name__]) if workers else None,
+        worker_init_fn=end_with_main,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
-
-
-def _server() -> BaseContext:
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.walk import Found
 from sparsevid.logging import get_logger, progress
+from sparsevid.threads import thread_pool
 
 logger = get_logger(__name__)
 CUT_SHORT = "shorter than its header says"
@@ -62,7 +62,7 @@ def look_into(
 
     starts = range(0, len(found), _PER_TASK)
     with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        thread_pool(workers or os.cpu_count()) as pool,
         progress(total=len(found), desc="looking into videos", delay=2) as bar,
     ):
         for some in pool.map(look_at_some, starts):

@@ -5,6 +5,7 @@ Dimensions: B clips of a batch, D features, S = 32 bytes of a SHA-256.
 
 import re
 import shutil
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sparsevid.atomic import renamed
+from sparsevid.locks import FolderLock, LockedError
 from sparsevid.logging import get_logger
 
 _NAME = re.compile(r"batch-([0-9]{6,})\.safetensors")
@@ -89,10 +91,15 @@ class FeatureParts:
         with renamed(path) as draft:
             draft.write_bytes(save({name: each.contiguous() for name, each in batch._asdict().items()}, {_KEY: self.identity}))
 
-    def remove(self) -> None:
-        """Delete the folder: the feature file is there."""
+    def remove(self, locked: bool = False) -> None:
+        """Delete the folder: the feature file is there.
+
+        Args:
+            locked: this process has the right to write there; if not, what another one is writing stays.
+        """
         if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+            with suppress(LockedError), nullcontext() if locked else FolderLock(self.folder, beside=True):
+                shutil.rmtree(self.folder)
 
 
 def _read(path: Path) -> tuple[str | None, Batch | None]:

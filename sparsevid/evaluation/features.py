@@ -12,6 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from sparsevid.distributed import broadcast_object, gather_objects, is_main, pee
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
 from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
+from sparsevid.locks import folder_locked
 from sparsevid.logging import get_logger, progress
 
 METADATA_KEY = "sparsevid"
@@ -132,7 +134,8 @@ def compute_features(
         The features, on every rank.
 
     Raises:
-        ValueError: there is no clip, clips differ in shape, a name occurs twice, or features are not finite.
+        ValueError: there is no clip, clips differ in shape, a name occurs twice, features are not finite, or another process
+            is writing `out`.
     """
     if batch_size < 1 or (readers is not None and readers < 1):
         raise ValueError(f"batch_size and readers count from 1, got {batch_size} and {readers}")
@@ -144,30 +147,39 @@ def compute_features(
     told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
     identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
     parts = None if out is None else FeatureParts(out, identity)
-    done: dict[int, Batch] = {}
     with peers_may_die("computing features"):
         kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))
         if kept is not None:
             if is_main():
                 parts.remove()
             return kept
-        if parts is not None and is_main():
-            done = parts.load((batch_size, detector.dim), len(numbers))
-        there = broadcast_object(set(done))
-        missing = [number for number in numbers if number not in there]
-        for number, batch in _share(clips, detector, batch_size, missing[rank() :: world_size()], readers):
-            done[number] = batch
-            if parts is not None:
-                parts.save(number, batch)
-        gathered = {number: each for some in gather_objects(done) for number, each in some.items()}
-        features, digests = (torch.cat(each)[: len(clips)].clone() for each in zip(*map(gathered.get, numbers), strict=True))
-        source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
-        file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids), "source": source})
-        if parts is not None and is_main():
-            save_features(file, out, identity)
-            parts.remove()
-        broadcast_object(None)  # the file is there for all when any rank returns
+        with nullcontext() if parts is None else folder_locked(parts.folder, beside=True):
+            features, digests = _computed(clips, detector, batch_size, numbers, readers, parts)
+            source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
+            file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids), "source": source})
+            if parts is not None and is_main():
+                save_features(file, out, identity)
+                parts.remove(locked=True)
+            broadcast_object(None)  # the file is there for all when any rank returns
     return file
+
+
+def _computed(
+    clips: ClipSet, detector: Detector, batch_size: int, numbers: range, readers: int | None, parts: FeatureParts | None
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and SHA-256 of the pixels of all clips, on every rank, which all compute their share."""
+    done: dict[int, Batch] = {}
+    if parts is not None and is_main():
+        done = parts.load((batch_size, detector.dim), len(numbers))
+    there = broadcast_object(set(done))
+    missing = [number for number in numbers if number not in there]
+    for number, batch in _share(clips, detector, batch_size, missing[rank() :: world_size()], readers):
+        done[number] = batch
+        if parts is not None:
+            parts.save(number, batch)
+    gathered = {number: each for some in gather_objects(done) for number, each in some.items()}
+    features, digests = (torch.cat(each)[: len(clips)].clone() for each in zip(*map(gathered.get, numbers), strict=True))
+    return features, digests
 
 
 def save_features(file: FeatureFile, path: Path, identity: str | None = None) -> None:

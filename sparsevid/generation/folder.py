@@ -32,6 +32,7 @@ from sparsevid.atomic import check_writable, renamed
 from sparsevid.data.decode import frame_times, read_frames
 from sparsevid.generation import GenerationError
 from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD
+from sparsevid.locks import FolderLock
 from sparsevid.logging import get_logger
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
@@ -102,9 +103,12 @@ class ClipFolder:
         if "gif" in formats and not 0 < fps <= MAX_GIF_FPS:
             raise ValueError(f"the model makes {fps:g} frames a second, a GIF shows at most {MAX_GIF_FPS}; leave out gif")
         self.path, self.formats, self.shape, self.fps = path, tuple(formats), shape, fps
+        self._lock: FolderLock | None = None
 
     def begin(self, record: JobRecord, *, grid: bool = False) -> JobRecord:
         """Make the folder, compare the record that is there with the job's, write it, and remove unfinished files.
+
+        Until `end`, no other process can begin a job there.
 
         Args:
             record: of the job, as `make_record` gives it.
@@ -116,8 +120,10 @@ class ClipFolder:
         Raises:
             GenerationError: a record of other settings, which the message names, clips without a record, clips of another job
                 in the folder of a format, or a grid that cannot be written.
+            LockedError: a job of another process is at work there.
             OSError: the folder cannot be written.
         """
+        self._lock = FolderLock(self.path, "filled")
         folders = list(dict.fromkeys([self.path, *(self._stem(0, format).parent for format in self.formats)]))
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +142,11 @@ class ClipFolder:
         for folder in folders:
             _remove_leftovers(folder, _LEFTOVER)
         return record
+
+    def end(self) -> None:
+        """Let other processes begin a job."""
+        if self._lock is not None:
+            self._lock.release()
 
     def add_maker(self, record: JobRecord) -> None:
         """Note versions and device of a job that is about to write clips, beside those that made the ones that are there.

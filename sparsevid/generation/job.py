@@ -6,7 +6,6 @@ samples, or on an interruption.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +21,8 @@ from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.logging import get_logger, progress
 from sparsevid.pipeline import VideoPipeline
 from sparsevid.sampling import Sampling
+from sparsevid.shared import check_shared
+from sparsevid.threads import thread_pool
 
 WRITERS = 4  # threads of each rank that write files
 Result = TypeVar("Result")
@@ -71,7 +72,8 @@ def generate(
 
     Raises:
         ValueError: no clip, an unknown format, or a rate that a format cannot have.
-        GenerationError: a folder of other settings or that cannot be written, a pipeline that was not loaded, ranks whose
+        GenerationError: a folder of other settings, that cannot be written, that another process fills, or that is not the
+            same on all hosts, a pipeline that was not loaded, ranks whose
             models or settings differ, samples that are not finite, or clips that are missing at the end.
         RankError: another rank ended; the message says which and why.
     """
@@ -82,23 +84,35 @@ def generate(
     if is_main():
         pipeline.warn_of_size(sampling)
     record = _common_record(pipeline, sampling, num, formats)
-    most = _on_main(folder, lambda: folder.begin(record, grid=grid).num)
-    missing = _find_missing(folder, sampling.batch, num, writers, show_progress)
-    written = sum(gather_objects(len(missing)))
-    if written < num:
-        logger.info("%d of %d clips are there already", num - written, num)  # rank 0 says it
-    if written:
-        _on_main(folder, lambda: folder.add_maker(record))
-    if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
-        pipeline.warm_up(sampling)
-    times = _run(pipeline, sampling, folder, missing, writers, show_progress)
-    mine = [index for index in _my_clips(sampling.batch, most) if not folder.exists(index)]
+    try:
+        most = _on_main(folder, lambda: folder.begin(record, grid=grid).num)
+        check_shared(folder.path, GenerationError)
+        missing = _find_missing(folder, sampling.batch, num, writers, show_progress)
+        written = sum(gather_objects(len(missing)))
+        if written < num:
+            logger.info("%d of %d clips are there already", num - written, num)  # rank 0 says it
+        if written:
+            _on_main(folder, lambda: folder.add_maker(record))
+        if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
+            pipeline.warm_up(sampling)
+        times = _run(pipeline, sampling, folder, missing, writers, show_progress)
+        absent = _absent(folder, sampling.batch, num, most)
+        _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
+    finally:
+        folder.end()
+    return JobReport(num, written, most - len(absent), times)
+
+
+def _absent(folder: ClipFolder, batch: int, num: int, most: int) -> list[int]:
+    """Which of `most` clips are not there, over all ranks, which raise GenerationError if one of the first `num` is not."""
+    mine = [index for index in _my_clips(batch, most) if not folder.exists(index)]
     absent = sorted(index for each in gather_objects(mine) for index in each)
     if lost := [index for index in absent if index < num]:
         shown = ", ".join(map(str, lost[:10]))
-        raise GenerationError(f"{len(lost)} of {num} clips are not in {out} after all: {shown}{' …' if lost[10:] else ''}")
-    _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
-    return JobReport(num, written, most - len(absent), times)
+        raise GenerationError(
+            f"{len(lost)} of {num} clips are not in {folder.path} after all: {shown}{' …' if lost[10:] else ''}"
+        )
+    return absent
 
 
 def _common_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: tuple[str, ...]) -> JobRecord:
@@ -161,7 +175,7 @@ def _find_missing(folder: ClipFolder, batch: int, num: int, writers: int, show_p
     """This rank's clips of which files are missing or damaged: index → formats."""
     mine = _my_clips(batch, num)
     there = any(folder.exists(index) for index in mine)
-    with ThreadPoolExecutor(writers) as pool:
+    with thread_pool(writers) as pool:
         found = pool.map(folder.missing, mine)
         bar = _bar(show_progress and there, iterable=found, total=len(mine), desc="check files", unit="clip")
         return {index: formats for index, formats in zip(mine, bar, strict=True) if formats}

@@ -7,12 +7,10 @@ fragments, so that neither has to know the stage; a state that was saved by frag
 
 import contextlib
 import io
-import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ os.environ.setdefault("DS_ACCELERATOR_QUIET", "1")
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import (
     safe_get_local_fp32_param,
     safe_get_local_optimizer_state,
@@ -32,24 +31,11 @@ from torch import Tensor, nn
 from sparsevid.checkpoints import TrainingError
 from sparsevid.config import ConfigError, TrainConfig
 from sparsevid.distributed import communication_backend, is_main, rank, world_size
-from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
+from sparsevid.training.deepspeed_file import read_settings
 
 logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What a DeepSpeed file may not say, because the run's own configuration does.
-SAID_BY_RUN = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-               "managed_gradient_accumulation", "elasticity",
-               "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "amp", "torch_autocast", "data_types",
-               "steps_per_print", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")  # fmt: skip
-# What else it may say; DeepSpeed itself passes over what it does not know.
-SAID_BY_FILE = ("zero_optimization", "activation_checkpointing",
-                "aio", "autotuning", "checkpoint", "comms_logger", "communication_data_type", "compile", "csv_monitor",
-                "disable_allgather", "dump_state", "flops_profiler", "gradient_allreduce_op",
-                "gradient_predivide_factor", "memory_breakdown", "prescale_gradients",
-                "seq_parallel_communication_data_type", "sparse_gradients",
-                "tensorboard", "timers", "use_node_local_storage", "wall_clock_breakdown",
-                "wandb", "zero_state")  # fmt: skip
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
 
 
@@ -80,10 +66,12 @@ class Engine:
         grad_norm: of the last step's gradient before clipping, over all ranks; inf or nan if the step was skipped.
 
     Raises:
-        ConfigError: the DeepSpeed file is missing, broken, or says what the run's configuration says.
+        ConfigError: the DeepSpeed file is missing, broken, or says what the run's configuration says; or the precision is none
+            of this machine's.
     """
 
     def __init__(self, model: nn.Module, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
+        check_precision(train.precision)
         _prepare_deepspeed()
         settings = engine_settings(train, micro_batch, accumulation)
         self.train, self.stage, self.dtype = train, settings["zero_optimization"]["stage"], PRECISIONS[train.precision]
@@ -309,7 +297,7 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     """
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
-        settings = _read_settings(Path(train.deepspeed), train)
+        settings = read_settings(Path(train.deepspeed), train)
     stage = settings["zero_optimization"]["stage"]
     if train.precision == "float16" and not stage:
         # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
@@ -327,31 +315,17 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     }
 
 
-def _read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"train.deepspeed = {path}: no such file; see configs/deepspeed")
-    try:
-        settings = expand_home(json.loads(path.read_text(encoding="utf-8")))  # offloaded states may have a path
-        stage = settings["zero_optimization"]["stage"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no DeepSpeed configuration with zero_optimization.stage: {error!r}") from error
-    if twice := [key for key in SAID_BY_RUN if key in settings]:
+def check_precision(precision: str) -> None:
+    """Raise ConfigError for a precision that DeepSpeed does not compute in on this machine. Nothing has to be built for it."""
+    if precision == "float32":
+        return
+    accelerator = get_accelerator()
+    here = [name for name, dtype in PRECISIONS.items() if dtype in accelerator.supported_dtypes()]
+    if precision not in here:
         raise ConfigError(
-            f"{path}: {', '.join(twice)} are said by the run's own configuration (train.*), or always the same here; "
-            "take them out"
+            f"train.precision={precision} does not work on this machine, whose {accelerator.device_name()} has no instructions "
+            f"for it, as DeepSpeed says; accepted here: {', '.join(here)}"
         )
-    for key in settings.keys() - set(SAID_BY_FILE):
-        near = get_close_matches(key, (*SAID_BY_FILE, *SAID_BY_RUN), n=1, cutoff=0.8)
-        if near:
-            raise ConfigError(f"{path}: unknown key {key!r}; did you mean {near[0]!r}?")
-        logger.warning("%s: key %r is not known here, and DeepSpeed passes over what it does not know", path, key)
-    if not settings["zero_optimization"].get("compute_grad_norm", True):
-        raise ConfigError(
-            f"{path}: zero_optimization.compute_grad_norm is off, but the norm says which steps to skip; take it out"
-        )
-    if train.zero_stage not in (None, stage):
-        raise ConfigError(f"train.zero_stage = {train.zero_stage}, and {path} says stage {stage}; leave one of them out")
-    return settings
 
 
 def build_optimizer(train: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

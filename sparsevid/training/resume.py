@@ -1,11 +1,7 @@
 """Going on with a run: that nobody else does, from which checkpoint, and what may have changed since."""
 
-import errno
-import fcntl
 import importlib.util
 import json
-import os
-import socket
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -17,14 +13,12 @@ from sparsevid.checkpoints import CheckpointError, list_checkpoints, newest_good
 from sparsevid.config import ConfigError, RunConfig, load_config
 from sparsevid.data.clips import FIXED_CLIPS_RULE
 from sparsevid.distributed import from_main
+from sparsevid.locks import FolderLock, LockedError
 from sparsevid.logging import get_logger
 from sparsevid.sparsity.spec import ModelSpec
 
 logger = get_logger(__name__)
-LOCK = ".lock"
 LABELS_NAMED = 3  # of those that differ
-# What says that another process has the lock, and that a file system has none.
-_TAKEN, _UNKNOWN = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
 FIXED = ("autoencoder.kind", "autoencoder.channels", "autoencoder.patch", "objective.kind", "train.optimizer")
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
@@ -47,34 +41,18 @@ class RunLock:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self._file: int | None = None
+        self._lock: FolderLock | None = None
         from_main(lambda: self._take(config), (ConfigError,))
 
     def _take(self, config: RunConfig) -> None:
         if config.monitor.wandb and importlib.util.find_spec("wandb") is None:
             raise ConfigError("monitor.wandb=true needs the package wandb (`pip install wandb`); false logs without it")
-        path = config.folder / LOCK
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = FolderLock(config.folder, "trained")
+        except LockedError as error:
+            raise ConfigError(str(error)) from error
         except OSError as error:
             raise ConfigError(f"the run's folder {config.folder} cannot be written: {error}") from error
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._file, 1000, 0).decode(errors="replace").strip()
-            self.release()
-            if error.errno in _TAKEN:
-                raise ConfigError(
-                    f"{config.folder} is being trained by {holder or 'another process'}: wait for its end, stop it, or take "
-                    "another name"
-                ) from error
-            if error.errno not in _UNKNOWN:
-                raise
-            logger.warning("%s is on storage without locks (%s): see that no two launches train it", config.folder, error)
-            return
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def __enter__(self) -> "RunLock":
         return self
@@ -84,9 +62,8 @@ class RunLock:
 
     def release(self) -> None:
         """Let others train the run."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._lock is not None:
+            self._lock.release()
 
 
 def find_checkpoint(config: RunConfig) -> Path | None:

@@ -5,7 +5,7 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,14 +18,13 @@ from sparsevid.atomic import renamed
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.checkpoints import CheckpointError, TrainingError, set_aside_after
 from sparsevid.config import ConfigError, RunConfig, save_config
-from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
+from sparsevid.data.workers import refuse_while_imported, running
 from sparsevid.distributed import (
     any_over_ranks,
     barrier,
     check_ranks,
-    gather_objects,
     init_process_group_if_launched,
     is_main,
     peers_may_die,
@@ -37,16 +36,18 @@ from sparsevid.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.paths import with_whole_paths
 from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.shared import check_shared
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
-from sparsevid.training.engine import Engine, learning_rate
+from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
 from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 from sparsevid.training.outcome import Outcome, metrics_of
 from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
+from sparsevid.training.seen import SeenClip, log_failed, log_skipped, seen_clips
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
@@ -64,15 +65,19 @@ class Trainer:
         ConfigError, ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
         CheckpointError: none to resume from, or one of another run.
         RankError: a rank does not answer, or ended meanwhile.
+        RuntimeError: this is a worker of a script that trains without a main guard.
     """
 
     def __init__(self, config: RunConfig) -> None:
+        refuse_while_imported()
         with peers_may_die("building"):
             init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
             self.ranks = check_ranks(config.train.start_timeout)
+            check_precision(config.train.precision)
             data = open_data(with_whole_paths(config))
             self.lock = RunLock(data.config)
             try:
+                check_shared(data.config.folder, ConfigError)
                 self._build(data)
             except BaseException:
                 self.lock.release()
@@ -162,16 +167,13 @@ class Trainer:
 
         Raises:
             TrainingError: too many steps in a row were skipped; the message says where the weights from before them are.
+            WorkerError: a process that loads clips has died.
         """
         train = self.config.train
         self._print_summary()
-        with peers_may_die("training"), unheard_by_children():
-            batches = self._batches()
-            options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
-            writer = MetricWriter(self.config.folder, **options)
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         entered = StopRequest() if stop is None else nullcontext(stop)
-        with self.lock, writer as metrics, bar, entered as stop, peers_may_die("training"):
+        with self.lock, peers_may_die("training"), self._batches() as batches, self._metrics() as metrics, bar, entered as stop:
             stop.can_save = True
             done = self._look(self.monitor.undone(self.step), metrics, stop)  # what the process before this did not come to
             first = self.step
@@ -224,7 +226,7 @@ class Trainer:
         """One step of the optimizer over all accumulation slots, or its omission, and what all ranks know of it."""
         lr, stages = learning_rate(self.config.train, self.step), len(self.schedule.stages) if self.schedule else 1
         sums = torch.zeros(2 * stages + 2, device=self.engine.device)  # losses and their number by stage, redraws, stop
-        seen: list[tuple[dict[str, Tensor], Draw]] = []
+        seen: list[SeenClip] = []  # no tensors: those of workers lie in shared memory, and each takes an open file
         for turn in range(self.accumulation):
             with self.throughput.waiting():
                 batch = next(batches)
@@ -235,7 +237,7 @@ class Trainer:
             sums[draw.index] += loss.detach()
             sums[stages + draw.index] += 1
             sums[-2] += batch["redraws"].count_nonzero().to(sums.device)
-            seen.append((batch, draw))
+            seen += seen_clips(batch, draw)
         sums[-1] = float(stop)
         losses, counts, (redraws, stopped) = sum_over_ranks(sums).cpu().split([stages, stages, 2])
         outcome = Outcome(
@@ -249,36 +251,18 @@ class Trainer:
         self._count(outcome, seen)
         return outcome
 
-    def _count(self, outcome: Outcome, seen: list[tuple[dict[str, Tensor], Draw]]) -> None:
+    def _count(self, outcome: Outcome, seen: list[SeenClip]) -> None:
         """Go on by a step; a skipped one touches no average, and is logged."""
         self.samples += self.config.train.global_batch
         if outcome.redraws:
             self.redraws += outcome.redraws
-            self._log_failed([index for batch, _ in seen for index in batch["failed"].tolist()])
+            log_failed(seen, self.dataset.videos, self.failed)
         self.skipped = 0 if outcome.applied else self.skipped + 1
         if outcome.applied:
             self.ema.update()
         else:
-            self._log_skipped(outcome, seen)
+            log_skipped(seen, self.dataset.videos, self.step, outcome)
         self.step += 1
-
-    def _log_failed(self, failed: list[int]) -> None:
-        """Name videos that could not be decoded, each once. All ranks call it together."""
-        for index in sorted({number for numbers in gather_objects(failed) for number in numbers} - {NO_VIDEO} - self.failed):
-            self.failed.add(index)
-            logger.warning("%s cannot be decoded; other clips are drawn in its place", self.dataset.videos[index].path)
-
-    def _log_skipped(self, outcome: Outcome, seen: list[tuple[dict[str, Tensor], Draw]]) -> None:
-        mine = [
-            f"{self.dataset.videos[video].path} from {start} at u = {u:.4f}"
-            for batch, draw in seen
-            for video, start, u in zip(batch["video"].tolist(), batch["start"].tolist(), draw.u.tolist(), strict=True)
-        ]
-        lines = [f"  rank {number}: {'; '.join(samples)}" for number, samples in enumerate(gather_objects(mine))]
-        logger.warning(
-            "step %d is skipped on all ranks: loss %g, gradient norm %g\n%s",
-            self.step, outcome.loss, outcome.grad_norm, "\n".join(lines),
-        )  # fmt: skip
 
     def _give_up(self, first: int) -> NoReturn:
         """End the run after too many skipped steps, with the weights from before them. All ranks call it together.
@@ -326,11 +310,19 @@ class Trainer:
         moments = clips if self.config.data.latents else self.autoencoder.moments(clips)
         return self.autoencoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
 
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        order = SampleOrder(len(self.dataset), self.config.seed)
-        return iter(
-            build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, self.config.data.workers)
-        )
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[dict[str, Tensor]]]:
+        order, workers = SampleOrder(len(self.dataset), self.config.seed), self.config.data.workers
+        loader = build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, workers)
+        with ExitStack() as stack:
+            with unheard_by_children():
+                batches = stack.enter_context(running(loader))
+            yield batches
+
+    def _metrics(self) -> MetricWriter:
+        options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
+        with unheard_by_children():
+            return MetricWriter(self.config.folder, **options)
 
     def _is_going(self) -> None:
         """Take back what `_leave` says."""

@@ -179,3 +179,11 @@ def test_wheel_works_elsewhere(tmp_path, monkeypatch):
     printed = run("-c", code, folder=tmp_path).stdout
     assert str(tmp_path) in printed and "sparsevid/fd-transnetv2-v1" in printed
     assert "SparseLatte-XL/2" in run(tmp_path / "site" / "bin" / "sparsevid", "cost", folder=tmp_path).stdout
+
+
+def test_output_of_any_encoding_takes_every_table():
+    """What it has no character for is spelled out, such as the × of a factor."""
+    command = [sys.executable, str(ROOT / "tools" / "cost.py"), "--preset", "SparseLatte-S/2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"SparseLatte-S/2" in done.stdout and done.stdout.isascii(), done.stderr

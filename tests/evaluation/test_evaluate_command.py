@@ -74,6 +74,19 @@ def test_score_prints_and_writes_what_the_library_computes(fakes, expected, caps
     assert "FVD" not in printed.out
 
 
+def test_a_score_can_be_written_elsewhere(fakes, expected, tmp_path):
+    """Samples may lie where nothing can be written: then the message names the way out."""
+    before = sorted(path.name for path in fakes.iterdir())
+    out = tmp_path / "other.json"
+    assert run("score", "--real", "demo", "--fake", fakes, *FEW, "--json", "--out", out) == 0
+    assert json.loads(out.read_text(encoding="utf-8")) == expected
+    assert sorted(path.name for path in fakes.iterdir()) == before
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        run("score", "--real", "demo", "--fake", fakes, *FEW, "--out", tmp_path / "none" / "other.json")
+    with pytest.raises(OSError, match=r"cannot be written to: .*write the score elsewhere, with --out FILE\.json"):
+        run("score", "--real", "demo", "--fake", "/proc/self/fd", *FEW)
+
+
 def test_a_rerun_says_what_it_replaces(fakes, expected, tmp_path, caplog):
     folder = tmp_path / "fakes"
     folder.mkdir()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from generation.sampled import command, digests, sample, sample_as_ranks, start, write_checkpoint
 
+from sparsevid.locks import FolderLock
+
 DIES = Path(__file__).with_name("dies.py")
 OPTIONS = ("--batch", "2", "--steps", "3", "--sampler", "ddpm", "--format", "ffv1", "--device", "cpu")
 
@@ -66,6 +68,21 @@ def test_a_rank_says_why_another_ended(checkpoint, tmp_path):
     assert re.search(f"rank 1: error: {reason}", second), second
     said = rf"rank 0: error: another rank ended .* during generating clips; rank 1 on .*: GenerationError: {reason}"
     assert re.search(said, first) and "Traceback" not in first, first
+
+
+@pytest.mark.slow
+def test_a_second_job_leaves_the_first_alone(checkpoint, whole, tmp_path):
+    """It ends and says who fills the folder; when that is over, it goes on."""
+    out = tmp_path / "out"
+    job = (checkpoint, *OPTIONS, "--num", 7, "--out", out)
+    with FolderLock(out, "filled"):
+        draft = out / ".000000.mkv.0123abcd.partial"
+        draft.touch()
+        printed = sample(*job, succeeds=False)
+        assert f"{out} is being filled by pid {os.getpid()} on" in printed and "Traceback" not in printed, printed
+        assert draft.exists()
+    sample(*job)
+    assert digests(out) == whole
 
 
 @pytest.mark.gpu

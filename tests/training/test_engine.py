@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import sparsevid.training.engine
 from sparsevid.checkpoints import TrainingError
 from sparsevid.config import ConfigError, TrainConfig
-from sparsevid.training.engine import SAID_BY_RUN, Engine, engine_settings
+from sparsevid.training.deepspeed_file import SAID_BY_RUN
+from sparsevid.training.engine import Engine, engine_settings
 
 RANKS = Path(__file__).with_name("engine_ranks.py")
 

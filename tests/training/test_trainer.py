@@ -4,9 +4,11 @@ import importlib.util
 import json
 import math
 import shutil
+import weakref
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from launch import weights
 
 from sparsevid.autoencoder import load_autoencoder
@@ -65,9 +67,9 @@ def test_average_is_that_of_the_weights(tiny):
     config, _ = tiny("train.ema_decay=0.5", "train.checkpoint_every=100")
     trainer = Trainer(config)
     expected = trainer.engine.gather(list(trainer.engine.fragments()))
-    batches = trainer._batches()
     for n in range(6):
-        trainer.optimizer_step(batches)
+        with trainer._batches() as batches:
+            trainer.optimizer_step(batches)
         decay = min(0.5, (1 + n) / (10 + n))
         for name, value in trainer.engine.gather(list(trainer.engine.fragments())).items():
             expected[name] = decay * expected[name] + (1 - decay) * value
@@ -102,7 +104,15 @@ def test_other_optimizers_are_the_same_at_every_stage(tiny, optimizer):
 
 
 def test_float16_trains_as_float32_does(tiny):
-    """With its loss scale, where that works: from stage 1 on."""
+    """With its loss scale, where that works: from stage 1 on. Where this machine has none of it, that is said first."""
+    if torch.float16 not in get_accelerator().supported_dtypes():
+        config, _ = tiny("train.precision=float16", "train.zero_stage=1")
+        with pytest.raises(
+            ConfigError, match=r"train\.precision=float16 does not work on this machine.* accepted here: float32"
+        ):
+            Trainer(config)
+        assert not config.folder.exists()
+        return
     losses = []
     for precision in ("float32", "float16"):
         config, _ = tiny(
@@ -319,3 +329,19 @@ def test_data_and_model_mistakes_are_named(tiny, tmp_path):
         Trainer(tiny("schedule.frames=3")[0])
     with pytest.raises(ConfigError, match=r"missing are model\.layout"):
         Trainer(tiny("model.layout=null")[0])
+
+
+def test_a_step_of_many_slots_keeps_no_clips(tiny):
+    """Each tensor that a worker gave takes an open file, of which a process may have as few as 1024."""
+    trainer = Trainer(tiny("train.global_batch=16", "train.micro_batch=1")[0])
+    given, alive = [], []
+
+    def watched(batches):
+        for batch in batches:
+            alive.append(sum(tensor() is not None for tensor in given))
+            given.extend(map(weakref.ref, batch.values()))
+            yield batch
+
+    with trainer._batches() as batches:
+        trainer.optimizer_step(watched(batches))
+    assert len(alive) == 16 and max(alive) <= 3 * len(given) // 16  # of a batch, the one before it, and the one to come
