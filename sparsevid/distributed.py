@@ -71,7 +71,7 @@ def init_process_group_if_launched(
     _store = open_store(me, start_timeout)
     mine = json.dumps(_my_info(me, own))
     if _store.compare_set(f"info/{me}", "", mine).decode() != mine:
-        raise RankError(f"{port_in_use()}, whose {_read_info(_store, me)} is there")
+        raise RankError(f"{port_in_use()}; its {_read_info(_store, me)} is there")
     if not _arrived(_store, [f"info/{rank}" for rank in range(size)], deadline):
         if not held_by_agent() and not _store.check(["info/0"]):  # our rank 0 would have said so first
             raise RankError(port_in_use())

@@ -171,7 +171,9 @@ def test_a_port_that_is_in_use_is_said_to_be(run_ranks, who):
         said = rf"error: port in use: at 127\.0\.0\.1:{port} is another process, .*; give all ranks another MASTER_PORT"
         assert re.search(f"rank 0: {said}", printed[0]), printed[0]
         others = {"silence": r"error: no answer at .* another process has that port", "another store": said}
-        assert re.search(others.get(who, rf"{said}, whose rank 1 on elsewhere \(pid 7\) is there"), printed[1]), printed[1]
+        assert re.search(others.get(who, rf"{said} than {port}; its rank 1 on elsewhere \(pid 7\) is there"), printed[1]), (
+            printed[1]
+        )
 
 
 def test_ranks_that_do_not_share_their_folder_say_so_at_the_start(run_ranks, tmp_path):
@@ -182,7 +184,7 @@ def test_ranks_that_do_not_share_their_folder_say_so_at_the_start(run_ranks, tmp
     assert "ranks 0 1" in run_ranks(f"folders:{here}:{here}")[1]
     together = "".join(run_ranks(f"folders:{here}:{there}").values())
     said = rf"error: rank 1 on {socket.gethostname()} does not see in {there}/run what rank 0 wrote there 1 s ago\. .* share"
-    assert len(re.findall(said, together)) == 1 and "Traceback" not in together, together
+    assert re.search(said, together) and "Traceback" not in together, together
     assert not list((here / "run").iterdir())
 
 

@@ -4,6 +4,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,15 +40,14 @@ def nameless() -> int:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become a user without a name")
-def test_a_user_without_name_and_home_has_caches(tmp_path):
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("SPARSEVID_CACHE", None)
-    command = [sys.executable, "-c", NAMELESS, str(nameless())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / f"sparsevid-home-{nameless()}"), done.stderr
+def test_a_user_without_name_and_home_has_caches():
+    with tempfile.TemporaryDirectory() as folder:  # not `tmp_path`, which lies in folders of this user alone
+        Path(folder).chmod(0o777)
+        environment = {**os.environ, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("SPARSEVID_CACHE", None)
+        command = [sys.executable, "-c", NAMELESS, str(nameless())]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == f"{folder}/sparsevid-home-{nameless()}", done.stderr
     assert "has no HOME: caches are kept in" in done.stderr
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,17 @@ def test_an_error_of_a_sample_is_passed_on_and_ends_the_workers():
 
 
 def test_workers_that_nobody_ends_are_no_reason_to_wait():
-    """`terminate`, which `multiprocessing` and PyTorch call at the exit of a process, ends what hears no SIGTERM."""
+    """`terminate`, which `multiprocessing` and PyTorch call at the exit of a process, ends what hears no SIGTERM.
+
+    In a process of its own: one that has a server already, of another test, could not keep signals from its workers.
+    """
+    process = get_context("spawn").Process(target=end_workers)
+    process.start()
+    process.join(LIMIT)
+    assert process.exitcode == 0
+
+
+def end_workers():
     with unheard_by_children():
         loader = load()
         batches = iter(loader)
