@@ -37,6 +37,8 @@ _FORMATS = (
     "ivf", "rm", "nut", "yuv4mpegpipe", "wtv",
 )  # fmt: skip
 _OPEN_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+# Titles in other bytes than UTF-8 are no reason to refuse a file; from version 19 on PyAV takes them by itself.
+_OF_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 NO_VIDEO = "no video stream"
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
 LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
@@ -225,7 +227,7 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
         raise DecodeError(path, "empty file (0 bytes)")
     try:
         # An absolute name cannot be taken for a protocol, whatever it begins with.
-        with av.open(str(path.absolute()), options=_OPEN_OPTIONS, metadata_errors="replace") as container:
+        with av.open(str(path.absolute()), options=_OPEN_OPTIONS, **_OF_METADATA) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise DecodeError(path, NO_VIDEO)
