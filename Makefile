@@ -11,23 +11,27 @@ JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 FAST := -m "not slow and not gpu"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UPGRADE = $(if $(CONSTRAINTS),,--upgrade --upgrade-strategy eager)
 NEEDS := '.[demo,test]'
 
-.PHONY: demo test test-all test-oldest soak lint format install constraints clean
+.PHONY: demo test test-all test-oldest soak lint format install anew constraints clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
+# Given on the command line, CONSTRAINTS counts for an environment that is there too.
+$(INSTALLED): setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) $(if $(findstring command,$(origin CONSTRAINTS)),anew)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "sparsevid needs Python 3.10 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
 	@# With the packages of a Python that has PyTorch, such as a container's.
 	test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
-	$(BIN)/python .ci/constraints.py $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
-	$(PIP) --constraint $(VENV)/constraints.txt --editable $(NEEDS) || { \
+	$(BIN)/python .ci/constraints.py $(or $(wildcard $(CONSTRAINTS)),/dev/null) > $(VENV)/constraints.txt
+	$(PIP) $(UPGRADE) --constraint $(VENV)/constraints.txt --editable $(NEEDS) || { \
 		echo "the tested versions cannot be installed here; the newest that fit are taken in their place" >&2; \
 		$(BIN)/python .ci/constraints.py /dev/null > $(VENV)/constraints.txt; \
-		$(PIP) --constraint $(VENV)/constraints.txt --editable $(NEEDS); }
+		$(PIP) $(UPGRADE) --constraint $(VENV)/constraints.txt --editable $(NEEDS); }
 	touch $@
+
+anew:
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py

@@ -73,7 +73,7 @@ def init_process_group_if_launched(
     if _store.compare_set(f"info/{me}", "", mine).decode() != mine:
         raise RankError(f"{port_in_use()}; its {_read_info(_store, me)} is there")
     if not _arrived(_store, [f"info/{rank}" for rank in range(size)], deadline):
-        if not held_by_agent() and not _store.check(["info/0"]):  # our rank 0 would have said so first
+        if not held_by_agent() and _is_of_others(_store):
             raise RankError(port_in_use())
         raise RankError(_describe_missing(_store, "info", size, "telling its host", start_timeout))
 
@@ -83,6 +83,14 @@ def init_process_group_if_launched(
 
     _answer(_store, me, size, "joining the group", join, deadline, start_timeout)
     _make_current(own)
+
+
+def _is_of_others(store: dist.Store) -> bool:
+    """Whether a store answers without our rank 0, which would have said first that it is there."""
+    try:
+        return not store.check(["info/0"])
+    except RuntimeError:  # the process that held it has ended
+        return False
 
 
 def check_ranks(timeout: float = 300.0, device: torch.device | None = None) -> list[RankInfo]:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 from sparsevid.distributed import from_main
@@ -17,6 +18,8 @@ LOCK = ".lock"  # a file in the folder, for as long as somebody writes there
 _TAKEN, _UNKNOWN = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 logger = get_logger(__name__)
+_holders: dict[Path, list["FolderLock"]] = {}  # of this process
+_held_here = Lock()
 
 
 class LockedError(ValueError):
@@ -25,7 +28,8 @@ class LockedError(ValueError):
 
 class FolderLock:
     """The right to write into a folder, from when it is made to `release`, to the end of the block that it is entered for, or
-    to the end of the process, however that comes. Inside one process it keeps nobody out.
+    to the end of the process, however that comes. Inside one process it keeps nobody out: who has it shares it, until the last
+    one releases it.
 
     Args:
         folder: made if it is missing.
@@ -41,6 +45,17 @@ class FolderLock:
         self.path = folder.with_name(folder.name + LOCK) if beside else folder / LOCK
         self._file: int | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = self.path.parent.resolve() / self.path.name
+        with _held_here:
+            self._take(folder, doing)
+
+    def _take(self, folder: Path, doing: str) -> None:
+        if holders := _holders.get(self.path):  # a second file would give the lock up when it is closed
+            if self._is_there(holders[0]._file):
+                self._file = holders[0]._file
+                holders.append(self)
+                return
+            del _holders[self.path]  # the folder was removed, and made anew
         while self._file is None:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -49,6 +64,7 @@ class FolderLock:
                     os.ftruncate(file, 0)
                     os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                     self._file = file
+                    _holders[self.path] = [self]
             except OSError as error:
                 if error.errno in _UNKNOWN:
                     logger.warning("%s is on storage without locks (%s): see that no two processes write there", folder, error)
@@ -76,10 +92,16 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others write there."""
-        if self._file is not None:
-            with suppress(OSError):  # a folder that was removed, or a file system that cannot be written any more
-                self.path.unlink()
-            os.close(self._file)
+        with _held_here:
+            holders = _holders.get(self.path, [])
+            if self._file is None or self not in holders:
+                return
+            holders.remove(self)
+            if not holders:
+                del _holders[self.path]
+                with suppress(OSError):  # a folder that was removed, or a file system that cannot be written any more
+                    self.path.unlink()
+                os.close(self._file)
             self._file = None
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsevid.config import RunConfig
+from sparsevid.home import expand_home
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -25,10 +26,10 @@ def with_whole_paths(config: RunConfig) -> RunConfig:
 
 
 def _whole_folder(value: str | None) -> str | None:
-    path = Path(value or "").expanduser()
+    path = Path(expand_home(value or ""))
     return str(path.absolute()) if value and path.is_dir() else value
 
 
 def _whole_file(value: str) -> str:
-    path = Path(value).expanduser()
+    path = Path(expand_home(value))
     return str(path.absolute()) if path.suffix in YAML_SUFFIXES and path.is_file() else value

@@ -36,8 +36,9 @@ def check_shared(folder: Path, error: type[Exception], patience: float = PATIENC
             token.touch()
     except OSError as reason:
         failure = f"cannot write into {folder.absolute()}: {reason.strerror}"
-    broadcast_object(None)  # the file is there before anybody looks for it
-    failures = gather_objects((socket.gethostname(), rank(), failure or _failure(token, patience)))
+    if failure := broadcast_object(failure):  # else the file is there before anybody looks for it
+        raise error(f"rank 0 {failure}")
+    failures = gather_objects((socket.gethostname(), rank(), _failure(token, patience)))
     if is_main():
         with suppress(OSError):
             token.unlink()

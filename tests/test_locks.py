@@ -102,3 +102,19 @@ def test_features_in_the_works_are_left_alone(held):
     (root / ".g.safetensors.parts").mkdir()
     again = compute_features(DrawnClips(4), SmallNetwork(), batch_size=2, out=root / "g.safetensors")
     assert torch.equal(again.features, done.features) and (root / ".g.safetensors.parts").is_dir()
+
+
+def test_a_second_lock_of_one_process_takes_nothing_from_the_first(tmp_path):
+    script = f"from pathlib import Path; from sparsevid.locks import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    run = [sys.executable, "-c", script]
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    for lock in (second, first):
+        done = subprocess.run(run, env=environment, capture_output=True, text=True)
+        assert done.returncode != 0 and f"is being written by pid {os.getpid()}" in done.stderr, done.stderr
+        lock.release()
+    assert not list(tmp_path.iterdir())
+    assert subprocess.run(run, env=environment).returncode == 0

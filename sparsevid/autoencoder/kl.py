@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
+from sparsevid.home import expand_home
 
 FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
 SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
@@ -60,7 +61,7 @@ class KLAutoencoder(Autoencoder):
             raise FileNotFoundError(
                 f"the autoencoder kl needs a source, {option}: a local folder or a hub id such as stabilityai/sd-vae-ft-ema"
             )
-        folder = Path(source).expanduser()
+        folder = Path(expand_home(source))
         if folder.is_dir():
             source = str(folder.absolute())
         try:
@@ -79,7 +80,7 @@ class KLAutoencoder(Autoencoder):
         """Pixels of a latent's side, and channels, by the configuration of a source; None if that is not on this machine."""
         if not source:
             return None
-        path: object = Path(source).expanduser() / "config.json"
+        path: object = Path(expand_home(source)) / "config.json"
         if not path.is_file():
             try:
                 path = try_to_load_from_cache(source, "config.json")

@@ -9,6 +9,7 @@ from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.build import schedule_from_config, spec_from_config
 from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.data.cards import Card, load_card
+from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 from sparsevid.models.presets import build_spec
 from sparsevid.sparsity.schedule import TokenSchedule
@@ -64,7 +65,7 @@ def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:
         FileNotFoundError: no such card.
         KeyError, ValueError: as `load_card` and `spec_from_config`.
     """
-    path = Path(source).expanduser()
+    path = Path(expand_home(source))
     if (path / "config.json").is_file():
         return _of_model(path, overrides)
     if path.is_dir() and not (path / "config.yaml").is_file():

@@ -99,12 +99,24 @@ def clips_of_run(args: argparse.Namespace) -> Clips:
     return Clips(run.name, run.name, run.spec, dataset.manifest, dataset.rule, tuple(config.data.size))
 
 
+def refuse_said_by_run(args: argparse.Namespace, said: dict[str, str], where: str) -> None:
+    """Raise ValueError for an option that is given and that the run says itself.
+
+    Args:
+        args: of the command.
+        said: names of such options, and how a run says them.
+        where: behind which argument settings of the run stand.
+    """
+    doubled = next((name for name in said if getattr(args, name, None) is not None), None)
+    if doubled is not None:
+        option = "CARD" if doubled == "card" else f"--{doubled.replace('_', '-')}"
+        raise ValueError(f"{option} goes with presets; of a run it is said behind {where}: {said[doubled]}")
+
+
 def _run(args: argparse.Namespace) -> "Candidate":
     """The model of the run that `--config` names. Where no preset needs them, options for what the run says are refused."""
     from sparsevid.benchmark.candidates import open_run
 
-    doubled = next((name for name in SAID_BY_RUN if getattr(args, name, None) is not None), None)
-    if doubled is not None and not getattr(args, "presets", None):
-        option = "CARD" if doubled == "card" else f"--{doubled.replace('_', '-')}"
-        raise ValueError(f"{option} goes with presets; of a run it is said behind --config RUN: {SAID_BY_RUN[doubled]}")
+    if not getattr(args, "presets", None):
+        refuse_said_by_run(args, SAID_BY_RUN, "--config RUN")
     return open_run(args.config[0], args.config[1:])

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from sparsevid.build import schedule_from_config
+from sparsevid.cli.benchmarked import refuse_said_by_run
 from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
 from sparsevid.logging import print_table
@@ -64,10 +65,7 @@ def _of_run(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | N
     """Name, model and sampling of a run."""
     from sparsevid.benchmark.candidates import open_run
 
-    doubled = [name for name in SAID_BY_RUN if getattr(args, name) is not None]
-    if doubled:
-        option = f"--{doubled[0].replace('_', '-')}"
-        raise ValueError(f"{option} goes with a preset; for a run say it behind the run: {SAID_BY_RUN[doubled[0]]}")
+    refuse_said_by_run(args, SAID_BY_RUN, "RUN")
     source, *overrides = args.run
     found = open_run(source, overrides)
     return found.name, found.spec, found.schedule, found.sampler, found.config.sample.steps

@@ -87,9 +87,14 @@ def other_layout(path: Path) -> str | None:
 
 
 def probe_array(path: Path) -> VideoInfo:
-    """`decode.probe` of an array file; `frames` counts those of all its clips."""
-    with _clips(path) as (_, header):
-        return VideoInfo(math.prod(header.shape[:-3]), fps=None, width=header.shape[-2], height=header.shape[-3])
+    """`decode.probe` of an array file; `frames` counts those of all its clips that are there."""
+    with _clips(path) as (_, header), path.open("rb") as file:
+        frames, size = math.prod(header.shape[:-3]), math.prod(header.shape[-3:])
+        # An archive says by itself that it is cut short.
+        whole = max(0, path.stat().st_size - header.offset) // size if _is_plain(file) else frames
+    if not whole:
+        raise DecodeError(path, "the file ends before its first frame")
+    return VideoInfo(min(frames, whole), None, header.shape[-2], header.shape[-3], header_frames=frames)
 
 
 def clip_cuts(path: Path) -> tuple[int, ...]:

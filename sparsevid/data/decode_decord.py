@@ -49,7 +49,7 @@ def read_numbered(path: Path, index: PacketIndex, wanted: list[int]) -> list[tup
         for i in wanted:
             numbered.append((i, torch.from_numpy(reader[i].asnumpy())))
             add_decoded(1)
-    except (_imported().DECORDError, IndexError):
+    except (_imported().DECORDError, IndexError, RuntimeError):
         # Which frame it is depends on how far ahead its threads are: PyAV says what is damaged.
         _leave_to_pyav(path, "decord cannot decode some frame")
         return []
@@ -69,6 +69,8 @@ def _open_reader(path: Path, index: PacketIndex):
         return _leave_to_pyav(path, "H.264 4:4:4 needs x264's note in the first packet, which decord forgets when it seeks")
     if index.leading:
         return _leave_to_pyav(path, "frames shown before a key frame are stored after it, where decord seeks wrongly")
+    if index.streams > 1:
+        return _leave_to_pyav(path, "of several video streams decord may take another")
     if index.times and not index.keys:
         return _leave_to_pyav(path, "seeking in its container cannot be trusted")
     if not index.times or index.delay:

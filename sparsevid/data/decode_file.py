@@ -15,11 +15,13 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from torch import Tensor
 
 from sparsevid.data.packet_index import PacketIndex, index_packets
@@ -29,6 +31,7 @@ from sparsevid.logging import get_logger
 
 VARIABLE_RATE = "variable frame rate"
 EMPTY_PACKETS = "packets without a frame"
+BEGINS_LATE = "begins between key frames: frames before the first one are lost"
 
 # Only self-contained files. Left out is what could make FFmpeg open other addresses or files (hls, dash, concat, imf, sdp,
 # image2), run a script (avisynth, lavfi), or take any bytes for a video (rawvideo, tty, subtitles, mjpeg).
@@ -39,7 +42,7 @@ _FORMATS = (
 _OPEN_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 # Titles in other bytes than UTF-8 are no reason to refuse a file; from version 19 on PyAV takes them by itself.
 _OF_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-NO_VIDEO = "no video stream"
+NO_STREAM = "no video stream"
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
 LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
 _CACHED_FRAMES = 4_000_000  # at most 24 bytes each
@@ -60,7 +63,12 @@ def probe_file(path: Path) -> VideoInfo:
     width, height = display.size(index.width, index.height)
     if not rate:
         raise DecodeError(path, "no frame rate")
-    noted = ((VARIABLE_RATE, variable), (EMPTY_PACKETS, index.empty), (FROM_START, index.from_start))
+    noted = {
+        VARIABLE_RATE: variable,
+        EMPTY_PACKETS: index.empty,
+        BEGINS_LATE: index.lost,
+        FROM_START: index.from_start and index.indexed,
+    }
     return VideoInfo(
         frames=index.frames,
         fps=rate,
@@ -69,7 +77,7 @@ def probe_file(path: Path) -> VideoInfo:
         header_frames=index.header_frames,
         seconds=index.seconds[-1] if index.times else None,
         variable_rate=variable,
-        notes=tuple(note for note, holds in noted if holds) + display.notes,
+        notes=tuple(note for note, holds in noted.items() if holds) + display.notes,
         stored=None if display.plain else (index.width, index.height),
     )
 
@@ -155,7 +163,11 @@ def read_numbered(path: Path, wanted: list[int], seek: bool = True) -> Iterator[
             yield numbered
         if given == len(wanted):
             return
-        log_fallback(path, "frames that cannot be decoded after a seek are decoded from the start")
+        reason = "frames that cannot be decoded after a seek are decoded from the start"
+        if index.by_packet:  # in AVI no fault: a frame behind the second key frame may be shown before it
+            logger.debug("%s: %s", path, reason)
+        else:
+            log_fallback(path, reason)
     chosen = set(wanted[given:])
     with _open(path) as (container, stream):
         # By their times, so that a frame that does not turn up moves no other.
@@ -174,8 +186,10 @@ def all_frames(path: Path) -> Iterator[tuple[int, Tensor]]:
     Raises:
         DecodeError: the file is unreadable, or a frame is damaged.
     """
+    index = packet_index(path)
     with _open(path) as (container, stream):
-        for i, frame in enumerate(decoded(container, stream)):
+        # Of a stream without an index, what the file breaks off in is no frame.
+        for i, frame in enumerate(islice(decoded(container, stream), None if index.indexed else index.frames)):
             yield i, _to_tensor(path, frame)
 
 
@@ -229,8 +243,8 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
         # An absolute name cannot be taken for a protocol, whatever it begins with.
         with av.open(str(path.absolute()), options=_OPEN_OPTIONS, **_OF_METADATA) as container:
             stream = container.streams.best("video")
-            if stream is None:
-                raise DecodeError(path, NO_VIDEO)
+            if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a sound file
+                raise DecodeError(path, NO_STREAM)
             if stream.codec_context is None:
                 raise DecodeError(path, "no decoder for its video codec")
             stream.codec_context.thread_count = 1  # the workers of a loader are the parallel part

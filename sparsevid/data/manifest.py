@@ -10,24 +10,19 @@ from pathlib import Path
 
 from sparsevid.data.array_files import ARRAY_EXTENSIONS
 from sparsevid.data.decode import DecodeError
-from sparsevid.data.decode_file import NO_VIDEO
+from sparsevid.data.decode_file import NO_STREAM
 from sparsevid.data.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
 from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from sparsevid.data.findings import FORMAT, Findings, find, look
 from sparsevid.data.probing import CUT_SHORT, Contents
 from sparsevid.data.reading import FROM_START
 from sparsevid.data.rules import Sorting, TreeRules, apply_rules
-from sparsevid.data.walk import Found, Rejects, Scan, namesakes, scan_tree
+from sparsevid.data.walk import HARMLESS, Found, Rejects, Scan, namesakes, scan_tree
 from sparsevid.distributed import broadcast_object, is_main, patient_group
 from sparsevid.logging import get_logger
 
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"
-# Reasons for which no video is missing: what may lie beside sound ones. All others are damage, which strict does not accept.
-NO_DAMAGE = (
-    "empty folder", "image beside videos", "GIF beside more images", "animation beside more images",
-    "a video, where images are read",
-)  # fmt: skip
 NAMESAKES = "another video of the same name in its folder"
 
 logger = get_logger(__name__)
@@ -285,8 +280,9 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
     videos: list[Video] = []
     usable = [each for each in findings.videos if each.found.path in sorting.labels]
     for each in usable:
-        if each.contents == NO_VIDEO and not each.found.path.lower().endswith(VIDEO_EXTENSIONS):  # sound in a video's container
-            others.setdefault(NO_VIDEO, []).append(each.found.path)
+        claims = each.found.path.lower().endswith(VIDEO_EXTENSIONS)
+        if each.contents == NO_STREAM and not claims:  # sound in a container of videos
+            others.setdefault(NO_STREAM, []).append(each.found.path)
             continue
         if not isinstance(each.contents, Contents):
             rejects.setdefault(each.contents, []).append(each.found.path)
@@ -324,7 +320,7 @@ def _entries(found: Found, contents: Contents, rules: TreeRules, sorting: Sortin
 
 def _reported(manifest: Manifest, strict: bool) -> Manifest:
     """Log what was passed over, and what is worth knowing of the rest; if strict, the first fault is an error."""
-    faults = {reason: paths for reason, paths in manifest.rejects.items() if reason not in NO_DAMAGE}
+    faults = {reason: paths for reason, paths in manifest.rejects.items() if reason not in HARMLESS}
     faults |= {CUT_SHORT: manifest.notes[CUT_SHORT]} if CUT_SHORT in manifest.notes else {}
     if strict and faults:
         reason, paths = next(iter(faults.items()))

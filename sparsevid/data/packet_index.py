@@ -12,8 +12,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median_low
 
 import av
+from av.stream import Disposition
 
 from sparsevid.data.display import Display, display_of
 from sparsevid.data.reading import add_decoded
@@ -51,6 +54,8 @@ class PacketIndex:
         seeks: where to seek to for each key frame, in ticks.
         by_packet: whether frames are recognised by packets, as in AVI, not by presentation time.
         delay: number of packets, in AVI, that are decoded before the first frame is given; else 0.
+        lost: number of frames before the first that can be decoded, in a recording that begins between key frames.
+        streams: number of video streams, cover pictures apart.
         leading: whether frames shown before a key frame are stored after it.
         plain: whether pixels have 8 bits, the height is even, and the first frame is not interlaced.
         display: how a player shows frames.
@@ -59,6 +64,7 @@ class PacketIndex:
         known: whether random access is known to be right in this codec; if not, it has to be tried out.
         from_start: whether frames are decoded from the start alone: in containers without an index, and where random access
             was tried out and gave other frames; then `keys` is empty.
+        indexed: whether the container says where its packets are.
     """
 
     frames: int
@@ -73,6 +79,8 @@ class PacketIndex:
     seeks: array
     by_packet: bool
     delay: int
+    lost: int
+    streams: int
     leading: bool
     plain: bool
     display: Display
@@ -80,6 +88,7 @@ class PacketIndex:
     full_chroma: bool
     known: bool
     from_start: bool = False
+    indexed: bool = True
 
     def __len__(self) -> int:
         return max(1, len(self.times) + 2 * len(self.keys))  # numbers held
@@ -140,27 +149,31 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     if not first:  # the file broke off: its frames are still inside the decoder
         first += decode(stream, None)[:1]
         delay = len(shown)
+    found, shown = len(shown), _from_first(shown, first, container)
+    lost = found - len(shown)
     pixels = stream.codec_context.format
     kind = container.format.name.split(",")[0]
     by_packet = kind == "avi"
     times = _ascending([dts if by_packet else pts for pts, dts in shown])
-    # In AVI a tick is a packet, also one of no bytes, which FFmpeg does not give.
-    without = times[-1] - times[0] + 1 - len(times) if by_packet and times else frameless
+    # The header of AVI counts ticks, which mostly are frames, also those of packets of no bytes, which FFmpeg does not give.
+    step = _usual_step(times)
+    without = times[-1] - times[0] + step - len(times) if by_packet and times else frameless
     numbers, seeks = _key_frames(times, keys, kind)
     return PacketIndex(
         frames=len(shown),
-        header_frames=max(0, stream.frames - cut - without),
+        header_frames=max(0, stream.frames - cut - lost - without),
         empty=frameless if codec.canonical_name == "mpeg4" else 0,  # hidden frames of VP8 and VP9 hold something
         width=first[0].width if first else 0,
         height=first[0].height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
-        # In AVI a tick is one frame; the frames that are still in the decoder at the end follow in steps of it.
-        times=times[delay:] + array("q", range(times[-1] + 1, times[-1] + delay + 1)) if by_packet and times else times,
+        times=_given_later(times, step, delay) if by_packet else times,
         tick=float(stream.time_base),
         keys=numbers,
         seeks=seeks,
         by_packet=by_packet,
         delay=delay if by_packet else 0,
+        lost=lost,
+        streams=_videos(container),
         leading=leading,
         plain=pixels is not None
         and all(part.bits <= 8 for part in pixels.components)
@@ -185,10 +198,13 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     """What decoding all of a stream says, for containers that are read from their start."""
     first: av.VideoFrame | None = None
     shown: list[tuple[int | None, bool]] = []  # presentation time, whether it is damaged
-    for packet in _flushed(intact_packets(container, stream)):
-        for frame in decode(stream, packet):
-            first = first or frame
-            shown.append((frame.pts, frame.is_corrupt))
+    try:
+        for packet in _flushed(intact_packets(container, stream)):
+            for frame in decode(stream, packet):
+                first = first or frame
+                shown.append((frame.pts, frame.is_corrupt))
+    except av.FFmpegError as error:  # what lies before can be read
+        logger.debug("%s: frames end early: %s", container.name, error)
     while shown and shown[-1][1]:  # the frame in which it broke off
         shown.pop()
     times = [time for time, _ in shown]
@@ -206,6 +222,8 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         seeks=array("q"),
         by_packet=False,
         delay=0,
+        lost=0,
+        streams=_videos(container),
         leading=False,
         plain=False,
         display=display_of(stream, first) if first else Display(),
@@ -213,6 +231,7 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         full_chroma=False,
         known=True,
         from_start=True,
+        indexed=False,
     )
 
 
@@ -223,6 +242,29 @@ def _flushed(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
         yield packet
     if packet is not None and packet.size:
         yield None
+
+
+def _from_first(
+    shown: list[tuple[int | None, int | None]], first: list[av.VideoFrame], container: av.container.InputContainer
+) -> list[tuple[int | None, int | None]]:
+    """The packets from the first frame on that can be decoded, but for AVI, where presentation times are guesses."""
+    start = first[0].pts if first and not container.format.name.startswith("avi") else None
+    return shown if start is None else [(pts, dts) for pts, dts in shown if pts is None or pts >= start]
+
+
+def _given_later(times: array, step: int, delay: int) -> array:
+    """Times of the packets on whose arrival frames come; those still in the decoder at the end follow in the usual step."""
+    return times[delay:] + array("q", [times[-1] + step * (i + 1) for i in range(delay)]) if times else times
+
+
+def _usual_step(times: array) -> int:
+    """Ticks from a frame to the next, the median; 1 if there is no next."""
+    return int(median_low([later - time for time, later in pairwise(times)])) if len(times) > 1 else 1
+
+
+def _videos(container: av.container.InputContainer) -> int:
+    """Number of video streams; the picture on a cover is none."""
+    return sum(not stream.disposition & Disposition.attached_pic for stream in container.streams.video)
 
 
 def _ascending(times: list[int | None]) -> array:

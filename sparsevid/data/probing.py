@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from torch import Tensor
 
@@ -57,17 +58,23 @@ def look_into(
         For each video, in order, what it holds, or the reason to pass it over.
     """
 
+    ended = Event()  # nobody waits for more: a task of many long videos stops at the next
+
     def look_at_some(start: int) -> list[Contents | str]:
-        return [_look(root, each, rules, full_scan) for each in found[start : start + _PER_TASK]]
+        some = found[start : start + _PER_TASK]
+        return [_look(root, each, rules, full_scan) for each in some if not ended.is_set()]
 
     starts = range(0, len(found), _PER_TASK)
     with (
         thread_pool(workers or os.cpu_count()) as pool,
         progress(total=len(found), desc="looking into videos", delay=2) as bar,
     ):
-        for some in pool.map(look_at_some, starts):
-            yield from some
-            bar.update(len(some))
+        try:
+            for some in pool.map(look_at_some, starts):
+                yield from some
+                bar.update(len(some))
+        finally:
+            ended.set()
 
 
 def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Contents | str:
@@ -78,10 +85,9 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         if info.frames < info.header_frames:
             remarks = (CUT_SHORT, *remarks)
         if full_scan:
-            same = _decode_all(path, info.frames, display=found.folder)  # images alone may be turned one by one
-            remarks += () if same else (FROM_START,)
+            remarks += () if _decode_all(path, info.frames) else (FROM_START,)
         cuts = _cuts(path, found, rules)
-        bounds = (0, *cuts, info.frames)
+        bounds = (0, *(cut for cut in cuts if cut < info.frames), info.frames)
         runs = tuple((bounds[i], bounds[i + 1] - bounds[i]) for i in range(len(bounds) - 1))
         times = tuple(round(time, _DECIMALS) for time in frame_times(path)) if info.variable_rate else None
         return Contents(info, runs, remarks, times)
@@ -99,12 +105,12 @@ def _cuts(path: Path, found: Found, rules: TreeRules) -> tuple[int, ...]:
     return clip_cuts(path) if rules.media == "video" and kind_of(path) == "array" else ()
 
 
-def _decode_all(path: Path, expected: int, display: bool) -> bool:
+def _decode_all(path: Path, expected: int) -> bool:
     """Decode every frame, one at a time: whether random access gives the same, as far as a few of them tell.
 
     Raises DecodeError with the number of the frame that fails or has another size.
     """
-    count, size, frames = 0, None, iter_frames(path, chunk=1, display=display)
+    count, size, frames = 0, None, iter_frames(path, chunk=1, display=False)
     runs = sought_runs(path)
     sought = {i for run in runs for i in run}
     digests: dict[int, bytes] = {}
@@ -128,7 +134,7 @@ def _decode_all(path: Path, expected: int, display: bool) -> bool:
     return all(
         _digest(frame) == digests[i]
         for run in runs
-        for i, frame in zip(run, read_frames(path, run, display=display), strict=True)
+        for i, frame in zip(run, read_frames(path, run, display=False), strict=True)
     )
 
 

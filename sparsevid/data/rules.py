@@ -1,6 +1,7 @@
 """How a tree is read: which of its folders are classes and splits, what the dataset's lists say, what is passed over."""
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class TreeRules:
         _accept("media", self.media, MEDIA)
         if self.class_list is not None:
             _accept_relative("class_list", self.class_list)
-        if self.fps <= 0:
+        if not 0 < self.fps < math.inf:
             raise ValueError(f"fps is {self.fps}; accepted: numbers above 0")
         check_class_names("classes", self.classes)
         if self.label_pattern is not None:

@@ -22,6 +22,11 @@ MEDIA = ("video", "image")
 
 Rejects = dict[str, list[str]]  # reason → paths below the root
 
+# Reasons for which no video is missing: what may lie beside sound ones.
+EMPTY_FOLDER, IMAGE_BESIDE, GIF_BESIDE = "empty folder", "image beside videos", "GIF beside more images"
+ANIMATION_BESIDE, VIDEO_FOR_IMAGE = "animation beside more images", "a video, where images are read"
+HARMLESS = (EMPTY_FOLDER, IMAGE_BESIDE, GIF_BESIDE, ANIMATION_BESIDE, VIDEO_FOR_IMAGE)
+
 logger = get_logger(__name__)
 
 
@@ -98,7 +103,7 @@ def scan_tree(root: Path, ignore: Sequence[str] = ()) -> Scan:
             logger.warning("%s: a symbolic link to a folder above it is not followed", root / folder)
             continue
         if not entries:
-            rejects.setdefault("empty folder", []).append(folder or ".")
+            rejects.setdefault(EMPTY_FOLDER, []).append(folder or ".")
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             try:
@@ -139,22 +144,21 @@ def find_videos(scan: Scan, media: str = "video") -> tuple[list[Found], Rejects,
         videos, images = _sort_files(scan.root, folder, files, media, rejects, others)
         if media == "image":
             found += [Found(path, size) for path, size in images]
-            _reject(rejects, "a video, where images are read", videos)
+            _reject(rejects, VIDEO_FOR_IMAGE, videos)
             continue
         if len(images) > len(videos) and all(may_be_preview(path) for path, _ in videos):
             for path, size in videos:  # a preview of the frames, and not the video
-                what = "GIF" if path.lower().endswith(".gif") else "animation"
-                _reject(rejects, f"{what} beside more images", [(path, size)])
+                _reject(rejects, GIF_BESIDE if path.lower().endswith(".gif") else ANIMATION_BESIDE, [(path, size)])
             videos = []
         found += [Found(path, size) for path, size in videos]
         if videos:
-            _reject(rejects, "image beside videos", images)
+            _reject(rejects, IMAGE_BESIDE, images)
         elif images and folder:
             found.append(Found(folder, sum(size for _, size in images), folder=True))
         elif images:
             loose = images
     if found:
-        _reject(rejects, "image beside videos", loose)
+        _reject(rejects, IMAGE_BESIDE, loose)
     elif loose:
         found.append(Found(".", sum(size for _, size in loose), folder=True))
     found.sort(key=lambda each: natural_key(each.path))

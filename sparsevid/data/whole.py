@@ -5,7 +5,7 @@ Dimensions: t frames of a tensor, C = 3 channels, H and W height and width in pi
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsevid.data.decode import DecodeError, holds_parts, iter_frames, read_frames
 from sparsevid.data.manifest import Video
 from sparsevid.data.transforms import resize_crop
+from sparsevid.threads import thread_pool
 
 DECODED_AT_ONCE = 16  # frames held at a video's full size
 PARTS_AHEAD = 16  # tensors of DECODED_AT_ONCE resized frames that a thread decodes before it turns to the next video
@@ -70,22 +71,18 @@ def frames_ahead(root: Path, videos: Sequence[Video], size: tuple[int, int], wor
     """
     waiting: deque[tuple[Iterator[Tensor], Future[list[Tensor]]]] = deque()
     remaining = iter(videos)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while True:
-                for video in islice(remaining, workers + 1 - len(waiting)):
-                    parts = video_frames(root, video, size)
-                    waiting.append((parts, pool.submit(_take, parts)))
-                if not waiting:
-                    return
-                parts, future = waiting.popleft()
-                taken = future.result()
-                if len(taken) == PARTS_AHEAD:  # there may be more of it
-                    waiting.appendleft((parts, pool.submit(_take, parts)))
-                yield from taken
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    with thread_pool(workers) as pool:
+        while True:
+            for video in islice(remaining, workers + 1 - len(waiting)):
+                parts = video_frames(root, video, size)
+                waiting.append((parts, pool.submit(_take, parts)))
+            if not waiting:
+                return
+            parts, future = waiting.popleft()
+            taken = future.result()
+            if len(taken) == PARTS_AHEAD:  # there may be more of it
+                waiting.appendleft((parts, pool.submit(_take, parts)))
+            yield from taken
 
 
 def in_batches(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:

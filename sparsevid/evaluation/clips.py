@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
@@ -26,20 +26,18 @@ from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
 from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.turns import drawn_classes
-from sparsevid.data.walk import may_be_preview, namesakes, without_extension
+from sparsevid.data.walk import HARMLESS, may_be_preview, namesakes, without_extension
 from sparsevid.distributed import broadcast_object, is_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
 from sparsevid.evaluation.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
-from sparsevid.generation.formats import folder_of_clips
+from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
 from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
 
 LOSSLESS = (".png", ".apng", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
-# Reasons of a manifest for which no sample is missing: what lies beside samples, such as contact sheets and previews.
-NO_SAMPLES = ("image beside videos", "GIF beside more images", "animation beside more images", "empty folder")
 ONE_FOLDER = "."  # the path of a video whose frames lie directly in the root
 T = TypeVar("T")
 logger = get_logger(__name__)
@@ -206,6 +204,10 @@ def _from_videos(
     if role == "fake":
         warnings += _unreadable(manifest, len(chosen), count)
         warnings += _losses(formats, protocol) if protocol.lossless else []
+    if role == "fake" and (twice := _in_two_formats(videos)):
+        warnings.append(
+            f"{len(twice)} samples lie in folders of two formats, such as {twice[0]!r}, and count twice: score one folder"
+        )
     if pairs := namesakes(dict.fromkeys(video.path for video in videos)):
         warnings.append(f"{len(pairs)} videos share folder and name with another, such as {pairs[0]!r}: each is one more clip")
     origin = {
@@ -259,6 +261,13 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
     reader = GeneratedClips(source, chosen, shape, side.start, side.least_frames, protocol.seed)
     data = hashlib.sha256(source.name.encode("utf-8")).hexdigest()
     return _Choice(reader, tuple(names[number] for number in chosen), data, origin)
+
+
+def _in_two_formats(videos: Sequence[Video]) -> list[str]:
+    """Samples of a job without its record, by their paths below the folders that it makes of formats."""
+    places = [(path.parts[0], PurePosixPath(*path.parts[1:]).stem) for path in (PurePosixPath(video.path) for video in videos)
+              if len(path.parts) > 1 and path.parts[0] in LOSSLESS_FIRST]  # fmt: skip
+    return [name for name, count in Counter(name for _, name in set(places)).items() if count > 1]
 
 
 def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRules]:
@@ -365,7 +374,7 @@ def _unreadable(manifest: Manifest, clips: int, count: int | None) -> list[str]:
     Raises:
         ValueError: those that are left are fewer than the count: the score would be that of a selection.
     """
-    rejects = {reason: paths for reason, paths in _rejected(manifest).items() if reason not in NO_SAMPLES}
+    rejects = {reason: paths for reason, paths in _rejected(manifest).items() if reason not in HARMLESS}
     if not rejects:
         return []
     reason, paths = next(iter(rejects.items()))

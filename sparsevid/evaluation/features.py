@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,9 +29,10 @@ from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
-from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
+from sparsevid.evaluation.protocols.protocol import completed
 from sparsevid.locks import folder_locked
 from sparsevid.logging import get_logger, progress
+from sparsevid.threads import thread_pool
 
 METADATA_KEY = "sparsevid"
 IDENTITY = "identity"  # beside the origin: a SHA-256 over it and the state of the clips' files
@@ -144,8 +145,7 @@ def compute_features(
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
-    told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
-    identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
+    identity = hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest()
     parts = None if out is None else FeatureParts(out, identity)
     with peers_may_die("computing features"):
         kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))
@@ -324,19 +324,15 @@ def _read_ahead(
         return [(name, clip, _digest(clip)) for name, clip in clips.read(first, min(first + batch_size, len(clips)))]
 
     waiting: deque[tuple[int, Future]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for number in numbers:
-                waiting.append((number, pool.submit(read, number)))
-                if len(waiting) > threads:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-            while waiting:
+    with thread_pool(threads) as pool:
+        for number in numbers:
+            waiting.append((number, pool.submit(read, number)))
+            if len(waiting) > threads:
                 ready, future = waiting.popleft()
                 yield ready, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        while waiting:
+            ready, future = waiting.popleft()
+            yield ready, future.result()
 
 
 def _digest(clip: Tensor) -> Tensor:

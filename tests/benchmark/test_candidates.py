@@ -145,7 +145,7 @@ def test_cost_of_a_run(run, capsys):
 @pytest.mark.parametrize(
     ("command", "arguments", "reason"),
     [
-        ("cost", ["--layout", "6D"], "--layout goes with a preset; for a run say it behind the run: model.layout=LAYOUT"),
+        ("cost", ["--layout", "6D"], "--layout goes with presets; of a run it is said behind RUN: model.layout=LAYOUT"),
         ("cost", ["--r-min", "0.5"], "schedule.r_min=R"),
         ("cost", ["--preset", "Latte-S/2"], "model.preset=NAME"),
         ("benchmark", ["model", "--input-size", "4", "4", "4"], "--input-size goes with presets; .* data.frames=T"),

@@ -188,15 +188,20 @@ def test_an_orientation_that_cannot_be_read_turns_nothing(tmp_path):
         assert probe(tmp_path / name).stored is None
 
 
-def test_frames_that_are_turned_one_by_one_are_one_size_or_refused(tmp_path):
+@pytest.mark.parametrize("turned", [0, 1])
+def test_frames_of_a_folder_are_turned_as_the_first_is(tmp_path, turned):
+    """One video is shown one way, and a fingerprint says which: it looks at no more than the first frame."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "mixed").mkdir()
-    for i, picture in enumerate(moving_pictures(3, 10, 14)):
-        Image.fromarray(picture).save(tmp_path / "mixed" / f"{i}.png", **({"exif": exif} if i == 1 else {}))
-    write_video(tmp_path / "v.mp4", frames=2)
-    assert build_manifest(tmp_path, full_scan=True).rejects == {"the size changes inside the video": ["mixed"]}
-    assert read_frames(tmp_path / "mixed", range(3), display=False).shape == (3, 3, 10, 14)
+    (tmp_path / "data" / "mixed").mkdir(parents=True)
+    for i, picture in enumerate(moving_pictures(3, 14, 14)):
+        Image.fromarray(picture).save(tmp_path / "data" / "mixed" / f"{i}.png", **({"exif": exif} if i == turned else {}))
+    shown, stored = (build_manifest(tmp_path / "data", TreeRules(display=display), full_scan=True) for display in (True, False))
+    assert (shown.fingerprint == stored.fingerprint) == (turned != 0) and not shown.rejects
+    path = tmp_path / "data" / "mixed"
+    frames = {display: read_frames(path, range(3), display=display) for display in (True, False)}
+    expected = frames[False].rot90(-1, dims=(2, 3)) if turned == 0 else frames[False]
+    assert torch.equal(frames[True], expected) and torch.equal(read_frames(path, [2]), expected[2:])
 
 
 @pytest.fixture(scope="module")
