@@ -29,6 +29,7 @@ def write_with_empty_packets(path, at=(11, 12, 25), placeholder=NOT_CODED):
                 packet = av.Packet(placeholder if time in at else content)
                 packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), keys[time] and time not in at
                 packet.pts = packet.dts = time
+                packet.duration = 1  # without one, some versions of PyAV write an end that cuts the last frame away
                 container.mux(packet)
     path.with_name("plain.avi").unlink()
     return path
