@@ -159,6 +159,7 @@ def _score(args: argparse.Namespace) -> int:
         if path.exists():
             _tell_of_older(path)
         measured.record.save(path)
+        logger.info("record: %s", path.absolute())
         if pictures is not None:
             from sparsevid.evaluation.pictures import write_pictures
 

@@ -201,7 +201,7 @@ def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
     short = sum(split["shorter_than_a_clip"] for split in splits.values())
     if short:
         what = f"{short} videos are shorter than the {clip['span']} frames that a clip spans"
-        print(f"{what}; the card's clip.short is {clip['short']}.")
+        print(f"{what}; the card's clip.short is {clip['short']} (clip.frames, clip.stride and clip.short decide).")
 
 
 def _print_classes(classes: Mapping[str, int]) -> None:

@@ -137,7 +137,7 @@ def usable_videos(manifest: Manifest, rule: ClipRule) -> tuple[Video, ...]:
     excluded = len(manifest.videos) - len(usable)
     if excluded:
         logger.warning(
-            "%s: %d of %d videos are shorter than %d frames and left out",
+            "%s: %d of %d videos are shorter than %d frames and left out; frames, stride and short decide",
             manifest.root, excluded, len(manifest.videos), rule.span if rule.short == "exclude" else rule.frames,
         )  # fmt: skip
     return usable

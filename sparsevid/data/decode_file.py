@@ -242,6 +242,8 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
     try:
         # An absolute name cannot be taken for a protocol, whatever it begins with.
         with av.open(str(path.absolute()), options=_OPEN_OPTIONS, **_OF_METADATA) as container:
+            if not len(container.streams):
+                raise DecodeError(path, "no stream of any kind: damaged, or cut off before its streams are described")
             stream = container.streams.best("video")
             if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a sound file
                 raise DecodeError(path, NO_STREAM)

@@ -198,6 +198,8 @@ class Trainer:
                 self._leave(stop.signal_name)
                 return False
         self._is_going()
+        folder = self.config.folder
+        logger.info("done: %d steps in %s; clips from it: sparsevid sample %s", self.step, folder.absolute(), folder)
         return True
 
     def _look(self, tasks: list[str], metrics: MetricWriter, stop: StopRequest) -> bool:

@@ -106,7 +106,9 @@ def test_tables_mark_what_differs_from_the_card(birds, capsys):
     assert ["test", "1", "3", "-2", "differs"] in rows
     assert ["train", "3", "3", "0", ""] in rows and ["frames", "35", "–", "–", ""] in rows
     assert "This copy is not complete." in printed
-    assert "1 videos are shorter than the 7 frames that a clip spans; the card's clip.short is exclude." in printed
+    assert (
+        "1 videos are shorter than the 7 frames that a clip spans; the card's clip.short is exclude (clip.frames, " in printed
+    )
     assert "test/robin/broken.mp4" in printed and "0 robin, 1 auk" in printed
 
 
