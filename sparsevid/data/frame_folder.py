@@ -6,9 +6,9 @@ The frames of a folder are its images in natural order of their names. Listing i
 The frames of a folder are its images in natural order of their names. Listing it opens no file whose extension is one of an
 image, but for those that are often animated; a frame is opened when it is asked for. JPEG, PNG, WebP, AVIF, BMP, TIFF and PNM
 are read; a file with several pictures is no frame (`animations`). Grey and palettes become RGB; alpha is dropped, not
-composited. 16 bits become 8 as v / 257, rounded (colour in TIFF: its high byte, which is at most one level off). Images are
-turned as the EXIF orientation of the folder's first says, unless stored pixels are wanted; in TIFF the orientation is part of
-the format, and always counts.
+composited. 16 bits become 8 as v / 257, rounded (colour in TIFF: its high byte, which is at most one level off). Each image is
+turned as its EXIF orientation says, unless stored pixels are wanted; in TIFF the orientation is part of the format, and always
+counts. A manifest looks at a folder's first image alone: where that is not turned, none of the folder is.
 """
 
 import os
@@ -140,7 +140,7 @@ def read_images(path: Path, indices: Sequence[int], display: bool = True) -> Ten
     Args:
         path: the folder or image.
         indices: T frame numbers, at least one, from 0, in any order, repeats allowed.
-        display: turn them as the EXIF orientation of the first frame says, for a folder is one video.
+        display: turn each as its EXIF orientation says.
 
     Returns:
         uint8 (T,C,H,W), RGB.
@@ -151,8 +151,7 @@ def read_images(path: Path, indices: Sequence[int], display: bool = True) -> Ten
     files = image_paths(path)
     if max(indices) >= len(files):
         raise DecodeError(path, f"frame {max(indices)} does not exist: {len(files)} frames can be read")
-    how = _display_of_all(path, files[0]) if display else Display()
-    frames = {i: _read_image(path, files[i], how) for i in sorted(set(indices))}
+    frames = {i: _read_image(path, files[i], display) for i in sorted(set(indices))}
     return stack(path, [(i, frames[i]) for i in indices], names=lambda i: f"frame {i} ({files[i].name})")
 
 
@@ -189,19 +188,14 @@ def opened(video: Path, file: Path) -> Iterator[Image.Image]:
         raise DecodeError(video, "not readable as an image", f"{name}{said}") from error
 
 
-def _read_image(video: Path, file: Path, how: Display) -> Tensor:
+def _read_image(video: Path, file: Path, display: bool) -> Tensor:
     """An image as uint8 (H,W,C)."""
     with opened(video, file) as image:
         _check_still(video, image)
+        how = _display_of(image) if display else Display()
         pixels = to_rgb(image, file)
     add_decoded(1)
     return how.shown(torch.from_numpy(pixels))
-
-
-def _display_of_all(video: Path, first: Path) -> Display:
-    """How a frame folder or an image is shown, as `probe_images` says it."""
-    with opened(video, first) as image:
-        return _display_of(image)
 
 
 def _display_of(image: Image.Image) -> Display:

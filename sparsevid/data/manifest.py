@@ -66,7 +66,7 @@ class Video:
     @property
     def display(self) -> bool:
         """Whether its frames are to be read as a player shows them."""
-        return self.geometry != STORED
+        return self.geometry == DISPLAYED
 
 
 @dataclass(frozen=True)

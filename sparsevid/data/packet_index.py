@@ -25,6 +25,7 @@ from sparsevid.logging import get_logger
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001
+_NEIGHBOURS = 4  # frames at the end that may be stored in another order than they are shown
 _SOUGHT_BY_PTS = ("mov", "matroska", "gif")  # where FFmpeg seeks by presentation time; elsewhere by decoding time
 # Containers in which FFmpeg finds the packet of a time. In others it searches (MPEG streams, ASF, FLV: some frames were not
 # found, others were wrong), and packets need not be frames: a recording may begin between key frames.
@@ -205,8 +206,9 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
                 shown.append((frame.pts, frame.is_corrupt))
     except av.FFmpegError as error:  # what lies before can be read
         logger.debug("%s: frames end early: %s", container.name, error)
-    while shown and shown[-1][1]:  # the frame in which it broke off
-        shown.pop()
+    # The frame in which it broke off; those that are shown next to it may have been stored before it, and be whole.
+    broken = next((i for i in range(max(0, len(shown) - _NEIGHBOURS), len(shown)) if shown[i][1]), len(shown))
+    shown = shown[:broken]
     times = [time for time, _ in shown]
     in_order = _ascending(times)
     return PacketIndex(

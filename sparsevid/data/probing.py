@@ -85,7 +85,8 @@ def _look(root: Path, found: Found, rules: TreeRules, full_scan: bool) -> Conten
         if info.frames < info.header_frames:
             remarks = (CUT_SHORT, *remarks)
         if full_scan:
-            remarks += () if _decode_all(path, info.frames) else (FROM_START,)
+            same = _decode_all(path, info.frames, display=found.folder and info.stored is not None)  # turned one by one
+            remarks += () if same else (FROM_START,)
         cuts = _cuts(path, found, rules)
         bounds = (0, *(cut for cut in cuts if cut < info.frames), info.frames)
         runs = tuple((bounds[i], bounds[i + 1] - bounds[i]) for i in range(len(bounds) - 1))
@@ -105,12 +106,12 @@ def _cuts(path: Path, found: Found, rules: TreeRules) -> tuple[int, ...]:
     return clip_cuts(path) if rules.media == "video" and kind_of(path) == "array" else ()
 
 
-def _decode_all(path: Path, expected: int) -> bool:
+def _decode_all(path: Path, expected: int, display: bool) -> bool:
     """Decode every frame, one at a time: whether random access gives the same, as far as a few of them tell.
 
     Raises DecodeError with the number of the frame that fails or has another size.
     """
-    count, size, frames = 0, None, iter_frames(path, chunk=1, display=False)
+    count, size, frames = 0, None, iter_frames(path, chunk=1, display=display)
     runs = sought_runs(path)
     sought = {i for run in runs for i in run}
     digests: dict[int, bytes] = {}
@@ -134,7 +135,7 @@ def _decode_all(path: Path, expected: int) -> bool:
     return all(
         _digest(frame) == digests[i]
         for run in runs
-        for i, frame in zip(run, read_frames(path, run, display=False), strict=True)
+        for i, frame in zip(run, read_frames(path, run, display=display), strict=True)
     )
 
 

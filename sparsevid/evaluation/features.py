@@ -29,7 +29,7 @@ from sparsevid.atomic import renamed
 from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
-from sparsevid.evaluation.protocols.protocol import completed
+from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
 from sparsevid.locks import folder_locked
 from sparsevid.logging import get_logger, progress
 from sparsevid.threads import thread_pool
@@ -145,7 +145,8 @@ def compute_features(
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
-    identity = hashlib.sha256(json.dumps([origin, stamp]).encode()).hexdigest()
+    told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
+    identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
     parts = None if out is None else FeatureParts(out, identity)
     with peers_may_die("computing features"):
         kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))

@@ -189,19 +189,17 @@ def test_an_orientation_that_cannot_be_read_turns_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [0, 1])
-def test_frames_of_a_folder_are_turned_as_the_first_is(tmp_path, turned):
-    """One video is shown one way, and a fingerprint says which: it looks at no more than the first frame."""
+def test_a_folder_is_turned_for_its_readers_if_its_first_frame_is(tmp_path, turned):
+    """A manifest looks at no other frame, and its fingerprint has to say what is read."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "data" / "mixed").mkdir(parents=True)
+    (tmp_path / "mixed").mkdir()
     for i, picture in enumerate(moving_pictures(3, 14, 14)):
-        Image.fromarray(picture).save(tmp_path / "data" / "mixed" / f"{i}.png", **({"exif": exif} if i == turned else {}))
-    shown, stored = (build_manifest(tmp_path / "data", TreeRules(display=display), full_scan=True) for display in (True, False))
-    assert (shown.fingerprint == stored.fingerprint) == (turned != 0) and not shown.rejects
-    path = tmp_path / "data" / "mixed"
-    frames = {display: read_frames(path, range(3), display=display) for display in (True, False)}
-    expected = frames[False].rot90(-1, dims=(2, 3)) if turned == 0 else frames[False]
-    assert torch.equal(frames[True], expected) and torch.equal(read_frames(path, [2]), expected[2:])
+        Image.fromarray(picture).save(tmp_path / "mixed" / f"{i}.png", **({"exif": exif} if i == turned else {}))
+    manifests = [build_manifest(tmp_path, TreeRules(display=display), full_scan=True) for display in (True, False)]
+    shown, stored = (VideoFrames(tmp_path, (14, 14)).read(each.videos[0], range(3), mirrored=False) for each in manifests)
+    assert (manifests[0].fingerprint == manifests[1].fingerprint) == torch.equal(shown, stored) == (turned != 0)
+    assert torch.equal(shown[0], stored[0].rot90(-1, dims=(1, 2)) if turned == 0 else stored[0])
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ def write_video(
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.thread_count = 1  # encoders divide pictures among as many as there are cores
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = b_frames
         for i, pixels_of_frame in enumerate(moving_pictures(frames, *size)):
