@@ -195,12 +195,12 @@ def broadcast_object(value: Any, group: dist.ProcessGroup | None = None) -> Any:
     return box[0]
 
 
-def from_main(action: Callable[[], T], errors: tuple[type[Exception], ...]) -> T:
+def from_main(action: Callable[[], T], errors: tuple[type[Exception], ...] = (Exception,)) -> T:
     """What `action` returns on rank 0, the only one to do it, on all ranks. All ranks call it together.
 
     Args:
         action: its result travels pickled, between processes of one run only.
-        errors: types that all ranks raise alike if `action` does; others are rank 0's own.
+        errors: types that all ranks raise alike if `action` does; others are rank 0's own, which the others wait for in vain.
     """
     value = failure = None
     if is_main():

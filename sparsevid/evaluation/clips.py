@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 from typing import Protocol as Interface
 
 from torch import Tensor
@@ -27,7 +27,7 @@ from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.rules import TreeRules
 from sparsevid.data.turns import drawn_classes
 from sparsevid.data.walk import HARMLESS, may_be_preview, namesakes, without_extension
-from sparsevid.distributed import broadcast_object, is_main
+from sparsevid.distributed import from_main
 from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
 from sparsevid.evaluation.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
@@ -35,11 +35,10 @@ from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
 from sparsevid.home import expand_home
 from sparsevid.logging import get_logger
 
-__all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips", "of_main"]
+__all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips"]
 
 LOSSLESS = (".png", ".apng", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy", ".npz", " without loss")
 ONE_FOLDER = "."  # the path of a video whose frames lie directly in the root
-T = TypeVar("T")
 logger = get_logger(__name__)
 
 
@@ -160,24 +159,6 @@ def choose_clips(
     return ProtocolClips(choice.ids, fingerprint, origin, choice.reader)
 
 
-def of_main(compute: Callable[[], T]) -> T:
-    """What a function gives on rank 0, on every rank: for questions to a file system that one rank is enough to ask.
-
-    Raises:
-        Exception: what the function raises, on every rank.
-    """
-    outcome: T | Exception | None = None
-    if is_main():
-        try:
-            outcome = compute()
-        except Exception as error:  # whatever it is, the other ranks wait for word of it
-            outcome = error
-    outcome = broadcast_object(outcome)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
 def _from_videos(
     source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None
 ) -> _Choice:
@@ -200,7 +181,7 @@ def _from_videos(
     chosen = tuple((videos[video], first) for video, first in take_evenly(_classes(videos, role, protocol), starts, count))
     if shape.size is None:
         _check_one_size(root, chosen, protocol)
-    formats = of_main(lambda: _formats(root, chosen, role))
+    formats = from_main(lambda: _formats(root, chosen, role))
     if role == "fake":
         warnings += _unreadable(manifest, len(chosen), count)
         warnings += _losses(formats, protocol) if protocol.lossless else []

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sparsevid.distributed import default_device
+from sparsevid.distributed import default_device, from_main
 from sparsevid.evaluation.clip_readers import GeneratedClips, VideoClips
-from sparsevid.evaluation.clips import ClipSource, ProtocolClips, Role, choose_clips, of_main
+from sparsevid.evaluation.clips import ClipSource, ProtocolClips, Role, choose_clips
 from sparsevid.evaluation.comparison import (
     Extras,
     check_counts,
@@ -319,7 +319,7 @@ def _stamp(clips: ProtocolClips) -> str:
     if not isinstance(clips.reader, VideoClips):
         return ""
     paths = dict.fromkeys(clips.reader.root / video.path for video, _ in clips.reader.chosen)
-    return of_main(lambda: hashlib.sha256(json.dumps([_state(path) for path in paths]).encode("ascii")).hexdigest())
+    return from_main(lambda: hashlib.sha256(json.dumps([_state(path) for path in paths]).encode("ascii")).hexdigest())
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:
