@@ -1,6 +1,7 @@
 """Processes with a session of their own, in which nothing may be left when they have ended."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -12,10 +13,16 @@ import psutil
 LIMIT = 120.0  # seconds after which a test takes it that something hangs
 
 
-def start_session(command: Sequence[object], **options) -> subprocess.Popen:
-    """Start a process as the first of a new session; what it prints comes through one pipe."""
+def start_session(command: Sequence[object], limits: dict[int, int] | None = None, **options) -> subprocess.Popen:
+    """Start a process as the first of a new session, with soft limits by resource; what it prints comes through one pipe."""
+
+    def begin() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell starts in the background, and by its children
+        for number, soft in (limits or {}).items():
+            resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
+
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True} | options
-    return subprocess.Popen(list(map(str, command)), **given)
+    return subprocess.Popen(list(map(str, command)), preexec_fn=begin, **given)
 
 
 def is_alive(process: psutil.Process) -> bool:

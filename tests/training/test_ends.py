@@ -84,7 +84,5 @@ def test_a_worker_of_one_of_two_ranks_that_dies(tiny):
 def test_many_slots_with_few_files(tiny):
     """256 micro-batches a step, and fewer open files allowed than these have tensors."""
     options = ("data.workers=1", "data.cache_frames=false", "train.global_batch=256", "train.micro_batch=1", "train.steps=1")
-    limit = (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    process = train(tiny(*options)[1], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
-    code, printed = end_of(process)
+    code, printed = end_of(train(tiny(*options)[1], limits={resource.RLIMIT_NOFILE: 256}))
     assert code == 0, printed
