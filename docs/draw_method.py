@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from sparsevid.build import schedule_from_config
-from sparsevid.config import ScheduleConfig
 from sparsevid.models.presets import build_spec
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import forward_macs
 
 COLOURS = {"P": "#9ecae1", "M": "#fdae6b", "S": "#fdd0a2", "R": "#e6550d", "D": "#3182bd"}

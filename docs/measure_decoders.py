@@ -2,7 +2,7 @@
 
     python measure_decoders.py {pyav,decord} FILE...
 
-"pyav" is `sparsevid.data.decode`; "decord" is whatever package imports by that name (decord, or its fork decord2), alone,
+"pyav" is `sparsevid.videos.read`; "decord" is whatever package imports by that name (decord, or its fork decord2), alone,
 without the library's checks. Every file is measured in a process of its own with a time limit: a decoder may crash or hang.
 The reference is PyAV's sequential decode. Prints rows of a Markdown table;
 words "accuracy", "speed" or "growth" among the files choose what is measured.
@@ -28,7 +28,7 @@ OTHER_COLOURS = 12.0  # mean absolute difference up to which a frame is the same
 def reader(backend: str):
     """A function (path, indices) → uint8 (T,H,W,C) that opens the file anew each time."""
     if backend == "pyav":
-        from sparsevid.data.decode import read_frames
+        from sparsevid.videos.read import read_frames
 
         return lambda path, indices: read_frames(path, indices).permute(0, 2, 3, 1).numpy()
     import decord

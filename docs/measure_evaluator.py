@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.detectors import Detector, build_detector
 from sparsevid.evaluation.detectors.i3d import I3D
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.logging import print_table, progress
-from sparsevid.video import write_mp4
+from sparsevid.system.logging import print_table, progress
+from sparsevid.videos.write import write_mp4
 
 FRAMES, SIZE, WEIGHTS = 16, 256, "random_i3d.pt"
 

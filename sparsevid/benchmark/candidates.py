@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsevid.autoencoder.kl import KLAutoencoder
-from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
-from sparsevid.data.cards import Card, load_card
-from sparsevid.home import expand_home
-from sparsevid.logging import get_logger
+from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.models.presets import build_spec
+from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import TimeDistribution, UniformTimesteps
+from sparsevid.system.home import expand_home
+from sparsevid.system.logging import get_logger
 from sparsevid.training.objective import build_objective
 
 STABLE_DIFFUSION = (8, 4)  # pixels of a latent's side, and channels, of the autoencoder that is taken for an unknown one

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.data.clips import ClipDataset, ClipRule
-from sparsevid.data.decode import count_decoded
-from sparsevid.data.latents import LatentCache, LatentFrames
+from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.loader import SampleOrder, build_loader
-from sparsevid.data.manifest import Manifest
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.manifest import Manifest
 from sparsevid.data.workers import running
-from sparsevid.logging import progress
+from sparsevid.system.logging import progress
+from sparsevid.videos.read import count_decoded
 
 LATENTS = "latents"  # the source that is no decoder
 # A loader asks each worker for two batches ahead; those were begun before the clock and are not counted.
@@ -85,7 +85,7 @@ def open_sources(
         manifest: the videos.
         rule: what frames make a clip.
         size: (H,W) in pixels.
-        decoders: backends of `sparsevid.data.decode`.
+        decoders: backends of `sparsevid.videos.read`.
         latents: folder of a latent cache of these videos at this size.
 
     Raises:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
-from sparsevid.logging import progress
+from sparsevid.evaluation.metrics.distances import frechet_by_square_root, frechet_distance
+from sparsevid.system.logging import progress
 
 DISTANCE_COLUMNS = ("N", "D", "ours s", "spread", "sqrtm s", "spread", "speed", "difference")
 

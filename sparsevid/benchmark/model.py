@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.distributed import check_device
-from sparsevid.logging import get_logger, progress
+from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.naive import naive_forward, naive_macs
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import DTYPES
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.distributed import check_device
+from sparsevid.system.logging import get_logger, progress
 
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # sides of the square matrices
 TOLERANCE = 0.15  # a measured ratio this far from the counted one is marked

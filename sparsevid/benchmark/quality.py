@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sparsevid.benchmark.report import MISSING
-from sparsevid.checkpoints import step_of
-from sparsevid.config import ConfigError
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.evaluation.record import ProtocolRecord
-from sparsevid.logging import progress
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.sampling import Sampling
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.sampling import Sampling
+from sparsevid.runs.checkpoints import step_of
+from sparsevid.runs.config import ConfigError
+from sparsevid.system.logging import progress
 from sparsevid.training.scoring import Scoring
-from sparsevid.video import contact_sheet, write_board
+from sparsevid.videos.sheets import contact_sheet, write_board
 
 QUALITY_COLUMNS = ("sampler", "steps", "model calls", "reuse every", "score", "pixels off", "latents off")
 SHOWN_CLIPS, SHOWN_FRAMES = 3, 4  # of each block in the picture

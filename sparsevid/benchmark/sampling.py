@@ -24,15 +24,15 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.model import build_random_model, matmul_rates, plan_matmuls
 from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, SamplingCase, product_dense
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.config import ObjectiveConfig, RunConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS
-from sparsevid.distributed import check_device
-from sparsevid.logging import progress
+from sparsevid.generation.pipeline import DTYPES, VideoPipeline
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import DTYPES, VideoPipeline
+from sparsevid.runs.config import ObjectiveConfig, RunConfig
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import LAST_TIMESTEP
-from sparsevid.video import FORMATS
+from sparsevid.system.distributed import check_device
+from sparsevid.system.logging import progress
+from sparsevid.videos.write import FORMATS
 
 FIT_CLIPS, FIT_SIZE = (2, 3, 2), 64  # random clips, and their sides, that the linear autoencoder is fitted to
 
@@ -143,7 +143,7 @@ def measure_sampling(
         repeats: timed turns.
         device: `cpu`, `cuda` or `cuda:N`.
         matmul_sizes: sides of the square matrices; by default those of `benchmark.model.MATMUL_SIZES`.
-        format: of the files, see `sparsevid.video.FORMATS`.
+        format: of the files, see `sparsevid.videos.write.FORMATS`.
 
     Raises:
         ValueError: a count out of range, no such device, latents that are not the autoencoder's, or no such format.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
 from sparsevid.benchmark.model import DTYPES, dense_preset
-from sparsevid.build import schedule_from_config
-from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import forward_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule, stage_at

@@ -11,12 +11,12 @@ import torch
 from sparsevid.benchmark.candidates import Candidate
 from sparsevid.benchmark.model import build_random_model
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.build import schedule_from_config
-from sparsevid.config import ScheduleConfig
-from sparsevid.logging import progress
 from sparsevid.models.presets import build_spec
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.logging import progress
 
 LATENT_FACTOR = 8  # pixels of a latent's side, in the autoencoder that the presets are made for
 

@@ -8,13 +8,13 @@ from importlib import import_module
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from sparsevid.checkpoints import CheckpointError, TrainingError
-from sparsevid.data.decode import DecodeError
 from sparsevid.data.workers import WorkerError
-from sparsevid.distributed import RankError, first_to_say, is_launched
 from sparsevid.generation import GenerationError
-from sparsevid.home import ensure_home, expand_home
 from sparsevid.models.attention import BackendError
+from sparsevid.runs.checkpoints import CheckpointError, TrainingError
+from sparsevid.system.distributed import RankError, first_to_say, is_launched
+from sparsevid.system.home import ensure_home, expand_home
+from sparsevid.videos.read import DecodeError
 
 COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.

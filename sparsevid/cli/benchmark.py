@@ -5,15 +5,15 @@ import json
 import shlex
 from pathlib import Path
 
-from sparsevid.atomic import check_writable, renamed
 from sparsevid.cli import add_card_option
 from sparsevid.cli.benchmarked import RUN, add_models, clips_of_card, clips_of_run, named_models
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.distributed import check_device, default_device, is_main
-from sparsevid.logging import print_table
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.grid import Grid
-from sparsevid.video import FORMATS
+from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.distributed import check_device, default_device, is_main
+from sparsevid.system.logging import print_table
+from sparsevid.videos.write import FORMATS
 
 NAME = "benchmark"
 HELP = "Time models, training, sampling and the reading of clips; compare what samplers make of a checkpoint."
@@ -297,7 +297,7 @@ def _quality(args: argparse.Namespace) -> int:
         write_picture,
     )
     from sparsevid.benchmark.report import as_markdown, describe_run
-    from sparsevid.pipeline import VideoPipeline
+    from sparsevid.generation.pipeline import VideoPipeline
 
     if args.scale < 1:
         raise ValueError(f"--scale is a whole number from 1, got {args.scale}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from sparsevid.benchmark.candidates import Candidate
     from sparsevid.data.clips import ClipRule
-    from sparsevid.data.manifest import Manifest
+    from sparsevid.data.tree.manifest import Manifest
     from sparsevid.sparsity.spec import ModelSpec
 
 RUN = {"nargs": "+", "metavar": ("RUN", "KEY=VALUE")}
@@ -73,8 +73,8 @@ def clips_of_card(args: argparse.Namespace) -> Clips:
         FileNotFoundError, KeyError, ValueError: there is no such card or preset, or they do not fit the sizes.
     """
     from sparsevid.benchmark.training import training_spec
-    from sparsevid.data.cards import load_card, resolve_root
-    from sparsevid.data.manifest import open_manifest
+    from sparsevid.data.tree.cards import load_card, resolve_root
+    from sparsevid.data.tree.manifest import open_manifest
 
     args.card, args.preset = args.card or "demo", args.preset or "Latte-S/2"
     card = load_card(args.card, args.card_option or ())

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.logging import get_logger, print_table
-from sparsevid.models.public import ENTRIES, FAMILIES, read_checkpoint
+from sparsevid.models.convert.public import ENTRIES, FAMILIES, read_checkpoint
+from sparsevid.system.logging import get_logger, print_table
 
 if TYPE_CHECKING:
-    from sparsevid.models.convert import Conversion
+    from sparsevid.models.convert.dense_to_sparse import Conversion
 
 NAME = "convert"
 HELP = (
@@ -95,8 +95,8 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
 
 
 def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
-    from sparsevid.models.convert import Conversion, ConversionReport, from_public
-    from sparsevid.pretrained import load_model
+    from sparsevid.generation.pretrained import load_model
+    from sparsevid.models.convert.dense_to_sparse import Conversion, ConversionReport, from_public
 
     if folder is not None:
         model = load_model(folder)
@@ -110,7 +110,7 @@ def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
 
 def _model_folder(args: argparse.Namespace) -> Path:
     """A folder of ours itself, or the one of a checkpoint with the weights that are asked for."""
-    from sparsevid.pretrained import find_checkpoint_folder
+    from sparsevid.generation.pretrained import find_checkpoint_folder
 
     if (args.source / "config.json").is_file():
         _refuse(args, ("weights",), f"{args.source} holds one model")
@@ -122,7 +122,7 @@ def _model_folder(args: argparse.Namespace) -> Path:
 
 
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
-    from sparsevid.models.convert import Conversion, dense_to_sparse
+    from sparsevid.models.convert.dense_to_sparse import Conversion, dense_to_sparse
 
     spec = replace(
         conversion.spec,
@@ -139,7 +139,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     import torch
     from safetensors.torch import save_file
 
-    from sparsevid.models.convert import to_public
+    from sparsevid.models.convert.dense_to_sparse import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
     if args.to_public is None:

@@ -3,16 +3,16 @@
 import argparse
 import json
 
-from sparsevid.build import schedule_from_config
 from sparsevid.cli.benchmarked import refuse_said_by_run
-from sparsevid.config import ScheduleConfig
 from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
-from sparsevid.logging import print_table
 from sparsevid.models.presets import PRESETS, build_spec
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.logging import print_table
 
 NAME = "cost"
 HELP = "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size."

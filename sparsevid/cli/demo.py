@@ -8,8 +8,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sparsevid.config import load_config
-from sparsevid.logging import get_logger, print_table, read_metrics
+from sparsevid.runs.config import load_config
+from sparsevid.system.logging import get_logger, print_table, read_metrics
 
 NAME = "demo"
 HELP = "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table."
@@ -79,8 +79,8 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     from sparsevid.data.clips import fixed_clips
     from sparsevid.data.open import open_data
     from sparsevid.evaluation.detectors import build_detector
+    from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.models.transformer import DiffusionTransformer
-    from sparsevid.pipeline import VideoPipeline
     from sparsevid.sparsity.cost import parameter_count, sampling_macs
 
     pipeline = VideoPipeline.from_pretrained(run_folder)
@@ -123,7 +123,7 @@ def _scores(detector, real, others: dict) -> dict[str, float]:
     """FD-TransNetV2 of each set of clips to the real ones."""
     import torch
 
-    from sparsevid.evaluation.distances import frechet_distance
+    from sparsevid.evaluation.metrics.distances import frechet_distance
 
     def features(clips):
         return torch.cat([detector(part) for part in clips.split(16)])
@@ -174,7 +174,8 @@ def _losses(run_folder: Path) -> tuple[float, float]:
 
 
 def _write_clips(out: Path, samples, real, fps: float) -> Path:
-    from sparsevid.video import write_contact_sheet, write_gif, write_mp4
+    from sparsevid.videos.sheets import write_contact_sheet
+    from sparsevid.videos.write import write_gif, write_mp4
 
     folder = out / "samples"
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
     from sparsevid.autoencoder import Autoencoder
@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the cache, or check it. Returns 0; failures raise."""
-    from sparsevid.data.cards import load_card, resolve_root
-    from sparsevid.data.latents import LatentCache
-    from sparsevid.data.latents_write import MEGABYTE, write_cache
-    from sparsevid.data.manifest import open_manifest
-    from sparsevid.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
+    from sparsevid.data.latents.read import LatentCache
+    from sparsevid.data.latents.write import MEGABYTE, write_cache
+    from sparsevid.data.tree.cards import load_card, resolve_root
+    from sparsevid.data.tree.manifest import open_manifest
+    from sparsevid.system.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
 
     card = load_card(args.card, args.card_option or ())
     autoencoder = _open_autoencoder(args)

@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.atomic import check_writable
 from sparsevid.cli import add_card_option
-from sparsevid.distributed import (
+from sparsevid.evaluation.detectors import DETECTORS, build_detector
+from sparsevid.evaluation.protocols import list_protocols
+from sparsevid.evaluation.record import ProtocolRecord, load_record
+from sparsevid.system.atomic import check_writable
+from sparsevid.system.distributed import (
     LONG_WAIT,
     check_device,
     check_ranks,
@@ -16,13 +19,10 @@ from sparsevid.distributed import (
     is_main,
     shutdown,
 )
-from sparsevid.evaluation.detectors import DETECTORS, build_detector
-from sparsevid.evaluation.protocols import list_protocols
-from sparsevid.evaluation.record import ProtocolRecord, load_record
-from sparsevid.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, print_table
 
 if TYPE_CHECKING:
-    from sparsevid.evaluation.clips import ClipSource
+    from sparsevid.evaluation.clips.clips import ClipSource
     from sparsevid.evaluation.detectors import Detector
     from sparsevid.evaluation.protocols import Protocol
 
@@ -314,7 +314,7 @@ def _measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":
 
 def _source(args: argparse.Namespace, source: str | None) -> "ClipSource | None":
     """Videos that the arguments name, by a card as they change it."""
-    from sparsevid.evaluation.clips import CardSource
+    from sparsevid.evaluation.clips.clips import CardSource
 
     if args.card_option and source is None:
         raise ValueError("--card-option is about the card of real videos, and none is given (--real)")

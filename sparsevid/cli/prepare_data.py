@@ -9,13 +9,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
-from sparsevid.distributed import init_process_group_if_launched, is_main
-from sparsevid.logging import print_table, printable
+from sparsevid.system.distributed import init_process_group_if_launched, is_main
+from sparsevid.system.logging import print_table, printable
 
 if TYPE_CHECKING:
-    from sparsevid.data.cards import Card
     from sparsevid.data.clips import ClipDataset, ClipRule
-    from sparsevid.data.manifest import Manifest, Video
+    from sparsevid.data.tree.cards import Card
+    from sparsevid.data.tree.manifest import Manifest, Video
 
 NAME = "prepare_data"
 HELP = "Look into every video of a dataset once: counts against its card, splits, classes, what is unusable, a contact sheet."
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the manifest, report on it, and write the contact sheet. Returns 0; failures raise."""
-    from sparsevid.data.cards import load_card, resolve_root
-    from sparsevid.data.manifest import manifest_path, open_manifest
     from sparsevid.data.open import tree_rules
+    from sparsevid.data.tree.cards import load_card, resolve_root
+    from sparsevid.data.tree.manifest import manifest_path, open_manifest
 
     card = load_card(args.card, args.card_option or ())
     sheet = args.out or Path(f"{card.name}.png")
@@ -242,7 +242,7 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
         DecodeError: a video cannot be decoded.
     """
     from sparsevid.data.loader import SampleOrder
-    from sparsevid.video import write_contact_sheet
+    from sparsevid.videos.sheets import write_contact_sheet
 
     dataset = open_clips(card, manifest, seed)
     order = SampleOrder(len(dataset), seed)

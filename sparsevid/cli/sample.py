@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.distributed import LONG_WAIT
-from sparsevid.logging import get_logger
-from sparsevid.sampling import SCHEDULES
-from sparsevid.video import FORMATS
+from sparsevid.generation.sampling import SCHEDULES
+from sparsevid.system.distributed import LONG_WAIT
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.write import FORMATS
 
 NAME = "sample"
 HELP = "Generate clips from a checkpoint as files, a few or thousands, on any number of processes; existing files are skipped."
@@ -80,7 +80,10 @@ def _add_sampler_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsevid.distributed import (
+    from sparsevid.generation.job import generate
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.generation.pretrained import find_pretrained
+    from sparsevid.system.distributed import (
         check_device,
         check_ranks,
         from_main,
@@ -89,9 +92,6 @@ def run(args: argparse.Namespace) -> int:
         peers_may_die,
         shutdown,
     )
-    from sparsevid.generation.job import generate
-    from sparsevid.pipeline import VideoPipeline
-    from sparsevid.pretrained import find_pretrained
 
     chosen = chosen_settings(args)
     if chosen["num"] < 1:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparsevid.config import load_config
+from sparsevid.runs.config import load_config
 
 NAME = "train"
 HELP = "Train a model. Killed or finished runs go on from their newest good checkpoint."
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.training.signals import StopRequest
 
     with StopRequest() as stop:  # from the first: what follows imports and builds for seconds or hours
-        from sparsevid.distributed import shutdown
+        from sparsevid.system.distributed import shutdown
         from sparsevid.training.trainer import Trainer
 
         trainer = Trainer(config)

@@ -12,12 +12,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.sources import FrameSource
+from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.data.turns import drawn_classes
-from sparsevid.logging import get_logger
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.system.logging import get_logger
+from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.videos.read import DecodeError
 
 RULES = ("stride", "latte_linspace")
 SHORT = ("exclude", "reduce_stride", "repeat_last")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.workers import WorkerContext, end_with_main
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 
 class SampleOrder:

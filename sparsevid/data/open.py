@@ -7,14 +7,14 @@ import torch
 
 from sparsevid import __version__
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.config import ConfigError, DataConfig, RecordConfig, RunConfig
-from sparsevid.data.cards import Card, load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, usable_videos
-from sparsevid.data.decode import DEFAULT_BACKEND, describe_decoder
-from sparsevid.data.latents import LatentCache, LatentFrames
-from sparsevid.data.manifest import ALL, Manifest, open_manifest
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.sources import MemoryFrames, VideoFrames
+from sparsevid.data.tree.cards import Card, load_card, resolve_root
+from sparsevid.data.tree.manifest import ALL, Manifest, open_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.runs.config import ConfigError, DataConfig, RecordConfig, RunConfig
+from sparsevid.videos.read import DEFAULT_BACKEND, describe_decoder
 
 _FROM_CARD = ("frames", "stride", "rule", "short", "target_fps", "images", "size", "flip", "display")
 

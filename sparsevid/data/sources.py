@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparsevid.data.decode import DEFAULT_BACKEND, read_frames
-from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.transforms import flip, resize_crop
+from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.data.whole import video_frames
-from sparsevid.logging import progress
+from sparsevid.system.logging import progress
+from sparsevid.videos.read import DEFAULT_BACKEND, read_frames
 
 
 class FrameSource(Protocol):
@@ -34,7 +34,7 @@ class VideoFrames:
     Args:
         root: the manifest's root.
         size: (H,W) in pixels.
-        backend: decoding backend, see `sparsevid.data.decode`.
+        backend: decoding backend, see `sparsevid.videos.read`.
     """
 
     def __init__(self, root: Path, size: tuple[int, int], backend: str = DEFAULT_BACKEND) -> None:

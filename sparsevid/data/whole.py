@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsevid.data.decode import DecodeError, holds_parts, iter_frames, read_frames
-from sparsevid.data.manifest import Video
 from sparsevid.data.transforms import resize_crop
-from sparsevid.threads import thread_pool
+from sparsevid.data.tree.manifest import Video
+from sparsevid.system.threads import thread_pool
+from sparsevid.videos.read import DecodeError, holds_parts, iter_frames, read_frames
 
 DECODED_AT_ONCE = 16  # frames held at a video's full size
 PARTS_AHEAD = 16  # tensors of DECODED_AT_ONCE resized frames that a thread decodes before it turns to the next video

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from sparsevid.evaluation.detectors import detector_class
 from sparsevid.evaluation.features import FeatureFile, check_comparable
-from sparsevid.evaluation.metrics import METRICS, Metric
+from sparsevid.evaluation.metrics.table import METRICS, Metric
+from sparsevid.evaluation.metrics.uncertainty import PARTS, bootstrap_interval, extrapolate
 from sparsevid.evaluation.protocols import Protocol
 from sparsevid.evaluation.record import ProtocolRecord
-from sparsevid.evaluation.uncertainty import PARTS, bootstrap_interval, extrapolate
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
 
 FRECHET = "frechet"
 LEVEL = 0.95  # of a bootstrap interval

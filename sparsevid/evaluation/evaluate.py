@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from sparsevid.distributed import default_device, from_main
-from sparsevid.evaluation.clip_readers import GeneratedClips, VideoClips
-from sparsevid.evaluation.clips import ClipSource, ProtocolClips, Role, choose_clips
+from sparsevid.evaluation.clips.clip_readers import GeneratedClips, VideoClips
+from sparsevid.evaluation.clips.clips import ClipSource, ProtocolClips, Role, choose_clips
 from sparsevid.evaluation.comparison import (
     Extras,
     check_counts,
@@ -28,7 +27,8 @@ from sparsevid.evaluation.detectors.base import Setting
 from sparsevid.evaluation.features import FeatureFile, compute_features
 from sparsevid.evaluation.protocols import BOTH, DEFAULT_PROTOCOLS, Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
-from sparsevid.logging import get_logger
+from sparsevid.system.distributed import default_device, from_main
+from sparsevid.system.logging import get_logger
 
 __all__ = [
     "Extras",

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsevid.atomic import renamed
-from sparsevid.locks import FolderLock, LockedError
-from sparsevid.logging import get_logger
+from sparsevid.system.atomic import renamed
+from sparsevid.system.locks import FolderLock, LockedError
+from sparsevid.system.logging import get_logger
 
 _NAME = re.compile(r"batch-([0-9]{6,})\.safetensors")
 _KEY = "identity"

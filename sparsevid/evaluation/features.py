@@ -25,14 +25,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sparsevid import __version__
-from sparsevid.atomic import renamed
-from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
 from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
-from sparsevid.locks import folder_locked
-from sparsevid.logging import get_logger, progress
-from sparsevid.threads import thread_pool
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
+from sparsevid.system.locks import folder_locked
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.threads import thread_pool
 
 METADATA_KEY = "sparsevid"
 IDENTITY = "identity"  # beside the origin: a SHA-256 over it and the state of the clips' files
@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 
 
 class ClipSet(Protocol):
-    """Clips in a fixed order; `sparsevid.evaluation.clips.ProtocolClips` is one.
+    """Clips in a fixed order; `sparsevid.evaluation.clips.clips.ProtocolClips` is one.
 
     Attributes:
         ids: N different names, in reading order.

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sparsevid.evaluation.evaluate import Measurement
+from sparsevid.evaluation.metrics.uncertainty import Extrapolation
 from sparsevid.evaluation.plot import nearest_and_farthest, plot_extrapolation
-from sparsevid.evaluation.uncertainty import Extrapolation
-from sparsevid.video import write_contact_sheet
+from sparsevid.videos.sheets import write_contact_sheet
 
 SHOWN = 8  # clips of a contact sheet
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sparsevid.atomic import renamed
-from sparsevid.evaluation.distances import check_pair
-from sparsevid.evaluation.manifold import nearest_distances
-from sparsevid.evaluation.uncertainty import Extrapolation
+from sparsevid.evaluation.metrics.distances import check_pair
+from sparsevid.evaluation.metrics.manifold import nearest_distances
+from sparsevid.evaluation.metrics.uncertainty import Extrapolation
+from sparsevid.system.atomic import renamed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sparsevid.atomic import renamed
+from sparsevid.system.atomic import renamed
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsevid.evaluation.clips import ClipSource, choose_clips
+from sparsevid.evaluation.clips.clips import ClipSource, choose_clips
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.distortions import DISTORTIONS, STRENGTHS
 from sparsevid.evaluation.evaluate import check_detector, compute_metrics, one_split
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import Protocol
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 MONOTONE = ("blur", "noise", "frame shuffling", "freezing")  # a detector of videos should answer to more of these by more
 

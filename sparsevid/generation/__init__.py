@@ -5,6 +5,6 @@ the settings and on i, and is always denoised in the same batch. (Bit for bit in
 as far as the libraries below repeat their own results.)
 """
 
-from sparsevid.sampling import GenerationError
+from sparsevid.generation.sampling import GenerationError
 
 __all__ = ["GenerationError"]

@@ -28,24 +28,17 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid import __version__
-from sparsevid.atomic import check_writable, renamed
-from sparsevid.data.decode import frame_times, read_frames
 from sparsevid.generation import GenerationError
 from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD
-from sparsevid.locks import FolderLock
-from sparsevid.logging import get_logger
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.sampling import Sampling
-from sparsevid.video import (
-    FORMATS,
-    MAX_GIF_FPS,
-    clip_file_is_whole,
-    clip_path,
-    gif_time,
-    write_clip,
-    write_contact_sheet,
-    write_grid,
-)
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.sampling import Sampling
+from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.locks import FolderLock
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.read import frame_times, read_frames
+from sparsevid.videos.sheets import write_contact_sheet, write_grid
+from sparsevid.videos.write import FORMATS, MAX_GIF_FPS, clip_path, gif_time, write_clip
 
 SHEET = "contact_sheet.png"
 SHEET_CLIPS = 16

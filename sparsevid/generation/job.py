@@ -13,16 +13,16 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-from sparsevid.data.decode import DecodeError
-from sparsevid.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.generation import GenerationError
 from sparsevid.generation.folder import RECORD, ClipFolder, JobRecord, make_record
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.sampling import Sampling
 from sparsevid.generation.stream import StageTimes, Stream
-from sparsevid.logging import get_logger, progress
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.sampling import Sampling
-from sparsevid.shared import check_shared
-from sparsevid.threads import thread_pool
+from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.shared import check_shared
+from sparsevid.system.threads import thread_pool
+from sparsevid.videos.read import DecodeError
 
 WRITERS = 4  # threads of each rank that write files
 Result = TypeVar("Result")

@@ -18,17 +18,10 @@ import torch._dynamo
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.build import schedule_from_config
-from sparsevid.checksums import file_sha256
-from sparsevid.config import RunConfig
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
 from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_step_reuse, with_token_schedule
-from sparsevid.distributed import default_device
-from sparsevid.logging import get_logger, progress
-from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
-from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pretrained import open_pretrained
-from sparsevid.sampling import (
+from sparsevid.generation.pretrained import open_pretrained
+from sparsevid.generation.sampling import (
     SampleNoise,
     Sampling,
     check_finite,
@@ -39,10 +32,17 @@ from sparsevid.sampling import (
     time_interval,
     whole_number,
 )
+from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
-from sparsevid.video import write_clip
+from sparsevid.system.checksums import file_sha256
+from sparsevid.system.distributed import default_device
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.videos.write import write_clip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_GRAPHS = 256  # compiled graphs of a model: a few for each stage of its schedule

@@ -1,7 +1,8 @@
 """What a trained model is loaded from: a run, one of its checkpoints, an exported folder, a hub id, a converted public model.
 
-A checkpoint has the models `ema` and `model`, an autoencoder and the run's config (`sparsevid.checkpoints`). An exported folder
-is one model, config.json and model.safetensors, with the other two beside it. A converted public checkpoint is the model alone.
+A checkpoint has the models `ema` and `model`, an autoencoder and the run's config (`sparsevid.runs.checkpoints`). An exported
+folder is one model, config.json and model.safetensors, with the other two beside it. A converted public checkpoint is the model
+alone.
 """
 
 import json
@@ -20,12 +21,12 @@ from sparsevid import __version__
 from sparsevid.autoencoder import Autoencoder, load_autoencoder
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.checkpoints import newest_good
-from sparsevid.config import ConfigError, RunConfig, load_config
-from sparsevid.home import expand_home
-from sparsevid.logging import get_logger
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.checkpoints import newest_good
+from sparsevid.runs.config import ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.home import expand_home
+from sparsevid.system.logging import get_logger
 
 HUB_FILES = ["*.json", "*.yaml", "*.safetensors"]
 HUB_IGNORED = ["training/*", "*/training/*"]  # what resuming needs: larger than the model

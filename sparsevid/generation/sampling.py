@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsevid.config import ObjectiveConfig
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 SCHEDULES = ("paper", "constant", "off")
 

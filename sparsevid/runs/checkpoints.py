@@ -14,8 +14,8 @@ import re
 from itertools import count
 from pathlib import Path
 
-from sparsevid.checksums import file_sha256
-from sparsevid.logging import get_logger
+from sparsevid.system.checksums import file_sha256
+from sparsevid.system.logging import get_logger
 
 CHECKSUMS = "checksums.json"
 RESUME_ONLY = "training/"

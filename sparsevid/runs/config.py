@@ -14,8 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparsevid.home import expand_home
-from sparsevid.schema import AS_TYPED, check_keys, read_overrides, read_yaml
+from sparsevid.system.home import expand_home
+from sparsevid.system.schema import AS_TYPED, check_keys, read_overrides, read_yaml
 
 
 @dataclass

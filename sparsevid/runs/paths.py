@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sparsevid.config import RunConfig
-from sparsevid.home import expand_home
+from sparsevid.runs.config import RunConfig
+from sparsevid.system.home import expand_home
 
 YAML_SUFFIXES = (".yaml", ".yml")
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
-from sparsevid.store import RankError, attempt, held_by_agent, open_store, port_in_use
+from sparsevid.system.store import RankError, attempt, held_by_agent, open_store, port_in_use
 
 LONG_WAIT = 7 * 24 * 3600.0  # seconds that ranks wait for one that works alone, such as looking into a large tree
 GRACE = 3.0  # seconds that a failing rank leaves to the others, and the launcher, to notice what failed first

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TypeVar
 
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
 
 T = TypeVar("T")
 logger = get_logger(__name__)

@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
-from sparsevid.distributed import from_main
-from sparsevid.logging import get_logger
+from sparsevid.system.distributed import from_main
+from sparsevid.system.logging import get_logger
 
 LOCK = ".lock"  # a file in the folder, for as long as somebody writes there
 # What says that another process has the lock, and that a file system has none.

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from sparsevid.distributed import is_main
+from sparsevid.system.distributed import is_main
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from sparsevid.atomic import check_writable
-from sparsevid.distributed import broadcast_object, gather_objects, is_main, rank, world_size
+from sparsevid.system.atomic import check_writable
+from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, rank, world_size
 
 PATIENCE = 60.0  # seconds: for as long, file systems between hosts may keep in mind that there is no such file
 LOOK = 0.05  # seconds between two looks

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.checkpoints import (
+from sparsevid.runs.checkpoints import (
     CheckpointError,
     checkpoint_path,
     list_checkpoints,
@@ -26,11 +26,11 @@ from sparsevid.checkpoints import (
     step_of,
     write_checksums,
 )
-from sparsevid.checksums import file_sha256
-from sparsevid.config import RunConfig, save_config
-from sparsevid.distributed import any_over_ranks, gather_objects, is_main, rank, world_size
-from sparsevid.logging import get_logger
+from sparsevid.runs.config import RunConfig, save_config
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.checksums import file_sha256
+from sparsevid.system.distributed import any_over_ranks, gather_objects, is_main, rank, world_size
+from sparsevid.system.logging import get_logger
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, Fragment
 

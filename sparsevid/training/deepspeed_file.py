@@ -5,9 +5,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sparsevid.config import ConfigError, TrainConfig
-from sparsevid.home import expand_home
-from sparsevid.logging import get_logger
+from sparsevid.runs.config import ConfigError, TrainConfig
+from sparsevid.system.home import expand_home
+from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
 # What a DeepSpeed file may not say, because the run's own configuration does.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsevid.config import ConfigError, DistillConfig
+from sparsevid.runs.config import ConfigError, DistillConfig
 from sparsevid.sparsity.layout import Layout
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.initial import differences, open_model

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 
-from sparsevid.distributed import RankInfo, communication_backend
+from sparsevid.system.distributed import RankInfo, communication_backend
 
 PACKAGES = ("torch", "deepspeed", "xformers", "av", "decord", "diffusers")
 

@@ -13,15 +13,15 @@ from sparsevid.autoencoder.base import psnr
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.data.clips import ClipDataset, fixed_clips
-from sparsevid.distributed import is_main
-from sparsevid.logging import get_logger
-from sparsevid.models.convert import Conversion, ConversionReport, dense_to_sparse, from_public
-from sparsevid.models.public import LABELS, abbreviate, detect_family, read_checkpoint
+from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder
+from sparsevid.models.convert.dense_to_sparse import Conversion, ConversionReport, dense_to_sparse, from_public
+from sparsevid.models.convert.public import LABELS, abbreviate, detect_family, read_checkpoint
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pretrained import find_pretrained, load_model, model_folder
+from sparsevid.runs.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
 HEAD = ("final_layer.linear.weight", "final_layer.linear.bias")

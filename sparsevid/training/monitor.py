@@ -12,22 +12,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset
-from sparsevid.data.manifest import Manifest
-from sparsevid.distributed import broadcast_object, gather_objects, is_main, rank, sum_over_ranks, world_size
-from sparsevid.logging import MetricWriter, get_logger, read_metrics
+from sparsevid.data.tree.manifest import Manifest
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.sampling import GenerationError, Sampling
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.sampling import GenerationError, Sampling
+from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, rank, sum_over_ranks, world_size
+from sparsevid.system.logging import MetricWriter, get_logger, read_metrics
 from sparsevid.training.objective import Objective
 from sparsevid.training.scoring import Scoring
 from sparsevid.training.validation import fixed_latents, validation_dataset, validation_loss
-from sparsevid.video import contact_sheet
+from sparsevid.videos.sheets import contact_sheet
 
 logger = get_logger(__name__)
 TASKS = ("validate", "sample", "score")

@@ -8,13 +8,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sparsevid.config import ObjectiveConfig
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
 from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
 from sparsevid.diffusion.samplers import Model
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import Stage, TokenSchedule, constant_schedule
 from sparsevid.sparsity.times import LogitNormalTimes, TimeDistribution, UniformTimes, UniformTimesteps, draw_stage, stage_block
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 
 class Draw(NamedTuple):

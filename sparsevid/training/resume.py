@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
-from sparsevid.config import ConfigError, RunConfig, load_config
 from sparsevid.data.clips import FIXED_CLIPS_RULE
-from sparsevid.distributed import from_main
-from sparsevid.locks import FolderLock, LockedError
-from sparsevid.logging import get_logger
+from sparsevid.runs.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
+from sparsevid.runs.config import ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.distributed import from_main
+from sparsevid.system.locks import FolderLock, LockedError
+from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
 LABELS_NAMED = 3  # of those that differ

@@ -10,17 +10,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.config import ConfigError, DataConfig, RunConfig
 from sparsevid.data.clips import ClipRule
-from sparsevid.distributed import is_main
-from sparsevid.evaluation.clip_readers import ClipShape
-from sparsevid.evaluation.clips import CardSource, choose_clips
+from sparsevid.evaluation.clips.clip_readers import ClipShape
+from sparsevid.evaluation.clips.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import compute_features
 from sparsevid.evaluation.protocols import Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
-from sparsevid.logging import get_logger
+from sparsevid.runs.config import ConfigError, DataConfig, RunConfig
+from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
 

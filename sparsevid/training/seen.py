@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sparsevid.data.clips import NO_VIDEO
-from sparsevid.data.manifest import Video
-from sparsevid.distributed import gather_objects
-from sparsevid.logging import get_logger
+from sparsevid.data.tree.manifest import Video
+from sparsevid.system.distributed import gather_objects
+from sparsevid.system.logging import get_logger
 from sparsevid.training.objective import Draw
 from sparsevid.training.outcome import Outcome
 

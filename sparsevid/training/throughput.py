@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import torch
 
-from sparsevid.distributed import rank, sum_over_ranks, world_size
 from sparsevid.sparsity.cost import FREQUENCIES, fixed_macs, forward_macs, layer_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.distributed import rank, sum_over_ranks, world_size
 
 TRAINING_FLOPS = 6  # an operation more for each add beside its multiply, and a backward pass of two forwards
 

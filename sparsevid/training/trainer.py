@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparsevid.atomic import renamed
-from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.checkpoints import CheckpointError, TrainingError, set_aside_after
-from sparsevid.config import ConfigError, RunConfig, save_config
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
-from sparsevid.distributed import (
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.checkpoints import CheckpointError, TrainingError, set_aside_after
+from sparsevid.runs.config import ConfigError, RunConfig, save_config
+from sparsevid.runs.paths import with_whole_paths
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import (
     any_over_ranks,
     barrier,
     check_ranks,
@@ -32,11 +34,9 @@ from sparsevid.distributed import (
     sum_over_ranks,
     world_size,
 )
-from sparsevid.logging import MetricWriter, get_logger, print_table, progress
-from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.paths import with_whole_paths
-from sparsevid.seeding import Purpose, keyed_generator
-from sparsevid.shared import check_shared
+from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress
+from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.system.shared import check_shared
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.config import RunConfig
 from sparsevid.data.clips import ClipDataset, fixed_clips
-from sparsevid.data.latents import LatentFrames
-from sparsevid.data.manifest import Manifest
+from sparsevid.data.latents.read import LatentFrames
 from sparsevid.data.sources import VideoFrames
-from sparsevid.distributed import gather_objects, rank, sum_over_ranks, world_size
+from sparsevid.data.tree.manifest import Manifest
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule
+from sparsevid.system.distributed import gather_objects, rank, sum_over_ranks, world_size
+from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.training.objective import Objective
 
 

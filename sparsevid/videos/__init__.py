@@ -1,54 +1,5 @@
-"""Clips as files: one clip (`files`), whether a file is whole (`whole`), many clips in one picture or video (`sheets`).
+"""Every video file, read and written: `read` by frame index, `write`, `check` whether a file is whole, `sheets` of many clips.
 
-Dimensions: N clips, C = 3 channels (RGB), T frames, H height, W width. A clip is a uint8 tensor (C,T,H,W).
-
-Files appear whole: they are written under a temporary name in their folder and renamed; so are folders of frames.
+In come files, folders of frames and arrays as people have them, and out come clips, uint8 (C,T,H,W); and the other way round.
+Each library that decodes or encodes stands behind a module of this room. It imports `system`.
 """
-
-from sparsevid.video.files import (
-    FORMATS,
-    MAX_GIF_FPS,
-    clip_path,
-    gif_time,
-    write_clip,
-    write_ffv1,
-    write_frames,
-    write_gif,
-    write_mp4,
-    write_npz,
-)
-from sparsevid.video.sheets import (
-    BLOCK_GAP,
-    CAPTION_HEIGHT,
-    GAP,
-    board,
-    clip_grid,
-    contact_sheet,
-    write_board,
-    write_contact_sheet,
-    write_grid,
-)
-from sparsevid.video.whole import clip_file_is_whole
-
-__all__ = [
-    "BLOCK_GAP",
-    "CAPTION_HEIGHT",
-    "FORMATS",
-    "GAP",
-    "MAX_GIF_FPS",
-    "board",
-    "clip_file_is_whole",
-    "clip_grid",
-    "clip_path",
-    "contact_sheet",
-    "gif_time",
-    "write_board",
-    "write_clip",
-    "write_contact_sheet",
-    "write_ffv1",
-    "write_frames",
-    "write_gif",
-    "write_grid",
-    "write_mp4",
-    "write_npz",
-]

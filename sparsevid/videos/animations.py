@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsevid.data.decode_file import VARIABLE_RATE
-from sparsevid.data.frame_folder import opened, to_rgb
-from sparsevid.data.pictures import shown_pictures
-from sparsevid.data.reading import DecodeError, VideoInfo, add_decoded, stack
+from sparsevid.videos.decode_file import VARIABLE_RATE
+from sparsevid.videos.frame_folder import opened, to_rgb
+from sparsevid.videos.pictures import shown_pictures
+from sparsevid.videos.reading import DecodeError, VideoInfo, add_decoded, stack
 
 _TICK = 0.001  # seconds: WebP counts milliseconds
 

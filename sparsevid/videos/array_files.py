@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.data.archive_members import Member
-from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
+from sparsevid.videos.archive_members import Member
+from sparsevid.videos.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 
 ARRAY_EXTENSIONS = (".npy", ".npz")
 ARRAY_HEAD = b"\x93NUMPY"

@@ -10,8 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from sparsevid.logging import get_logger
-from sparsevid.video.files import FORMATS, GIF_TRAILER, frame_names, gif_comment, mp4_size
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.write import FORMATS, GIF_TRAILER, frame_names, gif_comment, mp4_size
 
 logger = get_logger(__name__)
 

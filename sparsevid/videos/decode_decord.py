@@ -18,9 +18,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from sparsevid.data.decode_file import marks_are_true
-from sparsevid.data.packet_index import PacketIndex
-from sparsevid.data.reading import add_decoded, log_fallback
+from sparsevid.videos.decode_file import marks_are_true
+from sparsevid.videos.packet_index import PacketIndex
+from sparsevid.videos.reading import add_decoded, log_fallback
 
 # decord 0.6 gave frames of 4 to 48 channels at widths 2 to 8, 12, 16, 24, 48 and 72, and right ones at all others tried
 # (to 640), as if it took rows padded to 32 pixels for more channels. From 96 on the padding is too short for that.

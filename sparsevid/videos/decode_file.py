@@ -24,10 +24,10 @@ import torch
 from av.stream import Disposition
 from torch import Tensor
 
-from sparsevid.data.packet_index import PacketIndex, index_packets
-from sparsevid.data.reading import FROM_START, DecodeError, SizedCache, VideoInfo, log_fallback
-from sparsevid.data.seeking import decoded, from_key_frame, marks_hold, recognised, seeks_agree
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.packet_index import PacketIndex, index_packets
+from sparsevid.videos.reading import FROM_START, DecodeError, SizedCache, VideoInfo, log_fallback
+from sparsevid.videos.seeking import decoded, from_key_frame, marks_hold, recognised, seeks_agree
 
 VARIABLE_RATE = "variable frame rate"
 EMPTY_PACKETS = "packets without a frame"

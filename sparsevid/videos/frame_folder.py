@@ -24,12 +24,12 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from sparsevid.data.decode_file import decode_deep_png
-from sparsevid.data.display import ORIENTATIONS, STRAIGHT, Display
-from sparsevid.data.files import IMAGE_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
-from sparsevid.data.pictures import BROKEN, open_picture, shown_pictures
-from sparsevid.data.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.decode_file import decode_deep_png
+from sparsevid.videos.display import ORIENTATIONS, STRAIGHT, Display
+from sparsevid.videos.kinds import IMAGE_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
+from sparsevid.videos.pictures import BROKEN, open_picture, shown_pictures
+from sparsevid.videos.reading import DecodeError, SizedCache, VideoInfo, add_decoded, stack
 
 NUMBERING_HAS_GAPS = "numbering has gaps"
 WITHOUT_NUMBERS = "frames without numbers in their names"

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from sparsevid.data.array_files import ARCHIVE_HEAD, ARRAY_HEAD, claims_clips
-from sparsevid.data.pictures import is_animation
+from sparsevid.videos.array_files import ARCHIVE_HEAD, ARRAY_HEAD, claims_clips
+from sparsevid.videos.pictures import is_animation
 
 Kind = Literal["video", "image", "animation", "array"]
 VIDEO_EXTENSIONS = (

@@ -18,10 +18,10 @@ from statistics import median_low
 import av
 from av.stream import Disposition
 
-from sparsevid.data.display import Display, display_of
-from sparsevid.data.reading import add_decoded
-from sparsevid.data.shown_packets import shows_frame
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.display import Display, display_of
+from sparsevid.videos.reading import add_decoded
+from sparsevid.videos.shown_packets import shows_frame
 
 # A container rounds times to its ticks; one that was copied out of Matroska keeps that one's, of a thousandth of a second.
 _TICK = 0.001

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sparsevid.data import animations, array_files, decode_decord, decode_file, frame_folder
-from sparsevid.data.display import Display
-from sparsevid.data.files import Kind, kind_of
-from sparsevid.data.reading import DecodeError, VideoInfo, count_decoded, stack
-from sparsevid.data.seeking import tried_runs
+from sparsevid.videos import animations, array_files, decode_decord, decode_file, frame_folder
+from sparsevid.videos.display import Display
+from sparsevid.videos.kinds import Kind, kind_of
+from sparsevid.videos.reading import DecodeError, VideoInfo, count_decoded, stack
+from sparsevid.videos.seeking import tried_runs
 
 __all__ = [
     "BACKENDS",

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
 Kept = TypeVar("Kept", bound=Sized)

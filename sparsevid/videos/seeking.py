@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from sparsevid.data.packet_index import PacketIndex, decode, intact_packets
+from sparsevid.videos.packet_index import PacketIndex, decode, intact_packets
 
 _TRIED = 3  # key frames, spread over what is looked at
 _FRAMES_TRIED = 4  # from each of them on

@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sparsevid.atomic import renamed
-from sparsevid.video.files import FORMATS, enlarge, frames_of
+from sparsevid.system.atomic import renamed
+from sparsevid.videos.write import FORMATS, enlarge, frames_of
 
 GAP = 2  # pixels between the pictures of a contact sheet
 BLOCK_GAP = 10  # pixels between the blocks of a board

@@ -19,7 +19,7 @@ from einops import rearrange
 from PIL import GifImagePlugin, Image, ImageChops
 from torch import Tensor
 
-from sparsevid.atomic import renamed
+from sparsevid.system.atomic import renamed
 
 MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
 GIF_TRAILER = b"\x3b"

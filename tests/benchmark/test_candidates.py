@@ -14,8 +14,8 @@ from sparsevid.benchmark.model import plan_cases
 from sparsevid.benchmark.sampling_cases import plan_sampling
 from sparsevid.benchmark.training import measure_training
 from sparsevid.cli import run_tool
-from sparsevid.config import ConfigError
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.config import ConfigError
 from sparsevid.sparsity.cost import parameter_count, sampling_macs
 from sparsevid.sparsity.schedule import paper_schedule
 

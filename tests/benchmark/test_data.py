@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from data.videos import REAL, write_video
 from torch.utils.data import Dataset
+from videos.videos import REAL, write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.data import (
@@ -20,12 +20,12 @@ from sparsevid.benchmark.data import (
     worker_memory,
 )
 from sparsevid.benchmark.training import TrainingStep, clips_per_second, measure_training, training_spec
-from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule
-from sparsevid.data.latents_write import write_cache
+from sparsevid.data.latents.write import write_cache
 from sparsevid.data.loader import SampleOrder
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.spec import ModelSpec
 

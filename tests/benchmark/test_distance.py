@@ -12,7 +12,7 @@ from sparsevid.benchmark.distance import (
     random_pair,
 )
 from sparsevid.cli import run_tool
-from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
+from sparsevid.evaluation.metrics.distances import frechet_by_square_root, frechet_distance
 
 
 def test_both_forms_are_timed_on_equal_work():

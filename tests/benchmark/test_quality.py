@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from data.videos import write_video
 from parity import randomise
 from PIL import Image
+from videos.videos import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.quality import (
@@ -23,11 +23,11 @@ from sparsevid.benchmark.quality import (
     write_picture,
 )
 from sparsevid.cli import run_tool
-from sparsevid.config import ConfigError, load_config, save_config
+from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.runs.config import ConfigError, load_config, save_config
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.video import BLOCK_GAP, CAPTION_HEIGHT, GAP
+from sparsevid.videos.sheets import BLOCK_GAP, CAPTION_HEIGHT, GAP
 
 SPEC = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (3, 16, 16), in_channels=3, patch_size=4, learn_sigma=False, sparse_grid=(1, 2, 2))
 PROTOCOL = """

@@ -21,12 +21,12 @@ from sparsevid.benchmark.sampling_cases import PRODUCT_DENSE, PRODUCT_SPARSE, pl
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS, sampling_as_json, sampling_lines, sampling_rows
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.diffusion.samplers import sampler_times
+from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.presets import PRESETS
-from sparsevid.pipeline import DTYPES
 from sparsevid.sparsity.cost import sampling_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.video import clip_file_is_whole
+from sparsevid.videos.check import clip_file_is_whole
 
 CPU = torch.device("cpu")
 SPARSE = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 16, 16), sparse_grid=(1, 2, 2))

@@ -7,8 +7,8 @@ import statistics
 import subprocess
 
 import pytest
-from data.videos import write_video
 from rich.markdown import Markdown
+from videos.videos import write_video
 
 from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from sparsevid.cli import COMMANDS, main, run_tool, sample
-from sparsevid.video import GAP, clip_file_is_whole
+from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.sheets import GAP
 
 ROOT = Path(__file__).parents[2]
 

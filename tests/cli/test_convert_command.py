@@ -11,7 +11,7 @@ from parity import load_reference
 from safetensors.torch import load_file, save_file
 
 from sparsevid.cli import main
-from sparsevid.pretrained import load_model
+from sparsevid.generation.pretrained import load_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert.py"
 

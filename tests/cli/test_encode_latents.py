@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from data.shown import TURNS, write_shown
-from data.videos import moving_pictures, write_video
 from diffusers import AutoencoderKL
 from PIL import Image
+from videos.shown import TURNS, write_shown
+from videos.videos import moving_pictures, write_video
 
 from sparsevid.cli import run_tool
-from sparsevid.data.cards import load_card
-from sparsevid.data.latents import LatentCache, LatentFrames
-from sparsevid.data.manifest import build_manifest
+from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.cards import load_card
+from sparsevid.data.tree.manifest import build_manifest
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "encode_latents.py"
 

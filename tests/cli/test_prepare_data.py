@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.videos import write_video
 from PIL import Image
+from videos.videos import write_video
 
 from sparsevid.cli import run_tool
 from sparsevid.cli.prepare_data import describe, open_clips, print_report
-from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.loader import SampleOrder
-from sparsevid.data.manifest import Manifest, Video, build_manifest
-from sparsevid.video import contact_sheet
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import Manifest, Video, build_manifest
+from sparsevid.videos.sheets import contact_sheet
 
 CARD = """
 name: birds

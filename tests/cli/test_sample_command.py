@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from generation.sampled import command, digests, sample, sample_as_ranks, start, write_checkpoint
 
-from sparsevid.locks import FolderLock
+from sparsevid.system.locks import FolderLock
 
 DIES = Path(__file__).with_name("dies.py")
 OPTIONS = ("--batch", "2", "--steps", "3", "--sampler", "ddpm", "--format", "ffv1", "--device", "cpu")

@@ -3,8 +3,8 @@
 import torch
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.data.latents import LatentFrames
-from sparsevid.data.latents_write import write_cache
+from sparsevid.data.latents.read import LatentFrames
+from sparsevid.data.latents.write import write_cache
 
 SIZE = (16, 24)
 RULE = {"frames": 4, "stride": 3}

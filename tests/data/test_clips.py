@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from data.classes import write_classes
-from data.videos import sequential, write_video
 from einops import rearrange
 from torch.utils.data import DataLoader
+from videos.videos import sequential, write_video
 
 from sparsevid.data.clips import (
     NO_LABEL,
@@ -22,11 +22,11 @@ from sparsevid.data.clips import (
     own_frames,
     valid_starts,
 )
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.manifest import Manifest, build_manifest
-from sparsevid.data.rules import TreeRules
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.transforms import resize_crop
+from sparsevid.data.tree.manifest import Manifest, build_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.videos.read import DecodeError
 
 RULE = ClipRule(frames=4, stride=3)
 

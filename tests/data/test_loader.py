@@ -6,12 +6,12 @@ from itertools import islice
 import decord
 import pytest
 import torch
-from data.videos import write_video
+from videos.videos import write_video
 
 from sparsevid.data.clips import ClipDataset, ClipRule
 from sparsevid.data.loader import BatchOrder, SampleOrder, build_loader
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.manifest import build_manifest
 
 
 def taken(order, micro_batch, world_size, start, micro_steps):

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from data.videos import moving_pictures, write_video
 from PIL import Image
+from videos.videos import moving_pictures, write_video
 
 # (class folder, name of its videos): the classes whose official and sorted orders differ, and the one whose files are
 # spelled in another way than their folder.

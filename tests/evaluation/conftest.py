@@ -4,19 +4,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
-from feature_ranks import SmallNetwork
-from small_videos import COUNT, NAME, Logits, Optional, write_clips
+from evaluation.feature_ranks import SmallNetwork
+from evaluation.small_videos import COUNT, NAME, Logits, Optional, write_clips
 
 from sparsevid.evaluation.detectors import DETECTORS, Detector, build_detector
 from sparsevid.evaluation.protocols import Protocol, load_protocol
 
 
 @pytest.fixture(autouse=True)
-def plain_linear(monkeypatch):
-    """PyTorch's own linear layer: DeepSpeed at ZeRO 3 leaves its own in a process, which TorchScript cannot compile."""
-    monkeypatch.setattr(F, "linear", torch._C._nn.linear)
+def compilable(plain_linear):
+    """Some detectors are TorchScript."""
 
 
 @pytest.fixture(scope="module")

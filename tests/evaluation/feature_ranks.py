@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparsevid.distributed import check_ranks, init_process_group_if_launched, shutdown
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.feature_parts import Batch, FeatureParts
 from sparsevid.evaluation.features import compute_features
+from sparsevid.system.distributed import check_ranks, init_process_group_if_launched, shutdown
 
 
 class DrawnClips:

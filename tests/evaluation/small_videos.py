@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from feature_ranks import SmallNetwork
+from evaluation.feature_ranks import SmallNetwork
 
 NAME = "sparsevid/fd-transnetv2-v2"
 COUNT = 24

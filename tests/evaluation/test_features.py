@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from feature_ranks import DrawnClips, SmallNetwork
+from evaluation.feature_ranks import DrawnClips, SmallNetwork
 from launch import run_all
 from safetensors.torch import save_file
 from torch import Tensor

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sparsevid.evaluation.metrics.uncertainty import Extrapolation
 from sparsevid.evaluation.plot import nearest_and_farthest, plot_curves, plot_extrapolation
-from sparsevid.evaluation.uncertainty import Extrapolation
 
 LINE = Extrapolation(value=10.0, slope=5000.0, sizes=(1000, 500, 250), means=(15.1, 19.8, 30.2), error=1.5, reliable=True)
 CURVES = {"blur": [1.0, 4.0, 9.0], "noise": [2.0, 3.0, 5.0]}

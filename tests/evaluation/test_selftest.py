@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from feature_ranks import SmallNetwork
+from evaluation.feature_ranks import SmallNetwork
 from torch import Tensor
 
 from sparsevid.evaluation import selftest
-from sparsevid.evaluation.distances import frechet_distance
+from sparsevid.evaluation.metrics.distances import frechet_distance
 from sparsevid.evaluation.selftest import GOLDEN, Check, Golden, GoldenValue, detector_checks, golden_checks, synthetic_checks
 
 

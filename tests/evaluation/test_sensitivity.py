@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_ranks import DrawnClips, SmallNetwork
+from evaluation.feature_ranks import DrawnClips, SmallNetwork
 
 from sparsevid.evaluation.detectors import DETECTORS, build_detector
 from sparsevid.evaluation.distortions import STRENGTHS

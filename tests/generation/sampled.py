@@ -11,10 +11,10 @@ import torch
 from parity import randomise
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.checksums import file_sha256
-from sparsevid.config import load_config, save_config
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.config import load_config, save_config
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.checksums import file_sha256
 
 ROOT = Path(__file__).parents[2]
 # Clips of 4 frames of 16×24 pixels.

@@ -12,9 +12,11 @@ from generation.sampled import CLASSES, write_checkpoint
 from sparsevid.generation import GenerationError
 from sparsevid.generation.folder import ClipFolder
 from sparsevid.generation.job import generate
+from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.stream import StageTimes, Stream
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.video import FORMATS, GAP, clip_file_is_whole
+from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.sheets import GAP
+from sparsevid.videos.write import FORMATS
 
 
 @pytest.fixture(scope="module")

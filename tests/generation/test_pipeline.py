@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
-from sparsevid.pipeline import VideoPipeline
-from sparsevid.pretrained import HUB_FILES, HUB_IGNORED, parse_autoencoder
-from sparsevid.sampling import class_labels, class_names
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.pretrained import HUB_FILES, HUB_IGNORED, parse_autoencoder
+from sparsevid.generation.sampling import class_labels, class_names
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.scaling import scaled_grid, scaled_schedule
 from sparsevid.sparsity.schedule import paper_schedule, table_schedule

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.sources import MemoryFrames
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
-from sparsevid.models.convert import dense_to_sparse
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid.config import ConfigError, load_config, save_config
-from sparsevid.home import expand_home
+from sparsevid.runs.config import ConfigError, load_config, save_config
+from sparsevid.system.home import expand_home
 
 
 def write(tmp_path, text):

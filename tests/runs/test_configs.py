@@ -12,17 +12,17 @@ import torch
 from parity import relative_error
 
 from sparsevid.benchmark.candidates import open_run
-from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.config import ConfigError, load_config, save_config
-from sparsevid.data.cards import Card, load_card
+from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.config import ConfigError, load_config, save_config
+from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.deepspeed_file import SAID_BY_RUN
 from sparsevid.training.engine import Engine
 from sparsevid.training.objective import build_objective
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DATASETS = ("faceforensics", "sky_timelapse", "ucf101", "taichi_hd")
 FACTORS = {"kl": (8, 4), "linear": (8, 16)}  # of the autoencoders that configs name: pixels of a latent's side, channels

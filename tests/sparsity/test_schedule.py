@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from sparsevid.seeding import Purpose, keyed_generator
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import constant_schedule, paper_schedule, pruning_rate, sparse_side, table_schedule
 from sparsevid.sparsity.times import LogitNormalTimes, UniformTimes, UniformTimesteps, draw_stage, stage_block
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 SCHEDULE = paper_schedule((16, 16, 16), 4, 0.61, 0.86)
 DISTRIBUTIONS = [UniformTimesteps(), UniformTimes(), LogitNormalTimes(), LogitNormalTimes(0.5, 1.3)]

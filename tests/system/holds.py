@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparsevid.locks import FolderLock
+from sparsevid.system.locks import FolderLock
 
 locks = [FolderLock(Path(each.removeprefix("beside:")), beside=each.startswith("beside:")) for each in sys.argv[1:]]
 print("held", flush=True)

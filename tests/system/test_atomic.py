@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from sparsevid.atomic import renamed
+from sparsevid.system.atomic import renamed
 
 # Puts a folder in the place of another, and is killed before the rename of this number.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sparsevid.atomic import renamed
+from sparsevid.system.atomic import renamed
 
 rename, left = os.replace, int(sys.argv[2])
 

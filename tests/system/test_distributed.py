@@ -17,9 +17,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sparsevid import cli, distributed
-from sparsevid.config import ConfigError
-from sparsevid.distributed import (
+from sparsevid import cli
+from sparsevid.runs.config import ConfigError
+from sparsevid.system import distributed
+from sparsevid.system.distributed import (
     RankError,
     RankInfo,
     any_over_ranks,
@@ -31,12 +32,12 @@ from sparsevid.distributed import (
     peers_may_die,
     shutdown,
 )
-from sparsevid.shared import check_shared
+from sparsevid.system.shared import check_shared
 from sparsevid.training.environment import describe_environment
 
 LIMIT = 580  # seconds until a test gives up on a process that hangs
 PATIENCE = 5.0  # seconds that ranks wait for one that does not answer; here they begin together, however slow the machine
-PATHS = os.pathsep.join(map(str, (Path(__file__).parent.parent, Path(__file__).parent)))
+PATHS = os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[1])))
 
 
 def fail(how: str) -> None:

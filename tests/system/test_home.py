@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid import home as home_module
 from sparsevid.cli import main
-from sparsevid.data.cards import Card, resolve_root
-from sparsevid.home import ensure_home, expand_home
-from sparsevid.pretrained import parse_autoencoder
+from sparsevid.data.tree.cards import Card, resolve_root
+from sparsevid.generation.pretrained import parse_autoencoder
+from sparsevid.system import home as home_module
+from sparsevid.system.home import ensure_home, expand_home
 
 # What is imported first: another user may not be allowed to read the interpreter's files.
 NAMELESS = """
 import os, sys, tempfile
 from pathlib import Path
-from sparsevid.data.manifest import cache_folder
-from sparsevid.home import ensure_home
+from sparsevid.data.tree.manifest import cache_folder
+from sparsevid.system.home import ensure_home
 os.environ.pop("HOME", None)
 os.setuid(int(sys.argv[1]))
 for _ in range(2):

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from data.caches import write
-from data.videos import write_video
 from evaluation.feature_ranks import DrawnClips, SmallNetwork
+from videos.videos import write_video
 
-from sparsevid.data.manifest import build_manifest
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.evaluation.features import compute_features
 from sparsevid.generation.folder import ClipFolder, JobRecord
-from sparsevid.locks import LOCK, FolderLock, LockedError, folder_locked
+from sparsevid.system.locks import LOCK, FolderLock, LockedError, folder_locked
 
 
 @contextmanager
 def holding(*folders: object) -> Iterator[int]:
     """Another process has the folders; its pid."""
     command = [sys.executable, Path(__file__).with_name("holds.py"), *map(str, folders)]
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:
         assert process.stdout.readline() == "held\n"
@@ -105,10 +105,10 @@ def test_features_in_the_works_are_left_alone(held):
 
 
 def test_a_second_lock_of_one_process_takes_nothing_from_the_first(tmp_path):
-    script = f"from pathlib import Path; from sparsevid.locks import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
+    script = f"from pathlib import Path; from sparsevid.system.locks import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     run = [sys.executable, "-c", script]
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparsevid.logging import MetricWriter, progress, read_metrics
+from sparsevid.system.logging import MetricWriter, progress, read_metrics
 
 
 def board(folder) -> EventAccumulator:
@@ -83,7 +83,7 @@ def test_a_full_disk_ends_no_run_and_cuts_no_row(tmp_path):
     script = f"""
 import resource, sys
 from pathlib import Path
-from sparsevid.logging import MetricWriter
+from sparsevid.system.logging import MetricWriter
 with MetricWriter(Path({str(tmp_path)!r})) as metrics:
     for step in range(200):
         limit = 1000 if 5 <= step < 150 else resource.RLIM_INFINITY

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsevid.seeding import keyed_generator
+from sparsevid.system.seeding import keyed_generator
 
 
 def test_streams_are_equal_for_equal_keys_and_differ_otherwise():

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sparsevid.threads import thread_pool
+from sparsevid.system.threads import thread_pool
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid.config import RunConfig, load_config, save_config
-from sparsevid.data.cards import load_card, resolve_root
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.runs.config import RunConfig, load_config, save_config
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from sparsevid.config import TrainConfig
-from sparsevid.distributed import (
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.config import TrainConfig
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.distributed import (
     broadcast_object,
     check_ranks,
     init_process_group_if_launched,
@@ -20,8 +22,6 @@ from sparsevid.distributed import (
     shutdown,
     world_size,
 )
-from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, Reader
 

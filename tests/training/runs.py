@@ -9,8 +9,8 @@ import sys
 import torch
 from torch import Tensor
 
-from sparsevid.config import load_config
-from sparsevid.distributed import rank, shutdown, world_size
+from sparsevid.runs.config import load_config
+from sparsevid.system.distributed import rank, shutdown, world_size
 from sparsevid.training.trainer import Trainer
 
 

@@ -12,14 +12,14 @@ from data.classes import write_card, write_classes
 from diffusers import AutoencoderKL
 
 from sparsevid.benchmark.candidates import open_run
-from sparsevid.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, verify, write_checksums
-from sparsevid.checksums import file_sha256
 from sparsevid.cli import main
-from sparsevid.config import ConfigError, load_config
 from sparsevid.data.open import open_data
 from sparsevid.evaluation import protocols
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.runs.checkpoints import CheckpointError, checkpoint_path, list_checkpoints, newest_good, verify, write_checksums
+from sparsevid.runs.config import ConfigError, load_config
+from sparsevid.system.checksums import file_sha256
 from sparsevid.training.checkpoint import _finish
 from sparsevid.training.trainer import Trainer
 

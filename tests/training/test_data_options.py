@@ -5,12 +5,12 @@ import torch
 from launch import weights
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.checkpoints import checkpoint_path
-from sparsevid.config import ConfigError
-from sparsevid.data.latents_write import write_cache
-from sparsevid.data.manifest import build_manifest
-from sparsevid.logging import read_metrics
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.data.latents.write import write_cache
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.runs.checkpoints import checkpoint_path
+from sparsevid.runs.config import ConfigError
+from sparsevid.system.logging import read_metrics
 from sparsevid.training.trainer import Trainer
 
 CARD = "name: two\ntitle: Two clips\nlabel_rule: file\nclip: {frames: 4, stride: 2, size: [32, 32], flip: true, images: 2}\n"

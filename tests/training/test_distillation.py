@@ -10,11 +10,11 @@ from parity import disturbed
 from torch import Tensor
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.config import ConfigError, DistillConfig
 from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.sources import MemoryFrames
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.config import ConfigError, DistillConfig
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import UniformTimes

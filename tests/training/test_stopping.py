@@ -8,9 +8,9 @@ import signal
 import pytest
 import torch
 
-from sparsevid.checkpoints import checkpoint_path, list_checkpoints
-from sparsevid.config import RunConfig
-from sparsevid.logging import MetricWriter
+from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
+from sparsevid.runs.config import RunConfig
+from sparsevid.system.logging import MetricWriter
 from sparsevid.training.monitor import Interrupted
 from sparsevid.training.signals import StopRequest
 from sparsevid.training.trainer import TO_BE_RESUMED, Trainer

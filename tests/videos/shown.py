@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
-from data.videos import moving_pictures
 from torch import Tensor
+from videos.videos import moving_pictures
 
 Matrix = tuple[float, float, float, float]
 

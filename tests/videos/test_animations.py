@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from data.trees import numbered, plant_frames
-from data.videos import moving_pictures
 from einops import rearrange
 from PIL import Image, features
+from videos.videos import moving_pictures
 
-from sparsevid.data.decode import DecodeError, frame_times, iter_frames, probe, read_frames
-from sparsevid.data.files import kind_of
-from sparsevid.data.manifest import build_manifest
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.videos.kinds import kind_of
+from sparsevid.videos.read import DecodeError, frame_times, iter_frames, probe, read_frames
 
 SHOWN = [40, 40, 120, 40, 80, 40, 40]  # milliseconds
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")

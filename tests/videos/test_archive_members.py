@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sparsevid.data.archive_members import Member
-from sparsevid.data.array_files import archive_member
-from sparsevid.data.decode import DecodeError, iter_frames, probe, read_frames
-from sparsevid.data.manifest import build_manifest
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.whole import video_frames
+from sparsevid.videos.archive_members import Member
+from sparsevid.videos.array_files import archive_member
+from sparsevid.videos.read import DecodeError, iter_frames, probe, read_frames
 
 CLIP = (4, 64, 64, 3)  # 49,152 bytes
 MEGABYTE = 2**20

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsevid.data.array_files import clip_cuts
-from sparsevid.data.decode import DecodeError, count_decoded, frame_times, iter_frames, probe, read_frames
-from sparsevid.data.files import kind_of
-from sparsevid.data.manifest import build_manifest
+from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.whole import video_frames
+from sparsevid.videos.array_files import clip_cuts
+from sparsevid.videos.kinds import kind_of
+from sparsevid.videos.read import DecodeError, count_decoded, frame_times, iter_frames, probe, read_frames
 
 WRITERS = {
     "clip.npy": np.save,

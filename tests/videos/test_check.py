@@ -6,7 +6,8 @@ import pytest
 import torch
 from smooth import smooth_clip
 
-from sparsevid.video import FORMATS, clip_file_is_whole, write_clip, write_frames
+from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.write import FORMATS, write_clip, write_frames
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 from data.trees import numbered, plant_frames, plant_video
-from data.videos import moving_pictures, sequential
 from einops import rearrange
+from videos.videos import moving_pictures, sequential
 
-from sparsevid.data.decode import BACKENDS, DecodeError, frame_times, iter_frames, probe, read_frames
-from sparsevid.data.files import kind_of
-from sparsevid.data.manifest import build_manifest, open_manifest
+from sparsevid.data.tree.manifest import build_manifest, open_manifest
+from sparsevid.videos.kinds import kind_of
+from sparsevid.videos.read import BACKENDS, DecodeError, frame_times, iter_frames, probe, read_frames
 
 # name → (FFmpeg's name of the container, encoder, B-frames)
 CONTAINERS = {

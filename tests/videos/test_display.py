@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 from data.caches import write
-from data.shown import TURNS, set_container_aspect, set_matrix, stretched, write_shown
-from data.videos import moving_pictures, sequential, write_video
 from einops import rearrange
 from PIL import Image, ImageOps
+from videos.shown import TURNS, set_container_aspect, set_matrix, stretched, write_shown
+from videos.videos import moving_pictures, sequential, write_video
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.config import load_config
-from sparsevid.data import findings
-from sparsevid.data.cards import load_card
-from sparsevid.data.decode import BACKENDS, iter_frames, probe, read_frames
-from sparsevid.data.display import MIRRORED_OR_NOT, OBLIQUE, ODD_PIXELS, SHOWN_OTHERWISE
-from sparsevid.data.latents import LatentCache, LatentFrames
-from sparsevid.data.manifest import build_manifest, open_manifest
+from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.open import open_data
-from sparsevid.data.rules import TreeRules
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.transforms import resize_crop
+from sparsevid.data.tree import findings
+from sparsevid.data.tree.cards import load_card
+from sparsevid.data.tree.manifest import build_manifest, open_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.runs.config import load_config
+from sparsevid.videos.display import MIRRORED_OR_NOT, OBLIQUE, ODD_PIXELS, SHOWN_OTHERWISE
+from sparsevid.videos.read import BACKENDS, iter_frames, probe, read_frames
 
 AS_STORED = TreeRules(display=False)
 

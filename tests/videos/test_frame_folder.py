@@ -10,9 +10,9 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from sparsevid.data.decode import DecodeError, count_decoded, frame_times, iter_frames, probe, read_frames
-from sparsevid.data.frame_folder import frame_names, numbering_gaps
-from sparsevid.data.reading import SizedCache
+from sparsevid.videos.frame_folder import frame_names, numbering_gaps
+from sparsevid.videos.read import DecodeError, count_decoded, frame_times, iter_frames, probe, read_frames
+from sparsevid.videos.reading import SizedCache
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)  # (H,W,C)
 DEEP = np.random.default_rng(1).integers(0, 65536, (6, 8, 4), dtype=np.uint16)

@@ -8,18 +8,18 @@ import av
 import numpy as np
 import pytest
 import torch
-from data.awkward import OLD_GOP, decoded, write_edited, write_hidden, write_jpeg_tables, write_marked, write_old_x264
-from data.videos import write_video
 from einops import rearrange
+from videos.awkward import OLD_GOP, decoded, write_edited, write_hidden, write_jpeg_tables, write_marked, write_old_x264
+from videos.videos import write_video
 
-from sparsevid.config import DataConfig, RunConfig
 from sparsevid.data.clips import ClipRule
-from sparsevid.data.decode import BACKENDS, count_decoded, describe_decoder, iter_frames, probe, read_frames
-from sparsevid.data.manifest import build_manifest, open_manifest
 from sparsevid.data.open import open_data
-from sparsevid.data.reading import FROM_START
 from sparsevid.data.sources import VideoFrames
-from sparsevid.evaluation.clip_readers import ClipShape, VideoClips
+from sparsevid.data.tree.manifest import build_manifest, open_manifest
+from sparsevid.evaluation.clips.clip_readers import ClipShape, VideoClips
+from sparsevid.runs.config import DataConfig, RunConfig
+from sparsevid.videos.read import BACKENDS, count_decoded, describe_decoder, iter_frames, probe, read_frames
+from sparsevid.videos.reading import FROM_START
 
 
 @pytest.fixture(scope="module")

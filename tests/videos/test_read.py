@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from data.videos import REAL, moving_pictures, sequential, write_video
 from einops import rearrange
+from videos.videos import REAL, moving_pictures, sequential, write_video
 
-from sparsevid.data import decode_file
-from sparsevid.data.decode import (
+from sparsevid.videos import decode_file
+from sparsevid.videos.read import (
     BACKENDS,
     DEFAULT_BACKEND,
     DecodeError,

@@ -6,13 +6,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from data.videos import moving_pictures, sequential, write_video
 from einops import rearrange
+from videos.videos import moving_pictures, sequential, write_video
 
-from sparsevid.data.decode import BACKENDS, DecodeError, iter_frames, probe, read_frames
-from sparsevid.data.decode_file import BEGINS_LATE
-from sparsevid.data.manifest import build_manifest
-from sparsevid.data.probing import CUT_SHORT
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.probing import CUT_SHORT
+from sparsevid.videos.decode_file import BEGINS_LATE
+from sparsevid.videos.read import BACKENDS, DecodeError, iter_frames, probe, read_frames
 
 
 def assert_read(path, backend="pyav"):

@@ -11,25 +11,19 @@ from einops import rearrange
 from PIL import Image
 from smooth import smooth_clip
 
-from sparsevid.data.decode import frame_times, probe, read_frames
-from sparsevid.video import (
+from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.read import frame_times, probe, read_frames
+from sparsevid.videos.sheets import (
     CAPTION_HEIGHT,
-    FORMATS,
     GAP,
     board,
-    clip_file_is_whole,
     clip_grid,
     contact_sheet,
     write_board,
-    write_clip,
     write_contact_sheet,
-    write_ffv1,
-    write_frames,
-    write_gif,
     write_grid,
-    write_mp4,
-    write_npz,
 )
+from sparsevid.videos.write import FORMATS, write_clip, write_ffv1, write_frames, write_gif, write_mp4, write_npz
 
 
 def read_clip(path, frames):
@@ -106,7 +100,7 @@ def content(path):
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from sparsevid.video import FORMATS, write_clip
+from sparsevid.videos.write import FORMATS, write_clip
 
 folder = Path(sys.argv[1])
 clip = torch.randint(256, (3, 4, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -27,11 +27,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.checksums import file_sha256
-from sparsevid.data.display import DISPLAYED, STORED
-from sparsevid.data.manifest import Manifest, Video
+from sparsevid.data.tree.manifest import Manifest, Video
+from sparsevid.system.atomic import renamed
+from sparsevid.system.checksums import file_sha256
+from sparsevid.videos.display import DISPLAYED, STORED
 
 FORMAT = 1  # of cache.json
 CACHE_FILE = "cache.json"

@@ -23,10 +23,8 @@ from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsevid.atomic import renamed
 from sparsevid.autoencoder import Autoencoder
-from sparsevid.data.decode import DecodeError, describe_decoder
-from sparsevid.data.latents import (
+from sparsevid.data.latents.read import (
     CACHE_FILE,
     DTYPES,
     SHARD_FOLDER,
@@ -36,14 +34,16 @@ from sparsevid.data.latents import (
     describe_autoencoder,
     write_json,
 )
-from sparsevid.data.manifest import Manifest, Video
 from sparsevid.data.transforms import flip as mirror
+from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.data.whole import frames_ahead, in_batches
-from sparsevid.distributed import barrier, broadcast_object, default_device, is_main, rank, world_size
-from sparsevid.locks import folder_locked
-from sparsevid.logging import get_logger, progress
-from sparsevid.shared import check_shared
-from sparsevid.threads import thread_pool
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import barrier, broadcast_object, default_device, is_main, rank, world_size
+from sparsevid.system.locks import folder_locked
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.shared import check_shared
+from sparsevid.system.threads import thread_pool
+from sparsevid.videos.read import DecodeError, describe_decoder
 
 MEGABYTE = 1 << 20
 SHARD_BYTES = 256 * MEGABYTE

@@ -11,12 +11,12 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.data.clips import ClipRule
-from sparsevid.data.rules import SplitRules, TreeRules
-from sparsevid.home import expand_home
-from sparsevid.schema import check_keys, read_overrides, read_yaml
+from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.system.home import expand_home
+from sparsevid.system.schema import check_keys, read_overrides, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
-REPOSITORY_CARDS = Path(__file__).resolve().parents[2] / "datasets"
+REPOSITORY_CARDS = Path(__file__).resolve().parents[3] / "datasets"
 PACKAGE_PREFIX = "package:"
 DATA_VARIABLE = "SPARSEVID_DATA"
 # Where the name to install is not the name to import.

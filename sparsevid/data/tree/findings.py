@@ -12,11 +12,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from sparsevid.atomic import renamed
-from sparsevid.data.probing import Contents, look_into
-from sparsevid.data.reading import VideoInfo
-from sparsevid.data.rules import TreeRules
-from sparsevid.data.walk import Found, Rejects, Scan, find_videos
+from sparsevid.data.tree.probing import Contents, look_into
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.data.tree.walk import Found, Rejects, Scan, find_videos
+from sparsevid.system.atomic import renamed
+from sparsevid.videos.reading import VideoInfo
 
 FORMAT = 5  # of the file; to be raised, too, when the same tree is read as something else
 

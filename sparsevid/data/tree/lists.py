@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from sparsevid.data.walk import own_name, without_extension
+from sparsevid.data.tree.walk import own_name, without_extension
 
 _EXAMPLES = 5  # entries that a message names
 

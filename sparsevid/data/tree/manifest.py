@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 
-from sparsevid.data.array_files import ARRAY_EXTENSIONS
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.decode_file import NO_STREAM
-from sparsevid.data.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
-from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from sparsevid.data.findings import FORMAT, Findings, find, look
-from sparsevid.data.probing import CUT_SHORT, Contents
-from sparsevid.data.reading import FROM_START
-from sparsevid.data.rules import Sorting, TreeRules, apply_rules
-from sparsevid.data.walk import HARMLESS, Found, Rejects, Scan, namesakes, scan_tree
-from sparsevid.distributed import broadcast_object, is_main, patient_group
-from sparsevid.logging import get_logger
+from sparsevid.data.tree.findings import FORMAT, Findings, find, look
+from sparsevid.data.tree.probing import CUT_SHORT, Contents
+from sparsevid.data.tree.rules import Sorting, TreeRules, apply_rules
+from sparsevid.data.tree.walk import HARMLESS, Found, Rejects, Scan, namesakes, scan_tree
+from sparsevid.system.distributed import broadcast_object, is_main, patient_group
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.array_files import ARRAY_EXTENSIONS
+from sparsevid.videos.decode_file import NO_STREAM
+from sparsevid.videos.display import DISPLAYED, PLAIN, SHOWN_OTHERWISE, STORED
+from sparsevid.videos.kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from sparsevid.videos.read import DecodeError
+from sparsevid.videos.reading import FROM_START
 
 ALL = "all"  # the split that every video is in
 CACHE_VARIABLE = "SPARSEVID_CACHE"

@@ -9,15 +9,15 @@ from threading import Event
 
 from torch import Tensor
 
-from sparsevid.data.array_files import clip_cuts
-from sparsevid.data.decode import DecodeError, VideoInfo, frame_times, iter_frames, probe, read_frames, sought_runs
-from sparsevid.data.files import kind_of
-from sparsevid.data.frame_folder import frame_names, numbering_gaps, probe_images
-from sparsevid.data.reading import FROM_START
-from sparsevid.data.rules import TreeRules
-from sparsevid.data.walk import Found
-from sparsevid.logging import get_logger, progress
-from sparsevid.threads import thread_pool
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.data.tree.walk import Found
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.threads import thread_pool
+from sparsevid.videos.array_files import clip_cuts
+from sparsevid.videos.frame_folder import frame_names, numbering_gaps, probe_images
+from sparsevid.videos.kinds import kind_of
+from sparsevid.videos.read import DecodeError, VideoInfo, frame_times, iter_frames, probe, read_frames, sought_runs
+from sparsevid.videos.reading import FROM_START
 
 logger = get_logger(__name__)
 CUT_SHORT = "shorter than its header says"

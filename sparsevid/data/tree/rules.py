@@ -9,9 +9,16 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from sparsevid.data.lists import SplitList, below_or_beside, check_class_names, match_lists, read_class_list, read_split_list
-from sparsevid.data.walk import MEDIA, own_name
-from sparsevid.logging import get_logger, printable
+from sparsevid.data.tree.lists import (
+    SplitList,
+    below_or_beside,
+    check_class_names,
+    match_lists,
+    read_class_list,
+    read_split_list,
+)
+from sparsevid.data.tree.walk import MEDIA, own_name
+from sparsevid.system.logging import get_logger, printable
 
 LABEL_RULES = ("none", "folder", "file")
 LABEL_ORDERS = ("official", "sorted")

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sparsevid.data.array_files import ARRAY_EXTENSIONS, other_layout
-from sparsevid.data.decode_file import holds_video
-from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
-from sparsevid.logging import get_logger
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.array_files import ARRAY_EXTENSIONS, other_layout
+from sparsevid.videos.decode_file import holds_video
+from sparsevid.videos.kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_believed, is_ignored, kind_of, natural_key
 
 MEDIA = ("video", "image")
 

@@ -8,7 +8,7 @@ import torch
 from sparsevid.data.clips import ClipRule, valid_starts
 from sparsevid.data.turns import in_turns
 from sparsevid.evaluation.protocols import Role
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 _FAKE_KEY = -1  # ends the key of a generated video's draws: no video has this number
 

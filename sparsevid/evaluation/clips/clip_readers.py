@@ -13,10 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid.data.clips import ClipRule, clip_indices
-from sparsevid.data.decode import read_frames
-from sparsevid.data.manifest import Video
 from sparsevid.data.transforms import resize, resize_crop
-from sparsevid.evaluation.choice import clip_starts, draws
+from sparsevid.data.tree.manifest import Video
+from sparsevid.evaluation.clips.choice import clip_starts, draws
+from sparsevid.videos.read import read_frames
 
 FRAMES_PER_READ = 64  # of one video: bounds the decoded frames that are in memory at once, but for longer clips
 BACKEND = "pyav"  # unlike decord it refuses frames that its decoder marks as damaged; a score is not to rest on them

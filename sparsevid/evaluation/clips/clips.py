@@ -18,22 +18,22 @@ from typing import Protocol as Interface
 
 from torch import Tensor
 
-from sparsevid.data.array_files import OTHER_LAYOUT
-from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.decode import describe_decoder
-from sparsevid.data.decode_file import is_lossless
-from sparsevid.data.files import IMAGE_EXTENSIONS, kind_of
-from sparsevid.data.manifest import ALL, Manifest, Video, open_manifest
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import ALL, Manifest, Video, open_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.data.tree.walk import HARMLESS, may_be_preview, namesakes, without_extension
 from sparsevid.data.turns import drawn_classes
-from sparsevid.data.walk import HARMLESS, may_be_preview, namesakes, without_extension
-from sparsevid.distributed import from_main
-from sparsevid.evaluation.choice import clip_starts, draws, take_evenly, video_order
-from sparsevid.evaluation.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
+from sparsevid.evaluation.clips.choice import clip_starts, draws, take_evenly, video_order
+from sparsevid.evaluation.clips.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
-from sparsevid.home import expand_home
-from sparsevid.logging import get_logger
+from sparsevid.system.distributed import from_main
+from sparsevid.system.home import expand_home
+from sparsevid.system.logging import get_logger
+from sparsevid.videos.array_files import OTHER_LAYOUT
+from sparsevid.videos.decode_file import is_lossless
+from sparsevid.videos.kinds import IMAGE_EXTENSIONS, kind_of
+from sparsevid.videos.read import describe_decoder
 
 __all__ = ["ClipGenerator", "ClipSource", "ProtocolClips", "Role", "choose_clips"]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsevid.checksums import file_sha256
-from sparsevid.data.manifest import cache_folder
-from sparsevid.logging import get_logger, progress
-from sparsevid.models.public import read_checkpoint, read_pickle, unwrap
+from sparsevid.data.tree.manifest import cache_folder
+from sparsevid.models.convert.public import read_checkpoint, read_pickle, unwrap
+from sparsevid.system.checksums import file_sha256
+from sparsevid.system.logging import get_logger, progress
 
 logger = get_logger(__name__)
 
@@ -93,7 +93,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: the file. It holds a state dict, or a dictionary with one under a name that
-            `sparsevid.models.public.read_checkpoint` knows.
+            `sparsevid.models.convert.public.read_checkpoint` knows.
 
     Raises:
         ValueError: it is damaged, holds more than data, or has no state dict.

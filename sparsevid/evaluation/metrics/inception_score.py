@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import check_features
-from sparsevid.evaluation.kernel import Estimate
+from sparsevid.evaluation.metrics.distances import check_features
+from sparsevid.evaluation.metrics.kernel import Estimate
 
 SPLITS = 10  # of the published score
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import check_pair
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.evaluation.metrics.distances import check_pair
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 _ROWS = 1024  # of the kernel matrix that are in memory at once
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import check_features, check_pair
+from sparsevid.evaluation.metrics.distances import check_features, check_pair
 
 NEIGHBOURS = 3  # k of precision and recall, as published
 DENSITY_NEIGHBOURS = 5  # k of density and coverage, as published

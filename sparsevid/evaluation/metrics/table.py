@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import frechet_distance
-from sparsevid.evaluation.inception_score import SPLITS, inception_score
-from sparsevid.evaluation.kernel import kid, kvd
-from sparsevid.evaluation.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS, precision_recall
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.evaluation.metrics.distances import frechet_distance
+from sparsevid.evaluation.metrics.inception_score import SPLITS, inception_score
+from sparsevid.evaluation.metrics.kernel import kid, kvd
+from sparsevid.evaluation.metrics.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS, precision_recall
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 Options = Mapping[str, Any]  # a protocol's fields by name
 _UNBIASED = {"unbiased": True, "biased": False}

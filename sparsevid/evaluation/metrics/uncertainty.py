@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import check_pair
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.evaluation.metrics.distances import check_pair
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 Distance = Callable[[Tensor, Tensor], float]
 PARTS = 5  # sizes of subsets in an extrapolation

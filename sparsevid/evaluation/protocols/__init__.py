@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
-from sparsevid.logging import get_logger
-from sparsevid.schema import check_keys, read_yaml
+from sparsevid.system.logging import get_logger
+from sparsevid.system.schema import check_keys, read_yaml
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol"]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.models.public import (
+from sparsevid.models.convert.public import (
     abbreviate,
     check_family,
     detect_family,

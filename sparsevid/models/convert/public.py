@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparsevid.logging import get_logger
+from sparsevid.models.convert.foreign import check_content, check_name
 from sparsevid.models.embeddings import sincos, spatial_table
-from sparsevid.models.foreign import check_content, check_name
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.layout import Layout, parse_layout
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.logging import get_logger
 
 FAMILIES = ("latte", "dit", "sparsedit")
 # Of a training checkpoint, the one that gives the better samples first; "module" is DeepSpeed's.

@@ -11,22 +11,22 @@ from itertools import pairwise
 import pytest
 import torch
 from data.caches import SIZE, contents, shard_times, write
-from data.videos import moving_pictures, write_video
 from diffusers import AutoencoderKL
 from einops import rearrange
 from PIL import Image
+from videos.videos import moving_pictures, write_video
 
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.data import latents
 from sparsevid.data.clips import ClipDataset, ClipRule
-from sparsevid.data.decode import DecodeError, describe_decoder
-from sparsevid.data.latents import LatentCache, LatentFrames
-from sparsevid.data.latents_write import plan_shards
-from sparsevid.data.manifest import build_manifest
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.latents import read as latents
+from sparsevid.data.latents.read import LatentCache, LatentFrames
+from sparsevid.data.latents.write import plan_shards
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.videos.read import DecodeError, describe_decoder
 
 
 @pytest.fixture(scope="module")

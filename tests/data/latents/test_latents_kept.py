@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from data.caches import contents, same_frames, shard_times, write
-from data.videos import write_video
+from videos.videos import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.manifest import build_manifest, open_manifest
+from sparsevid.data.tree.manifest import build_manifest, open_manifest
+from sparsevid.videos.read import DecodeError
 
 
 @pytest.fixture(scope="module")

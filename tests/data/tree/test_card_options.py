@@ -10,13 +10,13 @@ import pytest
 from data.trees import UCF_CLASSES, plant_frames, plant_video, ucf101, ucf_lists
 
 from sparsevid.cli import main
-from sparsevid.config import load_config, save_config
-from sparsevid.data.cards import Card, load_card
-from sparsevid.data.manifest import build_manifest, manifest_path
 from sparsevid.data.open import open_data
-from sparsevid.evaluation.clips import CardSource, choose_clips
+from sparsevid.data.tree.cards import Card, load_card
+from sparsevid.data.tree.manifest import build_manifest, manifest_path
+from sparsevid.evaluation.clips.clips import CardSource, choose_clips
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.schema import all_keys
+from sparsevid.runs.config import load_config, save_config
+from sparsevid.system.schema import all_keys
 
 VALUES = {
     "trees": "[a, b]",

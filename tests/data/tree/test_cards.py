@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid.data.cards import REPOSITORY_CARDS, Card, load_card, resolve_root
-from sparsevid.data.manifest import build_manifest
-from sparsevid.data.rules import SplitRules, TreeRules
-from sparsevid.schema import all_keys
+from sparsevid.data.tree.cards import REPOSITORY_CARDS, Card, load_card, resolve_root
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.system.schema import all_keys
 
 MINIMAL = "name: birds\ntitle: Birds\nsource: here\nlicence: mine\n"
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 from data.trees import numbered, plant_frames, plant_video
-from data.videos import write_video
+from videos.videos import write_video
 
-from sparsevid.data import decode_file
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.manifest import build_manifest, cache_folder, open_manifest
-from sparsevid.data.reading import SizedCache
-from sparsevid.data.rules import SplitRules, TreeRules
+from sparsevid.data.tree.manifest import build_manifest, cache_folder, open_manifest
+from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.videos import decode_file
+from sparsevid.videos.read import DecodeError
+from sparsevid.videos.reading import SizedCache
 
 FOLDER = TreeRules(label_rule="folder")
 SPLIT = TreeRules(split=SplitRules("folders", {"train": ["train"], "test": ["test"]}))
@@ -47,7 +47,7 @@ def test_a_manifest_is_used_again_while_nothing_changes(tmp_path, monkeypatch):
     first = open_manifest(root, SPLIT)
     assert first == build_manifest(root, SPLIT) and len(cache_files()) == 1
     read = []
-    monkeypatch.setattr("sparsevid.data.probing.probe", read.append)
+    monkeypatch.setattr("sparsevid.data.tree.probing.probe", read.append)
     assert open_manifest(root, SPLIT) == first and not read
     os.symlink(root, tmp_path / "link")
     linked = open_manifest(tmp_path / "link", SPLIT)

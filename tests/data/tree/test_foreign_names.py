@@ -5,11 +5,11 @@ import os
 import pytest
 from data.trees import plant_video
 
-from sparsevid.config import RunConfig, load_config, save_config
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.open import open_data
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.rules import TreeRules
 from sparsevid.evaluation.record import ProtocolRecord, load_record
+from sparsevid.runs.config import RunConfig, load_config, save_config
 
 NAMES = ("\u4e2d\u6587", "\u8dd1\u6b65")  # Chinese for Chinese, and for running
 

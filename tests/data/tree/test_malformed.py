@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from data.trees import numbered, plant_frames, plant_video
-from data.videos import moving_pictures, sequential, write_video
 from einops import rearrange
 from PIL import Image
+from videos.videos import moving_pictures, sequential, write_video
 
 from sparsevid.data.clips import ClipDataset, ClipRule
-from sparsevid.data.decode import DecodeError, read_frames
-from sparsevid.data.manifest import build_manifest, open_manifest
-from sparsevid.data.rules import SplitRules, TreeRules
 from sparsevid.data.sources import VideoFrames
-from sparsevid.video import write_gif
+from sparsevid.data.tree.manifest import build_manifest, open_manifest
+from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.videos.read import DecodeError, read_frames
+from sparsevid.videos.write import write_gif
 
 SIZE = (16, 16)
 

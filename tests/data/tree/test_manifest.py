@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from data.trees import numbered, plant_frames
-from data.videos import write_video
+from videos.videos import write_video
 
-from sparsevid.data import manifest as manifest_module
-from sparsevid.data.decode import DecodeError
-from sparsevid.data.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural_key
-from sparsevid.data.manifest import Video, build_manifest, open_manifest
-from sparsevid.data.rules import SplitRules, TreeRules
+from sparsevid.data.tree import manifest as manifest_module
+from sparsevid.data.tree.manifest import Video, build_manifest, open_manifest
+from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.videos.kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural_key
+from sparsevid.videos.read import DecodeError
 
 FOLDER = TreeRules(label_rule="folder")
 SPLIT = TreeRules(split=SplitRules("folders", {"train": ["train"], "test": ["test"]}))

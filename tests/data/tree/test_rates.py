@@ -6,13 +6,13 @@ import av
 import pytest
 import torch
 from data.trees import plant_frames
-from data.videos import moving_pictures
+from videos.videos import moving_pictures
 
-from sparsevid.data.cards import load_card, resolve_root
 from sparsevid.data.clips import ClipDataset, ClipRule, counted_frames, own_frames
-from sparsevid.data.decode import read_frames
-from sparsevid.data.manifest import build_manifest
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.videos.read import read_frames
 
 NTSC = Fraction(30000, 1001)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsevid.data.rules import SplitRules, TreeRules, apply_rules
+from sparsevid.data.tree.rules import SplitRules, TreeRules, apply_rules
 
 FOLDER = TreeRules(label_rule="folder")
 LISTS = SplitRules("lists", lists={"train": "l/train{fold}.txt", "test": "l/test{fold:02d}.txt"}, max_missing=0.0)

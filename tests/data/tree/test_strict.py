@@ -5,13 +5,13 @@ from fractions import Fraction
 import av
 import pytest
 from data.trees import plant_frames, plant_video
-from data.videos import sequential, write_video
+from videos.videos import sequential, write_video
 
-from sparsevid.data.cards import load_card, resolve_root
-from sparsevid.data.decode import DecodeError, probe, read_frames
-from sparsevid.data.manifest import ALL, build_manifest
-from sparsevid.data.probing import CUT_SHORT
-from sparsevid.data.rules import TreeRules
+from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.manifest import ALL, build_manifest
+from sparsevid.data.tree.probing import CUT_SHORT
+from sparsevid.data.tree.rules import TreeRules
+from sparsevid.videos.read import DecodeError, probe, read_frames
 
 NOT_CODED = b"\x00\x00\x01\xb6\x5c\x4f"  # as in v_Kayaking_g12_c03 of UCF101: a frame of MPEG-4 that equals the one before
 

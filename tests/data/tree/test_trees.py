@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 import pytest
 from data import trees
 
-from sparsevid.data.cards import load_card
-from sparsevid.data.decode import DecodeError, read_frames
-from sparsevid.data.manifest import build_manifest
-from sparsevid.data.walk import own_name
+from sparsevid.data.tree.cards import load_card
+from sparsevid.data.tree.manifest import build_manifest
+from sparsevid.data.tree.walk import own_name
+from sparsevid.videos.read import DecodeError, read_frames
 
 UCF = load_card("ucf101")
 

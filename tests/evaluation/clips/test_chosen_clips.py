@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.videos import write_video
+from videos.videos import write_video
 
 from sparsevid.data.clips import ClipRule
-from sparsevid.data.decode import read_frames
 from sparsevid.data.transforms import resize_crop
-from sparsevid.evaluation.choice import clip_starts, take_in_turns, video_order
-from sparsevid.evaluation.clip_readers import FRAMES_PER_READ
-from sparsevid.evaluation.clips import ClipGenerator, ProtocolClips, choose_clips
+from sparsevid.evaluation.clips.choice import clip_starts, take_in_turns, video_order
+from sparsevid.evaluation.clips.clip_readers import FRAMES_PER_READ
+from sparsevid.evaluation.clips.clips import ClipGenerator, ProtocolClips, choose_clips
 from sparsevid.evaluation.protocols import Protocol, load_protocol
-from sparsevid.seeding import Purpose, keyed_generator
-from sparsevid.video import write_frames, write_gif, write_mp4
+from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.videos.read import read_frames
+from sparsevid.videos.write import write_frames, write_gif, write_mp4
 
 DEMO = "sparsevid/fd-transnetv2-v1"
 PUBLISHED = [

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 from data.classes import SHADE, write_card, write_classes
 
-from sparsevid.config import RunConfig
-from sparsevid.evaluation.choice import take_evenly
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.choice import take_evenly
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.distortions import STRENGTHS
 from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, list_protocols, load_protocol
 from sparsevid.evaluation.sensitivity import DistortedClips
+from sparsevid.runs.config import RunConfig
 
 OWN = [name for name in DEFAULT_PROTOCOLS.values() if name.startswith("sparsevid/")]
 

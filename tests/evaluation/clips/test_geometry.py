@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from data.shown import TURNS, write_shown
-from data.videos import moving_pictures
 from einops import rearrange
 from PIL import Image
+from videos.shown import TURNS, write_shown
+from videos.videos import moving_pictures
 
-from sparsevid.data.decode import read_frames
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.comparison import compare_features
 from sparsevid.evaluation.features import compute_features, load_features, save_features
 from sparsevid.evaluation.protocols import Protocol
+from sparsevid.videos.read import read_frames
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsevid.evaluation.clips import choose_clips
+from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.generation.folder import ClipFolder, JobRecord
-from sparsevid.video import write_clip, write_ffv1, write_frames, write_gif, write_mp4
+from sparsevid.videos.write import write_clip, write_ffv1, write_frames, write_gif, write_mp4
 
 DEMO, FID = "sparsevid/fd-transnetv2-v1", "sparsevid/fid-v1"
 

@@ -10,9 +10,9 @@ from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
 from cdfvd.third_party.i3d.utils import preprocess_i3d
 from torch import Tensor, nn
 
-from sparsevid.checksums import file_sha256
 from sparsevid.evaluation.detectors import build_detector, detector_class
 from sparsevid.evaluation.detectors.i3d import I3D, preprocess_cd_fvd, preprocess_videogpt, same_padding
+from sparsevid.system.checksums import file_sha256
 
 
 @pytest.fixture(scope="module")

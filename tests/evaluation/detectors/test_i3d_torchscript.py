@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsevid.checksums import file_sha256
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.detectors.i3d_torchscript import WEIGHTS, I3DTorchScriptDetector
+from sparsevid.system.checksums import file_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 

@@ -88,7 +88,7 @@ def test_the_first_import_in_a_process_leaves_the_global_state_alone():
         "assert before == after, [k for k in before if before[k] != after[k]]\n"
     )
     here = Path(__file__).resolve()
-    paths = [str(here.parent), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(here.parent), str(here.parents[3]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -7,8 +7,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from sparsevid.evaluation import distances
-from sparsevid.evaluation.distances import frechet_by_square_root, frechet_distance
+from sparsevid.evaluation.metrics import distances
+from sparsevid.evaluation.metrics.distances import frechet_by_square_root, frechet_distance
 
 
 def draw(count: int, dim: int, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.inception_score import inception_score
+from sparsevid.evaluation.metrics.inception_score import inception_score
 
 
 def draw(count: int, classes: int, seed: int = 0) -> Tensor:

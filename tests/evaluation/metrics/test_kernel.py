@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation import kernel
-from sparsevid.evaluation.kernel import kid, kvd
+from sparsevid.evaluation.metrics import kernel
+from sparsevid.evaluation.metrics.kernel import kid, kvd
 
 
 def draw(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.manifold import nearest_distances, precision_recall
+from sparsevid.evaluation.metrics.manifold import nearest_distances, precision_recall
 
 
 def draw(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from sparsevid.evaluation.distances import frechet_distance
-from sparsevid.evaluation.inception_score import inception_score
-from sparsevid.evaluation.kernel import kid, kvd
-from sparsevid.evaluation.manifold import precision_recall
-from sparsevid.evaluation.metrics import METRICS
-from sparsevid.seeding import Purpose, keyed_generator
+from sparsevid.evaluation.metrics.distances import frechet_distance
+from sparsevid.evaluation.metrics.inception_score import inception_score
+from sparsevid.evaluation.metrics.kernel import kid, kvd
+from sparsevid.evaluation.metrics.manifold import precision_recall
+from sparsevid.evaluation.metrics.table import METRICS
+from sparsevid.system.seeding import Purpose, keyed_generator
 
 GENERATOR = torch.Generator().manual_seed(0)
 REAL, FAKE = torch.randn(30, 5, generator=GENERATOR), torch.randn(25, 5, generator=GENERATOR) + 0.5

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.distances import frechet_distance
-from sparsevid.evaluation.kernel import kvd
-from sparsevid.evaluation.uncertainty import bootstrap_interval, extrapolate
+from sparsevid.evaluation.metrics.distances import frechet_distance
+from sparsevid.evaluation.metrics.kernel import kvd
+from sparsevid.evaluation.metrics.uncertainty import bootstrap_interval, extrapolate
 
 
 def draw(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:

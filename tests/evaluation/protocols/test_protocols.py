@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sparsevid.evaluation.detectors import DETECTORS, detector_class
-from sparsevid.evaluation.metrics import METRICS
+from sparsevid.evaluation.metrics.table import METRICS
 from sparsevid.evaluation.protocols import DEFAULT_PROTOCOLS, Protocol, list_protocols, load_protocol
 from sparsevid.evaluation.protocols.protocol import ADDED
 

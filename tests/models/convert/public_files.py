@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from parity import load_reference
 
-from sparsevid.models.convert import expected_shapes, to_public
+from sparsevid.models.convert.dense_to_sparse import expected_shapes, to_public
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models.convert.public_files import FILES, layout_of, options, public_weights, run_model, same, small_state
 from parity import load_reference, relative_error
-from public_files import FILES, layout_of, options, public_weights, run_model, same, small_state
 from safetensors.torch import load_file, save_file
 
-from sparsevid.models.convert import dense_to_sparse, expected_shapes, from_public, to_public
-from sparsevid.models.public import infer_spec, read_checkpoint
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse, expected_shapes, from_public, to_public
+from sparsevid.models.convert.public import infer_spec, read_checkpoint
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 

@@ -6,13 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models.convert.public_files import FILES, layout_of, options, public_weights, same, small_state, split
 from parity import load_reference
-from public_files import FILES, layout_of, options, public_weights, same, small_state, split
 from safetensors.torch import save_file
 
-from sparsevid.models.convert import expected_shapes, from_public, to_public
+from sparsevid.models.convert.dense_to_sparse import expected_shapes, from_public, to_public
+from sparsevid.models.convert.public import (
+    LABELS,
+    infer_spec,
+    position_tables,
+    public_names,
+    read_checkpoint,
+    sparsedit_modules,
+)
 from sparsevid.models.presets import PRESETS
-from sparsevid.models.public import LABELS, infer_spec, position_tables, public_names, read_checkpoint, sparsedit_modules
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsevid.cli import run_tool
-from sparsevid.video import files
+from sparsevid.videos import write as files
 
 whole_renamed = files.renamed
 
