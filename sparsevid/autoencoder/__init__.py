@@ -1,8 +1,7 @@
-"""First stages: pixels ↔ latents. They alone know ranges and scaling; clips outside are uint8, latents have unit scale.
+"""First stages: pixels ↔ latents. They alone know ranges and scaling: clips outside are uint8, latents have unit scale.
 
-A first stage is an `Autoencoder`: `encode` takes uint8 clips, `decode` gives them back, `save` writes what `decode` needs.
+Each kind is a module (`linear`, `kl`, `pixels`) with a class that has what `base` says: `encode` takes uint8 clips, `decode`
+gives them back, `save` writes what `decode` needs, and `load` builds whatever was saved.
+
+It imports `system`.
 """
-
-from sparsevid.autoencoder.base import Autoencoder, load_autoencoder
-
-__all__ = ["Autoencoder", "load_autoencoder"]

@@ -1,6 +1,8 @@
-"""Measurements in one run, warm and in turns: forwards (`model`), reading of clips (`data`), training steps
-(`training`), sampling (`sampling`), and what samplers make of a checkpoint (`quality`)."""
+"""Measurements in one run, warm and in turns: forwards (`model`), reading of clips (`data`, `decoders`), training steps
+(`training`), sampling (`sampling`), what samplers make of a checkpoint (`quality`), and the evaluator (`distance`,
+`evaluator`).
 
-from sparsevid.benchmark.timing import time_alternately
+Presets or a run's config come in, and out come times, memory and counted cost, with what they were measured on.
 
-__all__ = ["time_alternately"]
+It imports any room below.
+"""

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.data.clips import ClipDataset, ClipRule
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.data.workers import running
 from sparsevid.system.logging import progress

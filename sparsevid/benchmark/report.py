@@ -12,7 +12,7 @@ import torch
 from sparsevid.benchmark.data import DataMeasurement
 from sparsevid.benchmark.model import TOLERANCE, Case, Measurement, Result
 from sparsevid.benchmark.training import StepTime, clips_per_second
-from sparsevid.data.clips import ClipRule
+from sparsevid.data.tree.clip_rule import ClipRule
 
 MODEL_COLUMNS = (
     "preset",

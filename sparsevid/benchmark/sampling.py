@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.model import build_random_model, matmul_rates, plan_matmuls
 from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, SamplingCase, product_dense

@@ -1,4 +1,9 @@
-"""Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them."""
+"""Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them.
+
+Arguments come in; text, files and an exit status go out. What a command does stands in another room.
+
+It imports any room below.
+"""
 
 import argparse
 import io

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from sparsevid.benchmark.candidates import Candidate
-    from sparsevid.data.clips import ClipRule
+    from sparsevid.data.tree.clip_rule import ClipRule
     from sparsevid.data.tree.manifest import Manifest
     from sparsevid.sparsity.spec import ModelSpec
 

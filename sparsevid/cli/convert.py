@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.models.convert.public import ENTRIES, FAMILIES, read_checkpoint
+from sparsevid.models.convert.checkpoint_file import ENTRIES, read_checkpoint
+from sparsevid.models.convert.names import FAMILIES
 from sparsevid.system.logging import get_logger, print_table
 
 if TYPE_CHECKING:
-    from sparsevid.models.convert.dense_to_sparse import Conversion
+    from sparsevid.models.convert.conversion import Conversion
 
 NAME = "convert"
 HELP = (
@@ -96,7 +97,8 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
 
 def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
     from sparsevid.generation.pretrained import load_model
-    from sparsevid.models.convert.dense_to_sparse import Conversion, ConversionReport, from_public
+    from sparsevid.models.convert.conversion import Conversion, ConversionReport
+    from sparsevid.models.convert.public import from_public
 
     if folder is not None:
         model = load_model(folder)
@@ -122,7 +124,8 @@ def _model_folder(args: argparse.Namespace) -> Path:
 
 
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
-    from sparsevid.models.convert.dense_to_sparse import Conversion, dense_to_sparse
+    from sparsevid.models.convert.conversion import Conversion
+    from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 
     spec = replace(
         conversion.spec,
@@ -139,7 +142,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     import torch
     from safetensors.torch import save_file
 
-    from sparsevid.models.convert.dense_to_sparse import to_public
+    from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
     if args.to_public is None:

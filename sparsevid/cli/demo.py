@@ -147,7 +147,7 @@ def _step_seconds(pipeline) -> dict[str, float]:
     """Median seconds of a denoising step of 8 clips, dense and sparse in turns, over steps from noise to data."""
     import torch
 
-    from sparsevid.benchmark import time_alternately
+    from sparsevid.benchmark.timing import time_alternately
     from sparsevid.models.transformer import DiffusionTransformer
     from sparsevid.sparsity.times import LAST_TIMESTEP
 

@@ -9,7 +9,7 @@ from sparsevid.cli import add_card_option
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
-    from sparsevid.autoencoder import Autoencoder
+    from sparsevid.autoencoder.base import Autoencoder
 
 NAME = "encode_latents"
 HELP = "Encode every frame of a dataset once, so that training decodes no video. Killed, it goes on where it was."

@@ -13,8 +13,9 @@ from sparsevid.system.distributed import init_process_group_if_launched, is_main
 from sparsevid.system.logging import print_table, printable
 
 if TYPE_CHECKING:
-    from sparsevid.data.clips import ClipDataset, ClipRule
+    from sparsevid.data.clips import ClipDataset
     from sparsevid.data.tree.cards import Card
+    from sparsevid.data.tree.clip_rule import ClipRule
     from sparsevid.data.tree.manifest import Manifest, Video
 
 NAME = "prepare_data"
@@ -129,7 +130,7 @@ def _counts(expected: Mapping[str, int], manifest: "Manifest", by_split: Mapping
 
 def _describe_videos(videos: Sequence["Video"], rule: "ClipRule") -> dict:
     """Number, lengths in frames, frame rates and sizes in pixels, each with how often it occurs."""
-    from sparsevid.data.clips import counted_frames
+    from sparsevid.data.tree.clip_rule import counted_frames
 
     frames = [video.frames for video in videos]
     return {

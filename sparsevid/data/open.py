@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 
 from sparsevid import __version__
-from sparsevid.autoencoder import Autoencoder
-from sparsevid.data.clips import ClipDataset, ClipRule, usable_videos
+from sparsevid.autoencoder.base import Autoencoder
+from sparsevid.data.clips import ClipDataset, usable_videos
 from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import ALL, Manifest, open_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.runs.config import ConfigError, DataConfig, RecordConfig, RunConfig

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from sparsevid.videos.display import resize
+
 
 def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale frames so that they just cover `size`, keeping their aspect, and cut out the centre.
@@ -32,12 +34,6 @@ def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
     if covering != list(frames.shape[2:]):
         frames = resize(frames, (covering[0], covering[1]))
     return F.center_crop(frames, [height, width])
-
-
-def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear with antialiasing, rounded."""
-    # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
-    return F.resize(frames.float(), list(size), antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def flip(frames: Tensor) -> Tensor:

@@ -1,1 +1,8 @@
-"""Evaluation in three steps: a detector turns clips into features, features go to a file, two files give a distance."""
+"""Evaluation in three steps: a detector turns clips into features, features go to a file, two files give a distance.
+
+Folders of videos, data set cards and generators come in, with a protocol that settles every choice; a record of scores goes
+out, with all that they depend on. `evaluate` does the steps, `clips` chooses what is read, `detectors`, `metrics` and
+`protocols` are what can be chosen.
+
+It imports `generation`, `data`, `models`, `data/tree`, `videos` and `system`.
+"""

@@ -1,10 +1,14 @@
-"""Thousands of clips from a pipeline, as files, on any number of processes: `job.generate`.
+"""From a trained model to clips: `pretrained` finds and reads it, `pipeline` makes clips of it, with the settings in
+`sampling`.
 
-Sample i is the same whatever the number of processes, whatever is there already, and however many are asked for: it depends on
-the settings and on i, and is always denoised in the same batch. (Bit for bit in float32 on one CPU thread a process; elsewhere
-as far as the libraries below repeat their own results.)
+`job` makes thousands of them as files, on any number of processes. Sample i is the same whatever the number of processes,
+whatever is there already, and however many are asked for: it depends on the settings and on i, and is always denoised in the
+same batch. (Bit for bit in float32 on one CPU thread a process; elsewhere as far as the libraries below repeat their own
+results.)
+
+It imports `diffusion`, `runs`, `models`, `videos`, `sparsity`, `autoencoder` and `system`.
 """
 
-from sparsevid.generation.sampling import GenerationError
 
-__all__ = ["GenerationError"]
+class GenerationError(RuntimeError):
+    """Clips that could not be generated or written; the message says why. Files that are there are whole."""

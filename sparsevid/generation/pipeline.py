@@ -17,7 +17,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
 from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_step_reuse, with_token_schedule
 from sparsevid.generation.pretrained import open_pretrained

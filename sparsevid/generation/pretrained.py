@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from yaml import YAMLError
 
 from sparsevid import __version__
-from sparsevid.autoencoder import Autoencoder, load_autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.kl import KLAutoencoder
+from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.checkpoints import newest_good

@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
+from sparsevid.generation import GenerationError
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.seeding import Purpose, keyed_generator
 
 SCHEDULES = ("paper", "constant", "off")
-
-
-class GenerationError(RuntimeError):
-    """Clips that could not be generated or written; the message says why. Files that are there are whole."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
-"""Layouts, token grids, the token schedule and their cost: pure Python and tensors, without any nn.Module."""
+"""Layouts, token grids, the token schedule and their cost: pure Python and tensors, without any nn.Module.
+
+It imports nothing.
+"""

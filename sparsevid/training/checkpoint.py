@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.runs.checkpoints import (
     CheckpointError,
     checkpoint_path,

@@ -8,15 +8,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder, load_autoencoder
-from sparsevid.autoencoder.base import psnr
+from sparsevid.autoencoder.base import Autoencoder, psnr
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder
-from sparsevid.models.convert.dense_to_sparse import Conversion, ConversionReport, dense_to_sparse, from_public
-from sparsevid.models.convert.public import LABELS, abbreviate, detect_family, read_checkpoint
+from sparsevid.models.convert.checkpoint_file import read_checkpoint
+from sparsevid.models.convert.conversion import Conversion, ConversionReport, abbreviate
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.names import LABELS, detect_family
+from sparsevid.models.convert.public import from_public
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.tree.manifest import Manifest
+from sparsevid.generation import GenerationError
 from sparsevid.generation.pipeline import VideoPipeline
-from sparsevid.generation.sampling import GenerationError, Sampling
+from sparsevid.generation.sampling import Sampling
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.schedule import TokenSchedule

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.clips import FIXED_CLIPS_RULE
 from sparsevid.runs.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
 from sparsevid.runs.config import ConfigError, RunConfig, load_config

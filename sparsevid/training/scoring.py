@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.data.clips import ClipRule
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.evaluation.clips.clip_readers import ClipShape
 from sparsevid.evaluation.clips.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector

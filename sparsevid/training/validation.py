@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.latents.read import LatentFrames
 from sparsevid.data.sources import VideoFrames

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
-
-from sparsevid.data.transforms import resize
+from torchvision.transforms.v2 import functional as F
 
 # What is known of a video: nothing to do; shown otherwise than it is stored; the stored pixels, because they were asked for.
 PLAIN, DISPLAYED, STORED = ("plain", "displayed", "stored")
@@ -135,6 +135,12 @@ def turn_of(matrix: Sequence[int]) -> Turn | None:
         if max(map(abs, rest)) <= _SLACK * min(abs(across), abs(down)):
             return Turn(transposed, across < 0, down < 0)
     return None
+
+
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear with antialiasing, rounded."""
+    # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
+    return F.resize(frames.float(), list(size), antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def _aspect(stream: av.VideoStream, width: int) -> tuple[Fraction, tuple[str, ...]]:

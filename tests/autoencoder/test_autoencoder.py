@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from sparsevid.autoencoder import load_autoencoder
 from sparsevid.autoencoder.base import psnr, to_uint8, to_unit_range
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
+from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 
 

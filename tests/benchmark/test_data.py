@@ -20,11 +20,12 @@ from sparsevid.benchmark.data import (
     worker_memory,
 )
 from sparsevid.benchmark.training import TrainingStep, clips_per_second, measure_training, training_spec
-from sparsevid.data.clips import ClipDataset, ClipRule
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents.write import write_cache
 from sparsevid.data.loader import SampleOrder
 from sparsevid.data.sources import VideoFrames
 from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.spec import ModelSpec

@@ -12,18 +12,10 @@ from einops import rearrange
 from torch.utils.data import DataLoader
 from videos.videos import sequential, write_video
 
-from sparsevid.data.clips import (
-    NO_LABEL,
-    ClipDataset,
-    ClipRule,
-    clip_indices,
-    counted_frames,
-    fixed_clips,
-    own_frames,
-    valid_starts,
-)
+from sparsevid.data.clips import NO_LABEL, ClipDataset, fixed_clips
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.transforms import resize_crop
+from sparsevid.data.tree.clip_rule import ClipRule, clip_indices, counted_frames, own_frames, valid_starts
 from sparsevid.data.tree.manifest import Manifest, build_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.videos.read import DecodeError

@@ -8,9 +8,10 @@ import pytest
 import torch
 from videos.videos import write_video
 
-from sparsevid.data.clips import ClipDataset, ClipRule
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.loader import BatchOrder, SampleOrder, build_loader
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 
 

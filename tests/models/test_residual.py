@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
+from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.sources import MemoryFrames
 from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse

@@ -10,8 +10,9 @@ from parity import disturbed
 from torch import Tensor
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.data.clips import ClipDataset, ClipRule, fixed_clips
+from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.sources import MemoryFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, DistillConfig

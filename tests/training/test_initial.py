@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid.generation.pretrained import model_folder
-from sparsevid.models.convert.dense_to_sparse import dense_to_sparse, to_public
-from sparsevid.models.convert.public import LABELS
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.names import LABELS
+from sparsevid.models.convert.public import to_public
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.checkpoints import checkpoint_path, write_checksums
 from sparsevid.sparsity.spec import ModelSpec

@@ -11,7 +11,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from launch import weights
 
-from sparsevid.autoencoder import load_autoencoder
+from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
 from sparsevid.generation.pipeline import VideoPipeline

@@ -12,9 +12,9 @@ from einops import rearrange
 from videos.awkward import OLD_GOP, decoded, write_edited, write_hidden, write_jpeg_tables, write_marked, write_old_x264
 from videos.videos import write_video
 
-from sparsevid.data.clips import ClipRule
 from sparsevid.data.open import open_data
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest, open_manifest
 from sparsevid.evaluation.clips.clip_readers import ClipShape, VideoClips
 from sparsevid.runs.config import DataConfig, RunConfig

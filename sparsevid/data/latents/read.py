@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.system.atomic import renamed
 from sparsevid.system.checksums import file_sha256

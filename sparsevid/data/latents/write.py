@@ -23,7 +23,7 @@ from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsevid.autoencoder import Autoencoder
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.latents.read import (
     CACHE_FILE,
     DTYPES,

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparsevid.data.clips import ClipRule
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.system.home import expand_home
 from sparsevid.system.schema import check_keys, read_overrides, read_yaml

@@ -5,7 +5,7 @@ from itertools import islice
 
 import torch
 
-from sparsevid.data.clips import ClipRule, valid_starts
+from sparsevid.data.tree.clip_rule import ClipRule, valid_starts
 from sparsevid.data.turns import in_turns
 from sparsevid.evaluation.protocols import Role
 from sparsevid.system.seeding import Purpose, keyed_generator

@@ -12,10 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.data.clips import ClipRule, clip_indices
-from sparsevid.data.transforms import resize, resize_crop
+from sparsevid.data.transforms import resize_crop
+from sparsevid.data.tree.clip_rule import ClipRule, clip_indices
 from sparsevid.data.tree.manifest import Video
 from sparsevid.evaluation.clips.choice import clip_starts, draws
+from sparsevid.videos.display import resize
 from sparsevid.videos.read import read_frames
 
 FRAMES_PER_READ = 64  # of one video: bounds the decoded frames that are in memory at once, but for longer clips

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sparsevid.evaluation.detectors.base import Detector, Setting
 from sparsevid.evaluation.detectors.script import ScriptDetector
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain
-from sparsevid.models.convert.dense_to_sparse import check_weights
+from sparsevid.models.convert.conversion import check_weights
 from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparsevid.evaluation.detectors.base import Detector, Setting
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain, read_state_dict
 from sparsevid.models.attention import attend_sdpa
-from sparsevid.models.convert.dense_to_sparse import check_weights
+from sparsevid.models.convert.conversion import check_weights
 from sparsevid.models.embeddings import sincos
 
 WEIGHTS = WeightFile(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsevid.data.tree.manifest import cache_folder
-from sparsevid.models.convert.public import read_checkpoint, read_pickle, unwrap
+from sparsevid.models.convert.checkpoint_file import read_checkpoint, read_pickle, unwrap
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.logging import get_logger, progress
 
@@ -93,7 +93,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: the file. It holds a state dict, or a dictionary with one under a name that
-            `sparsevid.models.convert.public.read_checkpoint` knows.
+            `sparsevid.models.convert.checkpoint_file.read_checkpoint` knows.
 
     Raises:
         ValueError: it is damaged, holds more than data, or has no state dict.

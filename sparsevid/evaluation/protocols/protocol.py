@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from sparsevid.data.clips import ClipRule
+from sparsevid.data.tree.clip_rule import ClipRule
 
 Role = Literal["real", "fake"]
 BOTH = "both"  # a protocol's split: the training and the test split are scored, each by itself

@@ -19,11 +19,12 @@ from videos.videos import moving_pictures, write_video
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.data.clips import ClipDataset, ClipRule
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents import read as latents
 from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.latents.write import plan_shards
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.videos.read import DecodeError, describe_decoder

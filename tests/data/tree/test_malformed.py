@@ -11,8 +11,9 @@ from einops import rearrange
 from PIL import Image
 from videos.videos import moving_pictures, sequential, write_video
 
-from sparsevid.data.clips import ClipDataset, ClipRule
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest, open_manifest
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.videos.read import DecodeError, read_frames

@@ -8,9 +8,10 @@ import torch
 from data.trees import plant_frames
 from videos.videos import moving_pictures
 
-from sparsevid.data.clips import ClipDataset, ClipRule, counted_frames, own_frames
+from sparsevid.data.clips import ClipDataset
 from sparsevid.data.sources import VideoFrames
 from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.clip_rule import ClipRule, counted_frames, own_frames
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.videos.read import read_frames
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from videos.videos import write_video
 
-from sparsevid.data.clips import ClipRule
 from sparsevid.data.transforms import resize_crop
+from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.evaluation.clips.choice import clip_starts, take_in_turns, video_order
 from sparsevid.evaluation.clips.clip_readers import FRAMES_PER_READ
 from sparsevid.evaluation.clips.clips import ClipGenerator, ProtocolClips, choose_clips

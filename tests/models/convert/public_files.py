@@ -6,7 +6,8 @@ import torch
 from einops import rearrange
 from parity import load_reference
 
-from sparsevid.models.convert.dense_to_sparse import expected_shapes, to_public
+from sparsevid.models.convert.conversion import expected_shapes
+from sparsevid.models.convert.public import to_public
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 

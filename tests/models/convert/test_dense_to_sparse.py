@@ -9,8 +9,11 @@ from models.convert.public_files import FILES, layout_of, options, public_weight
 from parity import load_reference, relative_error
 from safetensors.torch import load_file, save_file
 
-from sparsevid.models.convert.dense_to_sparse import dense_to_sparse, expected_shapes, from_public, to_public
-from sparsevid.models.convert.public import infer_spec, read_checkpoint
+from sparsevid.models.convert.checkpoint_file import read_checkpoint
+from sparsevid.models.convert.conversion import expected_shapes
+from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.infer import infer_spec
+from sparsevid.models.convert.public import from_public, to_public
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 

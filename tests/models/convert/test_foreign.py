@@ -12,7 +12,7 @@ from models.convert.public_files import public_weights
 from safetensors.torch import save_file
 
 from sparsevid.cli import main
-from sparsevid.models.convert.public import read_checkpoint
+from sparsevid.models.convert.checkpoint_file import read_checkpoint
 
 SHARD = "is a shard of a DeepSpeed ZeRO checkpoint.*zero_to_fp32.py"
 SIT = {"path_type": "Linear", "prediction": "velocity", "loss_weight": None}  # of its trainer's arguments

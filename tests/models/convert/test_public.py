@@ -10,15 +10,11 @@ from models.convert.public_files import FILES, layout_of, options, public_weight
 from parity import load_reference
 from safetensors.torch import save_file
 
-from sparsevid.models.convert.dense_to_sparse import expected_shapes, from_public, to_public
-from sparsevid.models.convert.public import (
-    LABELS,
-    infer_spec,
-    position_tables,
-    public_names,
-    read_checkpoint,
-    sparsedit_modules,
-)
+from sparsevid.models.convert.checkpoint_file import read_checkpoint
+from sparsevid.models.convert.conversion import expected_shapes
+from sparsevid.models.convert.infer import infer_spec
+from sparsevid.models.convert.names import LABELS, position_tables, public_names, sparsedit_modules
+from sparsevid.models.convert.public import from_public, to_public
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec

@@ -1,0 +1,96 @@
+"""Imports point down the list of rooms, never up, and README shows the same list."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Top to bottom. A room inside another, such as data/tree, stands where it may be imported from.
+ROOMS = (
+    "tools", "cli", "benchmark", "training", "evaluation", "generation", "data", "diffusion", "runs", "models", "data/tree",
+    "videos", "sparsity", "autoencoder", "system",
+)  # fmt: skip
+FILES = sorted([*ROOT.glob("sparsevid/**/*.py"), *ROOT.glob("tools/*.py")])
+MOST_MODULES = 17  # of a folder
+OWN_COUNT = ("cli",)  # a command is a module
+
+
+def room_of(path: str) -> str:
+    """The room of a module or of a name in one, by its path below `sparsevid/`: the innermost one."""
+    return max((room for room in ROOMS if path.startswith(f"{room}/") or path == room), key=len, default="")
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and path below `sparsevid/` of all that a file imports of the package, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno} imports relatively"
+            assert all(name.name != "*" for name in node.names), f"{file}:{node.lineno} imports everything"
+            names = [f"{node.module}.{name.name}" for name in node.names]
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("sparsevid.") and name != "sparsevid.__version__":
+                yield node.lineno, name.removeprefix("sparsevid.").replace(".", "/")
+
+
+def place(file: Path) -> str:
+    """A file's path as that of what is imported: below `sparsevid/`, tools in a room of their own."""
+    base = ROOT if file.is_relative_to(ROOT / "tools") else ROOT / "sparsevid"
+    return file.relative_to(base).with_suffix("").as_posix()
+
+
+def upward(files: dict[str, list[tuple[int, str]]]) -> list[str]:
+    """Imports that point up, both files named."""
+    order = {room: number for number, room in enumerate(ROOMS)}
+    return [
+        f"{path}.py, line {line}, imports {imported}: {room_of(path)} stands below {room_of(imported)}"
+        for path, found in files.items()
+        for line, imported in found
+        if order[room_of(path)] > order[room_of(imported)]
+    ]
+
+
+def test_imports_point_down():
+    found = {place(file): list(imports(file)) for file in FILES if file != ROOT / "sparsevid" / "__init__.py"}
+    assert sum(map(len, found.values())) > 500  # what is looked at is there
+    assert upward(found) == []
+
+
+def test_an_import_that_points_up_is_named_with_both_files():
+    (text,) = upward({"models/blocks": [(3, "sparsity/grid/Grid"), (4, "training/engine/Engine")]})
+    assert text == "models/blocks.py, line 4, imports training/engine/Engine: models stands below training"
+    assert len(upward({"data/tree/walk": [(1, "runs/config"), (2, "data/clips"), (3, "videos/read")]})) == 2
+
+
+def test_every_module_is_in_a_room():
+    assert [place(file) for file in FILES if not room_of(place(file)) and place(file) != "__init__"] == []
+
+
+def test_no_room_is_crowded():
+    folders = Counter(place(file).rpartition("/")[0] for file in FILES if file.name != "__init__.py")
+    assert {path: count for path, count in folders.items() if count > MOST_MODULES and path not in OWN_COUNT} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_a_room_says_what_it_is_for_and_what_it_may_import(room):
+    text = ast.get_docstring(ast.parse((ROOT / "sparsevid" / room / "__init__.py").read_text(encoding="utf-8")))
+    *purpose, last = text.split("\n\n")
+    assert purpose, room
+    found = {room_of(imported) for file in FILES if room_of(place(file)) == room for _, imported in imports(file)}
+    if last != "It imports any room below.":
+        named = re.fullmatch(r"It imports (nothing|`.+`)\.", last.replace("\n", " "))
+        assert named, f"{room}/__init__.py ends with {last!r}"
+        assert set(re.findall(r"`([a-z/]+)`", named[1])) == found - {room}
+
+
+def test_readme_shows_the_same_list():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| `(?:sparsevid/)?([a-z/]+)/` \|", section, re.MULTILINE)
+    assert [room for room in shown if room in ROOMS] == list(ROOMS)
