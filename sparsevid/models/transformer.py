@@ -4,6 +4,7 @@ Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W,
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,12 @@ class DiffusionTransformer(
         self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
         self.final_layer = Head(spec)
         self.reset_parameters()
+
+    @classmethod
+    def _from_pretrained(cls, **options) -> "DiffusionTransformer":
+        """Load weights as the hub's mixin does, without its line on standard output, where results go."""
+        with redirect_stdout(None):
+            return super()._from_pretrained(**options)
 
     def reset_parameters(self) -> None:
         """DiT's initialisation (section 3.2, adaLN-Zero): Xavier for linear maps, zeros where the output starts at zero."""

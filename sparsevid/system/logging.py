@@ -22,17 +22,30 @@ from sparsevid.system.distributed import is_main
 
 
 def get_logger(name: str) -> logging.Logger:
-    """A logger below `sparsevid` that writes to standard error; ranks other than 0 only warn."""
-    root = logging.getLogger("sparsevid")
+    """The logger of a module's room, which writes to standard error under the room's name; ranks other than 0 only warn.
+
+    Args:
+        name: of the module, `__name__`.
+    """
+    room = name.split(".")[:2]
+    root = logging.getLogger(room[0])
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+        handler.setFormatter(_ByRoom("%(levelname).1s %(room)s: %(message)s"))
         # Asked at each message: loggers are made at import, before a process knows its rank.
         handler.addFilter(lambda record: record.levelno >= logging.WARNING or is_main())
         root.addHandler(handler)
         root.propagate = False
         root.setLevel(logging.INFO)
-    return logging.getLogger(name if name.startswith("sparsevid") else f"sparsevid.{name}")
+    return logging.getLogger(".".join(room))
+
+
+class _ByRoom(logging.Formatter):
+    """Knows the room that a record comes from as `room`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.room = record.name.rpartition(".")[2]
+        return super().format(record)
 
 
 logger = get_logger(__name__)

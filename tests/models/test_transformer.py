@@ -64,10 +64,12 @@ def test_transition_positions_matter():
 
 
 @pytest.mark.parametrize("spec", [SPARSE, CLASSES])
-def test_saved_and_loaded_is_the_same_model(spec, tmp_path):
+def test_saved_and_loaded_is_the_same_model(spec, tmp_path, capsys):
+    """And loading says nothing on standard output, where results of commands go."""
     model = randomise(DiffusionTransformer(spec))
     model.save_pretrained(tmp_path)
     again = DiffusionTransformer.from_pretrained(tmp_path).eval()
+    assert capsys.readouterr().out == ""
     x, labels = torch.randn(2, 4, 4, 8, 8), torch.tensor([0, 5]) if spec.num_classes else None
     assert again.spec == spec and torch.equal(again(x, T, labels), model(x, T, labels))
 

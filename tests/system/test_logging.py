@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparsevid.system.logging import MetricWriter, progress, read_metrics
+from sparsevid.system.logging import MetricWriter, get_logger, progress, read_metrics
+
+
+PACKAGE = logging.getLogger("sparsevid")
 
 
 def board(folder) -> EventAccumulator:
@@ -118,3 +121,14 @@ def test_a_log_that_cannot_be_written_ends_no_loop(monkeypatch):
         monkeypatch.undo()
         with pytest.raises(OSError):  # what was to be written is still in its buffer
             full.close()
+
+
+def test_a_message_comes_from_the_room_of_its_module():
+    """However deep the module lies; what another library logs is left to it."""
+    for name in ("sparsevid.data.tree.walk", "sparsevid.data.clips", "sparsevid.training.trainer"):
+        get_logger(name)
+    shown = PACKAGE.handlers[0]
+    records = [PACKAGE.makeRecord(get_logger(name).name, logging.WARNING, "", 0, "%d files", (3,), None)
+               for name in ("sparsevid.data.tree.walk", "sparsevid.training.trainer", "sparsevid")]  # fmt: skip
+    assert [shown.format(record) for record in records] == ["W data: 3 files", "W training: 3 files", "W sparsevid: 3 files"]
+    assert get_logger("sparsevid.data.tree.walk") is get_logger("sparsevid.data.clips")
