@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +96,26 @@ def test_readme_shows_the_same_list():
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2].partition("\n## ")[0]
     shown = re.findall(r"^\| `(?:sparsevid/)?([a-z/]+)/` \|", section, re.MULTILINE)
     assert [room for room in shown if room in ROOMS] == list(ROOMS)
+
+
+def imported_by(*command: str) -> set[str]:
+    """The packages that a process has imported in the end."""
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); " + command[0]
+    done = subprocess.run([sys.executable, "-c", code, *command[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in done.stderr.split("\n")[-2].split()}
+
+
+def test_the_package_and_its_help_wait_for_no_large_library():
+    assert not imported_by("import sparsevid") & {"torch", "numpy", "diffusers", "deepspeed"}
+    assert not imported_by("from sparsevid.cli import main; main()", "--help") & {"torch", "numpy", "diffusers", "deepspeed"}
+
+
+def test_only_the_engine_imports_deepspeed():
+    """And nothing that is imported without training imports the engine."""
+    own = [place(file) for file in FILES if re.search(r"^\s*(import|from) deepspeed", file.read_text("utf-8"), re.MULTILINE)]
+    assert own == ["training/engine"]
+    others = [place(file) for file in FILES if not place(file).startswith(("training/", "../tools/", "tools/"))]
+    modules = [path.replace("/", ".").removesuffix(".__init__") for path in others if not path.endswith("__main__")]
+    code = "; ".join(f"import sparsevid.{name}" for name in modules if name != "__init__")
+    assert "deepspeed" not in imported_by(code)

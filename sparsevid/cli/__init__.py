@@ -1,6 +1,7 @@
-"""Commands: one thin module each, with NAME, HELP, `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them.
+"""Commands: one thin module each, with `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them.
 
-Arguments come in; text, files and an exit status go out. What a command does stands in another room.
+Arguments come in; text, files and an exit status go out. What a command does stands in another room, and is imported when it
+is done: `sparsevid --help` waits for nothing.
 
 It imports any room below.
 """
@@ -9,48 +10,57 @@ import argparse
 import io
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
-from torch.distributed.elastic.multiprocessing.errors import record
+from sparsevid import __version__
+from sparsevid.system.errors import ExpectedError
 
-from sparsevid.data.workers import WorkerError
-from sparsevid.generation import GenerationError
-from sparsevid.models.attention import BackendError
-from sparsevid.runs.checkpoints import CheckpointError, TrainingError
-from sparsevid.system.distributed import RankError, first_to_say, is_launched
-from sparsevid.system.home import ensure_home, expand_home
-from sparsevid.videos.read import DecodeError
-
-COMMANDS = ("cost", "train", "sample", "evaluate", "convert", "prepare_data", "encode_latents", "benchmark", "demo")
+COMMANDS = {
+    "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
+    "train": "Train a model. Killed or finished runs go on from their newest good checkpoint.",
+    "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
+    "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
+    "convert": "Convert public Latte, DiT and SparseDiT checkpoints and back, dense models to sparse ones; export a run.",
+    "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",
+    "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
+    "benchmark": "Time models, training, sampling and the reading of clips; compare what samplers make of a checkpoint.",
+    "demo": "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table.",
+}
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
-EXPECTED_ERRORS = (ValueError, KeyError, OSError, ImportError)
-EXPECTED_ERRORS += (CheckpointError, TrainingError, DecodeError, BackendError, RankError, GenerationError, WorkerError)
+EXPECTED_ERRORS = (ExpectedError, ValueError, KeyError, OSError, ImportError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The console command `sparsevid`."""
     _print_anything()
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="sparsevid",
         description="Sparse-dense diffusion transformers for video: train, sample, evaluate, and count what they cost.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"sparsevid.cli.{name}")
-        sub = commands.add_parser(name, help=module.HELP, description=module.HELP, formatter_class=_Formatter)
-        module.add_arguments(sub)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, formatter_class=_Formatter)
+        if name in argv[:1]:
+            _module(name).add_arguments(command)
     arguments = parser.parse_args(argv)
-    return _run(import_module(f"sparsevid.cli.{arguments.command}"), arguments)
+    return _run(arguments.command, arguments)
 
 
-def run_tool(name: str, argv: list[str] | None = None) -> int:
+def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     """What `tools/<name>.py` calls: the same command under its own name."""
     _print_anything()
-    module = import_module(f"sparsevid.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"tools/{name}.py", description=module.HELP, formatter_class=_Formatter)
-    module.add_arguments(parser)
-    return _run(module, parser.parse_args(argv))
+    parser = argparse.ArgumentParser(prog=f"tools/{name}.py", description=COMMANDS[name], formatter_class=_Formatter)
+    _module(name).add_arguments(parser)
+    return _run(name, parser.parse_args(argv))
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"sparsevid.cli.{name}")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -73,27 +83,34 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _run(module, arguments: argparse.Namespace) -> int:
+def _run(name: str, arguments: argparse.Namespace) -> int:
     """Run a command. A launcher learns what it raises, so that its traceback heads the launcher's report."""
-    return (record(_attempt) if is_launched() else _attempt)(module, arguments)
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from sparsevid.system.distributed import is_launched
+
+    return (record(_attempt) if is_launched() else _attempt)(name, arguments)
 
 
-def _attempt(module, arguments: argparse.Namespace) -> int:
+def _attempt(name: str, arguments: argparse.Namespace) -> int:
     """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all.
 
     `~` in its paths is the home folder.
     """
+    from sparsevid.system.distributed import RankError, first_to_say, is_launched
+    from sparsevid.system.home import ensure_home, expand_home
+
     try:
         ensure_home()
-        return module.run(argparse.Namespace(**expand_home(vars(arguments))))
+        return _module(name).run(argparse.Namespace(**expand_home(vars(arguments))))
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         if first_to_say(str(text), alike=not isinstance(error, RankError)):
             rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
-            print(f"sparsevid {module.NAME}: {rank}error: {text}", file=sys.stderr)
+            print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"sparsevid {module.NAME}: interrupted", file=sys.stderr)
+        print(f"sparsevid {name}: interrupted", file=sys.stderr)
         return 130

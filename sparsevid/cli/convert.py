@@ -13,10 +13,6 @@ from sparsevid.system.logging import get_logger, print_table
 if TYPE_CHECKING:
     from sparsevid.models.convert.conversion import Conversion
 
-NAME = "convert"
-HELP = (
-    "Convert public Latte, DiT and SparseDiT checkpoints to ours and back, dense models to sparse ones; export a run's weights."
-)
 EXAMPLES = """examples:
   sparsevid convert latte.pt models/latte --preset Latte-XL/2
   sparsevid convert latte-ucf101.pt models/latte-ucf101 --preset Latte-XL/2 --classes 101

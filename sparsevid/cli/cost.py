@@ -14,8 +14,6 @@ from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.logging import print_table
 
-NAME = "cost"
-HELP = "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size."
 EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
   sparsevid cost --preset SparseLatte-XL/2 --schedule constant --grid 4 8 8 --json

@@ -11,8 +11,6 @@ from pathlib import Path
 from sparsevid.runs.config import load_config
 from sparsevid.system.logging import get_logger, print_table, read_metrics
 
-NAME = "demo"
-HELP = "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table."
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
 SCORED_CLIPS = 64
 SHOWN_CLIPS = 12

@@ -11,8 +11,6 @@ from sparsevid.system.logging import get_logger
 if TYPE_CHECKING:
     from sparsevid.autoencoder.base import Autoencoder
 
-NAME = "encode_latents"
-HELP = "Encode every frame of a dataset once, so that training decodes no video. Killed, it goes on where it was."
 EXAMPLES = """examples:
   sparsevid encode_latents ucf101 --out latents/ucf101 --source stabilityai/sd-vae-ft-ema
   torchrun --nproc_per_node 8 tools/encode_latents.py ucf101 --out latents/ucf101 --source models/vae

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from sparsevid.evaluation.detectors import Detector
     from sparsevid.evaluation.protocols import Protocol
 
-NAME = "evaluate"
-HELP = "Score generated videos against real ones, and write the score with its protocol beside them."
 EXAMPLES = """examples:
   sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
   sparsevid evaluate score --real demo --fake samples --detector transnetv2 --bootstrap 200 --plot

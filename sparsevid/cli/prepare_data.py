@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from sparsevid.data.tree.clip_rule import ClipRule
     from sparsevid.data.tree.manifest import Manifest, Video
 
-NAME = "prepare_data"
-HELP = "Look into every video of a dataset once: counts against its card, splits, classes, what is unusable, a contact sheet."
 EXAMPLES = """examples:
   sparsevid prepare_data demo
   sparsevid prepare_data ucf101 --fold 2 --label-order sorted --json ucf101.json

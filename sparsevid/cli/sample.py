@@ -10,8 +10,6 @@ from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
 from sparsevid.videos.write import FORMATS
 
-NAME = "sample"
-HELP = "Generate clips from a checkpoint as files, a few or thousands, on any number of processes; existing files are skipped."
 EXAMPLES = """presets (what is given beside them wins):
   demo       8 clips as MP4 and GIF
   benchmark  2048 clips as lossless FFV1, 250 steps (ddpm, or euler of a flow model): what published FVD is measured on

@@ -4,8 +4,6 @@ import argparse
 
 from sparsevid.runs.config import load_config
 
-NAME = "train"
-HELP = "Train a model. Killed or finished runs go on from their newest good checkpoint."
 EXAMPLES = """examples:
   python tools/train.py configs/demo/sparse.yaml
   torchrun --nproc_per_node 2 tools/train.py configs/demo/sparse.yaml train.lr=1e-3 train.zero_stage=2

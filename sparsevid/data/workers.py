@@ -23,6 +23,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from sparsevid.system.errors import ExpectedError
+
 SHARED_MEMORY = "/dev/shm"
 MEGABYTE = 1 << 20
 LOOK = 1.0  # seconds between two looks at whether the server is alive
@@ -36,7 +38,7 @@ SHORT_FOLDERS = ("/tmp", "/var/tmp", "/usr/tmp")
 logger = logging.getLogger(__name__)
 
 
-class WorkerError(RuntimeError):
+class WorkerError(ExpectedError):
     """A loader's process ended; the message says how, and what may have ended it."""
 
 

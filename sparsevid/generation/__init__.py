@@ -9,6 +9,8 @@ results.)
 It imports `diffusion`, `runs`, `models`, `videos`, `sparsity`, `autoencoder` and `system`.
 """
 
+from sparsevid.system.errors import ExpectedError
 
-class GenerationError(RuntimeError):
+
+class GenerationError(ExpectedError):
     """Clips that could not be generated or written; the message says why. Files that are there are whole."""

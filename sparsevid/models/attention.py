@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsevid.system.errors import ExpectedError
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class BackendError(RuntimeError):
+class BackendError(ExpectedError):
     """An attention backend that cannot run here; the message says why."""
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.logging import get_logger
+from sparsevid.system.errors import ExpectedError
 
 CHECKSUMS = "checksums.json"
 RESUME_ONLY = "training/"
 logger = get_logger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ExpectedError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
@@ -30,7 +31,7 @@ class UnreadableError(CheckpointError):
     """A checkpoint that the system does not let us read. It may be whole, and read again once its storage is back."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ExpectedError):
     """Training cannot go on; its checkpoints are from before the fault."""
 
 

@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from sparsevid.system.errors import ExpectedError
+
 GRACE = 5.0  # seconds for PyTorch to keep a limit of its own
 
 
-class RankError(RuntimeError):
+class RankError(ExpectedError):
     """Ranks that ended or did not answer; the message says which, where, and at what."""
 
 

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sparsevid.system.errors import ExpectedError
 from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
@@ -23,7 +24,7 @@ Kept = TypeVar("Kept", bound=Sized)
 FROM_START = "random access gives other frames: read from the start"  # a note of a `VideoInfo`
 
 
-class DecodeError(RuntimeError):
+class DecodeError(ExpectedError):
     """A video, or a frame of it, cannot be read.
 
     Args:

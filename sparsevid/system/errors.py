@@ -1,0 +1,8 @@
+"""What a user can mend."""
+
+
+class ExpectedError(RuntimeError):
+    """An error whose message says what to do; commands print it without a traceback.
+
+    Plain ValueErrors, OSErrors and their like count as expected too; a plain RuntimeError does not.
+    """
