@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sparsevid.system.logging import MetricWriter, get_logger, progress, read_metrics
 
-
 PACKAGE = logging.getLogger("sparsevid")
 
 
