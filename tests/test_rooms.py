@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
+from subprocess import run
 
 import pytest
 
@@ -73,6 +75,16 @@ def test_an_import_that_points_up_is_named_with_both_files():
 
 def test_every_module_is_in_a_room():
     assert [place(file) for file in FILES if not room_of(place(file)) and place(file) != "__init__"] == []
+
+
+def test_every_folder_of_modules_is_a_package_that_git_keeps():
+    """Packaging finds packages only, and git passes over what it is told to ignore by name."""
+    assert [place(file) for file in FILES if file.parent.name != "tools" and not (file.parent / "__init__.py").is_file()] == []
+    if which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git, or no checkout")
+    paths = [file.relative_to(ROOT).as_posix() for file in FILES]
+    command = ["git", "check-ignore", "--no-index", *paths]
+    assert run(command, cwd=ROOT, capture_output=True, text=True).stdout == ""
 
 
 def test_no_room_is_crowded():

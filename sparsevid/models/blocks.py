@@ -161,4 +161,6 @@ def build_layer(spec: ModelSpec, index: int, backend: str) -> Layer:
         return MergeLayer(spec, backend)
     if kind == "R":
         return RecoverLayer(spec, backend)
-    return AttentionLayer(spec, temporal, backend)
+    if kind in "SD":
+        return AttentionLayer(spec, temporal, backend)
+    raise NotImplementedError(f"layout {spec.layout!r}: no class is known for layers of kind {kind!r}")

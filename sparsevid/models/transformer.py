@@ -201,6 +201,8 @@ class DiffusionTransformer(
                 positions = self._positions(dense, dense, with_time, like=x) if transition else None
                 start = pooled if self.spec.residual_upsampling else None
                 x, s = layer(s, x, c, sparse, dense, positions, start), None
+            else:
+                raise NotImplementedError(f"layer {index}: no call is known for layers of kind {kind!r}")
             if index in features:
                 kept[index] = x if s is None else s
         return self.final_layer(x, c)

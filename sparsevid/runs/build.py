@@ -1,7 +1,7 @@
 """From a run's configuration to the spec and token schedule it names: what training and sampling share."""
 
-from sparsevid.runs.config import ConfigError, RunConfig, ScheduleConfig
 from sparsevid.models.presets import build_spec, preset_rates
+from sparsevid.runs.config import ConfigError, RunConfig, ScheduleConfig
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule, default_frames, paper_schedule, table_schedule

@@ -61,6 +61,8 @@ def layer_macs(
         if naive_pooling:
             return tokens * (2 * d * d + attended * d + mlp)
         return groups * 2 * d * d + tokens * mlp
+    if kind not in "MR":
+        raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
     few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
     if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
         return few * (2 * d * d + 2 * window * d + mlp) + many * 2 * d * d

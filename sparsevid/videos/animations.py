@@ -22,7 +22,7 @@ _TICK = 0.001  # seconds: WebP counts milliseconds
 
 
 def probe_animation(path: Path) -> VideoInfo:
-    """`decode.probe` of an image file with several pictures, all of which are decoded: no header says their times."""
+    """`read.probe` of an image file with several pictures, all of which are decoded: no header says their times."""
     frames, size = 0, (0, 0)
     for frames, frame in enumerate(animation_frames(path), 1):
         size = size if frames > 1 else frame.shape[:2]
@@ -36,7 +36,7 @@ def probe_animation(path: Path) -> VideoInfo:
 
 
 def read_animation(path: Path, indices: Sequence[int]) -> Tensor:
-    """`decode.read_frames` of an image file with several pictures: one pass up to the last frame asked for.
+    """`read.read_frames` of an image file with several pictures: one pass up to the last frame asked for.
 
     Raises:
         DecodeError: a frame does not exist, cannot be decoded, or has another size than the first one asked for.

@@ -87,7 +87,7 @@ def other_layout(path: Path) -> str | None:
 
 
 def probe_array(path: Path) -> VideoInfo:
-    """`decode.probe` of an array file; `frames` counts those of all its clips that are there."""
+    """`read.probe` of an array file; `frames` counts those of all its clips that are there."""
     with _clips(path) as (_, header), path.open("rb") as file:
         frames, size = math.prod(header.shape[:-3]), math.prod(header.shape[-3:])
         # An archive says by itself that it is cut short.

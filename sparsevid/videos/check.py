@@ -1,4 +1,4 @@
-"""Whether the file of a clip is whole: opened and decoded to its end, as `files` wrote it.
+"""Whether the file of a clip is whole: opened and decoded to its end, as `write` wrote it.
 
 Dimensions: C = 3 channels (RGB), T frames, H height, W width.
 """

@@ -55,7 +55,7 @@ _marks: SizedCache[tuple[bool]] = SizedCache(_CACHED_MARKS)
 
 
 def probe_file(path: Path) -> VideoInfo:
-    """`decode.probe` of a file."""
+    """`read.probe` of a file."""
     index = packet_index(path)
     if not index.width or not index.frames:
         raise DecodeError(path, "no frame can be decoded")

@@ -112,7 +112,7 @@ def image_paths(path: Path) -> list[Path]:
 
 
 def probe_images(path: Path) -> VideoInfo:
-    """`decode.probe` of a frame folder, whose first frame is decoded, or of an image, of which only the header is read.
+    """`read.probe` of a frame folder, whose first frame is decoded, or of an image, of which only the header is read.
 
     There may be a million images in a set: what is damaged in one shows when it is read.
     """
@@ -135,7 +135,7 @@ def probe_images(path: Path) -> VideoInfo:
 
 
 def read_images(path: Path, indices: Sequence[int], display: bool = True) -> Tensor:
-    """`decode.read_frames` of a frame folder or an image: opens the frames that are asked for, each once.
+    """`read.read_frames` of a frame folder or an image: opens the frames that are asked for, each once.
 
     Args:
         path: the folder or image.

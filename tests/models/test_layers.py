@@ -7,6 +7,8 @@ from parity import randomise
 from sparsevid.models.attention import CrossAttention, SelfAttention
 from sparsevid.models.blocks import AttentionLayer, MergeLayer, PoolLayer, RecoverLayer, layer_norm, modulate
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.sparsity import layout
+from sparsevid.sparsity.cost import layer_macs
 from sparsevid.sparsity.grid import Grid, pool, upsample, windows
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -106,3 +108,18 @@ def test_attention_axes(tokens, temporal):
     else:
         expected[1] = True
     assert torch.equal(moved, expected)
+
+
+def test_a_kind_that_layouts_alone_know_is_neither_built_nor_run_nor_counted(monkeypatch):
+    """The first step towards a new kind: what follows is named, and the layer is not taken for one of another kind."""
+    monkeypatch.setattr(layout, "KINDS", f"{layout.KINDS}X")
+    spec = ModelSpec("1D 1X", 24, 2, (4, 8, 12))
+    model = DiffusionTransformer(spec.dense())
+    model.kinds = spec.parsed_layout.kinds
+    for step in (
+        lambda: DiffusionTransformer(spec),
+        lambda: model(torch.zeros(1, 4, 4, 8, 12), torch.tensor([3])),
+        lambda: layer_macs(spec, 1, DENSE, None),
+    ):
+        with pytest.raises(NotImplementedError, match="layers of kind 'X'"):
+            step()

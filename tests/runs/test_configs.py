@@ -12,11 +12,11 @@ import torch
 from parity import relative_error
 
 from sparsevid.benchmark.candidates import open_run
+from sparsevid.data.tree.cards import Card, load_card
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config, spec_from_config
 from sparsevid.runs.config import ConfigError, load_config, save_config
-from sparsevid.data.tree.cards import Card, load_card
-from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.deepspeed_file import SAID_BY_RUN
 from sparsevid.training.engine import Engine

@@ -1,7 +1,7 @@
 """The latent cache: an autoencoder's moments of every frame of every video, at one size; its format, and reading it.
 
 Frame autoencoders work frame by frame, so whole videos are kept, mirrored ones too if the run mirrors. Any clip rule, random
-start and draw then works from the cache as from the videos, frame for frame. `latents_write` makes a cache.
+start and draw then works from the cache as from the videos, frame for frame. `write` makes a cache.
 
 <cache>/
     cache.json                        what it holds, written last: autoencoder, size, manifest, and the shards' records

@@ -1,4 +1,4 @@
-"""Writing a latent cache: by all ranks, resumable, and the same files for any number of ranks. `latents` reads it.
+"""Writing a latent cache: by all ranks, resumable, and the same files for any number of ranks. `read` reads it.
 
 A shard that is there and whole is kept for as long as all its videos are wanted; the videos that no such shard holds are
 dealt out to new ones. So a writing that was cut short goes on, and a video that had to be taken out costs its own shard.
