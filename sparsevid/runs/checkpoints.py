@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 
 from sparsevid.system.checksums import file_sha256
-from sparsevid.system.logging import get_logger
 from sparsevid.system.errors import ExpectedError
+from sparsevid.system.logging import get_logger
 
 CHECKSUMS = "checksums.json"
 RESUME_ONLY = "training/"
