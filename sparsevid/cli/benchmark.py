@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from sparsevid.cli import add_card_option
-from sparsevid.cli.benchmarked import RUN, add_models, clips_of_card, clips_of_run, named_models
+from sparsevid.cli.benchmarks.arguments import RUN, add_models, clips_of_card, clips_of_run, named_models
 from sparsevid.diffusion.samplers import SAMPLERS
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.grid import Grid

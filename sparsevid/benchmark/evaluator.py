@@ -1,6 +1,6 @@
 """Measure the evaluator on many encoded videos: peak memory, and the time of decoding, detector and distance.
 
-    python docs/measure_evaluator.py FOLDER [--count 2048] [--detector i3d] [--batch 16] [--device cuda]
+    python sparsevid/benchmark/evaluator.py FOLDER [--count 2048] [--detector i3d] [--batch 16] [--device cuda]
 
 Makes COUNT real and COUNT generated videos of 16×256×256 below FOLDER, unless they are there, then scores them by the clips of
 stylegan-v/fvd2048_16f. I3D has random weights: its cost does not depend on them. Memory is the measuring process's alone.

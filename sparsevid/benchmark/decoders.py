@@ -1,6 +1,6 @@
 """Measure a video decoder: frame accuracy, clips a second, memory over many opens, and what it does with damaged files.
 
-    python measure_decoders.py {pyav,decord} FILE...
+    python sparsevid/benchmark/decoders.py {pyav,decord} FILE...
 
 "pyav" is `sparsevid.videos.read`; "decord" is whatever package imports by that name (decord, or its fork decord2), alone,
 without the library's checks. Every file is measured in a process of its own with a time limit: a decoder may crash or hang.

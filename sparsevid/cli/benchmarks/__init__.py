@@ -1,0 +1,1 @@
+"""`sparsevid benchmark`: one thin module an action, with HELP, EXAMPLES, `add_arguments` and `measure`."""
