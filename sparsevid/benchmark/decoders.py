@@ -1,43 +1,201 @@
-"""Measure a video decoder: frame accuracy, clips a second, memory over many opens, and what it does with damaged files.
+"""Video decoders: frame accuracy, clips a second, memory over many openings, and what they do with damaged files.
 
-    python sparsevid/benchmark/decoders.py {pyav,decord} FILE...
+`pyav` is `sparsevid.videos.read`; `decord` is whatever package imports by that name (decord, or its fork decord2), alone,
+without the library's checks. The reference is PyAV's sequential decode, in stored pixels.
 
-"pyav" is `sparsevid.videos.read`; "decord" is whatever package imports by that name (decord, or its fork decord2), alone,
-without the library's checks. Every file is measured in a process of its own with a time limit: a decoder may crash or hang.
-The reference is PyAV's sequential decode. Prints rows of a Markdown table;
-words "accuracy", "speed" or "growth" among the files choose what is measured.
+A decoder may crash or hang: each measurement is made in a process of its own, with a time limit.
+
+Dimensions: T frames, H height, W width, C = 3 channels (RGB).
 """
 
+import multiprocessing
 import random
-import subprocess
-import sys
+import signal
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 import numpy as np
 
-SPAN, STRIDE = 46, 3  # 16 frames
+from sparsevid.benchmark.memory import resident_bytes
+from sparsevid.system.logging import printable, progress
+from sparsevid.videos import decode_decord, decode_file
+from sparsevid.videos.read import BACKENDS, read_frames
+
+DECODER_COLUMNS = ("decoder", "measure", "file", "result")
+DECODER_LINES = (
+    "accuracy: every frame by random access against FFmpeg's sequential decode; other colours: the right frame, converted "
+    "otherwise; wrong: another frame. Speed: clips of 16 frames at stride 3, an opening each, by second of processor time. "
+    "Growth: resident memory over 2,000 openings",
+)
+SPAN, STRIDE = 46, 3  # of a timed clip: 16 frames
 SECONDS = 4.0  # of processor time, which other load on the machine does not change
-OPENS, WARM_OPENS = 2000, 200
-LIMIT = 300  # seconds of a process
+OPENS, WARM_OPENS, OPENED = 2000, 200, 20  # openings that count, openings before, frames they go through
+LIMIT = 300.0  # seconds of a process
 OTHER_COLOURS = 12.0  # mean absolute difference up to which a frame is the same in another colour conversion
 
+Reader = Callable[[Path, Sequence[int]], np.ndarray]
 
-def reader(backend: str):
-    """A function (path, indices) → uint8 (T,H,W,C) that opens the file anew each time."""
-    if backend == "pyav":
-        from sparsevid.videos.read import read_frames
 
-        return lambda path, indices: read_frames(path, indices).permute(0, 2, 3, 1).numpy()
-    import decord
+@dataclass(frozen=True)
+class Accuracy:
+    """How many frames of a file are right by random access, four at a time.
 
+    Attributes:
+        frames: intact ones of the reference.
+        exact: equal to the reference.
+        other_colours: near to it, and to no frame around it nearer.
+        wrong: neither; of a file without intact frames, those that were given all the same.
+        refused: not given.
+        error: class of the last refusal's error; empty without one.
+    """
+
+    frames: int
+    exact: int = 0
+    other_colours: int = 0
+    wrong: int = 0
+    refused: int = 0
+    error: str = ""
+
+    def __str__(self) -> str:
+        if not self.frames:
+            return f"opens and gives {self.wrong} frame, where FFmpeg decodes none"
+        parts = {"other colours": self.other_colours, "wrong": self.wrong, f"refused ({self.error})": self.refused}
+        return f"{self.exact}/{self.frames} exact" + "".join(f", {number} {name}" for name, number in parts.items() if number)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Clips of 16 frames at stride 3 from random starts, each with an opening of the file, by second of processor time."""
+
+    clips_per_second: float
+
+    def __str__(self) -> str:
+        return f"{self.clips_per_second:.1f} clips/s"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Resident memory that a process gains over many openings, each of which reads one frame."""
+
+    gained_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.gained_bytes / 1e6:+.1f} MB"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stands in the place of a measurement: an error, the end of the process, or that it did not end."""
+
+    failure: str
+
+    def __str__(self) -> str:
+        return self.failure
+
+
+@dataclass(frozen=True)
+class DecoderResult:
+    """One decoder's measurement on one file; `found` is printed as it reads by `str`."""
+
+    decoder: str
+    measure: str
+    file: Path
+    found: Accuracy | Speed | Growth | Failure
+
+
+def measure_accuracy(read: Reader, path: Path) -> Accuracy:
+    """Every frame by random access, four at a time in a drawn order, against the reference."""
+    expected = reference(path)
+    if not expected:
+        return Accuracy(0, wrong=len(read(path, [0])))
+    order = list(range(len(expected)))
+    random.Random(0).shuffle(order)
+    exact = colours = wrong = refused = 0
+    error = ""
+    for start in range(0, len(order), 4):
+        chosen = order[start : start + 4]
+        try:
+            frames = read(path, chosen)
+        except Exception as refusal:  # decoders have classes of their own
+            refused, error = refused + len(chosen), type(refusal).__name__
+            continue
+        for i, frame in zip(chosen, frames, strict=True):
+            around = _differences(frame, expected, i)
+            like = around[i] <= OTHER_COLOURS and around[i] == min(around.values())
+            exact += around[i] == 0
+            colours += around[i] > 0 and like
+            wrong += not like
+    return Accuracy(len(expected), int(exact), int(colours), int(wrong), refused, error)
+
+
+def _differences(frame: np.ndarray, expected: Sequence[np.ndarray], i: int) -> dict[int, float]:
+    """Mean absolute differences of a frame (H,W,C) to the expected frame i and three on each side; ∞ to other shapes."""
+    near = range(max(0, i - 3), min(len(expected), i + 4))
+    return {
+        j: np.abs(frame.astype(int) - expected[j]).mean() if frame.shape == expected[j].shape else float("inf") for j in near
+    }
+
+
+def measure_speed(read: Reader, path: Path, seconds: float = SECONDS) -> Speed:
+    """Clips from random starts, for so many seconds of processor time.
+
+    Raises:
+        ValueError: the file is shorter than a clip.
+    """
+    frames, draw = len(reference(path)), random.Random(0)
+    if frames < SPAN:
+        raise ValueError(f"a clip spans {SPAN} frames, and there are {frames}")
+    clips, begin = 0, time.process_time()
+    while time.process_time() - begin < seconds:
+        start = draw.randrange(frames - SPAN + 1)
+        read(path, range(start, start + SPAN, STRIDE))
+        clips += 1
+    return Speed(clips / (time.process_time() - begin))
+
+
+def measure_growth(read: Reader, path: Path, opens: int = OPENS) -> Growth:
+    """Resident memory gained over so many openings, after a tenth of them; each reads one of the first 20 frames."""
+    warm = opens * WARM_OPENS // OPENS
+    before = 0
+    for i in range(warm + opens):
+        if i == warm:
+            before = resident_bytes()
+        read(path, [i % OPENED])
+    return Growth(resident_bytes() - before)
+
+
+MEASURES = {"accuracy": measure_accuracy, "speed": measure_speed, "growth": measure_growth}
+
+
+def open_decoder(name: str) -> Reader:
+    """A function (path, indices) → uint8 (T,H,W,C) in stored pixels that opens the file anew each time.
+
+    Raises:
+        ImportError: decord is not installed.
+        ValueError: there is no such decoder.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"no decoder {name!r}; the decoders are {', '.join(BACKENDS)}")
+    if name == "pyav":
+        return lambda path, indices: read_frames(path, indices, display=False).permute(0, 2, 3, 1).numpy()
+    decord = decode_decord.imported()
     return lambda path, indices: decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
 
 
+def describe_decoders(names: Sequence[str]) -> str:
+    """The decoders that are measured, with versions."""
+    described = {"pyav": decode_file.describe, "decord": decode_decord.describe}
+    return ", ".join(described[name]() for name in names)
+
+
 def reference(path: Path) -> list[np.ndarray]:
-    """All intact frames (H,W,3) in order of presentation, up to where the file breaks off."""
+    """All intact frames (H,W,C) in order of presentation, up to where the file breaks off."""
     frames = []
     with suppress(av.FFmpegError), av.open(str(path)) as container:  # where the file breaks off, what came before counts
         for frame in container.decode(video=0):
@@ -45,76 +203,107 @@ def reference(path: Path) -> list[np.ndarray]:
     return frames
 
 
-def accuracy(backend: str, path: Path) -> str:
-    """Every frame by random access, four at a time, against the reference."""
-    read, expected = reader(backend), reference(path)
-    order = list(range(len(expected)))
-    if not expected:
-        return f"opens and gives {len(read(path, [0]))} frame, where FFmpeg decodes none"
-    random.Random(0).shuffle(order)
-    exact = colours = wrong = failed = 0
-    reason = ""
-    for start in range(0, len(order), 4):
-        chosen = order[start : start + 4]
-        try:
-            frames = read(path, chosen)
-        except Exception as error:
-            failed, reason = failed + len(chosen), f" ({type(error).__name__})"
-            continue
-        for i, frame in zip(chosen, frames, strict=True):
-            around = {j: np.abs(frame.astype(int) - expected[j]).mean() for j in range(i - 3, i + 4) if 0 <= j < len(expected)}
-            exact += around[i] == 0
-            like = around[i] <= OTHER_COLOURS and around[i] == min(around.values())
-            colours += around[i] > 0 and like
-            wrong += not like
-    parts = {"other colours": colours, "wrong": wrong, f"refused{reason}": failed}
-    return f"{exact}/{len(expected)} exact" + "".join(f", {number} {name}" for name, number in parts.items() if number)
+def measure_decoders(
+    files: Sequence[str | Path],
+    decoders: Sequence[str] = BACKENDS,
+    measures: Sequence[str] = tuple(MEASURES),
+    *,
+    limit: float = LIMIT,
+    seconds: float = SECONDS,
+    opens: int = OPENS,
+) -> list[DecoderResult]:
+    """Measure decoders on video files, each measurement in a process of its own.
+
+    Args:
+        files: video files, damaged ones too.
+        decoders: of `BACKENDS`.
+        measures: of `MEASURES`.
+        limit: seconds that a measurement may take; then its process is ended.
+        seconds: of processor time that speed is measured for.
+        opens: openings that growth is measured over.
+
+    Returns:
+        A result for each file, measure and decoder, in this order. What a decoder refuses, dies of or hangs on is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: decord is asked for and not installed.
+        ValueError: no such decoder or measure, or a number out of range.
+    """
+    if not 0 < limit < float("inf") or not 0 < seconds < float("inf") or opens < 1:
+        raise ValueError(
+            f"need limit and seconds above 0, and opens from 1, got limit={limit}, seconds={seconds}, opens={opens}"
+        )
+    if unknown := [name for name in measures if name not in MEASURES]:
+        raise ValueError(f"no measure {unknown[0]!r}; the measures are {', '.join(MEASURES)}")
+    for name in decoders:
+        open_decoder(name)
+    paths = [Path(file) for file in files]
+    if missing := [path for path in paths if not path.exists() or path.is_dir()]:
+        raise FileNotFoundError(f"{missing[0]} is no file; decoders are measured on video files")
+    options = {"speed": {"seconds": seconds}, "growth": {"opens": opens}}
+    cases = [(decoder, name, path) for path in paths for name in measures for decoder in decoders]
+    return [
+        DecoderResult(decoder, name, path, _apart(decoder, partial(MEASURES[name], **options.get(name, {})), path, limit))
+        for decoder, name, path in progress(cases, desc="measurements")
+    ]
 
 
-def speed(backend: str, path: Path) -> str:
-    """16 frames at stride 3 from random starts, each with an opening of the file."""
-    read, frames, draw = reader(backend), len(reference(path)), random.Random(0)
-    clips, begin = 0, time.process_time()
-    while time.process_time() - begin < SECONDS:
-        start = draw.randrange(frames - SPAN + 1)
-        read(path, range(start, start + SPAN, STRIDE))
-        clips += 1
-    return f"{clips / (time.process_time() - begin):.1f} clips/s"
+def _apart(decoder: str, measure: Callable, path: Path, limit: float) -> Accuracy | Speed | Growth | Failure:
+    """A measurement in a process of its own; it is gone when this returns, however that is."""
+    spawn = multiprocessing.get_context("spawn")  # a fork would take along what decoders have set up here
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_measure, args=(sender, decoder, measure, path, limit), daemon=True)
+    process.start()
+    sender.close()  # else this process would hold it open when the other one has died
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return Failure(_describe_end(process.exitcode, limit))
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
 
 
-def growth(backend: str, path: Path) -> str:
-    """Resident memory gained over 2,000 openings that each read one frame."""
-    read = reader(backend)
-    for i in range(WARM_OPENS + OPENS):
-        if i == WARM_OPENS:
-            before = resident()
-        read(path, [i % 20])
-    return f"{resident() - before:+.1f} MB"
+def _measure(sender: Connection, decoder: str, measure: Callable, path: Path, limit: float) -> None:
+    """Send what is measured, or what speaks against it."""
+    # The system's clock ends a decoder that hangs without returning to Python, also when nothing waits for it any more.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        found = measure(open_decoder(decoder), path)
+    except Exception as error:  # decoders have classes of their own
+        found = Failure(f"{type(error).__name__}: {error}")
+    sender.send(found)
 
 
-def resident() -> float:
-    """Resident memory of this process in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+def _describe_end(code: int, limit: float) -> str:
+    """How a process ended that sent nothing."""
+    if code == -signal.SIGALRM:
+        return f"hangs (> {limit:g} s)"
+    return f"dies of {signal.Signals(-code).name}" if code < 0 else f"ends with exit code {code}"
 
 
-MEASURES = {"accuracy": accuracy, "speed": speed, "growth": growth}
+def decoder_rows(measured: Sequence[DecoderResult]) -> list[list[str]]:
+    """The table: a row of `DECODER_COLUMNS` for each measurement. Names and errors are on one line, and end no cell."""
+    return [[_cell(text) for text in (each.decoder, each.measure, each.file.name, str(each.found))] for each in measured]
 
 
-def main(backend: str, names: list[str], measures: list[str]) -> None:
-    for name in names:
-        for measure in measures:
-            command = [sys.executable, __file__, "--one", backend, measure, name]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-                result = done.stdout.strip() if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.strip()[-80:]}"
-            except subprocess.TimeoutExpired:
-                result = f"hangs (> {LIMIT} s)"
-            print(f"| {backend} | {measure} | {Path(name).name} | {result} |", flush=True)
+def _cell(text: str) -> str:
+    return " ".join(printable(text).split()).replace("|", "\\|")
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "--one":
-        print(MEASURES[sys.argv[3]](sys.argv[2], Path(sys.argv[4])))
-    else:
-        chosen = [word for word in sys.argv[2:] if word in MEASURES]
-        main(sys.argv[1], [word for word in sys.argv[2:] if word not in MEASURES], chosen or list(MEASURES))
+def decoders_as_json(header: dict, measured: Sequence[DecoderResult]) -> dict:
+    """Everything measured, as plain values: frames, clips a second, bytes, or the failure in their place.
+
+    Args:
+        header: as `describe_run` gives it.
+        measured: as `measure_decoders` gives it.
+    """
+    results = [
+        {"decoder": each.decoder, "measure": each.measure, "file": printable(str(each.file)), **asdict(each.found)}
+        for each in measured
+    ]
+    return {"header": header, "results": results}

@@ -1,17 +1,16 @@
-"""Measure the evaluator on many encoded videos: peak memory, and the time of decoding, detector and distance.
+"""The evaluator on many encoded videos: the time of decoding, detector and distance, and the peak of memory.
 
-    python sparsevid/benchmark/evaluator.py FOLDER [--count 2048] [--detector i3d] [--batch 16] [--device cuda]
+Real and generated videos of 16×256×256 are made, and scored by the clips of stylegan-v/fvd2048_16f. I3D has random weights:
+its cost does not depend on them.
 
-Makes COUNT real and COUNT generated videos of 16×256×256 below FOLDER, unless they are there, then scores them by the clips of
-stylegan-v/fvd2048_16f. I3D has random weights: its cost does not depend on them. Memory is the measuring process's alone.
+Dimensions: C = 3 channels (RGB), T frames.
 """
 
-import argparse
 import multiprocessing
-import resource
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,36 +23,113 @@ from sparsevid.evaluation.detectors.i3d import I3D
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.system.logging import print_table, progress
+from sparsevid.system.logging import progress
+from sparsevid.training.throughput import peak_memory
 from sparsevid.videos.write import write_mp4
 
+EVALUATOR_COLUMNS = ("what", "value")
+EVALUATOR_LINES = (
+    "decoding and resizing goes on beside the detector, its threads' seconds added up; peak memory: of this process",
+)
+SIDES = ("real", "fake")
 FRAMES, SIZE, WEIGHTS = 16, 256, "random_i3d.pt"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=2048)
-    parser.add_argument("--detector", choices=("i3d", "transnetv2"), default="i3d")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    make_videos(args.folder, args.count)
-    measure(args)
+@dataclass(frozen=True)
+class EvaluatorTime:
+    """What one scoring took.
+
+    Attributes:
+        clips: on each side.
+        metric: name of the score.
+        score: between the videos that were made; says nothing.
+        reading_seconds: of decoding and resizing, of all threads added up.
+        detector_seconds: of its forwards, up to results on the CPU.
+        features_seconds: of both together, which go on at once.
+        distance_seconds: of the metric, from the features.
+        peak_bytes: the most that the process has held, also before.
+        device_peak_bytes: the most that its tensors have taken on the GPU; None on a CPU.
+    """
+
+    clips: int
+    metric: str
+    score: float
+    reading_seconds: float
+    detector_seconds: float
+    features_seconds: float
+    distance_seconds: float
+    peak_bytes: int
+    device_peak_bytes: int | None
+
+    @property
+    def clips_per_second(self) -> float:
+        """Clips of both sides over all the time."""
+        return 2 * self.clips / (self.features_seconds + self.distance_seconds)
 
 
-def make_videos(folder: Path, count: int) -> None:
-    """Write the videos that are not there, in processes of their own."""
-    paths = [(folder / side / f"{i:05d}.mp4", 2 * i + (side == "fake")) for side in ("real", "fake") for i in range(count)]
+def measure_evaluator(
+    folder: Path, *, count: int = 2048, detector: str = "i3d", batch: int = 16, device: torch.device | str = "cpu"
+) -> EvaluatorTime:
+    """Make the videos that are not there, score them, and say what the scoring took.
+
+    Args:
+        folder: for the videos, made if it is missing; those that an earlier call has made are taken.
+        count: videos on each side.
+        detector: its name, see `build_detector`; with published weights, but for "i3d".
+        batch: clips of a forward.
+        device: where the detector computes.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError: as `build_detector`.
+        OSError: the videos cannot be written.
+        ValueError: a number is out of range, or there is no such detector.
+    """
+    if count < 2 or batch < 1:
+        raise ValueError(f"need count from 2 (a covariance needs two clips) and batch from 1, got count={count}, batch={batch}")
+    device = torch.device(device)
+    network = _build(detector, folder, device)
+    make_videos(folder, count)
+    protocol = load_protocol("stylegan-v/fvd2048_16f")
+    protocol = replace(protocol, name="measured", detector=detector, real_count=count, fake_count=count)
+    forwards = _timed(network)
+    clips = {side: _TimedClips(choose_clips(folder / side, side, protocol)) for side in SIDES}
+    began = time.perf_counter()
+    options = {"batch_size": batch, "protocol": protocol.as_dict()}
+    files = [compute_features(each, network, role=side, **options) for side, each in clips.items()]
+    features_done = time.perf_counter()
+    record = compare_features(*files)
+    ended = time.perf_counter()
+    return EvaluatorTime(
+        clips=count,
+        metric=record.metric,
+        score=record.score,
+        reading_seconds=sum(sum(each.seconds) for each in clips.values()),
+        detector_seconds=sum(forwards),
+        features_seconds=features_done - began,
+        distance_seconds=ended - features_done,
+        peak_bytes=peak_memory(torch.device("cpu")),
+        device_peak_bytes=peak_memory(device) if device.type == "cuda" else None,
+    )
+
+
+def make_videos(folder: Path, count: int) -> int:
+    """Write the videos of both sides that are not there, in processes of their own.
+
+    Returns:
+        How many were written.
+    """
+    paths = [(folder / side / f"{i:05d}.mp4", 2 * i + (side == "fake")) for side in SIDES for i in range(count)]
     missing = [each for each in paths if not each[0].exists()]
-    for side in ("real", "fake"):
+    for side in SIDES:
         (folder / side).mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        for _ in progress(pool.imap_unordered(make_video, missing, chunksize=16), total=len(missing), desc="videos"):
-            pass
+    if missing:
+        with multiprocessing.get_context("spawn").Pool(min(len(missing), os.cpu_count() or 1)) as pool:
+            for _ in progress(pool.imap_unordered(_make_video, missing, chunksize=16), total=len(missing), desc="videos"):
+                pass
+    return len(missing)
 
 
-def make_video(work: tuple[Path, int]) -> None:
+def _make_video(work: tuple[Path, int]) -> None:
     """A soft pattern that moves on a straight line, drawn from a seed."""
     path, seed = work
     torch.set_num_threads(1)
@@ -62,14 +138,15 @@ def make_video(work: tuple[Path, int]) -> None:
     image = interpolate(pattern, (SIZE + 4 * FRAMES,) * 2, mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
     dy, dx = torch.randint(0, 5, (2,), generator=generator).tolist()
     frames = [image[:, t * dy : t * dy + SIZE, t * dx : t * dx + SIZE] for t in range(FRAMES)]
-    write_mp4(path, torch.stack(frames, dim=1), fps=8)
+    write_mp4(path, torch.stack(frames, dim=1), fps=8)  # (C,T,H,W)
 
 
-class TimedClips:
-    """Another set of clips; counts the seconds that threads spend on reading, the waiting of all threads added up."""
+class _TimedClips:
+    """Another set of clips; notes the seconds that threads spend on reading."""
 
     def __init__(self, clips: ClipSet) -> None:
-        self.clips, self.seconds = clips, 0.0
+        self.clips = clips
+        self.seconds: list[float] = []  # several threads append
         self.ids, self.origin, self.fingerprint = clips.ids, clips.origin, clips.fingerprint
 
     def __len__(self) -> int:
@@ -78,11 +155,11 @@ class TimedClips:
     def read(self, first: int, last: int) -> Iterator[tuple[str, Tensor]]:
         began = time.perf_counter()
         clips = list(self.clips.read(first, last))
-        self.seconds += time.perf_counter() - began
+        self.seconds.append(time.perf_counter() - began)
         return iter(clips)
 
 
-def timed(detector: Detector) -> list[float]:
+def _timed(detector: Detector) -> list[float]:
     """Have a detector note the seconds of each forward, up to its result on the CPU."""
     extract, seconds = detector.extract, []
 
@@ -96,42 +173,38 @@ def timed(detector: Detector) -> list[float]:
     return seconds
 
 
-def build(args: argparse.Namespace) -> Detector:
-    if args.detector != "i3d":
-        return build_detector(args.detector, args.device)
-    torch.manual_seed(0)
-    torch.save(I3D(1e-5).state_dict(), args.folder / WEIGHTS)
-    return build_detector("i3d", args.device, path=args.folder / WEIGHTS)
+def _build(name: str, folder: Path, device: torch.device) -> Detector:
+    if name != "i3d":
+        return build_detector(name, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(I3D(1e-5).state_dict(), folder / WEIGHTS)
+    return build_detector("i3d", device, path=folder / WEIGHTS)
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Score, and print what it took."""
-    counts = {"real_count": args.count, "fake_count": args.count}
-    protocol = replace(load_protocol("stylegan-v/fvd2048_16f"), name="measured", detector=args.detector, **counts)
-    detector = build(args)
-    forwards = timed(detector)
-    clips = {role: TimedClips(choose_clips(args.folder / role, role, protocol)) for role in ("real", "fake")}
-    began = time.perf_counter()
-    options = {"batch_size": args.batch, "protocol": protocol.as_dict()}
-    files = [compute_features(each, detector, role=role, **options) for role, each in clips.items()]
-    features_done = time.perf_counter()
-    record = compare_features(*files)
-    ended = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def evaluator_rows(measured: EvaluatorTime) -> list[list[str]]:
+    """The table: a row of `EVALUATOR_COLUMNS` for each thing measured."""
     rows = [
-        ["clips", f"{args.count} + {args.count}"],
-        [record.metric, f"{record.score:.4f}"],
-        ["decoding and resizing, threads added up, s", f"{sum(each.seconds for each in clips.values()):.1f}"],
-        ["detector, s", f"{sum(forwards):.1f}"],
-        ["features in all, s", f"{features_done - began:.1f}"],
-        ["distance, s", f"{ended - features_done:.2f}"],
-        ["clips a second", f"{2 * args.count / (ended - began):.1f}"],
-        ["peak memory, GiB", f"{peak:.2f}"],
+        ["clips", f"{measured.clips} + {measured.clips}"],
+        [measured.metric, f"{measured.score:.4f}"],
+        ["decoding and resizing, s", f"{measured.reading_seconds:.1f}"],
+        ["detector, s", f"{measured.detector_seconds:.1f}"],
+        ["features in all, s", f"{measured.features_seconds:.1f}"],
+        ["distance, s", f"{measured.distance_seconds:.2f}"],
+        ["clips a second", f"{measured.clips_per_second:.1f}"],
+        ["peak memory, GiB", f"{measured.peak_bytes / 2**30:.2f}"],
     ]
-    if torch.cuda.is_available():
-        rows.append(["peak memory of the GPU, GiB", f"{torch.cuda.max_memory_allocated() / 2**30:.2f}"])
-    print_table(f"{args.detector} on {args.device}, batch {args.batch}", ["what", "value"], rows)
+    if measured.device_peak_bytes is not None:
+        rows.append(["peak memory of the GPU, GiB", f"{measured.device_peak_bytes / 2**30:.2f}"])
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def evaluator_as_json(header: dict, measured: EvaluatorTime) -> dict:
+    """Everything measured, as plain values: seconds, bytes, clips a second.
+
+    Args:
+        header: as `describe_run` gives it.
+        measured: as `measure_evaluator` gives it.
+    """
+    return {"header": header, "result": {**asdict(measured), "clips_per_second": measured.clips_per_second}}

@@ -14,6 +14,7 @@ from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS
 from sparsevid.cli import COMMANDS, run_tool
 from sparsevid.cli import benchmark as command
+from sparsevid.cli.benchmarks.arguments import command_line
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -213,7 +214,7 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
     ],
 )
 def test_command_in_the_header_gives_the_same_arguments(arguments):
-    words = shlex.split(command.command_line(parse(*arguments)))
+    words = shlex.split(command_line(parse(*arguments)))
     assert words[:2] == ["sparsevid", "benchmark"]
     assert parse(*words[2:]) == parse(*arguments)
 
