@@ -23,6 +23,7 @@ from sparsevid.evaluation.detectors.i3d import I3D
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import load_protocol
+from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import progress
 from sparsevid.training.throughput import peak_memory
 from sparsevid.videos.write import write_mp4
@@ -87,7 +88,7 @@ def measure_evaluator(
     if count < 2 or batch < 1:
         raise ValueError(f"need count from 2 (a covariance needs two clips) and batch from 1, got count={count}, batch={batch}")
     device = torch.device(device)
-    network = _build(detector, folder, device)
+    network = random_i3d(folder, device) if detector == "i3d" else build_detector(detector, device)
     make_videos(folder, count)
     protocol = load_protocol("stylegan-v/fvd2048_16f")
     protocol = replace(protocol, name="measured", detector=detector, real_count=count, fake_count=count)
@@ -173,13 +174,14 @@ def _timed(detector: Detector) -> list[float]:
     return seconds
 
 
-def _build(name: str, folder: Path, device: torch.device) -> Detector:
-    if name != "i3d":
-        return build_detector(name, device)
+def random_i3d(folder: Path, device: torch.device | str) -> Detector:
+    """I3D with random weights, the same at every call; they are written to the folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(I3D(1e-5).state_dict(), folder / WEIGHTS)
+        weights = I3D(1e-5).state_dict()
+    with renamed(folder / WEIGHTS) as draft, draft.open("wb") as file:  # given a path, PyTorch writes its name too
+        torch.save(weights, file)
     return build_detector("i3d", device, path=folder / WEIGHTS)
 
 

@@ -1,1 +1,1 @@
-"""`sparsevid benchmark`: one thin module an action, with HELP, EXAMPLES, `add_arguments` and `measure`."""
+"""Actions of `sparsevid benchmark`: one thin module each, with HELP, EXAMPLES, `add_arguments` and `measure`."""
