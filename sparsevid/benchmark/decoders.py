@@ -21,6 +21,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from sparsevid.benchmark.memory import resident_bytes
 from sparsevid.system.logging import printable, progress
@@ -30,8 +31,8 @@ from sparsevid.videos.read import BACKENDS, read_frames
 DECODER_COLUMNS = ("decoder", "measure", "file", "result")
 DECODER_LINES = (
     "accuracy: every frame by random access against FFmpeg's sequential decode; other colours: the right frame, converted "
-    "otherwise; wrong: another frame. Speed: clips of 16 frames at stride 3, an opening each, by second of processor time. "
-    "Growth: resident memory over 2,000 openings",
+    "otherwise; wrong: another frame. Speed: clips of 16 frames at stride 3, an opening each, by second of processor time, "
+    "one thread. Growth: resident memory over 2,000 openings",
 )
 SPAN, STRIDE = 46, 3  # of a timed clip: 16 frames
 SECONDS = 4.0  # of processor time, which other load on the machine does not change
@@ -272,6 +273,7 @@ def _measure(sender: Connection, decoder: str, measure: Callable, path: Path, li
     # The system's clock ends a decoder that hangs without returning to Python, also when nothing waits for it any more.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit)
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine take processor time
     try:
         found = measure(open_decoder(decoder), path)
     except Exception as error:  # decoders have classes of their own
