@@ -3,7 +3,6 @@
 Dimensions: B clips of a micro-batch, T frames, H height, W width.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sparsevid.benchmark.memory import STATUS, resident_bytes
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents.read import LatentCache, LatentFrames
@@ -28,7 +28,6 @@ from sparsevid.videos.read import count_decoded
 LATENTS = "latents"  # the source that is no decoder
 # A loader asks each worker for two batches ahead; those were begun before the clock and are not counted.
 WARM_BATCHES = 3  # of each worker
-_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
     Returns:
         Bytes after each of these samples; None on a system that does not tell them (they need /proc).
     """
-    if not _STATM.exists():
+    if not STATUS.exists():
         return None
     order = SampleOrder(len(dataset), seed=0)
     wanted, found = set(moments), []
@@ -203,8 +202,7 @@ class _WithMemory(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
         sample = self.dataset[key]
-        pages = int(_STATM.read_text(encoding="ascii").split()[1])
-        return sample | {"resident": pages * os.sysconf("SC_PAGESIZE")}
+        return sample | {"resident": resident_bytes()}
 
 
 def _take(batches: Iterator, number: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
+from sparsevid.benchmark.memory import resident_bytes
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.naive import naive_forward, naive_macs
@@ -55,9 +56,9 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     except (AttributeError, OSError) as error:
         logger.warning("peak memory is not measured, this system does not tell it: %s", error)
         return None
-    before = _resident_bytes("VmRSS")
+    before = resident_bytes()
     call()
-    return _resident_bytes("VmHWM") - before
+    return resident_bytes("VmHWM") - before
 
 
 @dataclass(frozen=True)
@@ -354,11 +355,3 @@ def _matmul(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[],
 
 def _weight_bytes(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-def _resident_bytes(field: str) -> int:
-    """A field of /proc/self/status that is given in kB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")

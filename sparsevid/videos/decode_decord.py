@@ -49,7 +49,7 @@ def read_numbered(path: Path, index: PacketIndex, wanted: list[int]) -> list[tup
         for i in wanted:
             numbered.append((i, torch.from_numpy(reader[i].asnumpy())))
             add_decoded(1)
-    except (_imported().DECORDError, IndexError, RuntimeError):
+    except (imported().DECORDError, IndexError, RuntimeError):
         # Which frame it is depends on how far ahead its threads are: PyAV says what is damaged.
         _leave_to_pyav(path, "decord cannot decode some frame")
         return []
@@ -62,7 +62,7 @@ def _open_reader(path: Path, index: PacketIndex):
     Raises:
         ImportError: decord is not installed.
     """
-    decord = _imported()
+    decord = imported()
     if index.codec not in _CODECS:
         return _leave_to_pyav(path, f"its random access is known to be right for {', '.join(_CODECS)} alone")
     if index.codec == "h264" and index.full_chroma:
@@ -99,16 +99,23 @@ def _open_reader(path: Path, index: PacketIndex):
 def describe() -> str:
     """decord with its version; where it is missing no file can have been read by it."""
     try:
-        return f"decord {_imported().__version__}"
+        return f"decord {imported().__version__}"
     except ImportError:
         return "decord (not installed)"
 
 
-def _imported() -> ModuleType:
+def imported() -> ModuleType:
+    """decord, or its fork decord2, which imports by the same name.
+
+    Raises:
+        ImportError: neither is installed, or it does not load.
+    """
     try:
         import decord
     except (ImportError, OSError) as error:
-        raise ImportError(f"the decoding backend 'decord' cannot be imported ({error}); use backend 'pyav'") from error
+        raise ImportError(
+            f"the decoding backend 'decord' cannot be imported ({error}); install decord, or use backend 'pyav'"
+        ) from error
     return decord
 
 

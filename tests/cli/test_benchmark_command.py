@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import re
 import shlex
 import statistics
 import subprocess
+import sys
+from importlib import import_module
 
 import pytest
 from rich.markdown import Markdown
@@ -14,6 +17,7 @@ from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS
 from sparsevid.cli import COMMANDS, run_tool
 from sparsevid.cli import benchmark as command
+from sparsevid.cli.benchmarks.arguments import command_line
 from sparsevid.models.presets import PRESETS
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -209,11 +213,13 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["data"],
         ["data", "ucf101", "--card-option", "split.max_missing=1", "--card-option", "clip.size=[16, 24]"],
         ["training", "--presets", "Latte-S/2", "--config", "my run", "model.layout=2P 3(1M4S1R1D) 5D"],
+        ["decoders", "my a.mp4", "b.avi", "--backends", "pyav", "--measures", "speed", "growth", "--limit", "2.5"],
+        ["evaluator", "my videos", "--detector", "transnetv2", "--count", "4"],
         ["data", "my card.yaml", "--root", "#1", "--decoders", "pyav", "--workers", "0", "2", "--size", "64", "96"],
     ],
 )
 def test_command_in_the_header_gives_the_same_arguments(arguments):
-    words = shlex.split(command.command_line(parse(*arguments)))
+    words = shlex.split(command_line(parse(*arguments)))
     assert words[:2] == ["sparsevid", "benchmark"]
     assert parse(*words[2:]) == parse(*arguments)
 
@@ -260,12 +266,37 @@ def test_a_grid_that_cannot_be_read(text, capsys):
     assert f"a sparse grid is T,H,W such as 4,8,8, got '{text}'" in capsys.readouterr().err
 
 
-def test_command_is_listed_and_explains_itself(capsys):
+def test_command_is_listed_and_names_its_actions(capsys):
     assert "benchmark" in COMMANDS
-    with pytest.raises(SystemExit) as done:
-        run_tool("benchmark", ["model", "--help"])
-    assert done.value.code == 0
-    assert "sparsevid benchmark model --presets Latte-XL/2 SparseLatte-XL/2" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        run_tool("benchmark", ["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"\n    {action}" in printed for action in command.ACTIONS)
+
+
+@pytest.mark.parametrize("action", command.ACTIONS)
+def test_an_action_explains_itself_by_its_own_examples(action, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run_tool("benchmark", [action, "--help"])
+    printed = capsys.readouterr().out
+    examples = re.findall(r"^  sparsevid benchmark (.*)$", printed, re.MULTILINE)
+    assert examples and {example.split()[0] for example in examples} == {action}
+    assert import_module(f"sparsevid.cli.benchmarks.{action}").HELP in printed
+    for example in examples:  # they are accepted
+        assert parse(*shlex.split(example)).action == action
+
+
+def test_explanations_need_no_model_and_no_evaluator():
+    """They come at once: what takes long to import is imported by what is asked for."""
+    code = """if True:
+        import argparse, sys
+        from sparsevid.cli import benchmark
+        benchmark.add_arguments(argparse.ArgumentParser())
+        heavy = ("deepspeed", "diffusers", "scipy", "sparsevid.evaluation.evaluate", "sparsevid.generation.pipeline")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.fixture

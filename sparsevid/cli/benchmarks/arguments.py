@@ -1,22 +1,28 @@
-"""What the arguments of `sparsevid benchmark` name: presets, the model of a run, and clips of a card or of a run."""
+"""Arguments that several actions of `sparsevid benchmark` have, what they name, and the command that they make.
+
+They name presets, the model of a run, clips of a card or of a run, a device, and a file of JSON.
+"""
 
 import argparse
+import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sparsevid.sparsity.grid import Grid
+from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.distributed import check_device, default_device
+
 if TYPE_CHECKING:
+    import torch
+
     from sparsevid.benchmark.candidates import Candidate
     from sparsevid.data.tree.clip_rule import ClipRule
     from sparsevid.data.tree.manifest import Manifest
     from sparsevid.sparsity.spec import ModelSpec
 
 RUN = {"nargs": "+", "metavar": ("RUN", "KEY=VALUE")}
-# What is compared where neither presets nor a run are given.
-DEFAULTS = {
-    "model": ["Latte-XL/2", "SparseLatte-XL/2"],
-    "training": ["Latte-S/2", "SparseLatte-S/2"],
-    "sampling": ["SparseLatte-XL/2"],
-}
 # Options for what a run says itself, and how it is said there.
 SAID_BY_RUN = {
     "input_size": "data.frames=T data.size=[H,W]",
@@ -28,6 +34,9 @@ SAID_BY_RUN = {
     "card_option": "data.card_options.KEY=VALUE",
     "preset": "model.preset=NAME",
 }
+# Arguments that say nothing about what is measured, and those without a name on the command line.
+_SILENT = ("action", "command", "json", "markdown", "out")
+_POSITIONAL = ("card", "checkpoint", "files", "folder")
 
 
 class Clips(NamedTuple):
@@ -41,20 +50,20 @@ class Clips(NamedTuple):
     size: tuple[int, int]
 
 
-def add_models(parser: argparse.ArgumentParser, action: str, presets: str) -> None:
+def add_models(parser: argparse.ArgumentParser, default: list[str], presets: str) -> None:
     """Declare what is compared: presets, a run's model, or both.
 
     Args:
-        parser: of the sub-command.
-        action: its name.
-        presets: what the help says of presets.
+        parser: of the action.
+        default: presets where neither are given.
+        presets: what the help says of them.
     """
-    default = f"default: {' '.join(DEFAULTS[action])}, beside a run none"
+    default = f"default: {' '.join(default)}, beside a run none"
     parser.add_argument("--presets", nargs="+", metavar="NAME", help=f"{presets}; {default}")
     parser.add_argument("--config", **RUN, help="the model of a run too: its YAML file or folder, and dotted settings over it")
 
 
-def named_models(args: argparse.Namespace) -> "list[str | Candidate]":
+def named_models(args: argparse.Namespace, default: list[str]) -> "list[str | Candidate]":
     """The presets, then the run's model. Presets that stand for none given are written into the arguments.
 
     Raises:
@@ -62,8 +71,27 @@ def named_models(args: argparse.Namespace) -> "list[str | Candidate]":
     """
     if args.config is not None:
         return [*(args.presets or ()), _run(args)]
-    args.presets = args.presets or DEFAULTS[args.action]
+    args.presets = args.presets or default
     return list(args.presets)
+
+
+def add_device(parser: argparse.ArgumentParser, what: str = "cpu, cuda or cuda:N") -> None:
+    """Declare where the action computes."""
+    parser.add_argument("--device", help=f"{what}; default: the GPU if there is one, else the CPU")
+
+
+def named_device(args: argparse.Namespace) -> "torch.device":
+    """The device that is named, or the usual one.
+
+    Raises:
+        ValueError, RankError: as `check_device`.
+    """
+    return check_device(args.device or default_device())
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare the file for everything measured; `check_json` and `write_json` see to it."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
 
 
 def clips_of_card(args: argparse.Namespace) -> Clips:
@@ -120,3 +148,45 @@ def _run(args: argparse.Namespace) -> "Candidate":
     if not getattr(args, "presets", None):
         refuse_said_by_run(args, SAID_BY_RUN, "--config RUN")
     return open_run(args.config[0], args.config[1:])
+
+
+def check_json(path: Path) -> None:
+    """Raise before the work if `--json` names what `write_json` could not write, or would put a file in the place of."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--json {path}: there is no folder {folder}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--json {path} is there and no file")
+    check_writable(folder)
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write everything measured, all of it or nothing."""
+    with renamed(path.resolve()) as draft:  # of a link, what it names is replaced
+        draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command with every option that rules the numbers, defaults included."""
+    words = ["sparsevid", "benchmark", args.action]
+    given = [value for name in _POSITIONAL if (value := getattr(args, name, None)) is not None]
+    words += [str(each) for value in given for each in (value if isinstance(value, list) else [value])]
+    for name, value in vars(args).items():
+        if value is None or value is False or name in (*_SILENT, *_POSITIONAL):
+            continue
+        if name == "card_option":  # given again for each
+            words += [word for each in value for word in ("--card-option", each)]
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            each = value if isinstance(value, list) else [value]
+            words += [",".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in each]
+    return shlex.join(words)
+
+
+def grid(text: str) -> Grid:
+    """`4,8,8` as a grid."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"a sparse grid is T,H,W such as 4,8,8, got {text!r}")
+    return Grid(*map(int, parts))

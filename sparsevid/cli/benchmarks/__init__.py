@@ -1,0 +1,1 @@
+"""Actions of `sparsevid benchmark`: one thin module each, with HELP, EXAMPLES, `add_arguments` and `measure`."""
