@@ -25,7 +25,7 @@ COMMANDS = {
     "convert": "Convert public Latte, DiT and SparseDiT checkpoints and back, dense models to sparse ones; export a run.",
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",
     "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
-    "benchmark": "Time models, training, sampling and the reading of clips; compare what samplers make of a checkpoint.",
+    "benchmark": "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint.",
     "demo": "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table.",
 }
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.

@@ -6,8 +6,6 @@ from importlib import import_module
 from sparsevid.cli.benchmarks.arguments import check_json, write_json
 from sparsevid.system.distributed import is_main
 
-NAME = "benchmark"
-HELP = "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint."
 EXAMPLES = "options and examples of an action: sparsevid benchmark ACTION --help"
 ACTIONS = ("model", "data", "training", "sampling", "quality", "distance", "decoders", "evaluator")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.data import Dataset
-from videos.videos import REAL, write_video
+from videos.made import REAL, write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.data import (

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 from rich.markdown import Markdown
+from videos.made import write_video
 from videos.shown import TURNS, write_shown
-from videos.videos import write_video
 
 from sparsevid.benchmark.decoders import (
     DECODER_COLUMNS,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from parity import randomise
 from PIL import Image
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.quality import (

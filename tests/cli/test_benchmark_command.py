@@ -11,7 +11,7 @@ from importlib import import_module
 
 import pytest
 from rich.markdown import Markdown
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.benchmark.report import DATA_COLUMNS, MODEL_COLUMNS, find_commit
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS

@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from videos.made import moving_pictures, write_video
 from videos.shown import TURNS, write_shown
-from videos.videos import moving_pictures, write_video
 
 from sparsevid.cli import run_tool
 from sparsevid.data.latents.read import LatentCache, LatentFrames

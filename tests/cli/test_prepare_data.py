@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.cli import run_tool
 from sparsevid.cli.prepare_data import describe, open_clips, print_report

@@ -10,7 +10,7 @@ import torch
 from data.classes import write_classes
 from einops import rearrange
 from torch.utils.data import DataLoader
-from videos.videos import sequential, write_video
+from videos.made import sequential, write_video
 
 from sparsevid.data.clips import NO_LABEL, ClipDataset, fixed_clips
 from sparsevid.data.sources import MemoryFrames, VideoFrames

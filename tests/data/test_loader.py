@@ -6,7 +6,7 @@ from itertools import islice
 import decord
 import pytest
 import torch
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.loader import BatchOrder, SampleOrder, build_loader

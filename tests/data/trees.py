@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from videos.videos import moving_pictures, write_video
+from videos.made import moving_pictures, write_video
 
 # (class folder, name of its videos): the classes whose official and sorted orders differ, and the one whose files are
 # spelled in another way than their folder.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from data.caches import write
 from evaluation.feature_ranks import DrawnClips, SmallNetwork
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.evaluation.features import compute_features

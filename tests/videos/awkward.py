@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from videos.videos import write_video
+from videos.made import write_video
 
 Stored = list[tuple[bytes, bool]]  # content and mark of each packet
 OLD_GOP = 4

@@ -9,7 +9,7 @@ import av
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from videos.videos import moving_pictures
+from videos.made import moving_pictures
 
 Matrix = tuple[float, float, float, float]
 

@@ -8,7 +8,7 @@ import torch
 from data.trees import numbered, plant_frames
 from einops import rearrange
 from PIL import Image, features
-from videos.videos import moving_pictures
+from videos.made import moving_pictures
 
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.tree.rules import TreeRules

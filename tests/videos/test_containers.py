@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data.trees import numbered, plant_frames, plant_video
 from einops import rearrange
-from videos.videos import moving_pictures, sequential
+from videos.made import moving_pictures, sequential
 
 from sparsevid.data.tree.manifest import build_manifest, open_manifest
 from sparsevid.videos.kinds import kind_of

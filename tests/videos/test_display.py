@@ -13,8 +13,8 @@ import torch
 from data.caches import write
 from einops import rearrange
 from PIL import Image, ImageOps
+from videos.made import moving_pictures, sequential, write_video
 from videos.shown import TURNS, set_container_aspect, set_matrix, stretched, write_shown
-from videos.videos import moving_pictures, sequential, write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.latents.read import LatentCache, LatentFrames

@@ -10,7 +10,7 @@ import pytest
 import torch
 from einops import rearrange
 from videos.awkward import OLD_GOP, decoded, write_edited, write_hidden, write_jpeg_tables, write_marked, write_old_x264
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.open import open_data
 from sparsevid.data.sources import VideoFrames

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from videos.videos import REAL, moving_pictures, sequential, write_video
+from videos.made import REAL, moving_pictures, sequential, write_video
 
 from sparsevid.videos import decode_file
 from sparsevid.videos.read import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from videos.videos import moving_pictures, sequential, write_video
+from videos.made import moving_pictures, sequential, write_video
 
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.tree.probing import CUT_SHORT

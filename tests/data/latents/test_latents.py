@@ -14,7 +14,7 @@ from data.caches import SIZE, contents, shard_times, write
 from diffusers import AutoencoderKL
 from einops import rearrange
 from PIL import Image
-from videos.videos import moving_pictures, write_video
+from videos.made import moving_pictures, write_video
 
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder

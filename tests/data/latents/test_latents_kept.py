@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from data.caches import contents, same_frames, shard_times, write
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.tree.manifest import build_manifest, open_manifest

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from data.trees import numbered, plant_frames, plant_video
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.tree.manifest import build_manifest, cache_folder, open_manifest
 from sparsevid.data.tree.rules import SplitRules, TreeRules

@@ -9,7 +9,7 @@ import torch
 from data.trees import numbered, plant_frames, plant_video
 from einops import rearrange
 from PIL import Image
-from videos.videos import moving_pictures, sequential, write_video
+from videos.made import moving_pictures, sequential, write_video
 
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.sources import VideoFrames

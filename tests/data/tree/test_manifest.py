@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from data.trees import numbered, plant_frames
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.tree import manifest as manifest_module
 from sparsevid.data.tree.manifest import Video, build_manifest, open_manifest

@@ -6,7 +6,7 @@ import av
 import pytest
 import torch
 from data.trees import plant_frames
-from videos.videos import moving_pictures
+from videos.made import moving_pictures
 
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.sources import VideoFrames

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import pytest
 from data.trees import plant_frames, plant_video
-from videos.videos import sequential, write_video
+from videos.made import sequential, write_video
 
 from sparsevid.data.tree.cards import load_card, resolve_root
 from sparsevid.data.tree.manifest import ALL, build_manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from videos.videos import write_video
+from videos.made import write_video
 
 from sparsevid.data.transforms import resize_crop
 from sparsevid.data.tree.clip_rule import ClipRule

@@ -6,8 +6,8 @@ import pytest
 import torch
 from einops import rearrange
 from PIL import Image
+from videos.made import moving_pictures
 from videos.shown import TURNS, write_shown
-from videos.videos import moving_pictures
 
 from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.comparison import compare_features
