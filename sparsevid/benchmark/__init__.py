@@ -2,7 +2,8 @@
 (`training`), sampling (`sampling`), what samplers make of a checkpoint (`quality`), and the evaluator (`distance`,
 `evaluator`).
 
-Presets or a run's config come in, and out come times, memory and counted cost, with what they were measured on.
+Presets or a run's config come in (`candidates`), and out come times (`timing`), memory (`memory`) and counted cost, with what
+they were measured on (`report`).
 
 It imports any room below.
 """

@@ -1,7 +1,7 @@
 """Commands: one thin module each, with `add_arguments` and `run`. `tools/X.py` and `sparsevid X` both call them.
 
-Arguments come in; text, files and an exit status go out. What a command does stands in another room, and is imported when it
-is done: `sparsevid --help` waits for nothing.
+Arguments come in; text, files and an exit status go out. What a command does stands in another room, but
+for the demo. A command is imported when it is called: `sparsevid --help` waits for nothing.
 
 It imports any room below.
 """
@@ -74,6 +74,20 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     """Declare how a command's card is changed, the same for all that take one."""
     text = "a key of the card, such as split.max_missing=1 or clip.size=[64,64], instead of the card's own; may be given again"
     parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
+
+
+def refuse_said_by_run(args: argparse.Namespace, said: dict[str, str], where: str) -> None:
+    """Raise ValueError for an option that is given and that the run says itself.
+
+    Args:
+        args: of the command.
+        said: names of such options, and how a run says them.
+        where: behind which argument settings of the run stand.
+    """
+    doubled = next((name for name in said if getattr(args, name, None) is not None), None)
+    if doubled is not None:
+        option = "CARD" if doubled == "card" else f"--{doubled.replace('_', '-')}"
+        raise ValueError(f"{option} goes with presets; of a run it is said behind {where}: {said[doubled]}")
 
 
 def _print_anything() -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from sparsevid.cli.benchmarks.arguments import refuse_said_by_run
+from sparsevid.cli import refuse_said_by_run
 from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.runs.build import schedule_from_config

@@ -5,7 +5,6 @@ CUDA, of DeepSpeed), and dies of them. They come from a server process, which is
 long as one of them does. So nothing ends them by itself: each watches the process that it works for.
 """
 
-import logging
 import os
 import resource
 import shutil
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from sparsevid.system.errors import ExpectedError
+from sparsevid.system.logging import get_logger
 
 SHARED_MEMORY = "/dev/shm"
 MEGABYTE = 1 << 20
@@ -35,7 +35,7 @@ SOCKET_NAME = 100  # bytes that Linux takes for a socket's name, less than 108 f
 _BEHIND = "/pymp-01234567/listener-01234567"  # what `multiprocessing` puts behind the folder
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/usr/tmp")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class WorkerError(ExpectedError):

@@ -4,7 +4,6 @@ Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W,
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,8 @@ from typing import NamedTuple
 import torch
 from einops import rearrange, repeat
 from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +27,9 @@ from sparsevid.models.embeddings import (
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
+
+# What the hub's mixin hands on for downloads alone.
+_OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token")
 
 
 class SparseTokens(NamedTuple):
@@ -73,10 +77,15 @@ class DiffusionTransformer(
         self.reset_parameters()
 
     @classmethod
-    def _from_pretrained(cls, **options) -> "DiffusionTransformer":
-        """Load weights as the hub's mixin does, without its line on standard output, where results go."""
-        with redirect_stdout(None):
-            return super()._from_pretrained(**options)
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = False, **options
+    ) -> "DiffusionTransformer":
+        """Load weights as the hub's mixin does, which prints a line about folders where results of commands go."""
+        if not Path(model_id).is_dir():
+            return super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **options)
+        model = cls(**{name: value for name, value in options.items() if name not in _OF_DOWNLOADS})
+        load_model(model, Path(model_id) / SAFETENSORS_SINGLE_FILE, strict=strict, device=map_location)
+        return model
 
     def reset_parameters(self) -> None:
         """DiT's initialisation (section 3.2, adaLN-Zero): Xavier for linear maps, zeros where the output starts at zero."""

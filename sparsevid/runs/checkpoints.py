@@ -31,10 +31,6 @@ class UnreadableError(CheckpointError):
     """A checkpoint that the system does not let us read. It may be whole, and read again once its storage is back."""
 
 
-class TrainingError(ExpectedError):
-    """Training cannot go on; its checkpoints are from before the fault."""
-
-
 def checkpoint_path(run_folder: Path, step: int) -> Path:
     """Where the checkpoint of an optimizer step lies."""
     return run_folder / "checkpoints" / f"step-{step:07d}"

@@ -1,4 +1,5 @@
-"""Layouts, token grids, the token schedule and their cost: pure Python and tensors, without any nn.Module.
+"""Layouts, token grids, the token schedule over diffusion time (`times`) and their cost: pure Python and tensors, without any
+nn.Module.
 
 It imports nothing.
 """

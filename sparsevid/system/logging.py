@@ -20,15 +20,19 @@ from tqdm import tqdm
 
 from sparsevid.system.distributed import is_main
 
+_PACKAGE = "sparsevid"
+
 
 def get_logger(name: str) -> logging.Logger:
     """The logger of a module's room, which writes to standard error under the room's name; ranks other than 0 only warn.
 
+    A room inside another speaks with its name. `logging.getLogger("sparsevid.data").setLevel("WARNING")` silences one.
+
     Args:
-        name: of the module, `__name__`.
+        name: of the module, `__name__`; one from outside the package counts as a room.
     """
-    room = name.split(".")[:2]
-    root = logging.getLogger(room[0])
+    package, *room = name.split(".")[:2] if name.startswith(_PACKAGE) else (_PACKAGE, name)
+    root = logging.getLogger(package)
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_ByRoom("%(levelname).1s %(room)s: %(message)s"))
@@ -37,14 +41,14 @@ def get_logger(name: str) -> logging.Logger:
         root.addHandler(handler)
         root.propagate = False
         root.setLevel(logging.INFO)
-    return logging.getLogger(".".join(room))
+    return logging.getLogger(".".join([package, *room]))
 
 
 class _ByRoom(logging.Formatter):
     """Knows the room that a record comes from as `room`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        record.room = record.name.rpartition(".")[2]
+        record.room = record.name.removeprefix(f"{_PACKAGE}.").partition(".")[0]
         return super().format(record)
 
 

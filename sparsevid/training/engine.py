@@ -28,10 +28,10 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from sparsevid.runs.checkpoints import TrainingError
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.system.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.system.logging import get_logger
+from sparsevid.training import TrainingError
 from sparsevid.training.deepspeed_file import read_settings
 
 logger = get_logger(__name__)

@@ -19,7 +19,7 @@ from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config, spec_from_config
-from sparsevid.runs.checkpoints import CheckpointError, TrainingError, set_aside_after
+from sparsevid.runs.checkpoints import CheckpointError, set_aside_after
 from sparsevid.runs.config import ConfigError, RunConfig, save_config
 from sparsevid.runs.paths import with_whole_paths
 from sparsevid.system.atomic import renamed
@@ -37,6 +37,7 @@ from sparsevid.system.distributed import (
 from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.shared import check_shared
+from sparsevid.training import TrainingError
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA

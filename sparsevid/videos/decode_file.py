@@ -1,4 +1,4 @@
-"""Frames of a video file, with PyAV: the only file that reads through it.
+"""Frames of a video file, with PyAV.
 
 Dimensions: H height, W width, C = 3 channels (RGB).
 

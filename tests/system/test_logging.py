@@ -131,3 +131,4 @@ def test_a_message_comes_from_the_room_of_its_module():
                for name in ("sparsevid.data.tree.walk", "sparsevid.training.trainer", "sparsevid")]  # fmt: skip
     assert [shown.format(record) for record in records] == ["W data: 3 files", "W training: 3 files", "W sparsevid: 3 files"]
     assert get_logger("sparsevid.data.tree.walk") is get_logger("sparsevid.data.clips")
+    assert get_logger("__main__").name == "sparsevid.__main__"  # a script's, under the same handler

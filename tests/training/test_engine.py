@@ -9,8 +9,8 @@ from launch import run_all
 from torch import Tensor, nn
 
 import sparsevid.training.engine
-from sparsevid.runs.checkpoints import TrainingError
 from sparsevid.runs.config import ConfigError, TrainConfig
+from sparsevid.training import TrainingError
 from sparsevid.training.deepspeed_file import SAID_BY_RUN
 from sparsevid.training.engine import Engine, engine_settings
 

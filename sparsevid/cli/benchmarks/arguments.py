@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sparsevid.cli import refuse_said_by_run
 from sparsevid.sparsity.grid import Grid
 from sparsevid.system.atomic import check_writable, renamed
 from sparsevid.system.distributed import check_device, default_device
@@ -125,20 +126,6 @@ def clips_of_run(args: argparse.Namespace) -> Clips:
     run = _run(args)
     config, _, dataset = open_data(run.config)
     return Clips(run.name, run.name, run.spec, dataset.manifest, dataset.rule, tuple(config.data.size))
-
-
-def refuse_said_by_run(args: argparse.Namespace, said: dict[str, str], where: str) -> None:
-    """Raise ValueError for an option that is given and that the run says itself.
-
-    Args:
-        args: of the command.
-        said: names of such options, and how a run says them.
-        where: behind which argument settings of the run stand.
-    """
-    doubled = next((name for name in said if getattr(args, name, None) is not None), None)
-    if doubled is not None:
-        option = "CARD" if doubled == "card" else f"--{doubled.replace('_', '-')}"
-        raise ValueError(f"{option} goes with presets; of a run it is said behind {where}: {said[doubled]}")
 
 
 def _run(args: argparse.Namespace) -> "Candidate":

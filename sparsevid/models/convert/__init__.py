@@ -1,1 +1,5 @@
-"""Weights of other models as ours: public checkpoints (`public`), and sparse models from dense ones (`dense_to_sparse`)."""
+"""Weights of other models as ours: public checkpoints (`public`), and sparse models from dense ones (`dense_to_sparse`).
+
+`checkpoint_file` reads files without running code, `foreign` names those that only look like public ones, `names` and `infer`
+know what public checkpoints call layers and show of their model, `conversion` is what comes out.
+"""
