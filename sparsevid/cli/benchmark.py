@@ -43,6 +43,7 @@ EXAMPLES = """examples:
 
   sparsevid benchmark distance --sizes 2048,400 512,1408
 """
+TF32 = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa"
 # Arguments that say nothing about what is measured.
 _SILENT = ("action", "command", "json", "markdown", "out")
 _POSITIONAL = ("card", "checkpoint")
@@ -67,6 +68,7 @@ def _add_model_arguments(model: argparse.ArgumentParser) -> None:
     model.add_argument("--grids", nargs="+", type=_grid, metavar="T,H,W", help="sparse grids; default: the presets' own")
     model.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips of a forward")
     model.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
+    model.add_argument("--tf32", action="store_true", help=TF32)
     model.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
     model.add_argument("--against-naive", action="store_true", help="time the dense models as public code writes them too")
     model.add_argument("--repeats", type=int, default=5, metavar="N", help="timed turns; each goes through all cases")
@@ -102,6 +104,7 @@ def _add_training_arguments(training: argparse.ArgumentParser) -> None:
     training.add_argument("--frames", type=int, metavar="T", help="of a clip of the presets; default: 16")
     training.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of it in pixels; default: 256 256")
     training.add_argument("--batch", type=int, default=1, metavar="B", help="clips of a step")
+    training.add_argument("--tf32", action="store_true", help=TF32)
     training.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
     training.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
     training.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
@@ -114,6 +117,7 @@ def _add_sampling_arguments(sampling: argparse.ArgumentParser) -> None:
     sampling.add_argument("--steps", nargs="+", type=int, default=[20], metavar="N", help="of the samplers")
     sampling.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
     sampling.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
+    sampling.add_argument("--tf32", action="store_true", help=TF32)
     sampling.add_argument(
         "--compile", nargs="+", default=["off"], choices=("off", "on"), help="a graph for each stage, or both"
     )
@@ -156,6 +160,9 @@ def _add_distance_arguments(distance: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
+    from sparsevid.system.precision import set_float32
+
+    set_float32(getattr(args, "tf32", False))
     if args.action == "quality":
         return _quality(args)
     if args.json is not None:
