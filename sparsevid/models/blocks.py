@@ -2,7 +2,7 @@
 
 Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
-its frames and positions.
+its frames and positions. Sparse tokens may be in float32 beside weights of another type: then their sums are, and no product.
 """
 
 import torch
@@ -15,8 +15,8 @@ from sparsevid.sparsity.spec import ModelSpec
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x·(1 + scale) + shift."""
-    return torch.addcmul(shift, x, 1 + scale)
+    """x·(1 + scale) + shift, in the type of the shift."""
+    return torch.addcmul(shift, x, 1 + scale).to(shift.dtype)
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -126,10 +126,11 @@ class RecoverLayer(Layer):
         """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
 
         `positions` (T or 1, N, D) are added to the merged tokens; `pooled` (B, t, n, D) is the module's sparse input, for
-        residual upsampling.
+        residual upsampling: in float32, as s, since the difference is small beside them.
         """
         shift, scale, gate, *feed_forward = self.modulation(c)
-        x = self.merge(s if pooled is None else s - pooled, x, sparse, dense)
+        changed = s if pooled is None else s - pooled
+        x = self.merge(changed.to(x.dtype), x, sparse, dense)
         if positions is not None:
             x = x + positions
         query = windows(modulate(layer_norm(x), shift, scale), s.shape[1])

@@ -29,7 +29,7 @@ from sparsevid.sparsity.spec import ModelSpec
 
 
 class SparseTokens(NamedTuple):
-    """The sparse tokens of one module, both (B, t, n, D): pooled at its start, and after its last sparse layer."""
+    """The sparse tokens of one module, both (B, t, n, D) in float32 at least: pooled at its start, and after its last layer."""
 
     start: Tensor
     end: Tensor
@@ -50,7 +50,8 @@ class DiffusionTransformer(
 
     Args:
         spec: sizes and layout.
-        attention: attention backend: `sdpa`, `xformers` or `math`.
+        attention: attention backend: `sdpa`, which chooses among PyTorch's kernels, one of them (`flash`, `efficient` or
+            `cudnn`), `xformers` or `math`.
         checkpoint_layers: kinds of layers, such as `RD`, whose activations are computed again in the backward pass.
 
     Raises:
@@ -172,6 +173,9 @@ class DiffusionTransformer(
         `modules`, if given, is filled with the modules' sparse tokens, or is what stands for M and S if it is full already.
         """
         earlier = iter(modules) if modules else None
+        # Where differences of sparse tokens are taken, which are small beside them, they are kept in float32.
+        exact = self.spec.residual_upsampling or modules is not None
+        dtype = torch.promote_types(x.dtype, torch.float32) if exact else x.dtype
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
         s = pooled = None  # sparse tokens (B, t, n, D) inside a module, and what they were at its start
         with_time = self.spec.is_video and not stills
@@ -190,11 +194,11 @@ class DiffusionTransformer(
                 s = layer(s, c)
             elif kind == "M":
                 if s is None:
-                    s = pooled = self._pool(x, dense, sparse, with_time)
+                    s = pooled = self._pool(x, dense, sparse, with_time, dtype)
                 s = layer(s, x, c)
             elif kind == "R":
                 if earlier is not None:
-                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time)
+                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time, dtype)
                     s = before.end + (pooled - before.start)  # what M and S changed, on the tokens as they are now
                 elif modules is not None:
                     modules.append(SparseTokens(pooled, s))
@@ -213,10 +217,10 @@ class DiffusionTransformer(
         """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
         return super().save_pretrained(save_directory, config={"spec": self.spec.to_dict()}, **options)
 
-    def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool) -> Tensor:
-        """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D)."""
-        s = pool(x, dense, sparse)
-        return s + self._positions(dense, sparse, temporal, like=x) if self.spec.transition_positions else s
+    def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool, dtype: torch.dtype) -> Tensor:
+        """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D) of type `dtype`."""
+        s = pool(x, dense, sparse).to(dtype)
+        return s + self._positions(dense, sparse, temporal, like=s) if self.spec.transition_positions else s
 
     def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
         """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""
