@@ -20,17 +20,19 @@ unless told otherwise, since a fake tensor has no values, also of a tensor on th
 elements as values say raises after it was noted. `.numpy()` raises. Not seen: `torch.cuda.synchronize`, events and streams,
 which a machine without a GPU refuses by itself, and other threads.
 
+Modules move and change type inside, by new parameters: PyTorch exchanges those of a module in place, which fake ones refuse.
 Tables that the package keeps (`lru_cache`) are forgotten on entry and on exit: they would be fake, or belong elsewhere.
 """
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -147,10 +149,25 @@ def fake_gpu(answer: float = 1) -> Iterator[Traffic]:
     """
     forget_tables()
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), Traffic(answer) as traffic:
+        moves = patch.object(nn.Module, "_apply", replace_parameters)
+        with moves, FakeTensorMode(allow_non_fake_inputs=True), Traffic(answer) as traffic:
             yield traffic
     finally:
         forget_tables()
+
+
+def replace_parameters(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """`nn.Module._apply`, which moves a module or changes its type, with new parameters in place of the old."""
+    for child in module.children() if recurse else ():
+        child._apply(change)
+    with torch.no_grad():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(change(parameter), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = change(buffer)
+    return module
 
 
 def forget_tables() -> None:

@@ -58,6 +58,14 @@ def test_work_on_the_device_or_the_host_alone_is_not_noted():
         assert traffic.events == []
 
 
+def test_modules_move_and_change_type():
+    with fake_gpu() as traffic:
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).requires_grad_(False)
+        assert net.to("cuda", torch.bfloat16)(torch.randn(2, 3, device="cuda", dtype=torch.bfloat16)).device.type == "cuda"
+        assert {(value.device.type, value.requires_grad) for value in net.parameters()} == {("cuda", False)}
+        assert len(traffic.copies) == len(net.state_dict())
+
+
 def test_reads_give_the_answer_in_the_type_of_the_elements():
     with fake_gpu(answer=0):
         assert [torch.ones(1, device="cuda", dtype=dtype).item() for dtype in (torch.bool, torch.long, torch.half)] == [
