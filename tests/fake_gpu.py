@@ -33,8 +33,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 ATEN = torch.ops.aten
 READS = {ATEN._local_scalar_dense.default, ATEN.equal.default}
@@ -80,6 +82,12 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if (
+            func.namespace == "aten" and func._can_decompose()
+        ):  # in inference mode PyTorch passes on what others see in its parts
+            with self:
+                args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
+                return func.decompose(*args, **kwargs)
         if func is ATEN.is_pinned.default:
             return self._is_pinned(args[0])
         if func is ATEN._pin_memory.default:
@@ -95,6 +103,10 @@ class Traffic(TorchDispatchMode):
         if kwargs.get("pin_memory"):
             return self._pin(func(*args, **{**kwargs, "pin_memory": False}))
         return func(*args, **kwargs)
+
+    def _as_fake(self, tensor: Tensor) -> Tensor:
+        """A tensor of before comes in, as it comes with any other operation."""
+        return tensor if isinstance(tensor, FakeTensor) else detect_fake_mode().from_tensor(tensor)
 
     def _read(self, func, args: tuple) -> bool | int | float:
         if on_gpu(args[0]):

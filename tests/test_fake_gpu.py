@@ -6,9 +6,11 @@ import torch
 from fake_gpu import fake_gpu
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+REAL = torch.zeros(2)
 CROSSINGS = {
     "tensor": (lambda x: torch.tensor([1, 2], device="cuda"), "to device"),
     "numpy": (lambda x: torch.from_numpy(np.zeros(3)).float().to(x.device), "to device"),
+    "of before": (lambda x: REAL.to("cuda", torch.bfloat16), "to device"),
     "pageable": (lambda x: torch.zeros(3).to("cuda", non_blocking=True), "to device"),
     "pinned, waiting": (lambda x: torch.zeros(3).pin_memory().to("cuda"), "to device"),
     "in place": (lambda x: x.copy_(torch.zeros(3)), "to device"),
@@ -21,9 +23,10 @@ CROSSINGS = {
 }
 
 
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
 @pytest.mark.parametrize("act, kind", CROSSINGS.values(), ids=CROSSINGS)
-def test_each_way_across_is_noted_once_and_waits(act, kind):
-    with fake_gpu() as traffic:
+def test_each_way_across_is_noted_once_and_waits(act, kind, inference):
+    with fake_gpu() as traffic, torch.inference_mode(inference):
         x = torch.randn(3, device="cuda")
         assert traffic.events == []
         act(x)

@@ -114,7 +114,7 @@ class VideoPipeline:
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        pipeline = cls(model, first_stage, config, schedule, compile=compile)
+        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, compile=compile)
         pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline

@@ -2,7 +2,8 @@
 
 Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
-its frames and positions. Sparse tokens may be in float32 beside weights of another type: then their sums are, and no product.
+its frames and positions; it may come computed, for all layers together (`modulation`). Sparse tokens may be in float32 beside
+weights of another type: then their sums are, and no product.
 """
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
+from sparsevid.models.modulation import Modulation
 from sparsevid.sparsity.grid import Grid, upsample, windows
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -43,11 +45,11 @@ class Layer(nn.Module):
         super().__init__()
         self.attn = attn
         self.mlp = MLP(spec.hidden_size, spec.mlp_size)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 6 * spec.hidden_size))
+        self.adaLN_modulation = Modulation(spec.hidden_size, 6)
 
     def modulation(self, c: Tensor) -> tuple[Tensor, ...]:
-        """c (B, D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
-        return self.adaLN_modulation(c)[:, None, None].chunk(6, dim=-1)
+        """c (B, D), or (B, 6·D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
+        return self.adaLN_modulation.parts(c)
 
     def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         """The layer's second half: x + gate·MLP(modulated norm of x)."""
@@ -145,11 +147,11 @@ class Head(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.linear = nn.Linear(spec.hidden_size, spec.patch_size**2 * spec.out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 2 * spec.hidden_size))
+        self.adaLN_modulation = Modulation(spec.hidden_size, 2)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, T, N, D), c (B, D) → (B, T, N, p·p·C')."""
-        shift, scale = self.adaLN_modulation(c)[:, None, None].chunk(2, dim=-1)
+        """x (B, T, N, D), c (B, D) or (B, 2·D) → (B, T, N, p·p·C')."""
+        shift, scale = self.adaLN_modulation.parts(c)
         return self.linear(modulate(layer_norm(x), shift, scale))
 
 
