@@ -305,7 +305,7 @@ def build_random_model(spec: ModelSpec, dtype: torch.dtype, device: torch.device
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
-    return model.to(dtype).eval().requires_grad_(False)
+    return model.to(dtype).eval().requires_grad_(False).fuse_modulation()
 
 
 def _models_of_preset(

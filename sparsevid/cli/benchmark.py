@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the JSON file if one is named. Returns 0; failures raise."""
+    from sparsevid.system.precision import set_float32
+
+    set_float32(getattr(args, "tf32", False))
     path = getattr(args, "json", None)
     if path is not None:
         check_json(path)

@@ -57,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.tree.cards import load_card, resolve_root
     from sparsevid.data.tree.manifest import open_manifest
     from sparsevid.system.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
+    from sparsevid.system.precision import set_float32
 
     card = load_card(args.card, args.card_option or ())
+    set_float32()
     autoencoder = _open_autoencoder(args)
     size = tuple(args.size or card.clip.size)
     flip = card.clip.flip if args.flip is None else args.flip

@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
     dtype = "what the model and an autoencoder kl compute in"
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
+    tf32 = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa, which is faster"
+    model.add_argument("--tf32", action="store_true", help=tf32)
     model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
 
 
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
     check_ranks(device=device)
-    loading = {name: chosen[name] for name in ("weights", "dtype", "compile", "autoencoder")}
+    loading = {name: chosen[name] for name in ("weights", "dtype", "tf32", "compile", "autoencoder")}
 
     def find() -> str | Path:
         """The checkpoint itself of a run that lies here; a hub id is fetched by each host."""

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.detectors.base import exact_float32
 from sparsevid.evaluation.metrics.distances import frechet_by_square_root, frechet_distance
 from sparsevid.system.logging import progress
+from sparsevid.system.precision import exact_float32
 
 BATCH = 4  # clips of a forward pass: 16 frames of 224² each
 

@@ -71,6 +71,7 @@ def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: 
         "compile": pipeline.compiled,
         "formats": list(formats),
         "fps": pipeline.fps,
+        **({"tf32": True} if pipeline.tf32 else {}),  # jobs of before it could be chosen say nothing of it
     }
     made_with = {"sparsevid": __version__, "torch": torch.__version__, "device": pipeline.device.type}
     return JobRecord(num, json.loads(json.dumps(settings)), [made_with])  # as they come back from the file

@@ -42,6 +42,7 @@ from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.distributed import default_device
 from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.precision import set_float32
 from sparsevid.videos.write import write_clip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +72,7 @@ class VideoPipeline:
         compile: bool = False,
     ) -> None:
         self.model, self.autoencoder, self.config, self.schedule = model, autoencoder, config, schedule
-        self.compiled = compile
+        self.compiled, self.tf32 = compile, False
         self.weights_file: Path | None = None
         self.autoencoder_fingerprint: str | None = None
         self._network: Model = _compiled(model) if compile else model
@@ -84,6 +85,7 @@ class VideoPipeline:
         weights: str | None = None,
         device: torch.device | str | None = None,
         dtype: str = "float32",
+        tf32: bool = False,
         compile: bool = False,
         autoencoder: str | Autoencoder | None = None,
     ) -> "VideoPipeline":
@@ -95,6 +97,7 @@ class VideoPipeline:
             weights: of a checkpoint `ema`, the default, or `model`.
             device: default: the GPU where there is one.
             dtype: `float32` or `bfloat16`, of the model and of an autoencoder `kl`.
+            tf32: on a GPU, let float32 products and convolutions of this process round their inputs to TF32.
             compile: see the class.
             autoencoder: in place of the source's own: `kl:SOURCE`, `linear:FOLDER`, `pixels`, or one that is loaded.
 
@@ -104,13 +107,15 @@ class VideoPipeline:
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r}; accepted are {', '.join(DTYPES)}")
+        set_float32(tf32)
         parts = open_pretrained(source, weights, autoencoder)
         spec, config, device = parts.model.spec, parts.config, torch.device(device or default_device())
         schedule = None
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        pipeline = cls(model, first_stage, config, schedule, compile=compile)
+        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, compile=compile)
+        pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
 

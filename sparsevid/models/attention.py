@@ -6,11 +6,16 @@ projections in place.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends import cuda as switches
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsevid.system.errors import ExpectedError
 
@@ -21,9 +26,56 @@ class BackendError(ExpectedError):
     """An attention backend that cannot run here; the message says why."""
 
 
+class Kernel(NamedTuple):
+    """One of the kernels behind PyTorch's attention: its name there, and the switch that allows it."""
+
+    backend: SDPBackend
+    is_allowed: Callable[[], bool]
+    allow: Callable[[bool], None]
+
+
+KERNELS = {
+    "flash": Kernel(SDPBackend.FLASH_ATTENTION, switches.flash_sdp_enabled, switches.enable_flash_sdp),
+    "efficient": Kernel(SDPBackend.EFFICIENT_ATTENTION, switches.mem_efficient_sdp_enabled, switches.enable_mem_efficient_sdp),
+    "cudnn": Kernel(SDPBackend.CUDNN_ATTENTION, switches.cudnn_sdp_enabled, switches.enable_cudnn_sdp),
+    "math": Kernel(SDPBackend.MATH, switches.math_sdp_enabled, switches.enable_math_sdp),
+}
+# What `sdpa` chooses from on a GPU, best first, which is PyTorch's own order. It would prefer cuDNN's on Hopper, which makes a
+# plan for each shape; a token schedule has some 22 shapes for each size of a batch.
+PREFERRED = ("flash", "efficient", "math")
+GPU_ONLY = ("efficient", "cudnn")
+MOST_SEQUENCES = 65_535  # and heads, of a call: CUDA's limit to the second and third side of a kernel's grid
+_NO_KERNEL = ("No available kernel", "No viable backend")  # PyTorch's words: the error has no type of its own
+
+
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's fused attention: (B', M, h, d) and twice (B', N, h, d) → (B', M, h, d)."""
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    """PyTorch's fused attention: (B', M, h, d) and twice (B', N, h, d) → (B', M, h, d).
+
+    On a GPU by the first of its kernels flash, efficient and math that can.
+    """
+    with allowing(PREFERRED) if q.is_cuda else nullcontext():
+        return in_parts(_scaled_dot_product, q, k, v)
+
+
+def attend_by_kernel(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's attention by one of its kernels alone. Shapes as `attend_sdpa`.
+
+    Raises:
+        BackendError: the kernel cannot do this here; the message names those that can.
+    """
+    try:
+        with allowing((name,)):
+            return in_parts(_scaled_dot_product, q, k, v)
+    except RuntimeError as error:
+        if torch.compiler.is_compiling() or not any(words in str(error) for words in _NO_KERNEL):
+            raise
+        able = [other for other in KERNELS if other != name and _can(other, q[:1], k[:1], v[:1])]
+        if not able:  # these tensors go through no kernel, anywhere
+            raise
+        raise BackendError(
+            f"attention backend {name}: PyTorch {torch.__version__} has no such kernel for {q.dtype} {tuple(q.shape)} on "
+            f"{q.device}; what runs there: {', '.join(able)}"
+        ) from error
 
 
 def attend_math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -36,10 +88,15 @@ def attend_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Memory-efficient attention of xformers. Shapes as `attend_sdpa`."""
     from xformers.ops import memory_efficient_attention
 
-    return memory_efficient_attention(q, k, v)
+    return in_parts(memory_efficient_attention, q, k, v)
 
 
-BACKENDS: dict[str, Attend] = {"sdpa": attend_sdpa, "xformers": attend_xformers, "math": attend_math}
+BACKENDS: dict[str, Attend] = {
+    "sdpa": attend_sdpa,
+    **{name: partial(attend_by_kernel, name) for name in ("flash", "efficient", "cudnn")},
+    "xformers": attend_xformers,
+    "math": attend_math,
+}
 
 
 def choose_backend(name: str) -> Attend:
@@ -51,9 +108,54 @@ def choose_backend(name: str) -> Attend:
     """
     if name not in BACKENDS:
         raise ValueError(f"no attention backend {name!r}; the backends are {', '.join(BACKENDS)}")
+    if name in GPU_ONLY and not torch.cuda.is_available():
+        raise BackendError(
+            f"attention backend {name}: PyTorch's kernel needs a CUDA device and there is none; here run sdpa, flash, math"
+        )
     if name == "xformers":
         _require_xformers()
     return BACKENDS[name]
+
+
+@contextmanager
+def allowing(names: Sequence[str]) -> Iterator[None]:
+    """Inside, PyTorch's attention chooses among these of the kernels only, as far as they are allowed outside."""
+    if torch.compiler.is_compiling():
+        with sdpa_kernel([KERNELS[name].backend for name in names]):
+            yield
+        return
+    # By switches: `sdpa_kernel` takes 40 μs, as long as a small layer's attention.
+    off = [kernel for name, kernel in KERNELS.items() if name not in names and kernel.is_allowed()]
+    for kernel in off:
+        kernel.allow(False)
+    try:
+        yield
+    finally:
+        for kernel in off:
+            kernel.allow(True)
+
+
+def in_parts(attend: Attend, q: Tensor, k: Tensor, v: Tensor, most: int = MOST_SEQUENCES) -> Tensor:
+    """Attention in as many calls as keep sequences, and heads, of each within `most`. Shapes as `attend_sdpa`."""
+    for axis in (0, 2):
+        if q.shape[axis] > most:
+            parts = zip(*(each.chunk(-(-q.shape[axis] // most), axis) for each in (q, k, v)), strict=True)
+            return torch.cat([in_parts(attend, *part, most) for part in parts], axis)
+    return attend(q, k, v)
+
+
+def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+
+
+def _can(name: str, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a kernel runs on such tensors."""
+    try:
+        with allowing((name,)), torch.no_grad():
+            _scaled_dot_product(q, k, v)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _require_xformers() -> None:

@@ -2,7 +2,8 @@
 
 Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
-its frames and positions.
+its frames and positions; it may come computed, for all layers together (`modulation`). Sparse tokens may be in float32 beside
+weights of another type: then their sums are, and no product.
 """
 
 import torch
@@ -10,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
+from sparsevid.models.modulation import Modulation
 from sparsevid.sparsity.grid import Grid, upsample, windows
 from sparsevid.sparsity.spec import ModelSpec
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x·(1 + scale) + shift."""
-    return torch.addcmul(shift, x, 1 + scale)
+    """x·(1 + scale) + shift, in the type of the shift."""
+    return torch.addcmul(shift, x, 1 + scale).to(shift.dtype)
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -43,11 +45,11 @@ class Layer(nn.Module):
         super().__init__()
         self.attn = attn
         self.mlp = MLP(spec.hidden_size, spec.mlp_size)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 6 * spec.hidden_size))
+        self.adaLN_modulation = Modulation(spec.hidden_size, 6)
 
     def modulation(self, c: Tensor) -> tuple[Tensor, ...]:
-        """c (B, D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
-        return self.adaLN_modulation(c)[:, None, None].chunk(6, dim=-1)
+        """c (B, D), or (B, 6·D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
+        return self.adaLN_modulation.parts(c)
 
     def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         """The layer's second half: x + gate·MLP(modulated norm of x)."""
@@ -126,10 +128,11 @@ class RecoverLayer(Layer):
         """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
 
         `positions` (T or 1, N, D) are added to the merged tokens; `pooled` (B, t, n, D) is the module's sparse input, for
-        residual upsampling.
+        residual upsampling: in float32, as s, since the difference is small beside them.
         """
         shift, scale, gate, *feed_forward = self.modulation(c)
-        x = self.merge(s if pooled is None else s - pooled, x, sparse, dense)
+        changed = s if pooled is None else s - pooled
+        x = self.merge(changed.to(x.dtype), x, sparse, dense)
         if positions is not None:
             x = x + positions
         query = windows(modulate(layer_norm(x), shift, scale), s.shape[1])
@@ -144,11 +147,11 @@ class Head(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.linear = nn.Linear(spec.hidden_size, spec.patch_size**2 * spec.out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(spec.hidden_size, 2 * spec.hidden_size))
+        self.adaLN_modulation = Modulation(spec.hidden_size, 2)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, T, N, D), c (B, D) → (B, T, N, p·p·C')."""
-        shift, scale = self.adaLN_modulation(c)[:, None, None].chunk(2, dim=-1)
+        """x (B, T, N, D), c (B, D) or (B, 2·D) → (B, T, N, p·p·C')."""
+        shift, scale = self.adaLN_modulation.parts(c)
         return self.linear(modulate(layer_norm(x), shift, scale))
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -15,17 +16,28 @@ from sparsevid.sparsity.cost import FREQUENCIES
 from sparsevid.sparsity.grid import cell_centres
 
 
+class PatchProjection(nn.Conv2d):
+    """A convolution whose patches do not overlap, applied as the linear map that it is; the weight is (D, C, p, p).
+
+    A convolution's output is in the order of channels, and every layer after it would read tokens across memory.
+    """
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(..., C·p·p) → (..., D)."""
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class PatchEmbedding(nn.Module):
-    """Latents (B, C, T, H·p, W·p) → tokens (B, T, N, D): a linear map of each p×p patch of each frame."""
+    """Latents (B, C, T, H·p, W·p) → tokens (B, T, N, D), contiguous: a linear map of each p×p patch of each frame."""
 
     def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
+        self.patch_size = patch_size
+        self.proj = PatchProjection(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[0]
-        tokens = self.proj(rearrange(x, "b c t h w -> (b t) c h w"))
-        return rearrange(tokens, "(b t) d h w -> b t (h w) d", b=batch)
+        p = self.patch_size
+        return self.proj(rearrange(x, "b c t (h p) (w q) -> b t (h w) (c p q)", p=p, q=p))
 
 
 class TimestepEmbedding(nn.Module):
@@ -36,9 +48,7 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = FREQUENCIES // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
-        angles = t.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)  # (B, 128)
+        angles = t.float()[:, None] * wave_frequencies(FREQUENCIES // 2, t.device)  # (B, 128)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(waves.to(self.mlp[0].weight.dtype))
 
@@ -69,6 +79,12 @@ def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.nd
 
 
 @torch.compiler.assume_constant_result
+def wave_frequencies(count: int, device: torch.device) -> Tensor:
+    """(count,) frequencies of `TimestepEmbedding`, from 1 down to 1/10000; computed on the CPU, so equal on every device."""
+    return _wave_frequencies(count, device)
+
+
+@torch.compiler.assume_constant_result
 def spatial_positions(
     height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
@@ -84,6 +100,13 @@ def spatial_positions(
 def temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(t, 1, D) sin-cos positions of `windows` windows of frames, at their centres; of each frame if windows = frames."""
     return _temporal_positions(frames, windows, channels, device, dtype)
+
+
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def _wave_frequencies(count: int, device: torch.device) -> Tensor:
+    exponents = torch.arange(count, dtype=torch.float32, device="cpu") / count
+    return torch.exp(-math.log(10000.0) * exponents).to(device)
 
 
 @lru_cache(maxsize=128)

@@ -33,7 +33,9 @@ def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
         raise ValueError(f"the naive form is that of dense models such as {spec.depth}D, got layout {spec.layout!r}")
     dense, batch, like = spec.dense_grid(x.shape[2:]), x.shape[0], (spec.hidden_size, x.device, x.dtype)
     frame = dense._replace(t=1)
-    tokens = model.x_embedder.proj(rearrange(x, "b c t h w -> (b t) c h w")).flatten(2).transpose(1, 2)  # (B·T, N, D)
+    embed, p = model.x_embedder.proj, spec.patch_size
+    tokens = F.conv2d(rearrange(x, "b c t h w -> (b t) c h w"), embed.weight, embed.bias, stride=p)
+    tokens = tokens.flatten(2).transpose(1, 2)  # (B·T, N, D)
     tokens = tokens + spatial_positions(frame.h, frame.w, frame.h, frame.w, *like)
     condition = model.t_embedder(t)  # (B, D)
     if labels is not None:
@@ -50,10 +52,8 @@ def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
         tokens = _naive_layer(block, tokens, of_positions)
         tokens = rearrange(tokens, "(b n) t d -> (b t) n d", b=batch)
     shift, scale = model.final_layer.adaLN_modulation(of_frames).chunk(2, dim=1)
-    patches = model.final_layer.linear(_naive_modulate(layer_norm(tokens), shift, scale))  # (B·T, N, p·p·C')
-    return rearrange(
-        patches, "(b t) (h w) (p q c) -> b c t (h p) (w q)", b=batch, h=dense.h, p=spec.patch_size, q=spec.patch_size
-    )
+    out = model.final_layer.linear(_naive_modulate(layer_norm(tokens), shift, scale))  # (B·T, N, p·p·C')
+    return rearrange(out, "(b t) (h w) (p q c) -> b c t (h p) (w q)", b=batch, h=dense.h, p=p, q=p)
 
 
 def naive_macs(spec: ModelSpec, size: tuple[int, int, int] | None = None) -> int:

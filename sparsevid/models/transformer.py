@@ -3,7 +3,9 @@
 Dimensions: B clips, C latent channels, T frames, H×W tokens a frame, N = H·W, p patch size, D channels; (t, h, w) sparse grid.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from sparsevid.models.embeddings import (
     spatial_positions,
     temporal_positions,
 )
+from sparsevid.models.modulation import FusedModulation
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
@@ -33,7 +36,7 @@ _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_d
 
 
 class SparseTokens(NamedTuple):
-    """The sparse tokens of one module, both (B, t, n, D): pooled at its start, and after its last sparse layer."""
+    """The sparse tokens of one module, both (B, t, n, D) in float32 at least: pooled at its start, and after its last layer."""
 
     start: Tensor
     end: Tensor
@@ -54,7 +57,8 @@ class DiffusionTransformer(
 
     Args:
         spec: sizes and layout.
-        attention: attention backend: `sdpa`, `xformers` or `math`.
+        attention: attention backend: `sdpa`, which chooses among PyTorch's kernels, one of them (`flash`, `efficient` or
+            `cudnn`), `xformers` or `math`.
         checkpoint_layers: kinds of layers, such as `RD`, whose activations are computed again in the backward pass.
 
     Raises:
@@ -74,6 +78,7 @@ class DiffusionTransformer(
             self.y_embedder = LabelEmbedding(spec.labels, spec.hidden_size)
         self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
         self.final_layer = Head(spec)
+        self.fused_modulation: FusedModulation | None = None
         self.reset_parameters()
 
     @classmethod
@@ -181,11 +186,16 @@ class DiffusionTransformer(
         `modules`, if given, is filled with the modules' sparse tokens, or is what stands for M and S if it is full already.
         """
         earlier = iter(modules) if modules else None
+        # Where differences of sparse tokens are taken, which are small beside them, they are kept in float32.
+        exact = self.spec.residual_upsampling or modules is not None
+        dtype = torch.promote_types(x.dtype, torch.float32) if exact else x.dtype
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
         s = pooled = None  # sparse tokens (B, t, n, D) inside a module, and what they were at its start
+        *conditions, last = self._conditions(c)
         with_time = self.spec.is_video and not stills
         transition = self.spec.transition_positions
         for index, (kind, block) in enumerate(zip(self.kinds, self.blocks, strict=True)):
+            c = conditions[index]
             if with_time and index == self.spec.temporal_position_layer:
                 x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
             if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
@@ -199,11 +209,11 @@ class DiffusionTransformer(
                 s = layer(s, c)
             elif kind == "M":
                 if s is None:
-                    s = pooled = self._pool(x, dense, sparse, with_time)
+                    s = pooled = self._pool(x, dense, sparse, with_time, dtype)
                 s = layer(s, x, c)
             elif kind == "R":
                 if earlier is not None:
-                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time)
+                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time, dtype)
                     s = before.end + (pooled - before.start)  # what M and S changed, on the tokens as they are now
                 elif modules is not None:
                     modules.append(SparseTokens(pooled, s))
@@ -214,20 +224,63 @@ class DiffusionTransformer(
                 raise NotImplementedError(f"layer {index}: no call is known for layers of kind {kind!r}")
             if index in features:
                 kept[index] = x if s is None else s
-        return self.final_layer(x, c)
+        return self.final_layer(x, last)
 
     def _recomputed(self, block: nn.Module) -> Callable[..., Tensor]:
         """The block, with activation checkpointing where there is a backward pass to save memory for."""
         return partial(checkpoint, block, use_reentrant=False) if torch.is_grad_enabled() else block
 
+    def fuse_modulation(self) -> "DiffusionTransformer":
+        """From now on, where no gradient is asked for, compute the modulation of all layers in one product.
+
+        For inference: parameters become views of one tensor, so this is called before anything else holds on to them. Names,
+        values, and what is saved, stay; so does the product where the model moves, changes type or loads weights. A copy of
+        the model has none.
+
+        Returns:
+            The model.
+        """
+        self.fused_modulation = FusedModulation([each.adaLN_modulation for each in (*self.blocks, self.final_layer)])
+        return self
+
+    def load_state_dict(self, *args, **options):
+        """As of any module."""
+        with self._modulation_apart():
+            return super().load_state_dict(*args, **options)
+
+    def _apply(self, *args, **options) -> "DiffusionTransformer":
+        with self._modulation_apart():
+            return super()._apply(*args, **options)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_modules": {**self._modules, "fused_modulation": None}}
+
+    @contextmanager
+    def _modulation_apart(self) -> Iterator[None]:
+        """For what may put other parameters in place of those that are views; fused again afterwards, if it was."""
+        fused, self.fused_modulation = self.fused_modulation is not None, None
+        yield
+        if fused:
+            self.fuse_modulation()
+
+    def _conditions(self, c: Tensor) -> Sequence[Tensor]:
+        """What each layer, and then the head, is modulated by: c itself, or what adaLN makes of it."""
+        if self.fused_modulation is None or torch.is_grad_enabled():
+            return [c] * (self.spec.depth + 1)
+        return self.fused_modulation(c)
+
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
         """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
-        return super().save_pretrained(save_directory, config={"spec": self.spec.to_dict()}, **options)
+        # safetensors refuses the views that parameters are of a fused product; those of a copy stand alone.
+        model = self if self.fused_modulation is None else copy.deepcopy(self)
+        return super(DiffusionTransformer, model).save_pretrained(
+            save_directory, config={"spec": self.spec.to_dict()}, **options
+        )
 
-    def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool) -> Tensor:
-        """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D)."""
-        s = pool(x, dense, sparse)
-        return s + self._positions(dense, sparse, temporal, like=x) if self.spec.transition_positions else s
+    def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool, dtype: torch.dtype) -> Tensor:
+        """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D) of type `dtype`."""
+        s = pool(x, dense, sparse).to(dtype)
+        return s + self._positions(dense, sparse, temporal, like=s) if self.spec.transition_positions else s
 
     def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
         """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""

@@ -31,7 +31,7 @@ class ModelConfig:
     transition_positions: bool = True  # sin-cos positions again where tokens become sparse and dense
     residual_upsampling: bool = False  # R adds what the sparse layers changed, rather than their output (not in the paper)
     allow_no_dense: bool = False  # accept modules without a dense layer after R
-    attention: str = "sdpa"  # backend: sdpa, xformers, math
+    attention: str = "sdpa"  # backend: sdpa, its kernels flash, efficient, cudnn, and xformers, math
     checkpoint_layers: str = ""  # kinds of layers, such as RD, whose activations are computed again in the backward pass
 
 
@@ -115,6 +115,7 @@ class TrainConfig:
     gradient_clipping: float = 1.0  # 0: off
     max_skipped: int = 10  # steps skipped in a row, for losses or gradients that are not finite, before the run stops
     precision: str = "float32"  # float32, bfloat16, float16 (with a loss scale)
+    tf32: bool = False  # on GPUs: let products and convolutions of float32 round their inputs to 10 bits of mantissa
     zero_stage: int | None = None  # DeepSpeed ZeRO: 0, 1, 2, 3; default: what `deepspeed` says, or 0
     deepspeed: str | None = None  # a DeepSpeed JSON file, such as configs/deepspeed/zero2.json, without batch and precision
     ema_decay: float = 0.9999

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.system.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.system.logging import get_logger
+from sparsevid.system.precision import set_float32
 from sparsevid.training import TrainingError
 from sparsevid.training.deepspeed_file import read_settings
 
@@ -72,6 +73,7 @@ class Engine:
 
     def __init__(self, model: nn.Module, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
         check_precision(train.precision)
+        set_float32(train.tf32)
         _prepare_deepspeed()
         settings = engine_settings(train, micro_batch, accumulation)
         self.train, self.stage, self.dtype = train, settings["zero_optimization"]["stage"], PRECISIONS[train.precision]

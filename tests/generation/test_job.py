@@ -182,6 +182,18 @@ def test_another_checkpoint_is_refused(job, pipeline, tmp_path):
         generate(raw, raw.sampling(steps=2, batch=2), 1, tmp_path / "out", ("ffv1",), show_progress=False)
 
 
+def test_float32_of_another_meaning_is_another_job(job, pipeline, tmp_path):
+    """Exact is what jobs of before say nothing of; TF32 is a setting like the others, and holds for one pipeline."""
+    job(1)
+    assert "tf32" not in json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))["settings"]
+    rounded = VideoPipeline.from_pretrained(pipeline.weights_file.parents[1], tf32=True)
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    with pytest.raises(GenerationError, match="tf32 is .* there and True here"):
+        generate(rounded, rounded.sampling(steps=2, batch=2), 1, tmp_path / "out", ("ffv1",), show_progress=False)
+    VideoPipeline.from_pretrained(pipeline.weights_file.parents[1])
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_another_schedule_or_objective_in_the_config_is_refused(job, pipeline, tmp_path):
     """The settings name a schedule; the config beside the weights says what it is."""
     job(1)

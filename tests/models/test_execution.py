@@ -47,8 +47,10 @@ def test_backends_agree_on_a_gpu(backend):
 
 
 def test_backends_that_cannot_run_here_are_refused_at_construction():
-    with pytest.raises(ValueError, match="no attention backend 'flash'; the backends are sdpa, xformers, math"):
-        DiffusionTransformer(SPEC, attention="flash")
+    with pytest.raises(
+        ValueError, match="no attention backend 'fast'; the backends are sdpa, flash, efficient, cudnn, xformers, math"
+    ):
+        DiffusionTransformer(SPEC, attention="fast")
     if not torch.cuda.is_available():
         reason = "needs a CUDA device" if importlib.util.find_spec("xformers") else "not installed"
         with pytest.raises(BackendError, match=reason):

@@ -55,6 +55,14 @@ def test_a_gradient_that_is_applied_although_it_is_not_finite_is_an_error(monkey
         engine.step(engine(torch.full((1, 3), math.nan), None).sum(), 1e-2)
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_run_says_what_float32_means(tf32):
+    """For products and convolutions alike, and whatever it meant before in this process."""
+    torch.backends.cudnn.allow_tf32 = not tf32
+    Engine(Timeless(nn.Linear(3, 2)), TrainConfig(tf32=tf32), 1, 1)
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == tf32
+
+
 @pytest.mark.parametrize("key", SAID_BY_RUN)
 def test_nothing_is_said_twice(tmp_path, key):
     path = tmp_path / "ds.json"

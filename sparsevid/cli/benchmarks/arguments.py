@@ -62,6 +62,8 @@ def add_models(parser: argparse.ArgumentParser, default: list[str], presets: str
     default = f"default: {' '.join(default)}, beside a run none"
     parser.add_argument("--presets", nargs="+", metavar="NAME", help=f"{presets}; {default}")
     parser.add_argument("--config", **RUN, help="the model of a run too: its YAML file or folder, and dotted settings over it")
+    text = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa"
+    parser.add_argument("--tf32", action="store_true", help=text)
 
 
 def named_models(args: argparse.Namespace, default: list[str]) -> "list[str | Candidate]":

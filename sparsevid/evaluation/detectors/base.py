@@ -4,13 +4,14 @@ Dimensions: B clips, C = 3 channels (RGB), T frames, H×W pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+from sparsevid.system.precision import exact_float32
 
 Setting = str | float
 
@@ -114,19 +115,6 @@ class Detector(nn.Module, ABC):
         return super().train(False)
 
 
-# TF32 is switched per operation since torch 2.9, and by one flag per library before.
-if hasattr(torch.backends.cudnn, "conv"):
-    _PRECISION_SWITCHES = (
-        (torch.backends.cudnn.conv, "fp32_precision", "ieee"),
-        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
-    )
-else:
-    _PRECISION_SWITCHES = (
-        (torch.backends.cudnn, "allow_tf32", False),
-        (torch.backends.cuda.matmul, "allow_tf32", False),
-    )
-
-
 def _same_setting(given: Setting, accepted: Setting) -> bool:
     if isinstance(accepted, str) or not isinstance(given, str):
         return given == accepted
@@ -134,16 +122,3 @@ def _same_setting(given: Setting, accepted: Setting) -> bool:
         return float(given) == accepted
     except ValueError:
         return False
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """No TF32 inside: its 10-bit mantissa moves features by 1e-3, and convolutions use it by default."""
-    before = [getattr(owner, name) for owner, name, _ in _PRECISION_SWITCHES]
-    try:
-        for owner, name, exact in _PRECISION_SWITCHES:
-            setattr(owner, name, exact)
-        yield
-    finally:
-        for (owner, name, _), value in zip(_PRECISION_SWITCHES, before, strict=True):
-            setattr(owner, name, value)
