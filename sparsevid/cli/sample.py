@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
     dtype = "what the model and an autoencoder kl compute in"
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
-    model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
+    model.add_argument("--compile", action="store_true", help="compile the model's layers, which changes rounding")
+    graph = "record forwards as CUDA graphs, which changes no bit: on a GPU, or never. Default: on"
+    model.add_argument("--graph", choices=("on", "off"), default="on", help=graph)
 
 
 def _add_sampler_arguments(group) -> None:
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
     with peers_may_die("loading the checkpoint"):
         source = from_main(find, (OSError, ValueError))  # the newest may be another by the time that another rank looks
-        pipeline = VideoPipeline.from_pretrained(source, device=device, **loading)
+        pipeline = VideoPipeline.from_pretrained(source, device=device, graph=args.graph == "on", **loading)
     if args.preset == "benchmark" and chosen["sampler"] is None:
         chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
     sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})
