@@ -138,9 +138,7 @@ def dpm_solver(
     """
     del noise
     timesteps = spaced_timesteps(steps)[::-1]
-    scheduler = _dpm_scheduler()
-    scheduler.set_timesteps(timesteps=timesteps)
-    scheduler.set_begin_index(0)  # so that it counts steps, and does not look for each timestep
+    scheduler = _dpm_scheduler(timesteps)
     for k in progress(timesteps):
         eps = _call_at_timestep(model, x, k, **cond)[:, : x.shape[1]]
         if k in timesteps[-2:-1]:
@@ -199,16 +197,19 @@ def call_once(sampler: str, model: Model, x: Tensor, u: float, **cond) -> Tensor
     return _call_at_timestep(model, x, round(LAST_TIMESTEP * u), **cond)
 
 
-def _dpm_scheduler():
-    """The scheduler of diffusers, on the betas of our linear schedule."""
+def _dpm_scheduler(timesteps: list[int]):
+    """The scheduler of diffusers for these timesteps, on the betas of our linear schedule; its tables stay on the host."""
     from diffusers import DPMSolverMultistepScheduler  # takes seconds to import
 
-    return DPMSolverMultistepScheduler(
+    scheduler = DPMSolverMultistepScheduler(
         trained_betas=GaussianDiffusion().betas.numpy(),
         solver_order=2,
         algorithm_type="dpmsolver++",
         prediction_type="epsilon",
     )
+    scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_begin_index(0)  # so that it counts steps, and does not look for each timestep
+    return scheduler
 
 
 def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond) -> Tensor:
