@@ -14,17 +14,26 @@ from sparsevid.models.transformer import DiffusionTransformer
 MOST_GRAPHS = 256  # of all layers: some ten, and six more for each stage of a schedule
 
 
+def compile_layers(model: DiffusionTransformer, backend: str = "inductor") -> None:
+    """Let each layer be compiled, in place, when it is first called with a shape. Names of weights stay.
+
+    Args:
+        model: whose layers are compiled.
+        backend: of `torch.compile`.
+    """
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_GRAPHS)
+    for layer in model.blocks:
+        layer.compile(fullgraph=True, dynamic=False, backend=backend)
+
+
 def with_compiled_layers(model: DiffusionTransformer, backend: str = "inductor") -> DiffusionTransformer:
-    """The model with the same weights, its layers compiled when they are first called with a shape. `model` stays as it is.
+    """Another model of the same weights, whose layers are compiled; `model` stays as it is.
 
     Args:
         model: whose weights are shared: a change of one is a change of the other.
         backend: of `torch.compile`.
     """
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_GRAPHS)
     compiled = copy.copy(model)
-    layers = [copy.copy(layer) for layer in model.blocks]
-    for layer in layers:
-        layer.compile(fullgraph=True, dynamic=False, backend=backend)
-    compiled._modules = {**model._modules, "blocks": nn.ModuleList(layers)}
+    compiled._modules = {**model._modules, "blocks": nn.ModuleList(copy.copy(layer) for layer in model.blocks)}
+    compile_layers(compiled, backend)
     return compiled

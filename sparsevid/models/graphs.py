@@ -83,7 +83,7 @@ class GraphedModel:
         if self._capture is None or torch.is_grad_enabled():
             return self.network(*args, **kwargs)
         leaves, structure = pytree.tree_flatten((args, kwargs))
-        kind = (structure, torch.is_inference_mode_enabled(), *map(_kind, leaves))
+        kind = (repr(structure), torch.is_inference_mode_enabled(), *map(_kind, leaves))
         self._drop_if_weights_moved()
         known = kind in self._graphs
         graph = self._graphs.pop(kind, None)
