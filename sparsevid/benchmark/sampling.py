@@ -25,12 +25,11 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.model import build_random_model, matmul_rates, plan_matmuls
 from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, SamplingCase, product_dense
 from sparsevid.benchmark.timing import Turns, time_turn
-from sparsevid.diffusion.samplers import FLOW_SAMPLERS
+from sparsevid.diffusion.samplers import call_once
 from sparsevid.generation.pipeline import DTYPES, VideoPipeline
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ObjectiveConfig, RunConfig
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.distributed import check_device
 from sparsevid.system.logging import progress
 from sparsevid.videos.write import FORMATS
@@ -133,6 +132,7 @@ def measure_sampling(
     device: str | torch.device = "cpu",
     matmul_sizes: Sequence[int] | None = None,
     format: str = "ffv1",
+    graph: bool = True,
 ) -> SamplingMeasurement:
     """Time all cases and matmuls of their dtypes in turns, after `warm_turns` through every call, decoding and writing.
 
@@ -145,6 +145,7 @@ def measure_sampling(
         device: `cpu`, `cuda` or `cuda:N`.
         matmul_sizes: sides of the square matrices; by default those of `benchmark.model.MATMUL_SIZES`.
         format: of the files, see `sparsevid.videos.write.FORMATS`.
+        graph: on a GPU replay forwards as CUDA graphs.
 
     Raises:
         ValueError: a count out of range, no such device, latents that are not the autoencoder's, or no such format.
@@ -161,7 +162,7 @@ def measure_sampling(
         )
     device = check_device(device)
     # Without an autoencoder nothing is decoded, so any will do for a pipeline.
-    pipelines = random_pipelines([case.network for case in cases], autoencoder or Pixels(), device)
+    pipelines = random_pipelines([case.network for case in cases], autoencoder or Pixels(), device, graph)
     runs = {case: SamplingRun(case, pipelines[case.network]) for case in cases}
     single = {call: part for case, run in runs.items() for call, part in run.single_calls().items()}
     matmuls = plan_matmuls(dict.fromkeys(case.network.dtype for case in cases), device, matmul_sizes)
@@ -179,7 +180,7 @@ def measure_sampling(
 def warm_turns(
     single: Mapping[Call, Callable], others: Mapping[Any, Callable], device: torch.device
 ) -> list[dict[Any, Callable]]:
-    """What runs before the timed turns: everything once, and on a GPU the calls of compiled networks once more.
+    """What runs before the timed turns: everything once, and on a GPU the calls of models once more.
 
     Args:
         single: one call of a model in each stage.
@@ -187,9 +188,8 @@ def warm_turns(
         device: where the models are.
     """
     turns: list[dict[Any, Callable]] = [{**single, **others}]
-    graphs = {call: part for call, part in single.items() if call.network.compiled}
-    if graphs and device.type == "cuda":
-        turns.append(graphs)  # a CUDA graph is recorded at its second call
+    if device.type == "cuda":
+        turns.append(dict(single))  # a CUDA graph is recorded at its second call
     return turns
 
 
@@ -226,6 +226,7 @@ class SamplingRun:
         pipeline: of its network.
     """
 
+    @torch.inference_mode()
     def __init__(self, case: SamplingCase, pipeline: VideoPipeline) -> None:
         self.case, self.pipeline = case, pipeline
         self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch)
@@ -233,18 +234,19 @@ class SamplingRun:
         self.latents = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=pipeline.device)
         self.clips = torch.zeros(0)
 
+    @torch.inference_mode()
     def single_calls(self) -> dict[Call, Callable[[], Tensor]]:
-        """A call of the model in each stage that the sampler passes, at the first of its times there."""
-        spec, device, calls = self.case.network.spec, self.pipeline.device, {}
+        """A call of the model in each stage that the sampler passes, at the first of its times there.
+
+        Inputs are made as a sampler makes them, in inference mode: a compiled model has other graphs for other tensors.
+        """
+        spec, device = self.case.network.spec, self.pipeline.device
         x = torch.randn(self.case.batch, spec.in_channels, *spec.input_size, device=device)
         labels = torch.arange(len(x), device=device) % spec.num_classes if spec.num_classes else None
         cond = {} if labels is None else {"labels": labels}
-        for call, times in self.case.calls.items():
-            time = LAST_TIMESTEP * times[0]
-            t = torch.full((len(x),), time if self.case.sampler in FLOW_SAMPLERS else round(time), device=device)
-            model = self.pipeline.denoiser(self.sampling)
-            calls[call] = lambda model=model, t=t: model(x, t, **cond)
-        return calls
+        denoiser = self.pipeline.denoiser(self.sampling)
+        timed = torch.inference_mode()(partial(call_once, self.case.sampler, denoiser, x, **cond))
+        return {call: partial(timed, u=times[0]) for call, times in self.case.calls.items()}
 
     def denoise(self) -> None:
         """From noise to latents."""
@@ -260,7 +262,7 @@ class SamplingRun:
 
 
 def random_pipelines(
-    networks: Sequence[Network], autoencoder: Autoencoder, device: torch.device
+    networks: Sequence[Network], autoencoder: Autoencoder, device: torch.device, graph: bool = True
 ) -> dict[Network, VideoPipeline]:
     """Pipelines of random weights; networks of the same spec and dtype share them, those of one dtype the autoencoder."""
     dtypes = dict.fromkeys(network.dtype for network in networks)
@@ -272,7 +274,8 @@ def random_pipelines(
         if (spec, dtype) not in models:
             models[spec, dtype] = build_random_model(spec, DTYPES[dtype], device)
         config = RunConfig(objective=ObjectiveConfig(kind="diffusion" if spec.learn_sigma else "flow"))
-        pipelines[network] = VideoPipeline(models[spec, dtype], autoencoders[dtype], config, schedule, compile=compiled)
+        parts = models[spec, dtype], autoencoders[dtype], config, schedule
+        pipelines[network] = VideoPipeline(*parts, compile=compiled, graph=graph)
     return pipelines
 
 

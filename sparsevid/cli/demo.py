@@ -41,18 +41,30 @@ class Summary:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=CONFIG, help="the run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
-    parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU")
+    parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU. "
+                        "A batch that they cannot share evenly is enlarged to the next that they can")  # fmt: skip
     parser.add_argument("overrides", nargs="*", help="dotted settings such as train.steps=100")
 
 
 def run(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, f"output={args.out.parent}", f"name={args.out.name}/sparse"]
-    config = load_config(args.config, overrides)
-    _train(args.config, overrides, args.processes or _default_processes())
+    config, processes = load_config(args.config, overrides), args.processes or _default_processes()
+    batch = batch_for(processes, config.train.global_batch, config.train.micro_batch)
+    if batch != config.train.global_batch and not any(each.startswith("train.global_batch=") for each in args.overrides):
+        logger.info("train.global_batch = %d in place of %d: %d processes share it evenly", batch, config.train.global_batch,
+                    processes)  # fmt: skip
+        overrides.append(f"train.global_batch={batch}")
+    _train(args.config, overrides, processes)
     summary = _evaluate(config.folder, args.out)
     (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
     _print(summary, args.out, config.folder)
     return 0
+
+
+def batch_for(processes: int, global_batch: int, micro_batch: int | None) -> int:
+    """The smallest batch from `global_batch` on that these processes share evenly, in whole micro-batches if they are given."""
+    share = processes * (micro_batch or 1)
+    return -(-global_batch // share) * share
 
 
 def _default_processes() -> int:
@@ -146,18 +158,17 @@ def _step_seconds(pipeline) -> dict[str, float]:
     import torch
 
     from sparsevid.benchmark.timing import time_alternately
+    from sparsevid.diffusion.samplers import call_once
     from sparsevid.models.transformer import DiffusionTransformer
-    from sparsevid.sparsity.times import LAST_TIMESTEP
 
-    spec = pipeline.model.spec
+    spec, sampler, times = pipeline.model.spec, pipeline.default_sampler, _times(pipeline, TIMED_STEPS)
     dense = DiffusionTransformer(spec.dense()).to(pipeline.device).eval()
     x = torch.randn(8, spec.in_channels, *spec.input_size, device=pipeline.device)
-    times = [torch.full((8,), LAST_TIMESTEP * u, device=pipeline.device) for u in _times(pipeline, TIMED_STEPS)]
 
+    @torch.inference_mode()
     def walk(model):
-        with torch.inference_mode():
-            for t in times:
-                model(x, t)
+        for u in times:
+            call_once(sampler, model, x, u)
 
     seconds = time_alternately({"dense": lambda: walk(dense), "sparse": lambda: walk(pipeline.denoiser())})
     return {name: value / TIMED_STEPS for name, value in seconds.items()}

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
     tf32 = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa, which is faster"
     model.add_argument("--tf32", action="store_true", help=tf32)
-    model.add_argument("--compile", action="store_true", help="one graph for each stage of the schedule; on a GPU CUDA graphs")
+    model.add_argument("--compile", action="store_true", help="compile the model's layers, which changes rounding")
+    graph = "record forwards as CUDA graphs, which changes no bit: on a GPU, or never. Default: on"
+    model.add_argument("--graph", choices=("on", "off"), default="on", help=graph)
 
 
 def _add_sampler_arguments(group) -> None:
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
     with peers_may_die("loading the checkpoint"):
         source = from_main(find, (OSError, ValueError))  # the newest may be another by the time that another rank looks
-        pipeline = VideoPipeline.from_pretrained(source, device=device, **loading)
+        pipeline = VideoPipeline.from_pretrained(source, device=device, graph=args.graph == "on", **loading)
     if args.preset == "benchmark" and chosen["sampler"] is None:
         chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
     sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})

@@ -5,6 +5,8 @@ Latents are (B, C, ...); timesteps are (B,) indices, 0 = least noise. Tables are
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,19 @@ from sparsevid.sparsity.times import LAST_TIMESTEP
 
 TIMESTEPS = LAST_TIMESTEP + 1
 BETA_START, BETA_END = 1e-4, 0.02
+
+
+class Table(IntEnum):
+    """Coefficients by timestep, as rows of one table: a device receives all of them at once."""
+
+    SIGNAL = 0  # √ᾱ
+    NOISE = 1  # √(1 − ᾱ)
+    INVERSE_SIGNAL = 2  # 1/√ᾱ
+    NOISE_TO_SIGNAL = 3  # √(1/ᾱ − 1)
+    MEAN_ON_X0 = 4  # of q(x_{t−1} | x_t, x₀)
+    MEAN_ON_X = 5
+    LOG_VARIANCE_LOW = 6  # of the reverse step: its bounds
+    LOG_VARIANCE_HIGH = 7
 
 
 class Posterior(NamedTuple):
@@ -46,47 +61,61 @@ class GaussianDiffusion:
     """
 
     def __init__(self, timesteps: Sequence[int] | None = None) -> None:
-        full = linear_alphas_cumprod()
-        self.timesteps = torch.arange(TIMESTEPS) if timesteps is None else torch.tensor(list(timesteps))
-        if len(self.timesteps) == 0 or (self.timesteps.diff() <= 0).any():
-            raise ValueError(f"timesteps rise strictly, got {self.timesteps.tolist()}")
-        if self.timesteps[0] < 0 or self.timesteps[-1] >= TIMESTEPS:
-            raise ValueError(f"timesteps lie in 0 … {TIMESTEPS - 1}, got {self.timesteps.tolist()}")
-        self.alphas_cumprod = full[self.timesteps]
+        timesteps = list(range(TIMESTEPS) if timesteps is None else timesteps)
+        if not timesteps or any(after <= before for before, after in pairwise(timesteps)):
+            raise ValueError(f"timesteps rise strictly, got {timesteps}")
+        if timesteps[0] < 0 or timesteps[-1] >= TIMESTEPS:
+            raise ValueError(f"timesteps lie in 0 … {TIMESTEPS - 1}, got {timesteps}")
+        self.timesteps = torch.tensor(timesteps)
+        self.alphas_cumprod = linear_alphas_cumprod()[self.timesteps]
         self.alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
         self.betas = 1.0 - self.alphas_cumprod / self.alphas_cumprod_prev
         self.posterior_variance = self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
         # The posterior variance is 0 at the first step; its logarithm takes the second step's value instead.
         first = self.posterior_variance[1:2] if len(self.timesteps) > 1 else self.betas[:1]
         self.posterior_log_variance = torch.log(torch.cat([first, self.posterior_variance[1:]]))
+        self._tables = {torch.device("cpu"): self._make_tables()}  # all of them by device: one copy to each
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    @staticmethod
-    def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    def _make_tables(self) -> Tensor:
+        """The rows that `Table` names: (tables, timesteps)."""
+        alphas, previous, remaining = self.alphas_cumprod, self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
+        tables = {
+            Table.SIGNAL: alphas.sqrt(),
+            Table.NOISE: remaining.sqrt(),
+            Table.INVERSE_SIGNAL: alphas.rsqrt(),
+            Table.NOISE_TO_SIGNAL: (1 / alphas - 1).sqrt(),
+            Table.MEAN_ON_X0: self.betas * previous.sqrt() / remaining,
+            Table.MEAN_ON_X: (1.0 - previous) * (1.0 - self.betas).sqrt() / remaining,
+            Table.LOG_VARIANCE_LOW: self.posterior_log_variance,
+            Table.LOG_VARIANCE_HIGH: self.betas.log(),
+        }
+        return torch.stack([tables[table] for table in Table])
+
+    def at(self, table: Table, t: Tensor, like: Tensor) -> Tensor:
         """Entries `t` (B,) of a table, shaped (B, 1, …) for arithmetic with `like`."""
-        return table.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+        if like.device not in self._tables:
+            with torch.inference_mode(False):  # training goes on with what validation copied
+                self._tables[like.device] = self._tables[torch.device("cpu")].to(like.device)
+        return self._tables[like.device][table][t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = √ᾱ_t·x₀ + √(1−ᾱ_t)·noise."""
-        return self.at(self.alphas_cumprod.sqrt(), t, x0) * x0 + self.at((1 - self.alphas_cumprod).sqrt(), t, x0) * noise
+        return self.at(Table.SIGNAL, t, x0) * x0 + self.at(Table.NOISE, t, x0) * noise
 
     def pred_x0(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x₀ from x_t and the predicted noise."""
-        return self.at(self.alphas_cumprod.rsqrt(), t, x) * x - self.at((1 / self.alphas_cumprod - 1).sqrt(), t, x) * eps
+        return self.at(Table.INVERSE_SIGNAL, t, x) * x - self.at(Table.NOISE_TO_SIGNAL, t, x) * eps
 
     def pred_eps(self, x: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The noise from x_t and the predicted x₀."""
-        scale = (1 / self.alphas_cumprod - 1).sqrt()
-        return (self.at(self.alphas_cumprod.rsqrt(), t, x) * x - x0) / self.at(scale, t, x)
+        return (self.at(Table.INVERSE_SIGNAL, t, x) * x - x0) / self.at(Table.NOISE_TO_SIGNAL, t, x)
 
     def q_posterior_mean(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t−1} | x_t, x₀)."""
-        remaining = 1.0 - self.alphas_cumprod
-        on_x0 = self.betas * self.alphas_cumprod_prev.sqrt() / remaining
-        on_x = (1.0 - self.alphas_cumprod_prev) * (1.0 - self.betas).sqrt() / remaining
-        return self.at(on_x0, t, x) * x0 + self.at(on_x, t, x) * x
+        return self.at(Table.MEAN_ON_X0, t, x) * x0 + self.at(Table.MEAN_ON_X, t, x) * x
 
     def p_mean_variance(self, output: Tensor, x: Tensor, t: Tensor, clip_denoised: bool = False) -> Posterior:
         """The model's reverse step.
@@ -103,7 +132,7 @@ class GaussianDiffusion:
         if output.shape[1] != 2 * x.shape[1]:
             raise ValueError(f"learned variance needs {2 * x.shape[1]} output channels, got {output.shape[1]}")
         eps, fraction = output.chunk(2, dim=1)
-        low, high = self.at(self.posterior_log_variance, t, x), self.at(self.betas.log(), t, x)
+        low, high = self.at(Table.LOG_VARIANCE_LOW, t, x), self.at(Table.LOG_VARIANCE_HIGH, t, x)
         log_variance = torch.lerp(low, high, (fraction + 1) / 2)
         x0 = self.pred_x0(x, t, eps)
         x0 = x0.clamp(-1, 1) if clip_denoised else x0
@@ -125,7 +154,7 @@ class GaussianDiffusion:
     def variational_bound(self, output: Tensor, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """One term of the variational bound in bits a value, (B,): a KL divergence, or at t = 0 the decoder's likelihood."""
         true_mean = self.q_posterior_mean(x0, x, t)
-        true_log_variance = self.at(self.posterior_log_variance, t, x)
+        true_log_variance = self.at(Table.LOG_VARIANCE_LOW, t, x)
         model = self.p_mean_variance(output, x, t)
         kl = _normal_kl(true_mean, true_log_variance, model.mean, model.log_variance)
         likelihood = _discretised_log_likelihood(x0, model.mean, 0.5 * model.log_variance)

@@ -2,6 +2,8 @@
 
 Each takes x (B, C, ...) of unit normal noise and the number of steps. Those of diffusion models also take `noise`, which gives
 fresh unit normal noise like x. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
+
+No step makes the host wait for a device: coefficients are numbers or lie on the device, and a `TimedModel` is told the time.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,9 +14,32 @@ from torch import Tensor
 
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE
 from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
+from sparsevid.sparsity.times import LAST_TIMESTEP
 
 Model = Callable[..., Tensor]
 Progress = Callable[[Iterable], Iterable]
+
+
+class TimedModel:
+    """A model that decides something by the time of a call: the grid, whether guidance acts.
+
+    Samplers tell it the diffusion time that they know, by `call_at`. Called by hand, `model(x, t, **cond)`, it has to read the
+    times of the batch, for which the host waits if they lie on a GPU.
+
+    Args:
+        call: of (x, t, u, **cond), u the diffusion time of all clips or None if it has to be read from t.
+    """
+
+    def __init__(self, call: Model) -> None:
+        self.call = call
+
+    def __call__(self, x: Tensor, t: Tensor, **cond) -> Tensor:
+        return self.call(x, t, None, **cond)
+
+
+def call_at(model: Model, x: Tensor, u: float | None, t: Tensor, **cond) -> Tensor:
+    """Call a model of any kind at diffusion time `u` of all clips, if it is known, which `t` (B,) says in the model's scale."""
+    return model.call(x, t, u, **cond) if isinstance(model, TimedModel) else model(x, t, **cond)
 
 
 def spaced_timesteps(steps: int) -> list[int]:
@@ -52,13 +77,12 @@ def ddpm(
     **cond,
 ) -> Tensor:
     """Ancestral sampling with the learned variance (DDPM, algorithm 2), on `steps` evenly spaced timesteps."""
-    diffusion = GaussianDiffusion(spaced_timesteps(steps))
+    timesteps = spaced_timesteps(steps)
+    diffusion = GaussianDiffusion(timesteps)
     for i in progress(range(steps - 1, -1, -1)):
-        t = torch.full(x.shape[:1], i, device=x.device)
-        output = model(x, _model_time(diffusion, i, x), **cond)
-        step = diffusion.p_mean_variance(output, x, t, clip_denoised)
-        fresh = noise()
-        x = step.mean + (0.5 * step.log_variance).exp() * fresh if i > 0 else step.mean
+        output = _call_at_timestep(model, x, timesteps[i], **cond)
+        step = diffusion.p_mean_variance(output, x, _full(x, i), clip_denoised)
+        x = step.mean + (0.5 * step.log_variance).exp() * noise() if i > 0 else step.mean
     return x
 
 
@@ -80,15 +104,16 @@ def ddim(
     """
     if eta > 0 and noise is None:
         raise ValueError(f"ddim with eta={eta} draws noise: pass `noise`")
-    diffusion = GaussianDiffusion(spaced_timesteps(steps))
+    timesteps = spaced_timesteps(steps)
+    diffusion = GaussianDiffusion(timesteps)
     for i in progress(range(steps - 1, -1, -1)):
-        t = torch.full(x.shape[:1], i, device=x.device)
-        eps = model(x, _model_time(diffusion, i, x), **cond)[:, : x.shape[1]]
+        t = _full(x, i)
+        eps = _call_at_timestep(model, x, timesteps[i], **cond)[:, : x.shape[1]]
         x0 = diffusion.pred_x0(x, t, eps)
         x0 = x0.clamp(-1, 1) if clip_denoised else x0
         eps = diffusion.pred_eps(x, t, x0)
         previous = diffusion.alphas_cumprod_prev[i]
-        variance = eta**2 * diffusion.posterior_variance[i]
+        variance = eta**2 * diffusion.posterior_variance[i]  # these two lie on the host
         x = previous.sqrt().item() * x0 + (1 - previous - variance).sqrt().item() * eps
         if eta > 0 and i > 0:
             x = x + variance.sqrt().item() * noise()
@@ -113,12 +138,9 @@ def dpm_solver(
     """
     del noise
     timesteps = spaced_timesteps(steps)[::-1]
-    scheduler = _dpm_scheduler()
-    scheduler.set_timesteps(timesteps=timesteps)
-    scheduler.set_begin_index(0)  # so that it counts steps, and does not look for each timestep
+    scheduler = _dpm_scheduler(timesteps)
     for k in progress(timesteps):
-        t = torch.full(x.shape[:1], k, device=x.device)
-        eps = model(x, t, **cond)[:, : x.shape[1]]
+        eps = _call_at_timestep(model, x, k, **cond)[:, : x.shape[1]]
         if k in timesteps[-2:-1]:
             scheduler.lower_order_nums = 0  # forget the earlier outputs
         x = scheduler.step(eps, k, x, return_dict=False)[0]
@@ -128,7 +150,7 @@ def dpm_solver(
 def euler(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
     """Euler's method for rectified flow: x ← x − v/steps at u = 1, 1 − 1/steps, …"""
     for u in progress(flow_times(steps)):
-        x = x - model(x, _flow_time(u, x), **cond) / steps
+        x = x - _call_at_flow_time(model, x, u, **cond) / steps
     return x
 
 
@@ -139,10 +161,10 @@ def heun(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **co
     of first order leaves the whole at second (as in arXiv 2206.00364, algorithm 1).
     """
     for u, after in progress(list(pairwise([*flow_times(steps), 0.0]))):
-        slope = model(x, _flow_time(u, x), **cond)
+        slope = _call_at_flow_time(model, x, u, **cond)
         if after > 0.0:
             ahead = x - (u - after) * slope
-            slope = (slope + model(ahead, _flow_time(after, x), **cond)) / 2
+            slope = (slope + _call_at_flow_time(model, ahead, after, **cond)) / 2
         x = x - (u - after) * slope
     return x
 
@@ -164,27 +186,42 @@ def sampler_times(sampler: str, steps: int) -> list[float]:
     if sampler in FLOW_SAMPLERS:
         return flow_times(steps)
     if sampler in DIFFUSION_SAMPLERS:
-        return [k / (TIMESTEPS - 1) for k in reversed(spaced_timesteps(steps))]
+        return [k / LAST_TIMESTEP for k in reversed(spaced_timesteps(steps))]
     raise ValueError(f"no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}")
 
 
-def _dpm_scheduler():
-    """The scheduler of diffusers, on the betas of our linear schedule."""
+def call_once(sampler: str, model: Model, x: Tensor, u: float, **cond) -> Tensor:
+    """The model's output at diffusion time u, called as this sampler calls it."""
+    if sampler in FLOW_SAMPLERS:
+        return _call_at_flow_time(model, x, u, **cond)
+    return _call_at_timestep(model, x, round(LAST_TIMESTEP * u), **cond)
+
+
+def _dpm_scheduler(timesteps: list[int]):
+    """The scheduler of diffusers for these timesteps, on the betas of our linear schedule; its tables stay on the host."""
     from diffusers import DPMSolverMultistepScheduler  # takes seconds to import
 
-    return DPMSolverMultistepScheduler(
+    scheduler = DPMSolverMultistepScheduler(
         trained_betas=GaussianDiffusion().betas.numpy(),
         solver_order=2,
         algorithm_type="dpmsolver++",
         prediction_type="epsilon",
     )
+    scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_begin_index(0)  # so that it counts steps, and does not look for each timestep
+    return scheduler
 
 
-def _model_time(diffusion: GaussianDiffusion, index: int, x: Tensor) -> Tensor:
-    """(B,) original timestep of step `index`."""
-    return torch.full(x.shape[:1], int(diffusion.timesteps[index]), device=x.device)
+def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond) -> Tensor:
+    """A diffusion model's output at one of the timesteps 0 … 999."""
+    return call_at(model, x, timestep / LAST_TIMESTEP, _full(x, timestep), **cond)
 
 
-def _flow_time(u: float, x: Tensor) -> Tensor:
-    """(B,) what a model receives at time u."""
-    return torch.full(x.shape[:1], MODEL_TIME_SCALE * u, device=x.device)
+def _call_at_flow_time(model: Model, x: Tensor, u: float, **cond) -> Tensor:
+    """A flow model's output at time u."""
+    return call_at(model, x, u, _full(x, MODEL_TIME_SCALE * u), **cond)
+
+
+def _full(x: Tensor, value: float) -> Tensor:
+    """(B,) of one value, filled on the device of x."""
+    return torch.full(x.shape[:1], value, device=x.device)

@@ -1,14 +1,21 @@
-"""What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then step reuse."""
+"""What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then step reuse.
 
-from collections.abc import Sequence
+Guidance in an interval and the token schedule decide by the time of a call. Samplers tell it as a number (`TimedModel`); a
+call by hand, `model(x, t, **cond)`, reads it from `t`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import Model
+from sparsevid.diffusion.samplers import Model, TimedModel, call_at
 from sparsevid.models.transformer import SparseTokens
 from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
+
+Choice = TypeVar("Choice", bool, int)
 
 
 def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
@@ -16,20 +23,17 @@ def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
     return interval is None or interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR
 
 
-def with_token_schedule(model: Model, schedule: TokenSchedule) -> Model:
+def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
     """Call `model` with the sparse grid that the schedule has at the time of the call.
 
     The wrapped model raises ValueError if the times of a batch lie in different stages: one call has one grid.
     """
 
-    def scheduled(x: Tensor, t: Tensor, **cond) -> Tensor:
-        low, high = _time_range(t)
-        stage = stage_at(schedule, low)
-        if stage != stage_at(schedule, high):
-            raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie in different stages of the token schedule")
+    def scheduled(x: Tensor, t: Tensor, u: float | None, **cond) -> Tensor:
+        stage = _decide(lambda time: stage_at(schedule, time), t, u, "in different stages of the token schedule")
         return model(x, t, grid=schedule.stages[stage].grid, **cond)
 
-    return scheduled
+    return TimedModel(scheduled)
 
 
 def with_guidance(
@@ -38,7 +42,7 @@ def with_guidance(
     null_label: int,
     channels: int | None = None,
     interval: tuple[float, float] | None = None,
-) -> Model:
+) -> TimedModel:
     """Classifier-free guidance (arXiv 2207.12598): unconditional + scale·(conditional − unconditional), in one batch.
 
     Args:
@@ -61,17 +65,21 @@ def with_guidance(
     if channels is not None and channels < 1:
         raise ValueError(f"guidance acts on at least 1 channel, got {channels}")
 
-    def guided(x: Tensor, t: Tensor, *, labels: Tensor, **cond) -> Tensor:
-        if scale == 1.0 or not _acts(interval, t):
-            return model(x, t, labels=labels, **cond)
+    def acts(t: Tensor, u: float | None) -> bool:
+        sides = f"on both sides of the guidance interval {interval}"
+        return interval is None or _decide(lambda time: guidance_acts(interval, time), t, u, sides)
+
+    def guided(x: Tensor, t: Tensor, u: float | None, *, labels: Tensor, **cond) -> Tensor:
+        if scale == 1.0 or not acts(t, u):
+            return call_at(model, x, u, t, labels=labels, **cond)
         both = torch.cat([labels, torch.full_like(labels, null_label)])
-        output = model(torch.cat([x, x]), torch.cat([t, t]), labels=both, **cond)
+        output = call_at(model, torch.cat([x, x]), u, torch.cat([t, t]), labels=both, **cond)
         conditional, unconditional = output.chunk(2)
         count = x.shape[1] if channels is None else channels
         mixed = torch.lerp(unconditional[:, :count], conditional[:, :count], scale)
         return torch.cat([mixed, conditional[:, count:]], dim=1)
 
-    return guided
+    return TimedModel(guided)
 
 
 def with_step_reuse(model: Model, every: int) -> Model:
@@ -114,18 +122,16 @@ def with_step_reuse(model: Model, every: int) -> Model:
     return reusing
 
 
-def _time_range(t: Tensor) -> tuple[float, float]:
-    """The least and the greatest diffusion time of a batch."""
+def _decide(choose: Callable[[float], Choice], t: Tensor, u: float | None, apart: str) -> Choice:
+    """What `choose` makes of the diffusion time of a call: `u`, or what is read from `t` (B,), which has to give one answer.
+
+    Raises:
+        ValueError: the times in `t` give different answers, that is, they lie `apart`.
+    """
+    if u is not None:
+        return choose(u)
     low, high = (value / LAST_TIMESTEP for value in torch.stack([t.min(), t.max()]).tolist())
-    return low, high
-
-
-def _acts(interval: tuple[float, float] | None, t: Tensor) -> bool:
-    """Whether guidance acts at the times `t` (B,)."""
-    if interval is None:
-        return True
-    low, high = _time_range(t)
-    acts = [guidance_acts(interval, u) for u in (low, high)]
-    if acts[0] != acts[1]:
-        raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie on both sides of the guidance interval {interval}")
-    return acts[0]
+    choice = choose(low)
+    if choice != choose(high):
+        raise ValueError(f"diffusion times from {low:.4f} to {high:.4f} lie {apart}")
+    return choice

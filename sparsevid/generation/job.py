@@ -147,7 +147,8 @@ def _run(
 ) -> StageTimes:
     """Denoise the batches of the missing clips one after the other, and leave the rest to the background."""
     times = StageTimes()
-    batches = sorted({index // sampling.batch for index in missing})
+    numbers = sorted({index // sampling.batch for index in missing})
+    batches = [list(range(number * sampling.batch, (number + 1) * sampling.batch)) for number in numbers]
     steps = _bar(show_progress, total=len(batches) * sampling.steps, desc="denoise", unit="step", position=0)
     files = _bar(show_progress, total=len(missing), desc="decode and write", unit="clip", position=1)
 
@@ -160,11 +161,10 @@ def _run(
             stream.check()
             steps.update()
 
-        for batch in batches:
-            indices = list(range(batch * sampling.batch, (batch + 1) * sampling.batch))
+        for indices, noise in zip(batches, pipeline.noises(batches, sampling), strict=True):
             wanted = [position for position, index in enumerate(indices) if index in missing]
             with times.measured("model"):
-                latents = pipeline.denoise(indices, sampling, on_step)[wanted]
+                latents = pipeline.denoise(indices, sampling, on_step, noise)[wanted]
                 if latents.is_cuda:
                     torch.cuda.current_stream(latents.device).synchronize()
             stream.put([indices[position] for position in wanted], latents)

@@ -9,20 +9,19 @@ Thousands of clips, on any number of processes, are made by `sparsevid.generatio
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model
+from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
 from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
 from sparsevid.generation.sampling import (
-    SampleNoise,
     Sampling,
     check_finite,
     check_sampling,
@@ -32,13 +31,14 @@ from sparsevid.generation.sampling import (
     time_interval,
     whole_number,
 )
+from sparsevid.models.compiled import with_compiled_layers
+from sparsevid.models.graphs import GraphedModel
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
-from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.distributed import default_device
 from sparsevid.system.logging import get_logger, progress
@@ -46,7 +46,6 @@ from sparsevid.system.precision import set_float32
 from sparsevid.videos.write import write_clip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MAX_GRAPHS = 256  # compiled graphs of a model: a few for each stage of its schedule
 DEFAULT_FPS = 8.0
 logger = get_logger(__name__)
 
@@ -59,7 +58,8 @@ class VideoPipeline:
         autoencoder: decodes its latents.
         config: of the run that trained it.
         schedule: the run's token schedule, None for a dense model, or a sparse one that knows of none.
-        compile: compile the model, a graph for each stage of the schedule; on a GPU they are CUDA graphs.
+        compile: compile the model layer by layer, which changes rounding.
+        graph: on a GPU record the forward of each stage, compiled or not, as a CUDA graph and replay it, which changes no bit.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class VideoPipeline:
         schedule: TokenSchedule | None,
         *,
         compile: bool = False,
+        graph: bool = True,
     ) -> None:
         self.model, self.autoencoder, self.config, self.schedule = model, autoencoder, config, schedule
-        self.compiled, self.tf32 = compile, False
+        self.compiled, self.graph, self.tf32 = compile, graph, False
         self.weights_file: Path | None = None
         self.autoencoder_fingerprint: str | None = None
-        self._network: Model = _compiled(model) if compile else model
+        self._network = with_compiled_layers(model) if compile else model
+        self._graphs = GraphedModel(model, self._network)
 
     @classmethod
     def from_pretrained(
@@ -87,6 +89,7 @@ class VideoPipeline:
         dtype: str = "float32",
         tf32: bool = False,
         compile: bool = False,
+        graph: bool = True,
         autoencoder: str | Autoencoder | None = None,
     ) -> "VideoPipeline":
         """Load a trained model.
@@ -98,7 +101,7 @@ class VideoPipeline:
             device: default: the GPU where there is one.
             dtype: `float32` or `bfloat16`, of the model and of an autoencoder `kl`.
             tf32: on a GPU, let float32 products and convolutions of this process round their inputs to TF32.
-            compile: see the class.
+            compile, graph: see the class.
             autoencoder: in place of the source's own: `kl:SOURCE`, `linear:FOLDER`, `pixels`, or one that is loaded.
 
         Raises:
@@ -114,7 +117,7 @@ class VideoPipeline:
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, compile=compile)
+        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, compile=compile, graph=graph)
         pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
@@ -128,6 +131,11 @@ class VideoPipeline:
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def graphed(self) -> bool:
+        """Whether forwards are replayed as CUDA graphs: on a GPU, unless they are not to be."""
+        return self.graph and self.device.type == "cuda"
 
     @property
     def fps(self) -> float:
@@ -266,18 +274,30 @@ class VideoPipeline:
         self.warn_of_size(sampling)
         batches = [list(indices[first : first + sampling.batch]) for first in range(0, len(indices), sampling.batch)]
         bar = progress(total=len(batches) * sampling.steps, desc="sample", unit="step") if show_progress else None
-        for chosen in batches:
-            yield chosen, self.decode(self.denoise(chosen, sampling, bar.update if bar is not None else None))
+        for chosen, noise in zip(batches, self.noises(batches, sampling), strict=True):
+            yield chosen, self.decode(self.denoise(chosen, sampling, bar.update if bar is not None else None, noise))
         if bar is not None:
             bar.close()
 
+    def noises(self, batches: Iterable[Sequence[int]], sampling: Sampling) -> Iterator[SampleNoise]:
+        """The noise of one batch of samples after another, for `denoise`; for a GPU it is drawn while the model runs."""
+        shape, draws_any = (self.model.spec.in_channels, *sampling.input_size), sampling.sampler == "ddpm" or sampling.eta
+        return noise_of_batches(batches, shape, sampling.seed, self.device, sampling.steps - 1 if draws_any else 0)
+
     @torch.inference_mode()
-    def denoise(self, indices: Sequence[int], sampling: Sampling, on_step: Callable[[], object] | None = None) -> Tensor:
+    def denoise(
+        self,
+        indices: Sequence[int],
+        sampling: Sampling,
+        on_step: Callable[[], object] | None = None,
+        noise: SampleNoise | None = None,
+    ) -> Tensor:
         """Latents of the samples with these global indices, in one batch.
 
         Args:
             sampling: settings out of the method of this name.
             on_step: called after each step of the sampler.
+            noise: of these samples, out of `noises`, if it is drawn already.
 
         Returns:
             (B, C, T, H, W), on the model's device.
@@ -285,7 +305,7 @@ class VideoPipeline:
         Raises:
             GenerationError: samples that are not finite, which would decode to black clips.
         """
-        noise = SampleNoise((self.model.spec.in_channels, *sampling.input_size), indices, sampling.seed, self.device)
+        noise = next(self.noises([indices], sampling)) if noise is None else noise
         options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
         if sampling.eta:
             options["eta"] = sampling.eta
@@ -309,7 +329,7 @@ class VideoPipeline:
             sampling: default: the run's own settings.
         """
         sampling = self.sampling() if sampling is None else sampling
-        model = with_step_reuse(self._network, sampling.reuse_every)
+        model = with_step_reuse(self._graphs if self.graphed else self._network, sampling.reuse_every)
         if self.dtype != torch.float32:
             model = _in_float32(model, self.dtype)
         schedule = self.token_schedule(sampling)
@@ -340,7 +360,7 @@ class VideoPipeline:
     def warm_up(self, sampling: Sampling) -> None:
         """Run each graph that these settings need, and the decoder: compilation and allocation are over afterwards."""
         schedule, spec = self.token_schedule(sampling), self.model.spec
-        is_flow, indices = sampling.sampler in FLOW_SAMPLERS, range(sampling.batch)
+        condition = self._condition(range(sampling.batch), sampling)
 
         def graph(u: float) -> tuple[int, bool]:
             return (stage_at(schedule, u) if schedule else 0), guidance_acts(sampling.guidance_interval, u)
@@ -348,11 +368,10 @@ class VideoPipeline:
         groups = [list(times)[:2] for _, times in groupby(sampling.times(), key=graph)]
         with torch.inference_mode():
             x = torch.zeros(sampling.batch, spec.in_channels, *sampling.input_size, device=self.device)
-            for times in groups * (2 if self.compiled else 1):  # a CUDA graph is recorded at its second call
+            for times in groups * (2 if self.graphed else 1):  # a CUDA graph is recorded at its second call
                 model = self.denoiser(sampling)
                 for u in times:  # with step reuse, the second call is another graph than the first
-                    value = LAST_TIMESTEP * u if is_flow else round(LAST_TIMESTEP * u)
-                    model(x, torch.full(x.shape[:1], value, device=self.device), **self._condition(indices, sampling))
+                    call_once(sampling.sampler, model, x, u, **condition)
             self.decode(x[:1])
 
     def warn_of_size(self, sampling: Sampling) -> None:
@@ -366,23 +385,6 @@ class VideoPipeline:
         if not sampling.labels:
             return {}
         return {"labels": torch.tensor([sampling.label(index) for index in indices], device=self.device)}
-
-
-def _compiled(model: DiffusionTransformer) -> Model:
-    """The model, one graph for each grid and shape that it is called with; CUDA graphs on a GPU."""
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_GRAPHS)
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    compiled = torch.compile(model, fullgraph=True, dynamic=False, mode="reduce-overhead" if on_gpu else "default")
-    if not on_gpu:
-        return compiled
-
-    def replayed(x: Tensor, t: Tensor, **cond):
-        torch.compiler.cudagraph_mark_step_begin()
-        output = compiled(x, t, **cond)
-        # A CUDA graph overwrites its output at its next replay, and samplers keep outputs of earlier calls.
-        return torch.utils._pytree.tree_map_only(Tensor, Tensor.clone, output)
-
-    return replayed
 
 
 def _in_float32(model: Model, dtype: torch.dtype) -> Model:

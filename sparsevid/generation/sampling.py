@@ -1,4 +1,4 @@
-"""What decides generated samples beside the model: settings, resolved and checked, and the noise of each sample.
+"""What decides generated samples beside the model and their noise: settings, resolved and checked.
 
 Dimensions: B clips, C latent channels, T frames, H×W latent height and width, f the autoencoder's factor, p patch size.
 """
@@ -77,29 +77,6 @@ class Sampling:
         settings = asdict(self)
         names = [classes[label] for label in settings.pop("labels")]
         return settings | {"stages": None if schedule is None else schedule.stages, "classes": names}
-
-
-class SampleNoise:
-    """Unit normal noise for a batch of samples, each from its own generator: sample i is the same in any batch.
-
-    Args:
-        shape: of one sample, (C, T, H, W).
-        indices: global indices of the batch's samples.
-        seed: of the whole set.
-    """
-
-    def __init__(self, shape: Sequence[int], indices: Sequence[int], seed: int, device: torch.device) -> None:
-        self.shape, self.device = tuple(shape), device
-        self.starts = [keyed_generator(Purpose.SAMPLE_START, seed, index) for index in indices]
-        self.steps = [keyed_generator(Purpose.SAMPLE_STEP, seed, index) for index in indices]
-
-    def start(self) -> Tensor:
-        """The noise that sampling starts from, (B, C, T, H, W)."""
-        return torch.stack([torch.randn(self.shape, generator=each) for each in self.starts]).to(self.device)
-
-    def __call__(self) -> Tensor:
-        """Fresh noise for a step, (B, C, T, H, W)."""
-        return torch.stack([torch.randn(self.shape, generator=each) for each in self.steps]).to(self.device)
 
 
 def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConfig) -> Sampling:

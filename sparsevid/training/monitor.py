@@ -78,7 +78,7 @@ class Monitor:
         if not any(self.every.values()):
             return
         model = _empty_model(spec, config.model.attention)
-        self.pipeline = VideoPipeline(model, autoencoder, config, schedule)
+        self.pipeline = VideoPipeline(model, autoencoder, config, schedule, graph=False)  # it leaves the GPU after each use
         if self.every["validate"]:
             chosen = validation_dataset(config, manifest, dataset)
             self.clips = fixed_latents(chosen, autoencoder, config.monitor.validate_clips, device)

@@ -330,9 +330,29 @@ def test_warm_up_calls_each_graph_and_changes_no_sample(pipeline):
     assert set(calls) == warmed
 
 
+def test_graphs_are_of_gpus_alone(checkpoint, pipeline):
+    assert pipeline.graph and pipeline.device.type == "cpu" and not pipeline.graphed
+    assert not VideoPipeline.from_pretrained(checkpoint, graph=False).graph
+
+
 @pytest.mark.slow
-def test_compiled_samples_are_those_of_the_model(checkpoint, pipeline):
-    compiled = VideoPipeline.from_pretrained(checkpoint, compile=True)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-5), ("bfloat16", 3e-2)])
+def test_compiled_samples_are_those_of_the_model(checkpoint, dtype, tolerance):
+    plain, compiled = (VideoPipeline.from_pretrained(checkpoint, dtype=dtype, compile=each) for each in (False, True))
     options = {"steps": 4, "reuse_every": 2, "guidance": 2.0}
     compiled.warm_up(compiled.sampling(batch=4, **options))
-    assert relative_error(latents_of(compiled, **options), latents_of(pipeline, **options)) < 1e-3
+    assert relative_error(latents_of(compiled, **options), latents_of(plain, **options)) < tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_samples_by_cuda_graphs_are_those_without(checkpoint, dtype, compiled):
+    """Bit for bit, in batches of two sizes, with step reuse, guidance in an interval and noise in every step."""
+    made = {graph: VideoPipeline.from_pretrained(checkpoint, dtype=dtype, compile=compiled, graph=graph) for graph in (0, 1)}
+    options = {"steps": 9, "sampler": "ddpm", "reuse_every": 2, "guidance": 2.0, "guidance_interval": (0.2, 0.8)}
+    assert made[1].graphed and not made[0].graphed
+    for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [8]):
+        found, expected = (made[graph].denoise(indices, made[graph].sampling(**options)) for graph in (1, 0))
+        assert torch.equal(found, expected)
+    assert len(made[1]._graphs) > 4
