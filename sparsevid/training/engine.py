@@ -101,8 +101,13 @@ class Engine:
         """The model's forward, in the engine's precision."""
         return self.engine(x.to(self.dtype), t, **cond)
 
-    def step(self, loss: Tensor, lr: float) -> bool:
+    def step(self, loss: Tensor, lr: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Backward; on the last micro-batch of a step also the optimizer, with learning rate `lr`.
+
+        Args:
+            loss: of the micro-batch.
+            lr: of the step.
+            meanwhile: called when the backward pass is on its way on the device, and before the host waits for anything.
 
         Returns:
             False if this was the last micro-batch and the step was skipped, on all ranks alike, because the gradient that they
@@ -115,6 +120,7 @@ class Engine:
         for group in self._torch_optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self.train.weight_decay
         self.engine.backward(loss)
+        meanwhile()
         self.engine.step()
         self._turn = (self._turn + 1) % self.accumulation
         if self._turn:

@@ -37,15 +37,17 @@ from sparsevid.system.distributed import (
 from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.shared import check_shared
+from sparsevid.system.transfer import to_device
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
+from sparsevid.training.feed import Feed
 from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
-from sparsevid.training.outcome import Outcome, metrics_of
+from sparsevid.training.outcome import Outcome, Unread, metrics_of, read
 from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
 from sparsevid.training.seen import SeenClip, log_failed, log_skipped, seen_clips
 from sparsevid.training.signals import StopRequest, unheard_by_children
@@ -105,7 +107,8 @@ class Trainer:
         preset = self.config.model.preset
         self.schedule = schedule_from_config(self.config.schedule, dense, preset) if self.spec.is_sparse else None
         self.step = self.samples = self.skipped = 0
-        self.recent: list[Outcome] = []  # steps that are not logged yet
+        self._recent: list[Outcome] = []  # steps that are not logged yet, and those of them whose losses are on the device
+        self._unread: list[Unread] = []
         self.redraws = 0  # since the start of this process
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
@@ -150,7 +153,7 @@ class Trainer:
             self.engine.load(state.read, state.values["kinds"], state.values["scalars"])
             self.ema.load(state.read, state.values["ema_updates"])
             self.step, self.samples, self.skipped = (state.values[key] for key in ("step", "samples", "skipped"))
-            self.recent = [Outcome.from_dict(values) for values in state.values["recent"]]
+            self._recent = [Outcome.from_dict(values) for values in state.values["recent"]]
             logger.info("resumed from %s", self.resume_from)
 
     def _unlike(self, source: str) -> list[str]:
@@ -179,7 +182,7 @@ class Trainer:
             first = self.step
             while done and self.step < train.steps:
                 outcome = self.optimizer_step(batches, stop.flag)
-                self.recent.append(outcome)
+                self._unread.append(outcome)
                 if self.skipped >= train.max_skipped:
                     self._give_up(first)
                 if self.step == first + 1:
@@ -210,11 +213,17 @@ class Trainer:
             return False
         return True
 
+    @property
+    def recent(self) -> list[Outcome]:
+        """The steps that are not logged yet. It waits for the device."""
+        self._recent, self._unread = self._recent + read(self._unread), []
+        return self._recent
+
     def _log(self, metrics: MetricWriter, bar: tqdm) -> None:
         """Write the metrics of the steps since the last time. All ranks call it together."""
         speed = self.throughput.read()
         values = {"lr": learning_rate(self.config.train, self.step - 1), **speed, **metrics_of(self.recent)}
-        self.recent.clear()
+        self._recent = []
         bar.set_postfix_str(f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s")
         metrics.scalars({f"train/{name}": value for name, value in values.items()} | {"data/redraws": self.redraws}, self.step)
 
@@ -224,46 +233,42 @@ class Trainer:
         state["recent"] = [outcome.as_dict() for outcome in self.recent]
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
-    def optimizer_step(self, batches: Iterator[dict[str, Tensor]], stop: bool = False) -> Outcome:
+    def optimizer_step(self, batches: Feed, stop: bool = False) -> Unread:
         """One step of the optimizer over all accumulation slots, or its omission, and what all ranks know of it."""
         lr, stages = learning_rate(self.config.train, self.step), len(self.schedule.stages) if self.schedule else 1
-        sums = torch.zeros(2 * stages + 2, device=self.engine.device)  # losses and their number by stage, redraws, stop
+        sums = torch.zeros(2 * stages, device=self.engine.device)  # losses, and their number, by stage
         seen: list[SeenClip] = []  # no tensors: those of workers lie in shared memory, and each takes an open file
+        redraws = 0
         for turn in range(self.accumulation):
-            with self.throughput.waiting():
-                batch = next(batches)
+            batch = next(batches)
             draw, loss = self._loss(batch, turn * world_size() + rank())
+            redraws += int(batch["redraws"].count_nonzero())
+            seen += seen_clips(batch, draw)
+            del batch
+            last = stop or self.step + 1 == self.config.train.steps
+            ahead = batches.fetch if turn + 1 < self.accumulation or not last else lambda: None
             # A loss that is not finite makes a gradient that is not, whatever it depends on; the engine then skips the step.
-            applied = self.engine.step(loss * torch.where(loss.isfinite(), 1.0, math.nan), lr)
+            applied = self.engine.step(loss * torch.where(loss.isfinite(), 1.0, math.nan), lr, ahead)
             self.throughput.count(draw.index, self.micro_batch)
             sums[draw.index] += loss.detach()
             sums[stages + draw.index] += 1
-            sums[-2] += batch["redraws"].count_nonzero().to(sums.device)
-            seen += seen_clips(batch, draw)
-        sums[-1] = float(stop)
-        losses, counts, (redraws, stopped) = sum_over_ranks(sums).cpu().split([stages, stages, 2])
-        outcome = Outcome(
-            applied=applied,
-            loss=(losses.sum() / counts.sum()).item(),
-            stage_losses={stage: (losses[stage] / counts[stage]).item() for stage in range(stages) if counts[stage]},
-            grad_norm=self.engine.grad_norm,
-            redraws=int(redraws),
-            stop=bool(stopped),
-        )
-        self._count(outcome, seen)
-        return outcome
+        # On the CPU: no host waits for its device.
+        redraws, stopped = sum_over_ranks(torch.tensor([redraws, int(stop)])).tolist()
+        step = Unread(sum_over_ranks(sums), applied, self.engine.grad_norm, redraws, bool(stopped))
+        self._count(step, seen)
+        return step
 
-    def _count(self, outcome: Outcome, seen: list[SeenClip]) -> None:
+    def _count(self, step: Unread, seen: list[SeenClip]) -> None:
         """Go on by a step; a skipped one touches no average, and is logged."""
         self.samples += self.config.train.global_batch
-        if outcome.redraws:
-            self.redraws += outcome.redraws
+        if step.redraws:
+            self.redraws += step.redraws
             log_failed(seen, self.dataset.videos, self.failed)
-        self.skipped = 0 if outcome.applied else self.skipped + 1
-        if outcome.applied:
+        self.skipped = 0 if step.applied else self.skipped + 1
+        if step.applied:
             self.ema.update()
         else:
-            log_skipped(seen, self.dataset.videos, self.step, outcome)
+            log_skipped(seen, self.dataset.videos, self.step, *read([step]))
         self.step += 1
 
     def _give_up(self, first: int) -> NoReturn:
@@ -289,15 +294,15 @@ class Trainer:
         """Stage and times of a micro-batch, and its mean loss: functions of (seed, step, slot) and the clips."""
         slots = world_size() * self.accumulation
         key = {"seed": self.config.seed, "step": self.step, "slot": slot}
-        x0 = self._latents(batch["clip"].to(self.engine.device), key)
+        x0 = self._latents(batch["clip"], key)
         draw = draw_times(self.objective, self.schedule, len(x0), slots=slots, **key)
         cond: dict[str, Any] = {"grid": draw.stage.grid} if self.schedule is not None else {}
         if self.config.data.images:
             cond["images"] = self.config.data.images
         if self.spec.num_classes:
             labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
-            cond["labels"] = labels.to(self.engine.device)
-        u, noise = draw.u.to(self.engine.device), draw_noise(x0, **key)
+            cond["labels"] = to_device(labels, self.engine.device)
+        u, noise = to_device(draw.u, self.engine.device), draw_noise(x0, **key)
         if self.teacher is None:
             return draw, self.objective.loss(self.engine, x0, u, noise, **cond).mean()
         student = Recorder(self.engine, self.teacher.feature_layers)
@@ -313,13 +318,13 @@ class Trainer:
         return self.autoencoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
 
     @contextmanager
-    def _batches(self) -> Iterator[Iterator[dict[str, Tensor]]]:
+    def _batches(self) -> Iterator[Feed]:
         order, workers = SampleOrder(len(self.dataset), self.config.seed), self.config.data.workers
         loader = build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, workers)
         with ExitStack() as stack:
             with unheard_by_children():
                 batches = stack.enter_context(running(loader))
-            yield batches
+            yield Feed(batches, self.engine.device, self.throughput.waiting)
 
     def _metrics(self) -> MetricWriter:
         options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}

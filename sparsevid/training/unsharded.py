@@ -1,4 +1,4 @@
-"""The optimizer's step at ZeRO stage 0, where every rank has all weights: float32 masters, clipping, and steps that are skipped.
+"""The optimizer's step at ZeRO stage 0, where every rank has all weights: float32 masters, clipping, steps that are skipped.
 
 DeepSpeed's own for bfloat16 asks the device about every weight, and holds a float32 copy of all gradients at once.
 """
