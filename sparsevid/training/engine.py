@@ -268,7 +268,8 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     """DeepSpeed's configuration: its file, if the run names one, with what the run says of batch and precision.
 
     Raises:
-        ConfigError: the file is missing, broken, or says what the run says; or float16 without sharding.
+        ConfigError: the file is missing, broken, or says what the run says; float16 without sharding; or compiled layers with
+            sharded weights.
     """
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
@@ -277,6 +278,11 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     if train.precision == "float16" and not stage:
         # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
         raise ConfigError("train.precision=float16 needs train.zero_stage 1, 2 or 3; stage 0 takes float32 and bfloat16")
+    if train.compile and stage == 3:
+        raise ConfigError(
+            "train.compile=true needs train.zero_stage 0, 1 or 2: at stage 3 weights are gathered by hooks inside the layers, "
+            "which are not compiled"
+        )
     bfloat16 = train.precision == "bfloat16"
     if bfloat16 and not stage:  # DeepSpeed is not told of it, for its own optimizer of that case is not used: `Unsharded`
         settings = {"communication_data_type": "bf16", **settings}

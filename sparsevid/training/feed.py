@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from sparsevid.runs.config import ConfigError
 from sparsevid.system.transfer import to_device
 
 ON_DEVICE = ("clip",)  # of a batch; the rest is asked for on the host
@@ -58,3 +59,22 @@ class Feed(Iterator[dict[str, Tensor]]):
                 self._next = batch | {name: to_device(batch[name], self.device) for name in ON_DEVICE}
         except Exception as error:  # belongs to the batch, and not to what is done meanwhile
             self._next = error
+
+
+def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:
+    """Clips of a forward and accumulation slots of a step, for one rank.
+
+    Raises:
+        ConfigError: the global batch is not ranks × slots × clips; the message says which values are.
+    """
+    if global_batch % ranks:
+        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks; accepted are multiples")
+    per_rank = global_batch // ranks
+    micro = micro_batch or per_rank
+    if per_rank % micro:
+        divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
+        raise ConfigError(
+            f"train.micro_batch = {micro} does not divide the {per_rank} clips of each of {ranks} ranks "
+            f"(train.global_batch = {global_batch}); accepted are {divisors}"
+        )
+    return micro, per_rank // micro

@@ -6,7 +6,7 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from sparsevid.system.distributed import (
     any_over_ranks,
     barrier,
     check_ranks,
+    default_device,
     init_process_group_if_launched,
     is_main,
     peers_may_die,
@@ -34,17 +35,19 @@ from sparsevid.system.distributed import (
     sum_over_ranks,
     world_size,
 )
+from sparsevid.system.heartbeat import Heartbeat
 from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.shared import check_shared
 from sparsevid.system.transfer import to_device
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
+from sparsevid.training.compiled import compile_layers
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
-from sparsevid.training.feed import Feed
-from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
+from sparsevid.training.feed import Feed, split_batch
+from sparsevid.training.initial import encoding_precision, initial_weights, open_autoencoder, open_encoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
 from sparsevid.training.outcome import Outcome, Unread, metrics_of, read
@@ -75,19 +78,21 @@ class Trainer:
         with peers_may_die("building"):
             init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
             self.ranks = check_ranks(config.train.start_timeout)
-            check_precision(config.train.precision)
-            data = open_data(with_whole_paths(config))
-            self.lock = RunLock(data.config)
-            try:
+            self.heartbeat = Heartbeat(self.ranks, config.train.silence, "training")
+            with ExitStack() as failing:
+                failing.callback(self.heartbeat.close, done=False)
+                check_precision(config.train.precision)
+                data = open_data(with_whole_paths(config))
+                self.lock = failing.enter_context(RunLock(data.config))
                 check_shared(data.config.folder, ConfigError)
                 self._build(data)
-            except BaseException:
-                self.lock.release()
-                raise
+                failing.pop_all()
 
     def _build(self, data: RunData) -> None:
         """All that a run consists of; what its folder holds of later steps than its checkpoint is set aside."""
         self.config, self.manifest, self.dataset = data
+        precision = encoding_precision(self.config, default_device())
+        self.config.autoencoder = replace(self.config.autoencoder, precision=precision)
         train = self.config.train
         self.micro_batch, self.accumulation = split_batch(train.global_batch, train.micro_batch, world_size())
         self.objective = build_objective(self.config.objective)
@@ -142,8 +147,10 @@ class Trainer:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
+        if train.compile:
+            compile_layers(model)
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
-        self.autoencoder.to(self.engine.device)
+        self.encoder = open_encoder(self.autoencoder, self.config.autoencoder.precision, self.engine.device)
         distill, engine = self.config.distill, self.engine
         self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
         if distill.teacher and (found := self._unlike(distill.teacher)):
@@ -176,7 +183,11 @@ class Trainer:
         self._print_summary()
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         entered = StopRequest() if stop is None else nullcontext(stop)
-        with self.lock, peers_may_die("training"), self._batches() as batches, self._metrics() as metrics, bar, entered as stop:
+        with (
+            self.heartbeat, self.lock, peers_may_die("training"),
+            self._batches() as batches, self._metrics() as metrics, bar, entered as stop,
+        ):  # fmt: skip
+            self.heartbeat.before_end.append(metrics.close)
             stop.can_save = True
             done = self._look(self.monitor.undone(self.step), metrics, stop)  # what the process before this did not come to
             first = self.step
@@ -313,9 +324,9 @@ class Trainer:
     def _latents(self, clips: Tensor, key: dict[str, int]) -> Tensor:
         """Latents of clips, or of the moments that a cache holds in their place; drawn from the posterior if there is one."""
         if not self.autoencoder.cacheable:
-            return self.autoencoder.encode(clips)
-        moments = clips if self.config.data.latents else self.autoencoder.moments(clips)
-        return self.autoencoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
+            return self.encoder.encode(clips)
+        moments = clips if self.config.data.latents else self.encoder.moments(clips)
+        return self.encoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
 
     @contextmanager
     def _batches(self) -> Iterator[Feed]:
@@ -372,22 +383,3 @@ class Trainer:
         model = self.config.model
         print_table("environment", ["what", ""], describe_environment(self.ranks, model.attention, self.config.data.decoder))
         print_table("training", ["what", ""], rows)
-
-
-def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:
-    """Clips of a forward and accumulation slots of a step, for one rank.
-
-    Raises:
-        ConfigError: the global batch is not ranks × slots × clips; the message says which values are.
-    """
-    if global_batch % ranks:
-        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks; accepted are multiples")
-    per_rank = global_batch // ranks
-    micro = micro_batch or per_rank
-    if per_rank % micro:
-        divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
-        raise ConfigError(
-            f"train.micro_batch = {micro} does not divide the {per_rank} clips of each of {ranks} ranks "
-            f"(train.global_batch = {global_batch}); accepted are {divisors}"
-        )
-    return micro, per_rank // micro
