@@ -3,6 +3,7 @@
 Dimensions: B clips of a micro-batch, C latent channels.
 """
 
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import torch
@@ -43,7 +44,7 @@ class DiffusionObjective:
 
     def __init__(self) -> None:
         self.times = UniformTimesteps(TIMESTEPS)
-        self._processes: dict[torch.device, GaussianDiffusion] = {}
+        self._processes = {torch.device("cpu"): GaussianDiffusion()}
 
     def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
         process = self._process(x0.device)
@@ -54,7 +55,7 @@ class DiffusionObjective:
     def _process(self, device: torch.device) -> GaussianDiffusion:
         """The process with its tables on a device, where they are brought once."""
         if device not in self._processes:
-            process = GaussianDiffusion()
+            process = copy(self._processes[torch.device("cpu")])
             for name, table in vars(process).items():
                 if isinstance(table, Tensor):
                     setattr(process, name, table.to(device))
