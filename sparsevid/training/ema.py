@@ -12,7 +12,7 @@ from sparsevid.training.engine import Engine, Fragment, Reader
 class _Underway(NamedTuple):
     """An update whose weights are on their way from the device: what says that they are there, and its decay."""
 
-    arrived: torch.cuda.Event
+    arrived: torch.cuda.Event | None
     decay: float
 
 
@@ -36,7 +36,8 @@ class EMA:
             Fragment(name, start, values.to(self._place(values), torch.float32, copy=True))
             for name, start, values in engine.fragments()
         ]
-        self._pinned: list[Tensor] = []  # of an average that is elsewhere: the weights as they were at the last update
+        self.deferred = device == "cpu" and any(values.is_cuda for _, _, values in engine.fragments())
+        self._fetched: list[Tensor] = []  # where it is deferred: the weights as they were at the last update
         self._underway: _Underway | None = None
 
     def update(self) -> None:
@@ -44,7 +45,7 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         current = [values for _, _, values in self.engine.fragments()]
-        if self.device == "cpu" and any(values.is_cuda for values in current):
+        if self.deferred:
             self._fetch(current, decay)
         else:
             self._move([values.to(self._place(values), torch.float32) for values in current], decay)
@@ -68,20 +69,22 @@ class EMA:
     def _fetch(self, current: list[Tensor], decay: float) -> None:
         """Begin to copy the weights; the stream that changes them next does so after the copy."""
         self._catch_up()
-        if not self._pinned:
-            self._pinned = [torch.empty(values.shape, pin_memory=True) for values in current]
-        for target, values in zip(self._pinned, current, strict=True):
+        if not self._fetched:
+            self._fetched = [torch.empty(values.shape, pin_memory=values.is_cuda) for values in current]
+        for target, values in zip(self._fetched, current, strict=True):
             target.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
+        arrived = torch.cuda.Event() if any(values.is_cuda for values in current) else None
+        if arrived is not None:
+            arrived.record()
         self._underway = _Underway(arrived, decay)
 
     def _catch_up(self) -> None:
         """Do the update whose weights were on their way, if there is one."""
         if self._underway is not None:
             arrived, decay = self._underway
-            arrived.synchronize()
-            self._move(self._pinned, decay)
+            if arrived is not None:
+                arrived.synchronize()
+            self._move(self._fetched, decay)
             self._underway = None
 
     def _place(self, values: Tensor) -> torch.device | str:
