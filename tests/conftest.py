@@ -3,12 +3,14 @@
 import importlib.util
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+CHOSEN = re.compile(r"(?<!not )\bgpu\b")  # in what `-m` says
 REAL_DATA = "SPARSEVID_REAL_DATA"  # a folder that holds data sets as users have them, such as `ucf101/`
 
 
@@ -58,9 +60,15 @@ def real_ucf101() -> Path:
     return Path(os.environ[REAL_DATA]) / "ucf101"
 
 
+def pytest_configure(config):
+    """Tests that are not for a GPU see none, nor do the processes that they start: they are the same on every machine."""
+    if not CHOSEN.search(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped, and reported as such, where there is none."""
+    """Tests marked `gpu` are skipped, and reported as such, where there is none, or none is asked for by `-m gpu`."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and `-m gpu`"))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
 from sparsevid.system.home import expand_home
+from sparsevid.system.transfer import to_device
 
 FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
 SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
@@ -112,7 +113,7 @@ class KLAutoencoder(Autoencoder):
         mean, logvar = moments.float().chunk(2, dim=1)
         if generator is not None:
             # Drawn on the CPU: one generator gives the same noise on every device.
-            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            noise = to_device(torch.randn(mean.shape, generator=generator), mean.device)
             mean = mean + torch.exp(0.5 * logvar) * noise
         return mean * self.vae.config.scaling_factor
 

@@ -81,6 +81,8 @@ class AutoencoderConfig:
 
     kind: str = "linear"  # linear: PCA of patches, fitted in seconds; kl: AutoencoderKL of diffusers; pixels
     source: str | None = None  # kl: local folder or hub id
+    # kl: float32, bfloat16: in which training encodes; default: bfloat16 on a GPU where the model trains in it, else float32.
+    precision: str | None = None
     channels: int = 16  # linear: latent channels
     patch: int = 8  # linear: pixels of a patch's side
     fit_clips: int = 64  # linear: training clips to fit on
@@ -124,8 +126,10 @@ class TrainConfig:
     keep_checkpoints: int = 2  # newest ones kept
     keep_every: int | None = None  # checkpoints of every k-th step are kept for good
     log_every: int = 10
+    compile: bool = False  # the model's layers, each kind once; the first step of each stage then takes its time
     resume: str = "auto"  # auto: the newest checkpoint of the run that verifies; never; a checkpoint's path
     timeout: float = 1800.0  # seconds after which a rank that does not answer ends the run
+    silence: float = 45.0  # seconds without a sign of life after which a rank is taken for dead, and the run ends
     start_timeout: float = 300.0  # the same for the check at the start
 
 
@@ -207,6 +211,7 @@ CHOICES = {
     "data.short": (None, "exclude", "reduce_stride", "repeat_last"),
     "data.decoder": ("pyav", "decord"),
     "autoencoder.kind": ("linear", "kl", "pixels"),
+    "autoencoder.precision": (None, "float32", "bfloat16"),
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),
@@ -252,7 +257,7 @@ NOT_NEGATIVE = (
     "monitor.sample_every",
     "monitor.score_every",
 )
-ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "monitor.peak_tflops")
+ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "train.silence", "monitor.peak_tflops")
 SHARES = ("objective.label_dropout",)  # in [0, 1]
 INT64 = 2**63
 DECAYS = ("train.ema_decay", "train.betas")  # in [0, 1), alone or in a list

@@ -364,6 +364,14 @@ def _tell_fate(fate: str) -> None:
             _store.set(f"fate/{rank()}", fate)
 
 
+def fate_of(other: int) -> str:
+    """What a rank said of why it ends; nothing if it did not, or ends because of others."""
+    try:
+        return _store.get(f"fate/{other}").decode() if _store is not None and _store.check([f"fate/{other}"]) else ""
+    except RuntimeError:  # the rank that holds the store is gone
+        return ""
+
+
 def _read_fates() -> str:
     """The ranks that said why they ended, and those that ended, or hang, without a word."""
     lines = []

@@ -135,13 +135,17 @@ class MetricWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = True) -> None:
+        """Write what waits to be written, and say whether the run has failed."""
         if self.board is not None:
             with self._board():
                 self.board.close()
         if self.lines is not None:
             self.lines.close()
         if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if kind is None else 1)
+            self.wandb.finish(exit_code=int(failed))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write each value under its name at optimizer step `step`."""

@@ -17,12 +17,13 @@ class RankError(ExpectedError):
     """Ranks that ended or did not answer; the message says which, where, and at what."""
 
 
-def open_store(rank: int, timeout: float) -> dist.Store:
+def open_store(rank: int, timeout: float, holds: bool = True) -> dist.Store:
     """The store, held by torchrun's agent or by rank 0; unlike torch's own, it is there before all ranks are.
 
     Args:
         rank: this process's, among all.
         timeout: seconds for it to answer.
+        holds: rank 0 holds it, unless an agent does; False: it is there, and only another connection is made.
 
     Raises:
         RankError: it does not, or another process has its port.
@@ -32,7 +33,7 @@ def open_store(rank: int, timeout: float) -> dist.Store:
 
     def connect() -> None:
         store = dist.TCPStore(
-            address, port, is_master=rank == 0 and not held_by_agent(), timeout=timedelta(seconds=timeout),
+            address, port, is_master=holds and rank == 0 and not held_by_agent(), timeout=timedelta(seconds=timeout),
             wait_for_workers=False, multi_tenant=True,
         )  # fmt: skip
         opened.append(store)

@@ -34,6 +34,7 @@ from sparsevid.system.logging import get_logger
 from sparsevid.system.precision import set_float32
 from sparsevid.training import TrainingError
 from sparsevid.training.deepspeed_file import read_settings
+from sparsevid.training.unsharded import Unsharded
 
 logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -81,16 +82,17 @@ class Engine:
         self.shapes = {name: parameter.shape for name, parameter in self.names.items()}
         self.accumulation, self._turn, self.grad_norm = accumulation, 0, math.nan
         parameters = list(self.names.values())
+        self._whole = None if self.stage else Unsharded(self.names, self.dtype)
+        optimizer = build_optimizer(train, list(self._whole.masters.values()) if self._whole else parameters)
         with _quiet():
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
-                model=model, model_parameters=parameters, optimizer=build_optimizer(train, parameters), config=settings
+                model=model, model_parameters=parameters, optimizer=optimizer, config=settings
             )
         self.device = self.engine.device
         self._torch_optimizer: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        if self._plain:
-            self.optimizer.step = self._guard(self.optimizer.step)
-        elif self.stage == 0:
-            self._torch_optimizer.state.clear()  # DeepSpeed makes them by a step without gradients, which Adam would count
+        if self._whole:
+            self._whole.round()
+            self._whole.take_over(self.optimizer, train.gradient_clipping)
 
     @property
     def module(self) -> nn.Module:
@@ -101,8 +103,13 @@ class Engine:
         """The model's forward, in the engine's precision."""
         return self.engine(x.to(self.dtype), t, **cond)
 
-    def step(self, loss: Tensor, lr: float) -> bool:
+    def step(self, loss: Tensor, lr: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Backward; on the last micro-batch of a step also the optimizer, with learning rate `lr`.
+
+        Args:
+            loss: of the micro-batch.
+            lr: of the step.
+            meanwhile: called when the backward pass is on its way on the device, and before the host waits for anything.
 
         Returns:
             False if this was the last micro-batch and the step was skipped, on all ranks alike, because the gradient that they
@@ -115,12 +122,12 @@ class Engine:
         for group in self._torch_optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self.train.weight_decay
         self.engine.backward(loss)
+        meanwhile()
         self.engine.step()
         self._turn = (self._turn + 1) % self.accumulation
         if self._turn:
             return True
-        if not self._plain:
-            self.grad_norm = float(self.engine.get_global_grad_norm())
+        self.grad_norm = self._whole.grad_norm if self._whole else float(self.engine.get_global_grad_norm())
         applied = bool(self.engine.was_step_applied())
         if applied and not 0 <= self.grad_norm < math.inf:  # -1 is DeepSpeed's word for a norm that is not finite
             raise TrainingError(
@@ -128,27 +135,6 @@ class Engine:
                 "the weights are lost. Go on from the last checkpoint with the version that setup.cfg asks for"
             )
         return applied
-
-    @property
-    def _plain(self) -> bool:
-        """Whether the optimizer is PyTorch's own, which takes what it is given: stage 0 in float32."""
-        return isinstance(self.optimizer, torch.optim.Optimizer)
-
-    def _guard(self, step: Callable[[], Any]) -> Callable[[], None]:
-        """An optimizer step that clips the gradient, and does nothing if it is not finite, as DeepSpeed's sharded steps do."""
-
-        def guarded() -> None:
-            gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)  # of gradients that are the same on all ranks
-            self.grad_norm = norm.item()
-            self.optimizer.overflow = not math.isfinite(self.grad_norm)
-            if self.optimizer.overflow:
-                return
-            if self.train.gradient_clipping:
-                torch.nn.utils.clip_grads_with_norm_(self.names.values(), self.train.gradient_clipping, norm)
-            step()
-
-        return guarded
 
     def fragments(self) -> Iterator[Fragment]:
         """This rank's part of the float32 weights, views where there are any. Valid until the next step."""
@@ -159,7 +145,7 @@ class Engine:
                 for flat, ours, theirs in self._place(parameter):
                     yield Fragment(name, theirs.start, flat[ours].detach())
             else:
-                yield Fragment(name, 0, self._master(name).detach().flatten())
+                yield Fragment(name, 0, self._whole.masters[name].detach().flatten())
 
     def optimizer_fragments(self) -> dict[str, list[Fragment]]:
         """The optimizer's state by kind, such as `exp_avg`, in the order of `fragments`; empty before the first step."""
@@ -200,7 +186,7 @@ class Engine:
                     for kind, target in targets.items():
                         target[ours] = read(kind, name, theirs.start, theirs.stop - theirs.start).to(target)
             else:
-                master = self._master(name)
+                master = self._whole.masters[name]
                 targets = {"master": master.data, **{kind: self._torch_optimizer.state[master][kind] for kind in kinds}}
                 for kind, target in targets.items():
                     target.copy_(read(kind, name, 0, target.numel()).view_as(target))
@@ -263,7 +249,7 @@ class Engine:
                 for flat, ours, theirs in self._place(parameter):
                     yield Fragment(name, theirs.start, state[flat][kind][ours])
             else:
-                yield Fragment(name, 0, state[self._master(name)][kind].flatten())
+                yield Fragment(name, 0, state[self._whole.masters[name]][kind].flatten())
 
     def _make_state(self, kinds: list[str], counts: dict[str, float]) -> None:
         """An optimizer state of zeros, for PyTorch makes it only at the first step."""
@@ -276,17 +262,6 @@ class Engine:
             scalars = {key: torch.tensor(value, device=tensor.device) for key, value in counts.items()}
             self._torch_optimizer.state[tensor] = state | scalars
 
-    def _master(self, name: str) -> Tensor:
-        """At stage 0: the weight in float32, of which the model's own may be a rounded copy."""
-        parameter = self.names[name]
-        if self._plain:
-            return parameter
-        for half_group, master_group in zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True):
-            for half, master in zip(half_group, master_group, strict=True):
-                if half is parameter:
-                    return master
-        raise RuntimeError("DeepSpeed keeps no float32 master of a weight; train.precision=float32 works at every stage")
-
     def _scaler(self) -> Any:
         return getattr(self.optimizer, "loss_scaler", None) or getattr(self.optimizer, "loss_scale_config", None)
 
@@ -295,7 +270,8 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     """DeepSpeed's configuration: its file, if the run names one, with what the run says of batch and precision.
 
     Raises:
-        ConfigError: the file is missing, broken, or says what the run says; or float16 without sharding.
+        ConfigError: the file is missing, broken, or says what the run says; float16 without sharding; or compiled layers with
+            sharded weights.
     """
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
@@ -304,13 +280,21 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     if train.precision == "float16" and not stage:
         # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
         raise ConfigError("train.precision=float16 needs train.zero_stage 1, 2 or 3; stage 0 takes float32 and bfloat16")
+    if train.compile and stage == 3:
+        raise ConfigError(
+            "train.compile=true needs train.zero_stage 0, 1 or 2: at stage 3 weights are gathered by hooks inside the layers, "
+            "which are not compiled"
+        )
+    bfloat16 = train.precision == "bfloat16"
+    if bfloat16 and not stage:  # DeepSpeed is not told of it, for its own optimizer of that case is not used: `Unsharded`
+        settings = {"communication_data_type": "bf16", **settings}
     return settings | {
         "zero_allow_untested_optimizer": True,  # what it says of SGD; `tests/training/test_engine.py` has tested it
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        # There DeepSpeed would clip before `Engine._guard`, which could then neither measure the norm nor see it overflow.
-        "gradient_clipping": 0.0 if train.precision == "float32" and not stage else train.gradient_clipping,
-        "bf16": {"enabled": train.precision == "bfloat16", "check_grad_overflow": True},
+        # There DeepSpeed would clip before `Unsharded`, which could then neither measure the norm nor see it overflow.
+        "gradient_clipping": train.gradient_clipping if stage else 0.0,
+        "bf16": {"enabled": bfloat16 and stage > 0, "check_grad_overflow": True},
         "fp16": {"enabled": train.precision == "float16"},
         "steps_per_print": 2**31 - 1,
         "zero_force_ds_cpu_optimizer": False,  # PyTorch's own AdamW also where the optimizer is offloaded

@@ -1,5 +1,6 @@
 """What a new run starts from: weights and a first stage; and opening a trained model, here or on the hub."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,26 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
     quality = psnr(fitted.decode(fitted.encode(clips)), clips)
     logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
     return fitted
+
+
+def encoding_precision(config: RunConfig, device: torch.device) -> str | None:
+    """In which precision the run encodes: what it says, or what pays on its device; None where nothing is encoded by `kl`."""
+    if config.autoencoder.kind != "kl" or config.data.latents:
+        return None
+    on_gpu = device.type == "cuda" and config.train.precision == "bfloat16"
+    return config.autoencoder.precision or ("bfloat16" if on_gpu else "float32")
+
+
+def open_encoder(autoencoder: Autoencoder, precision: str | None, device: torch.device) -> Autoencoder:
+    """The first stage as training encodes by it: itself, or a copy in another precision.
+
+    Args:
+        autoencoder: of the run, in float32, which validates, decodes and is saved; it is moved to the device.
+        precision: of `encoding_precision`.
+        device: of this rank.
+    """
+    autoencoder.place(device, torch.float32)
+    return copy.deepcopy(autoencoder).place(device, torch.bfloat16) if precision == "bfloat16" else autoencoder
 
 
 def trained_run(source: str) -> Path | None:

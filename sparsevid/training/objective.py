@@ -3,6 +3,7 @@
 Dimensions: B clips of a micro-batch, C latent channels.
 """
 
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import Stage, TokenSchedule, constant_schedule
 from sparsevid.sparsity.times import LogitNormalTimes, TimeDistribution, UniformTimes, UniformTimesteps, draw_stage, stage_block
 from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.system.transfer import to_device
 
 
 class Draw(NamedTuple):
@@ -42,12 +44,23 @@ class DiffusionObjective:
 
     def __init__(self) -> None:
         self.times = UniformTimesteps(TIMESTEPS)
-        self.diffusion = GaussianDiffusion()
+        self._processes = {torch.device("cpu"): GaussianDiffusion()}
 
     def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+        process = self._process(x0.device)
         t = (u * (TIMESTEPS - 1)).round().long()
-        x = self.diffusion.q_sample(x0, t, noise)
-        return self.diffusion.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
+        x = process.q_sample(x0, t, noise)
+        return process.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
+
+    def _process(self, device: torch.device) -> GaussianDiffusion:
+        """The process with its tables on a device, where they are brought once."""
+        if device not in self._processes:
+            process = copy(self._processes[torch.device("cpu")])
+            for name, table in vars(process).items():
+                if isinstance(table, Tensor):
+                    setattr(process, name, table.to(device))
+            self._processes[device] = process
+        return self._processes[device]
 
 
 class FlowObjective:
@@ -97,10 +110,10 @@ def draw_times(
 def draw_noise(like: Tensor, *, seed: int, step: int, slot: int) -> Tensor:
     """Unit normal noise like the latents, keyed by (seed, step, slot)."""
     generator = keyed_generator(Purpose.NOISE, seed, step, slot)
-    return torch.randn(like.shape, generator=generator).to(like.device)
+    return to_device(torch.randn(like.shape, generator=generator), like.device)
 
 
 def drop_labels(labels: Tensor, null_label: int, share: float, *, seed: int, step: int, slot: int) -> Tensor:
     """Replace about `share` of the labels (B,) by `null_label`, for guidance; keyed by (seed, step, slot)."""
     dropped = torch.rand(labels.shape, generator=keyed_generator(Purpose.LABEL_DROPOUT, seed, step, slot)) < share
-    return labels.masked_fill(dropped.to(labels.device), null_label)
+    return labels.masked_fill(to_device(dropped, labels.device), null_label)

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -35,6 +38,41 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An optimizer step's outcome whose losses are still on the device, so that nobody waits for them at each step.
+
+    Attributes:
+        sums: (2·stages,) sums of losses by stage, and numbers of the slots that drew them, over ranks and slots.
+        applied, grad_norm, redraws, stop: see `Outcome`.
+    """
+
+    sums: Tensor
+    applied: bool
+    grad_norm: float
+    redraws: int
+    stop: bool
+
+
+def read(steps: Sequence[Unread]) -> list[Outcome]:
+    """Bring the losses of steps from the device, all at one time."""
+    if not steps:
+        return []
+    rows = torch.stack([step.sums for step in steps]).cpu()
+    return [_outcome(step, *row.chunk(2)) for step, row in zip(steps, rows, strict=True)]
+
+
+def _outcome(step: Unread, losses: Tensor, counts: Tensor) -> Outcome:
+    return Outcome(
+        applied=step.applied,
+        loss=(losses.sum() / counts.sum()).item(),
+        stage_losses={stage: (losses[stage] / counts[stage]).item() for stage in range(len(counts)) if counts[stage]},
+        grad_norm=step.grad_norm,
+        redraws=step.redraws,
+        stop=step.stop,
+    )
 
 
 def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:

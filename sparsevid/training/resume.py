@@ -23,7 +23,7 @@ LABELS_NAMED = 3  # of those that differ
 FIXED = ("autoencoder.kind", "autoencoder.channels", "autoencoder.patch", "objective.kind", "train.optimizer")
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
-NOTED += ("autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
+NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
 MEASURED = {"validate": ("validate_clips", "validate_split"), "score": ("score_clips", "protocol")}  # noted where they are used
 
 
@@ -191,8 +191,9 @@ def _inside(config: RunConfig) -> str:
 
 
 def _settings(config: RunConfig) -> dict:
-    """A configuration as plain values, with the times that the objective takes where none are said."""
+    """A configuration as plain values, with the times that the objective takes where none are said, and the precision."""
     values = asdict(config)
+    values["autoencoder"]["precision"] = config.autoencoder.precision or "float32"  # as runs of before encoded
     if values["objective"]["times"] is None:
         values["objective"]["times"] = "logit_normal" if config.objective.kind == "flow" else "uniform"
     return values

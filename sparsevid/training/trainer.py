@@ -6,7 +6,7 @@ files → clips (uint8) → autoencoder → latents → noise → model → loss
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from sparsevid.system.distributed import (
     any_over_ranks,
     barrier,
     check_ranks,
+    default_device,
     init_process_group_if_launched,
     is_main,
     peers_may_die,
@@ -34,19 +35,23 @@ from sparsevid.system.distributed import (
     sum_over_ranks,
     world_size,
 )
+from sparsevid.system.heartbeat import Heartbeat
 from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.shared import check_shared
+from sparsevid.system.transfer import to_device
 from sparsevid.training import TrainingError
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
+from sparsevid.training.compiled import compile_layers
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
-from sparsevid.training.initial import initial_weights, open_autoencoder, unlike
+from sparsevid.training.feed import Feed, split_batch
+from sparsevid.training.initial import encoding_precision, initial_weights, open_autoencoder, open_encoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
-from sparsevid.training.outcome import Outcome, metrics_of
+from sparsevid.training.outcome import Outcome, Unread, metrics_of, read
 from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
 from sparsevid.training.seen import SeenClip, log_failed, log_skipped, seen_clips
 from sparsevid.training.signals import StopRequest, unheard_by_children
@@ -74,19 +79,21 @@ class Trainer:
         with peers_may_die("building"):
             init_process_group_if_launched(config.train.timeout, config.train.start_timeout)
             self.ranks = check_ranks(config.train.start_timeout)
-            check_precision(config.train.precision)
-            data = open_data(with_whole_paths(config))
-            self.lock = RunLock(data.config)
-            try:
+            self.heartbeat = Heartbeat(self.ranks, config.train.silence, "training")
+            with ExitStack() as failing:
+                failing.callback(self.heartbeat.close, done=False)
+                check_precision(config.train.precision)
+                data = open_data(with_whole_paths(config))
+                self.lock = failing.enter_context(RunLock(data.config))
                 check_shared(data.config.folder, ConfigError)
                 self._build(data)
-            except BaseException:
-                self.lock.release()
-                raise
+                failing.pop_all()
 
     def _build(self, data: RunData) -> None:
         """All that a run consists of; what its folder holds of later steps than its checkpoint is set aside."""
         self.config, self.manifest, self.dataset = data
+        precision = encoding_precision(self.config, default_device())
+        self.config.autoencoder = replace(self.config.autoencoder, precision=precision)
         train = self.config.train
         self.micro_batch, self.accumulation = split_batch(train.global_batch, train.micro_batch, world_size())
         self.objective = build_objective(self.config.objective)
@@ -106,7 +113,8 @@ class Trainer:
         preset = self.config.model.preset
         self.schedule = schedule_from_config(self.config.schedule, dense, preset) if self.spec.is_sparse else None
         self.step = self.samples = self.skipped = 0
-        self.recent: list[Outcome] = []  # steps that are not logged yet
+        self._recent: list[Outcome] = []  # steps that are not logged yet, and those of them whose losses are on the device
+        self._unread: list[Unread] = []
         self.redraws = 0  # since the start of this process
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
@@ -140,8 +148,10 @@ class Trainer:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
+        if train.compile:
+            compile_layers(model)
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
-        self.autoencoder.to(self.engine.device)
+        self.encoder = open_encoder(self.autoencoder, self.config.autoencoder.precision, self.engine.device)
         distill, engine = self.config.distill, self.engine
         self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
         if distill.teacher and (found := self._unlike(distill.teacher)):
@@ -151,7 +161,7 @@ class Trainer:
             self.engine.load(state.read, state.values["kinds"], state.values["scalars"])
             self.ema.load(state.read, state.values["ema_updates"])
             self.step, self.samples, self.skipped = (state.values[key] for key in ("step", "samples", "skipped"))
-            self.recent = [Outcome.from_dict(values) for values in state.values["recent"]]
+            self._recent = [Outcome.from_dict(values) for values in state.values["recent"]]
             logger.info("resumed from %s", self.resume_from)
 
     def _unlike(self, source: str) -> list[str]:
@@ -174,13 +184,17 @@ class Trainer:
         self._print_summary()
         bar = progress(total=train.steps, initial=self.step, desc="train", unit="step")
         entered = StopRequest() if stop is None else nullcontext(stop)
-        with self.lock, peers_may_die("training"), self._batches() as batches, self._metrics() as metrics, bar, entered as stop:
+        with (
+            self.heartbeat, self.lock, peers_may_die("training"),
+            self._batches() as batches, self._metrics() as metrics, bar, entered as stop,
+        ):  # fmt: skip
+            self.heartbeat.before_end.append(metrics.close)
             stop.can_save = True
             done = self._look(self.monitor.undone(self.step), metrics, stop)  # what the process before this did not come to
             first = self.step
             while done and self.step < train.steps:
                 outcome = self.optimizer_step(batches, stop.flag)
-                self.recent.append(outcome)
+                self._unread.append(outcome)
                 if self.skipped >= train.max_skipped:
                     self._give_up(first)
                 if self.step == first + 1:
@@ -211,11 +225,17 @@ class Trainer:
             return False
         return True
 
+    @property
+    def recent(self) -> list[Outcome]:
+        """The steps that are not logged yet. It waits for the device."""
+        self._recent, self._unread = self._recent + read(self._unread), []
+        return self._recent
+
     def _log(self, metrics: MetricWriter, bar: tqdm) -> None:
         """Write the metrics of the steps since the last time. All ranks call it together."""
         speed = self.throughput.read()
         values = {"lr": learning_rate(self.config.train, self.step - 1), **speed, **metrics_of(self.recent)}
-        self.recent.clear()
+        self._recent = []
         bar.set_postfix_str(f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s")
         metrics.scalars({f"train/{name}": value for name, value in values.items()} | {"data/redraws": self.redraws}, self.step)
 
@@ -225,46 +245,42 @@ class Trainer:
         state["recent"] = [outcome.as_dict() for outcome in self.recent]
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
-    def optimizer_step(self, batches: Iterator[dict[str, Tensor]], stop: bool = False) -> Outcome:
+    def optimizer_step(self, batches: Feed, stop: bool = False) -> Unread:
         """One step of the optimizer over all accumulation slots, or its omission, and what all ranks know of it."""
         lr, stages = learning_rate(self.config.train, self.step), len(self.schedule.stages) if self.schedule else 1
-        sums = torch.zeros(2 * stages + 2, device=self.engine.device)  # losses and their number by stage, redraws, stop
+        sums = torch.zeros(2 * stages, device=self.engine.device)  # losses, and their number, by stage
         seen: list[SeenClip] = []  # no tensors: those of workers lie in shared memory, and each takes an open file
+        redraws = 0
         for turn in range(self.accumulation):
-            with self.throughput.waiting():
-                batch = next(batches)
+            batch = next(batches)
             draw, loss = self._loss(batch, turn * world_size() + rank())
+            redraws += int(batch["redraws"].count_nonzero())
+            seen += seen_clips(batch, draw)
+            del batch
+            last = stop or self.step + 1 == self.config.train.steps
+            ahead = batches.fetch if turn + 1 < self.accumulation or not last else lambda: None
             # A loss that is not finite makes a gradient that is not, whatever it depends on; the engine then skips the step.
-            applied = self.engine.step(loss * torch.where(loss.isfinite(), 1.0, math.nan), lr)
+            applied = self.engine.step(loss * torch.where(loss.isfinite(), 1.0, math.nan), lr, ahead)
             self.throughput.count(draw.index, self.micro_batch)
             sums[draw.index] += loss.detach()
             sums[stages + draw.index] += 1
-            sums[-2] += batch["redraws"].count_nonzero().to(sums.device)
-            seen += seen_clips(batch, draw)
-        sums[-1] = float(stop)
-        losses, counts, (redraws, stopped) = sum_over_ranks(sums).cpu().split([stages, stages, 2])
-        outcome = Outcome(
-            applied=applied,
-            loss=(losses.sum() / counts.sum()).item(),
-            stage_losses={stage: (losses[stage] / counts[stage]).item() for stage in range(stages) if counts[stage]},
-            grad_norm=self.engine.grad_norm,
-            redraws=int(redraws),
-            stop=bool(stopped),
-        )
-        self._count(outcome, seen)
-        return outcome
+        # On the CPU: no host waits for its device.
+        redraws, stopped = sum_over_ranks(torch.tensor([redraws, int(stop)])).tolist()
+        step = Unread(sum_over_ranks(sums), applied, self.engine.grad_norm, redraws, bool(stopped))
+        self._count(step, seen)
+        return step
 
-    def _count(self, outcome: Outcome, seen: list[SeenClip]) -> None:
+    def _count(self, step: Unread, seen: list[SeenClip]) -> None:
         """Go on by a step; a skipped one touches no average, and is logged."""
         self.samples += self.config.train.global_batch
-        if outcome.redraws:
-            self.redraws += outcome.redraws
+        if step.redraws:
+            self.redraws += step.redraws
             log_failed(seen, self.dataset.videos, self.failed)
-        self.skipped = 0 if outcome.applied else self.skipped + 1
-        if outcome.applied:
+        self.skipped = 0 if step.applied else self.skipped + 1
+        if step.applied:
             self.ema.update()
         else:
-            log_skipped(seen, self.dataset.videos, self.step, outcome)
+            log_skipped(seen, self.dataset.videos, self.step, *read([step]))
         self.step += 1
 
     def _give_up(self, first: int) -> NoReturn:
@@ -290,15 +306,15 @@ class Trainer:
         """Stage and times of a micro-batch, and its mean loss: functions of (seed, step, slot) and the clips."""
         slots = world_size() * self.accumulation
         key = {"seed": self.config.seed, "step": self.step, "slot": slot}
-        x0 = self._latents(batch["clip"].to(self.engine.device), key)
+        x0 = self._latents(batch["clip"], key)
         draw = draw_times(self.objective, self.schedule, len(x0), slots=slots, **key)
         cond: dict[str, Any] = {"grid": draw.stage.grid} if self.schedule is not None else {}
         if self.config.data.images:
             cond["images"] = self.config.data.images
         if self.spec.num_classes:
             labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
-            cond["labels"] = labels.to(self.engine.device)
-        u, noise = draw.u.to(self.engine.device), draw_noise(x0, **key)
+            cond["labels"] = to_device(labels, self.engine.device)
+        u, noise = to_device(draw.u, self.engine.device), draw_noise(x0, **key)
         if self.teacher is None:
             return draw, self.objective.loss(self.engine, x0, u, noise, **cond).mean()
         student = Recorder(self.engine, self.teacher.feature_layers)
@@ -309,18 +325,18 @@ class Trainer:
     def _latents(self, clips: Tensor, key: dict[str, int]) -> Tensor:
         """Latents of clips, or of the moments that a cache holds in their place; drawn from the posterior if there is one."""
         if not self.autoencoder.cacheable:
-            return self.autoencoder.encode(clips)
-        moments = clips if self.config.data.latents else self.autoencoder.moments(clips)
-        return self.autoencoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
+            return self.encoder.encode(clips)
+        moments = clips if self.config.data.latents else self.encoder.moments(clips)
+        return self.encoder.latents(moments, keyed_generator(Purpose.POSTERIOR, *key.values()))
 
     @contextmanager
-    def _batches(self) -> Iterator[Iterator[dict[str, Tensor]]]:
+    def _batches(self) -> Iterator[Feed]:
         order, workers = SampleOrder(len(self.dataset), self.config.seed), self.config.data.workers
         loader = build_loader(self.dataset, order, self.micro_batch, rank(), world_size(), self.samples, workers)
         with ExitStack() as stack:
             with unheard_by_children():
                 batches = stack.enter_context(running(loader))
-            yield batches
+            yield Feed(batches, self.engine.device, self.throughput.waiting)
 
     def _metrics(self) -> MetricWriter:
         options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
@@ -368,22 +384,3 @@ class Trainer:
         model = self.config.model
         print_table("environment", ["what", ""], describe_environment(self.ranks, model.attention, self.config.data.decoder))
         print_table("training", ["what", ""], rows)
-
-
-def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:
-    """Clips of a forward and accumulation slots of a step, for one rank.
-
-    Raises:
-        ConfigError: the global batch is not ranks × slots × clips; the message says which values are.
-    """
-    if global_batch % ranks:
-        raise ConfigError(f"train.global_batch = {global_batch} is not a multiple of the {ranks} ranks; accepted are multiples")
-    per_rank = global_batch // ranks
-    micro = micro_batch or per_rank
-    if per_rank % micro:
-        divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
-        raise ConfigError(
-            f"train.micro_batch = {micro} does not divide the {per_rank} clips of each of {ranks} ranks "
-            f"(train.global_batch = {global_batch}); accepted are {divisors}"
-        )
-    return micro, per_rank // micro

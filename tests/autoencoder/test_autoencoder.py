@@ -1,8 +1,11 @@
 """First stages: round trips, unit scale, saving."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from fake_gpu import fake_gpu
 
 from sparsevid.autoencoder.base import psnr, to_uint8, to_unit_range
 from sparsevid.autoencoder.kl import KLAutoencoder
@@ -150,3 +153,21 @@ def test_an_autoencoder_that_each_run_fits_has_no_moments(clips):
     for method in (linear.moments, linear.latents):
         with pytest.raises(ValueError, match="'linear'.*accepted kinds: kl, pixels"):
             method(clips)
+
+
+def test_latents_of_a_posterior_are_drawn_without_a_wait(vae):
+    """Their noise is drawn on the host, and a GPU does not have to be waited for to get it."""
+    autoencoder = KLAutoencoder(vae, "here")
+    with fake_gpu() as traffic:
+        moments = torch.randn(2, 8, 4, 4, 4, device="cuda")
+        autoencoder.latents(moments, torch.Generator().manual_seed(0))
+        assert [event.kind for event in traffic.events] == ["to device"] and not traffic.waits
+
+
+def test_bfloat16_encodes_nearly_as_float32_does(vae, clips):
+    """A copy in bfloat16 gives float32 latents; the one it was made of stays exact."""
+    exact = KLAutoencoder(vae, "here")
+    expected = exact.encode(clips)
+    rounded = copy.deepcopy(exact).place(torch.device("cpu"), torch.bfloat16).encode(clips)
+    assert rounded.dtype == torch.float32 and torch.equal(exact.encode(clips), expected)
+    assert 1e-4 < (rounded - expected).norm() / expected.norm() < 2e-2

@@ -3,7 +3,6 @@
 import gc
 from itertools import islice
 
-import decord
 import pytest
 import torch
 from videos.made import write_video
@@ -77,6 +76,7 @@ def dataset(tmp_path_factory):
 
 def test_workers_survive_objects_that_must_not_be_forked(dataset, real_videos):
     """A decord reader in a reference cycle of this process: a forked worker that collected it would crash."""
+    decord = pytest.importorskip("decord", reason="needs decord")
     holder: dict = {"reader": decord.VideoReader(str(real_videos / "bigbuckbunny.mp4"))}
     holder["itself"] = holder
     del holder

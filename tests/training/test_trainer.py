@@ -21,6 +21,7 @@ from sparsevid.runs.config import ConfigError
 from sparsevid.system.logging import read_metrics
 from sparsevid.training import TrainingError
 from sparsevid.training.engine import learning_rate
+from sparsevid.training.feed import Feed
 from sparsevid.training.initial import unlike
 from sparsevid.training.trainer import Trainer, split_batch
 
@@ -340,5 +341,6 @@ def test_a_step_of_many_slots_keeps_no_clips(tiny):
             yield batch
 
     with trainer._batches() as batches:
-        trainer.optimizer_step(watched(batches))
-    assert len(alive) == 16 and max(alive) <= 3 * len(given) // 16  # of a batch, the one before it, and the one to come
+        trainer.optimizer_step(Feed(watched(batches), trainer.engine.device))
+    batches = 16 + 1  # one is taken ahead, for the next step
+    assert len(alive) == batches and max(alive) <= 3 * len(given) // batches  # of a batch, the one before, and the one to come

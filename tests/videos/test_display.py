@@ -6,7 +6,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 import av
-import decord
 import numpy as np
 import pytest
 import torch
@@ -63,6 +62,7 @@ def test_frames_are_turned_as_the_container_says(tmp_path, name):
 @pytest.mark.parametrize("name", ["clockwise", "half", "counterclockwise"])
 def test_turns_are_those_of_other_readers(tmp_path, name):
     """decord lays the frames of files with a rotation by its own reading of it."""
+    decord = pytest.importorskip("decord", reason="needs decord")
     path = write_shown(tmp_path / "v.mp4", matrix=TURNS[name][0], size=(96, 128))
     other = torch.from_numpy(decord.VideoReader(str(path))[4].asnumpy())
     assert torch.equal(rearrange(other, "h w c -> c h w"), read_frames(path, [4])[0])

@@ -2,12 +2,11 @@
 
 import json
 import math
+from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
-from cdfvd.third_party.i3d.utils import preprocess_i3d
 from torch import Tensor, nn
 
 from sparsevid.evaluation.detectors import build_detector, detector_class
@@ -15,11 +14,16 @@ from sparsevid.evaluation.detectors.i3d import I3D, preprocess_cd_fvd, preproces
 from sparsevid.system.checksums import file_sha256
 
 
+def cd_fvd(module: str) -> ModuleType:
+    """A module of cd-fvd's I3D."""
+    return pytest.importorskip(f"cdfvd.third_party.i3d.{module}", reason="needs cd-fvd (extra `test`)")
+
+
 @pytest.fixture(scope="module")
 def reference() -> nn.Module:
     """cd-fvd's network with random weights and batch statistics."""
     torch.manual_seed(0)
-    network = InceptionI3d(400, in_channels=3)
+    network = cd_fvd("pytorch_i3d").InceptionI3d(400, in_channels=3)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.running_mean.normal_(std=0.1)
@@ -51,7 +55,7 @@ def draw_clips(batch: int, frames: int, height: int, width: int) -> Tensor:
 
 
 def reference_logits(reference: nn.Module, clips: Tensor) -> Tensor:
-    return reference(preprocess_i3d(clips.permute(0, 2, 3, 4, 1).numpy()))
+    return reference(cd_fvd("utils").preprocess_i3d(clips.permute(0, 2, 3, 4, 1).numpy()))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_same_padding_follows_the_formula():
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (128, 128), (240, 320), (90, 50), (301, 299)])
 def test_preprocessing_is_that_of_cd_fvd_to_the_last_bit(height, width):
     clips = draw_clips(2, 3, height, width)
-    expected = preprocess_i3d(clips.permute(0, 2, 3, 4, 1).numpy())
+    expected = cd_fvd("utils").preprocess_i3d(clips.permute(0, 2, 3, 4, 1).numpy())
     assert torch.equal(preprocess_cd_fvd(clips), expected)
 
 
