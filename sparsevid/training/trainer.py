@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
+from sparsevid.models.compiled import compile_layers
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config, spec_from_config
 from sparsevid.runs.checkpoints import CheckpointError, set_aside_after
@@ -42,7 +43,6 @@ from sparsevid.system.shared import check_shared
 from sparsevid.system.transfer import to_device
 from sparsevid.training import TrainingError
 from sparsevid.training.checkpoint import TrainingState, save_checkpoint
-from sparsevid.training.compiled import compile_layers
 from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, check_precision, learning_rate

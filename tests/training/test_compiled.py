@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import sparsevid.training.compiled
+import sparsevid.models.compiled
+from sparsevid.models.compiled import compile_layers
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.compiled import compile_layers
 from sparsevid.training.engine import Engine, engine_settings
 from sparsevid.training.trainer import Trainer
 
@@ -67,6 +67,6 @@ def test_sharded_weights_are_refused(tiny):
 
 
 def test_a_run_compiles_its_layers(tiny, monkeypatch):
-    monkeypatch.setattr(sparsevid.training.compiled, "BACKEND", "eager")
+    monkeypatch.setattr(sparsevid.models.compiled, "BACKEND", "eager")
     config, _ = tiny("model.layout=2D", "train.compile=true", "train.steps=1", "train.checkpoint_every=1")
     assert Trainer(config).train() and counters["stats"]["unique_graphs"]
