@@ -4,7 +4,7 @@ Dimensions: B clips, C latent channels, T frames, N = H·W tokens a frame, D cha
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -78,6 +78,9 @@ def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.nd
     return np.concatenate(halves, axis=1)
 
 
+# Tables are kept for good: a captured CUDA graph reads them where they are.
+
+
 @torch.compiler.assume_constant_result
 def wave_frequencies(count: int, device: torch.device) -> Tensor:
     """(count,) frequencies of `TimestepEmbedding`, from 1 down to 1/10000; computed on the CPU, so equal on every device."""
@@ -102,14 +105,14 @@ def temporal_positions(frames: int, windows: int, channels: int, device: torch.d
     return _temporal_positions(frames, windows, channels, device, dtype)
 
 
-@lru_cache(maxsize=128)
+@cache
 @torch.inference_mode(False)
 def _wave_frequencies(count: int, device: torch.device) -> Tensor:
     exponents = torch.arange(count, dtype=torch.float32, device="cpu") / count
     return torch.exp(-math.log(10000.0) * exponents).to(device)
 
 
-@lru_cache(maxsize=128)
+@cache
 @torch.inference_mode(False)
 def _spatial_positions(
     height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
@@ -119,7 +122,7 @@ def _spatial_positions(
     return torch.from_numpy(table).float().to(device, dtype)
 
 
-@lru_cache(maxsize=128)
+@cache
 @torch.inference_mode(False)
 def _temporal_positions(frames: int, windows: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     table = sincos(np.array(cell_centres(frames, windows)), channels)

@@ -4,7 +4,7 @@ Dimensions: B clips, T×H×W dense grid, t×h×w sparse grid, N = H·W and n = h
 Tokens are (B, T, N, D). t divides T; h ≤ H and w ≤ W are free.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -101,7 +101,7 @@ def _nearest_cells(h: int, w: int, height: int, width: int, device: torch.device
     return _cached_nearest_cells(h, w, height, width, device)
 
 
-@lru_cache(maxsize=256)
+@cache  # a captured CUDA graph reads it where it is
 @torch.inference_mode(False)
 def _cached_nearest_cells(h: int, w: int, height: int, width: int, device: torch.device) -> Tensor:
     rows = [j * h // height for j in range(height)]
