@@ -18,6 +18,7 @@ os.environ.setdefault("DS_ACCELERATOR_QUIET", "1")
 
 import deepspeed
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import (
@@ -37,6 +38,8 @@ from sparsevid.training.unsharded import Unsharded
 
 logger = get_logger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BACKEND = "inductor"  # what compiles layers
+MOST_GRAPHS = 256  # of all layers: some ten, and six more for each stage of a schedule
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what a dynamic loss scale remembers
 
 
@@ -80,6 +83,8 @@ class Engine:
         self.shapes = {name: parameter.shape for name, parameter in self.names.items()}
         self.accumulation, self._turn, self.grad_norm = accumulation, 0, math.nan
         parameters = list(self.names.values())
+        if train.compile:
+            compile_layers(model)
         self._whole = None if self.stage else Unsharded(self.names, self.dtype)
         optimizer = build_optimizer(train, list(self._whole.masters.values()) if self._whole else parameters)
         with _quiet():
@@ -297,6 +302,20 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
         "steps_per_print": 2**31 - 1,
         "zero_force_ds_cpu_optimizer": False,  # PyTorch's own AdamW also where the optimizer is offloaded
     }
+
+
+def compile_layers(model: nn.Module, backend: str | None = None) -> None:
+    """Let each of a transformer's layers be compiled, in place, when it is first called with a shape. Names of weights stay.
+
+    Layers of one kind share their graphs. The model as a whole would have one for each grid, which take half a minute to trace.
+
+    Args:
+        model: before DeepSpeed takes it.
+        backend: of `torch.compile`; default: Inductor.
+    """
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_GRAPHS)
+    for layer in model.blocks:
+        layer.compile(dynamic=False, backend=backend or BACKEND)
 
 
 def check_precision(precision: str) -> None:

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import sparsevid.training.compiled
+import sparsevid.training.engine
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.compiled import compile_layers
-from sparsevid.training.engine import Engine, engine_settings
+from sparsevid.training.engine import Engine, compile_layers, engine_settings
 from sparsevid.training.trainer import Trainer
 
 DENSE = ModelSpec("4D", 16, 2, (2, 4, 4), num_classes=0)
@@ -67,6 +66,6 @@ def test_sharded_weights_are_refused(tiny):
 
 
 def test_a_run_compiles_its_layers(tiny, monkeypatch):
-    monkeypatch.setattr(sparsevid.training.compiled, "BACKEND", "eager")
+    monkeypatch.setattr(sparsevid.training.engine, "BACKEND", "eager")
     config, _ = tiny("model.layout=2D", "train.compile=true", "train.steps=1", "train.checkpoint_every=1")
     assert Trainer(config).train() and counters["stats"]["unique_graphs"]
