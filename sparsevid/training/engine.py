@@ -28,6 +28,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from sparsevid.models.compiled import compile_layers
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.system.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.system.logging import get_logger
@@ -82,6 +83,8 @@ class Engine:
         self.shapes = {name: parameter.shape for name, parameter in self.names.items()}
         self.accumulation, self._turn, self.grad_norm = accumulation, 0, math.nan
         parameters = list(self.names.values())
+        if train.compile:
+            compile_layers(model)
         self._whole = None if self.stage else Unsharded(self.names, self.dtype)
         optimizer = build_optimizer(train, list(self._whole.masters.values()) if self._whole else parameters)
         with _quiet():

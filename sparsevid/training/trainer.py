@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparsevid.data.feed import Feed, split_batch
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
-from sparsevid.models.compiled import compile_layers
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config, spec_from_config
 from sparsevid.runs.checkpoints import CheckpointError, set_aside_after
@@ -47,13 +47,20 @@ from sparsevid.training.distillation import Distillation, Recorder
 from sparsevid.training.ema import EMA
 from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
-from sparsevid.training.feed import Feed, split_batch
 from sparsevid.training.initial import encoding_precision, initial_weights, open_autoencoder, open_encoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
-from sparsevid.training.outcome import Outcome, Unread, metrics_of, read
+from sparsevid.training.outcome import (
+    Outcome,
+    SeenClip,
+    Unread,
+    log_failed,
+    log_skipped,
+    metrics_of,
+    read,
+    seen_clips,
+)
 from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
-from sparsevid.training.seen import SeenClip, log_failed, log_skipped, seen_clips
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
@@ -148,8 +155,6 @@ class Trainer:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
-        if train.compile:
-            compile_layers(model)
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         self.encoder = open_encoder(self.autoencoder, self.config.autoencoder.precision, self.engine.device)
         distill, engine = self.config.distill, self.engine

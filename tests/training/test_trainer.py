@@ -14,6 +14,7 @@ from launch import weights
 from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
+from sparsevid.data.feed import Feed
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.pretrained import load_model
 from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
@@ -21,7 +22,6 @@ from sparsevid.runs.config import ConfigError
 from sparsevid.system.logging import read_metrics
 from sparsevid.training import TrainingError
 from sparsevid.training.engine import learning_rate
-from sparsevid.training.feed import Feed
 from sparsevid.training.initial import unlike
 from sparsevid.training.trainer import Trainer, split_batch
 

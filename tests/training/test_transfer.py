@@ -5,12 +5,12 @@ import torch
 from fake_gpu import fake_gpu
 from torch import nn
 
+from sparsevid.data.feed import Feed
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import constant_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.transfer import to_device
-from sparsevid.training.feed import Feed
 from sparsevid.training.objective import build_objective, draw_noise, draw_times, drop_labels
 
 KEY = {"seed": 0, "step": 3, "slot": 0}
