@@ -1,6 +1,8 @@
 """Small videos in several containers and codecs, and the sequential decode that is the reference for them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def write_video(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     muxing = {"movflags": movflags} if movflags else {}
-    with av.open(str(path.absolute()), "w", options=muxing) as container:
+    with same_priority(), av.open(str(path.absolute()), "w", options=muxing) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         if times is not None:
@@ -54,6 +56,17 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """For encoders that give their caller another one. SVT-AV1 gives root's the highest there is, in real time: it and all
+    processes that it starts later then come before everything else on the machine."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def sequential(path: Path) -> list[np.ndarray]:

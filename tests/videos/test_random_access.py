@@ -1,6 +1,7 @@
 """Where a container or a decoder would lead random access astray, it still equals a sequential decode."""
 
 import logging
+import os
 import random
 import shutil
 
@@ -120,7 +121,9 @@ def test_a_full_scan_accepts_hidden_frames(tmp_path, name):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_packet_of_av1_shows_one_frame(tmp_path, backend):
     """Its hidden frames stand in the packets of those that are shown."""
+    before = os.sched_getscheduler(0)
     path = write_video(tmp_path / "v.mkv", "libsvtav1", frames=40, gop=16, size=(64, 96), options={"preset": "10"})
+    assert os.sched_getscheduler(0) == before
     assert_every_frame(path, backend)
 
 
