@@ -26,7 +26,9 @@ _PLACEHOLDER = re.compile(r"[<{…]|(^|/)[A-Z]+(\.|/|$)")  # tools/X.py stands f
 _DOTTED = re.compile(r"(?<![\w./~-])sparsevid((?:\.[A-Za-z_]\w*)+)")
 _IMPORT = re.compile(r"^\s*from (sparsevid[\w.]*) import (.+)$", re.MULTILINE)
 _PLACE = re.compile(r"(?<![\w./<>-])([a-z_0-9]+(?:/[a-z_0-9]+)+\.py)(?::([A-Za-z_][\w.]*))?")
-_SHORT = re.compile(r"`([a-z_]\w*(?:\.[a-z_]\w*)*)\.(\w+)[^`]*`")  # `read.probe`: a module of the package and what it defines
+_SHORT = re.compile(
+    r"`(?!sparsevid\.)([a-z_]\w*(?:\.[a-z_]\w*)*)\.(\w+)[^`]*`"
+)  # `read.probe`: a module of the package and what it defines
 
 _COMMENT = re.compile(r"(?:^|  )# .*$", re.MULTILINE)
 

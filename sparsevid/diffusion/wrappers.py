@@ -23,6 +23,15 @@ def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
     return interval is None or interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR
 
 
+def in_float32(model: Model, dtype: torch.dtype) -> Model:
+    """A model of weights of another type, for samplers that compute in float32."""
+
+    def called(x: Tensor, t: Tensor, **cond) -> Tensor:
+        return model(x.to(dtype), t, **cond).float()
+
+    return called
+
+
 def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
     """Call `model` with the sparse grid that the schedule has at the time of the call.
 

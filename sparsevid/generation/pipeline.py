@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
-from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_step_reuse, with_token_schedule
 from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
 from sparsevid.generation.sampling import (
@@ -331,7 +331,7 @@ class VideoPipeline:
         sampling = self.sampling() if sampling is None else sampling
         model = with_step_reuse(self._graphs if self.graphed else self._network, sampling.reuse_every)
         if self.dtype != torch.float32:
-            model = _in_float32(model, self.dtype)
+            model = in_float32(model, self.dtype)
         schedule = self.token_schedule(sampling)
         if schedule is not None:
             model = with_token_schedule(model, schedule)
@@ -385,15 +385,6 @@ class VideoPipeline:
         if not sampling.labels:
             return {}
         return {"labels": torch.tensor([sampling.label(index) for index in indices], device=self.device)}
-
-
-def _in_float32(model: Model, dtype: torch.dtype) -> Model:
-    """A model of weights of another type, for samplers that compute in float32."""
-
-    def called(x: Tensor, t: Tensor, **cond) -> Tensor:
-        return model(x.to(dtype), t, **cond).float()
-
-    return called
 
 
 def _told(steps: Sequence, on_step: Callable[[], object]) -> Iterator:
