@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 import torch
 
-from sparsevid.benchmark.gpu.machine import candidates, first_line, inputs, open_device, relative_error, seconds_of, three_stages
+from sparsevid.benchmark.gpu.machine import (
+    candidates,
+    first_line,
+    inputs,
+    open_device,
+    relative_error,
+    seconds_of,
+    three_stages,
+)
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings
 from sparsevid.benchmark.model import build_random_model
 from sparsevid.models.compiled import BACKEND, with_compiled_layers

@@ -33,6 +33,8 @@ def open_device(settings: Settings) -> torch.device:
         ValueError: it is not there.
     """
     set_float32()
+    if settings.tiny and settings.device == "cpu":
+        torch.set_num_threads(1)  # more would only wait for each other
     return check_device(settings.device)
 
 

@@ -137,9 +137,7 @@ def _run(part: Part, settings: Settings, seconds: float, report: Report, stop: _
     return PartResult(part.name, status, time.monotonic() - start, note)
 
 
-def _listen(
-    name: str, process: BaseProcess, receiver: Connection, end: float, report: Report, stop: _Stop
-) -> tuple[str, str]:
+def _listen(name: str, process: BaseProcess, receiver: Connection, end: float, report: Report, stop: _Stop) -> tuple[str, str]:
     """Take in what a part says, to its end, and give its status and note."""
     while True:
         left = end - time.monotonic()

@@ -86,9 +86,7 @@ def public_model(folder: Path, name: str, device: torch.device) -> Iterator[Row]
         yield from _outputs(f"{name}, sparse", sparse, spec, tensors, tensors["out.sparse"], device)
 
 
-def _outputs(
-    case: str, weights: dict, spec: ModelSpec, tensors: dict, expected: Tensor, device: torch.device
-) -> Iterator[Row]:
+def _outputs(case: str, weights: dict, spec: ModelSpec, tensors: dict, expected: Tensor, device: torch.device) -> Iterator[Row]:
     for dtype, tolerance in TOLERANCES.items():
         model = _model(spec, weights, device, dtype)
         labels = tensors["in.y"].to(device) if "in.y" in tensors else None
@@ -108,7 +106,10 @@ def _guided(case: str, weights: dict, spec: ModelSpec, tensors: dict, scale: flo
 def diffusion(folder: Path, device: torch.device) -> Iterator[Row]:
     """The diffusion process, its loss and samplers against stored outputs, with the closed-form network of the file."""
     tensors, _ = load_reference(folder, "diffusion")
-    on = {name: value.to(device, torch.float32) if value.is_floating_point() else value.to(device) for name, value in tensors.items()}
+    on = {
+        name: value.to(device, torch.float32) if value.is_floating_point() else value.to(device)
+        for name, value in tensors.items()
+    }
     process, t = GaussianDiffusion(), on["t"]
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -183,7 +184,11 @@ def gradients(device: torch.device) -> Iterator[Row]:
 
 def tables(device: torch.device) -> Iterator[Row]:
     """Tables on the device, and what tells which cells belong together, bit for bit those of the CPU."""
-    dense, sparse, cpu = TINY.dense_grid(), paper_schedule(TINY.dense_grid(), 2, *TINY_RATES).stages[0].grid, torch.device("cpu")
+    dense, sparse, cpu = (
+        TINY.dense_grid(),
+        paper_schedule(TINY.dense_grid(), 2, *TINY_RATES).stages[0].grid,
+        torch.device("cpu"),
+    )
     tokens = torch.arange(float(dense.tokens)).view(1, dense.t, -1, 1)
 
     def found(place: torch.device) -> dict[str, Tensor]:
@@ -200,7 +205,9 @@ def tables(device: torch.device) -> Iterator[Row]:
 
     for (name, one), other in zip(found(cpu).items(), found(device).values(), strict=True):
         equal = torch.equal(one, other.cpu())
-        yield Row("tables", name, "equal" if equal else f"differs by {relative_error(other, one):.3g}", ok=equal, note="bit for bit")
+        yield Row(
+            "tables", name, "equal" if equal else f"differs by {relative_error(other, one):.3g}", ok=equal, note="bit for bit"
+        )
 
 
 def _randomised(spec: ModelSpec, std: float = 0.2, **options: Any) -> DiffusionTransformer:
