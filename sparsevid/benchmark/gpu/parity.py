@@ -120,7 +120,8 @@ def diffusion(folder: Path, device: torch.device) -> Iterator[Row]:
     loss = process.loss(network(noisy, t), on["x0"], noisy, t, noise)
     found = {
         "q_sample": process.q_sample(on["x0"], t, noise),
-        "pmv.mean": step.mean, "pmv.variance": step.variance, "pmv.log_variance": step.log_variance, "pmv.pred_xstart": step.pred_x0,
+        "pmv.mean": step.mean, "pmv.variance": step.variance, "pmv.log_variance": step.log_variance,
+        "pmv.pred_xstart": step.pred_x0,
         "loss.mse": loss.mse, "loss.vb": loss.vb, "loss.loss": loss.loss,
     }  # fmt: skip
     for steps in (10, 50):

@@ -39,6 +39,8 @@ class Row:
     part: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.value, float | int | str | None):
+            raise ValueError(f"a row's value is a number, a word or None, got {self.value!r}")
         if isinstance(self.value, float) and not math.isfinite(self.value):  # JSON has no such numbers
             object.__setattr__(self, "value", str(self.value))
 

@@ -20,8 +20,6 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, ObjectiveConfig, TrainConfig
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.ema import EMA
-from sparsevid.training.engine import PRECISIONS, Engine
 from sparsevid.training.objective import build_objective
 
 BATCH, TINY_BATCH = 4, 2
@@ -69,6 +67,9 @@ class Training:
     """
 
     def __init__(self, spec: ModelSpec, grid: Grid | None, config: TrainConfig, batch: int, device: torch.device) -> None:
+        from sparsevid.training.ema import EMA  # with DeepSpeed, which only those import who train
+        from sparsevid.training.engine import Engine
+
         torch.manual_seed(0)
         self.objective = build_objective(ObjectiveConfig(kind="flow"))
         with torch.device(device):
@@ -115,6 +116,8 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def small(device: torch.device, stages: tuple[int, ...]) -> Iterator[Row]:
     """Losses of a small sparse model at some stages of ZeRO, in every precision that is there."""
+    from sparsevid.training.engine import PRECISIONS
+
     for stage in stages:
         for precision in PRECISIONS:
             case = f"small, ZeRO {stage}, {precision}"
