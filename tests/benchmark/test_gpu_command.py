@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rich.markdown import Markdown
 from sparsevid.benchmark.candidates import open_run
 from sparsevid.benchmark.gpu import parent, run
 from sparsevid.benchmark.gpu.parts import CHECKOUT, PARTS, NotRun, Part, Row, Settings, in_checkout
-from sparsevid.benchmark.gpu.report import FILES, ROW_KEYS, Report, check_report
+from sparsevid.benchmark.gpu.report import FILES, HEADER_KEYS, ROW_KEYS, STATUSES, PartResult, Report, check_report
 from sparsevid.benchmark.gpu.tests import outcomes
 from sparsevid.cli import run_tool
 from sparsevid.models.presets import build_spec
@@ -233,6 +234,15 @@ def test_the_larger_run_is_a_run(overrides, tmp_path):
 @pytest.mark.parametrize("path", [run.WHOLE, run.STOPPED])
 def test_configs_say_the_loss_that_runs_are_to_have(path):
     assert run.EXPECTED.search(in_checkout(path).read_text(encoding="utf-8"))[3] == "200"
+
+
+def test_the_guide_names_every_part_status_and_key():
+    """Parts with their seconds, in order."""
+    text = (CHECKOUT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)
+    assert listed == [(each.name, str(int(each.seconds))) for each in PARTS]
+    said = set(re.findall(r"`([^`\n]+)`", text))
+    assert said >= {*STATUSES, *ROW_KEYS, *HEADER_KEYS, *(each.name for each in fields(PartResult))}
 
 
 def test_a_missing_checkout_is_a_reason_not_to_run():
