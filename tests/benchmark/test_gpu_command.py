@@ -114,7 +114,7 @@ def test_a_part_that_hangs_is_ended_with_what_it_started(tmp_path):
 
 @pytest.mark.slow
 def test_rows_of_a_part_that_hangs_are_kept(tmp_path):
-    _, values = report_of(tmp_path, part("hangs"), budget=60.0)
+    _, values = report_of(tmp_path, part("hangs"), budget=40.0)
     assert values["parts"][0]["status"] == "out of time"
     (row,) = values["rows"]
     assert gone(row["value"])

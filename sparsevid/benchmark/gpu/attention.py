@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from sparsevid.benchmark.gpu.machine import candidates, first_line, inputs, open_device, seconds_of, three_stages
+from sparsevid.benchmark.gpu.machine import candidates, first_line, inputs, middle_stage, open_device, seconds_of
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings
 from sparsevid.models.attention import BACKENDS, BackendError, choose_backend
 from sparsevid.models.transformer import DiffusionTransformer
@@ -52,12 +52,13 @@ def rows(settings: Settings) -> Iterator[Row]:
                 yield from times(case, name, choose_backend(name), tensors)
             except (BackendError, torch.OutOfMemoryError) as error:
                 yield Row(case, SKIPPED, note=f"{name}: {first_line(error)}")
+            except RuntimeError as error:  # a kernel that takes the shape, and fails
+                yield Row(case, name, "raised", ok=False, note=first_line(error))
 
 
 def shapes(settings: Settings, device: torch.device) -> dict[Shape, str]:
     """How attention is called in a forward of the sparse model, and by which layers."""
     sparse = candidates(settings)[1]
-    stages = three_stages(sparse.schedule)
     spec = replace(sparse.spec, layout=LAYOUT)
     with torch.device(device):
         model = DiffusionTransformer(spec).to(torch.bfloat16).eval()
@@ -69,7 +70,7 @@ def shapes(settings: Settings, device: torch.device) -> dict[Shape, str]:
                 _record(module, f"{LAYERS[kind]}{axis}", found)
     x, t, labels = inputs(spec, TINY_BATCH if settings.tiny else BATCH, device, torch.bfloat16)
     with torch.no_grad():
-        model(x, t, labels, grid=stages[len(stages) // 2].grid)
+        model(x, t, labels, grid=middle_stage(sparse.schedule).grid)
     return found
 
 

@@ -1,17 +1,19 @@
 """Forwards with layers that are compiled one by one, against eager ones."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
+from sparsevid.benchmark.candidates import Candidate
 from sparsevid.benchmark.gpu.machine import (
     candidates,
     first_line,
     inputs,
+    middle_stage,
     open_device,
     relative_error,
     seconds_of,
-    three_stages,
 )
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings
 from sparsevid.benchmark.model import build_random_model
@@ -23,37 +25,49 @@ TOLERANCE = 3e-2  # of bfloat16, over the largest magnitude
 LEAST = 10.0  # seconds that compiling a model takes at least
 
 
+class Compiled:
+    """A model, and another of the same weights whose layers are compiled.
+
+    Args:
+        candidate: its sizes and token schedule, whose middle stage is taken.
+        device: where it is.
+        backend: of the compiler.
+    """
+
+    def __init__(self, candidate: Candidate, device: torch.device, backend: str) -> None:
+        self.spec, self.grid, self.name, self.device = candidate.spec, None, candidate.name, device
+        if candidate.schedule is not None:
+            self.grid = middle_stage(candidate.schedule).grid
+            self.name += f" {self.grid}"
+        self.model = build_random_model(candidate.spec, torch.bfloat16, device)
+        self.compiled = with_compiled_layers(self.model, backend)
+
+    def compare(self, case: str, batch: int) -> Iterator[Row]:
+        """The first call, the difference, and times."""
+        x, t, labels = inputs(self.spec, batch, self.device, torch.bfloat16)
+        eager, compiled = (partial(each, x, t, labels, grid=self.grid) for each in (self.model, self.compiled))
+        with torch.inference_mode():
+            expected = eager()
+            yield Row(case, "first call", seconds_of(compiled, 1), "s", note="with compiling")
+            error = relative_error(compiled(), expected)
+            yield Row(case, "compiled against eager", error, ok=error <= TOLERANCE, note=f"at most {TOLERANCE:g}")
+            times = [seconds_of(call, REPEATS) for call in (eager, compiled)]
+        yield Row(case, "eager", 1e3 * times[0], "ms")
+        yield Row(case, "compiled", 1e3 * times[1], "ms", note=f"eager / compiled {times[0] / times[1]:.2f}")
+
+
 def rows(settings: Settings) -> Iterator[Row]:
     """Seconds of the first call, times beside eager ones, and the difference; smallest batch first."""
-    device, dense_and_sparse = open_device(settings), candidates(settings)
-    backend = TINY_BACKEND if settings.tiny else BACKEND
+    device, backend = open_device(settings), TINY_BACKEND if settings.tiny else BACKEND
     yield Row("compiler", "backend", backend)
+    models = [Compiled(each, device, backend) for each in candidates(settings)]
     for batch in TINY_BATCHES if settings.tiny else BATCHES:
-        for candidate in dense_and_sparse:
-            case, grid = f"{candidate.name}, B = {batch}", None
-            if candidate.schedule is not None:
-                stages = three_stages(candidate.schedule)
-                grid = stages[len(stages) // 2].grid
-                case = f"{candidate.name} {grid}, B = {batch}"
+        for model in models:
+            case = f"{model.name}, B = {batch}"
             if not settings.fits(LEAST):
                 yield Row(case, SKIPPED, note="no time left")
                 continue
             try:
-                yield from _compare(case, candidate.spec, grid, batch, device, backend)
+                yield from model.compare(case, batch)
             except torch.OutOfMemoryError as error:
                 yield Row(case, SKIPPED, note=first_line(error))
-
-
-def _compare(case, spec, grid, batch: int, device: torch.device, backend: str) -> Iterator[Row]:
-    model = build_random_model(spec, torch.bfloat16, device)
-    compiled = with_compiled_layers(model, backend)
-    x, t, labels = inputs(spec, batch, device, torch.bfloat16)
-    with torch.inference_mode():
-        expected = model(x, t, labels, grid=grid)
-        yield Row(case, "first call", seconds_of(lambda: compiled(x, t, labels, grid=grid), 1), "s")
-        error = relative_error(compiled(x, t, labels, grid=grid), expected)
-        yield Row(case, "compiled against eager", error, ok=error <= TOLERANCE, note=f"at most {TOLERANCE:g}")
-        eager = seconds_of(lambda: model(x, t, labels, grid=grid), REPEATS)
-        seconds = seconds_of(lambda: compiled(x, t, labels, grid=grid), REPEATS)
-    yield Row(case, "eager", 1e3 * eager, "ms")
-    yield Row(case, "compiled", 1e3 * seconds, "ms", note=f"eager / compiled {eager / seconds:.2f}")

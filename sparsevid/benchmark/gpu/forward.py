@@ -131,9 +131,9 @@ def _speed(case: str, macs: int, seconds: float, rate: float) -> Iterator[Row]:
 
 
 def write_profile(settings: Settings, forwards: list[Forward], batch: int, device: torch.device) -> Row:
-    """Tables of the operators of an eager dense forward, and of the sparse one in the middle."""
+    """Tables of the operators of an eager dense forward, and of the sparse one in the middle stage."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    sort = f"self_{device.type}_time_total"
+    sort = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
     texts = []
     for each in (forwards[0], forwards[len(forwards) // 2]):
         x, t, labels = inputs(each.spec, batch, device, torch.bfloat16)

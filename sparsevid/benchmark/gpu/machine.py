@@ -84,6 +84,11 @@ def three_stages(schedule: TokenSchedule) -> list[Stage]:
     return [stages[index] for index in sorted({0, len(stages) // 2, len(stages) - 1})]
 
 
+def middle_stage(schedule: TokenSchedule) -> Stage:
+    """The one in the middle of `three_stages`."""
+    return schedule.stages[len(schedule.stages) // 2]
+
+
 def cases(settings: Settings) -> list[tuple[str, Candidate, Grid | None]]:
     """The dense model, and the sparse one at three stages: a name, the model, the grid."""
     dense, sparse = candidates(settings)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsevid.benchmark.candidates import Candidate
-from sparsevid.benchmark.gpu.machine import GIB, TINY, candidates, first_line, inputs, open_device, three_stages
+from sparsevid.benchmark.gpu.machine import GIB, TINY, candidates, first_line, inputs, middle_stage, open_device
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings
 from sparsevid.diffusion.samplers import Model
 from sparsevid.models.transformer import DiffusionTransformer
@@ -98,8 +98,9 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Small models at stages 0 to 2, then the large ones, then stage 3, which leaves layers of its own in a process."""
     device = open_device(settings)
     yield from small(device, (0, 1, 2))
-    for candidate in candidates(settings):
-        for stage in (0, 2):
+    dense, sparse = candidates(settings)
+    for stage in (0, 2):  # DeepSpeed keeps what was sharded in memory, so these come last
+        for candidate in (sparse, dense):
             case = f"{candidate.name}, ZeRO {stage}, bfloat16"
             if not settings.fits(0.0 if settings.tiny else NEEDED):
                 yield Row(case, SKIPPED, note="no time left")
@@ -141,10 +142,10 @@ def large(settings: Settings, candidate: Candidate, stage: int, device: torch.de
     """Phases, speed, memory and waits of a model, in bfloat16, in the middle stage of its token schedule."""
     grid, batch = None, TINY_BATCH if settings.tiny else BATCH
     if candidate.schedule is not None:
-        stages = three_stages(candidate.schedule)
-        grid = stages[len(stages) // 2].grid
+        grid = middle_stage(candidate.schedule).grid
     case = f"{candidate.name}{'' if grid is None else f' {grid}'}, ZeRO {stage}, bfloat16, B = {batch}"
     config = TrainConfig(lr=TINY_LR if settings.tiny else LR, precision="bfloat16", zero_stage=stage)
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     start = time.monotonic()
     training = Training(candidate.spec, grid, config, batch, device)
     yield Row(case, "building", time.monotonic() - start, "s")
@@ -161,7 +162,7 @@ def large(settings: Settings, candidate: Candidate, stage: int, device: torch.de
     yield Row(case, "step", 1e3 * seconds, "ms", note="by the host's time")
     yield Row(case, "speed", batch / seconds, "clips/s")
     if device.type == "cuda":
-        yield Row(case, "memory at the peak", torch.cuda.max_memory_allocated(device) / GIB, "GiB")
+        yield Row(case, "memory at the peak", (torch.cuda.max_memory_allocated(device) - before) / GIB, "GiB")
         yield waits(case, training, device)
     else:
         yield Row(case, SKIPPED, note="memory and waits: only on a GPU")
