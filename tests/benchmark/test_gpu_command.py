@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_time_is_shared_by_what_parts_take():
 
 
 def test_a_signal_ends_what_runs_and_the_report_is_written(tmp_path):
+    assert threading.current_thread() is threading.main_thread()  # which alone hears signals
     _, values = report_of(tmp_path, part("stops_the_parent"), part("fine"))
     assert [each["status"] for each in values["parts"]] == ["stopped", "not run"]
     assert [each["note"] for each in values["parts"]] == ["by SIGTERM", "stopped by SIGTERM before"]
