@@ -134,6 +134,11 @@ def test_time_is_shared_by_what_parts_take():
     assert parent.share(parts, 1.9) is None
 
 
+@pytest.mark.parametrize("left", [2.0, 1.0 / 3.0 * 10, 80.1, 2999.123456789])
+def test_the_last_part_gets_all_that_is_left(left):
+    assert parent.share([part("fine", 10.0)], left) == left
+
+
 def test_a_signal_ends_what_runs_and_the_report_is_written(tmp_path):
     assert threading.current_thread() is threading.main_thread()  # which alone hears signals
     _, values = report_of(tmp_path, part("stops_the_parent"), part("fine"))

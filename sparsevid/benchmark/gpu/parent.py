@@ -81,9 +81,8 @@ def share(parts: Sequence[Part], left: float) -> float | None:
     Returns:
         None if that is not left.
     """
-    least = LEAST * parts[0].seconds
-    seconds = max(least, left * parts[0].seconds / sum(part.seconds for part in parts))
-    return seconds if seconds <= left else None
+    own, least = parts[0].seconds / sum(part.seconds for part in parts), LEAST * parts[0].seconds
+    return max(least, left * own) if least <= left else None
 
 
 class _Stop:
