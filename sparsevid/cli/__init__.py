@@ -10,7 +10,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in argv[:1]:
             _module(name).add_arguments(command)
     arguments = parser.parse_args(argv)
-    return _run(arguments.command, arguments)
+    return _run(arguments.command, _module(arguments.command).run, arguments)
 
 
 def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     _print_anything()
     parser = argparse.ArgumentParser(prog=f"tools/{name}.py", description=COMMANDS[name], formatter_class=_Formatter)
     _module(name).add_arguments(parser)
-    return _run(name, parser.parse_args(argv))
+    return _run(name, _module(name).run, parser.parse_args(argv))
 
 
 def _module(name: str) -> ModuleType:
@@ -97,16 +97,16 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _run(name: str, arguments: argparse.Namespace) -> int:
+def _run(name: str, run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command. A launcher learns what it raises, so that its traceback heads the launcher's report."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from sparsevid.system.distributed import is_launched
 
-    return (record(_attempt) if is_launched() else _attempt)(name, arguments)
+    return (record(_attempt) if is_launched() else _attempt)(name, run, arguments)
 
 
-def _attempt(name: str, arguments: argparse.Namespace) -> int:
+def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command; an error that the user can mend is a message, not a traceback, and said by one rank for all.
 
     `~` in its paths is the home folder.
@@ -116,7 +116,7 @@ def _attempt(name: str, arguments: argparse.Namespace) -> int:
 
     try:
         ensure_home()
-        return _module(name).run(argparse.Namespace(**expand_home(vars(arguments))))
+        return run(argparse.Namespace(**expand_home(vars(arguments))))
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -11,7 +11,6 @@ import time
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,7 +36,8 @@ from sparsevid.training.environment import describe_environment
 
 LIMIT = 580  # seconds until a test gives up on a process that hangs
 PATIENCE = 5.0  # seconds that ranks wait for one that does not answer; here they begin together, however slow the machine
-PATHS = os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[1])))
+HERE = Path(__file__)
+PATHS = os.pathsep.join(map(str, (HERE.parents[2], HERE.parents[1], HERE.parent)))  # the package, what tests share, this module
 
 
 def fail(how: str) -> None:
@@ -78,7 +78,7 @@ def play(fault: str, timeout: float) -> int:
 
 def as_command(fault: str, timeout: float) -> int:
     """`play` as one of the console's commands."""
-    return cli._run(SimpleNamespace(NAME="play", run=lambda _: play(fault, timeout)), argparse.Namespace())
+    return cli._run("play", lambda _: play(fault, timeout), argparse.Namespace())
 
 
 def rank_process(environment: dict[str, str], output: Path, fault: str, timeout: float, started: Barrier) -> None:
