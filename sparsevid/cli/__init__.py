@@ -67,7 +67,11 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Defaults in the help where there are any, examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        if action.default in (None, False):
+            return action.help
+        if isinstance(action.default, list) and all(isinstance(each, str | int) for each in action.default):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"  # as it would be given
+        return super()._get_help_string(action)
 
 
 def add_card_option(parser: argparse.ArgumentParser) -> None:
