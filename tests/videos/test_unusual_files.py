@@ -47,14 +47,16 @@ def without_beginning(path, packets, target):
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("libx264", "mkv"), ("libx265", "mkv")])
 def test_a_recording_may_begin_between_key_frames(tmp_path, codec, suffix):
+    """Of HEVC some versions of FFmpeg give the frames before the first key frame, too: then none is lost."""
     write_video(tmp_path / f"whole.{suffix}", codec, options={"x265-params": "log-level=none"} if codec == "libx265" else None)
     root = tmp_path / "data"
     root.mkdir()
     path = without_beginning(tmp_path / f"whole.{suffix}", 5, root / f"v.{suffix}")
     assert_read(path)
-    assert 0 < probe(path).frames < 35
+    frames = probe(path).frames
+    assert 0 < frames < 35 or (codec, frames) == ("libx265", 35)
     manifest = build_manifest(root, strict=True, full_scan=True)
-    assert manifest.notes == {BEGINS_LATE: [path.name]} and manifest.videos[0].frames == probe(path).frames
+    assert manifest.notes == ({BEGINS_LATE: [path.name]} if frames < 35 else {}) and manifest.videos[0].frames == frames
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
