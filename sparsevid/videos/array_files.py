@@ -181,11 +181,7 @@ def archive_member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Member:
     """
     state = path.stat()
     key = (str(path.absolute()), state.st_size, state.st_mtime_ns, info.filename)
-    member = _members.get(key)
-    if member is None:
-        member = Member(file, info)
-        _members.put(key, member)
-    return member
+    return _members.get(key, lambda: Member(file, info))
 
 
 def _clip_members(archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, _Header]]:

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -93,16 +94,17 @@ def packet_index(path: Path) -> PacketIndex:
     Raises:
         DecodeError: the file is unreadable.
     """
-    state = _state_of(path)
-    index = _indexes.get(state)
-    if index is None:
+    return _indexes.get(_state_of(path), partial(_walk, path))
+
+
+def _walk(path: Path) -> PacketIndex:
+    """The packets of a file; where its seeks do not agree with decoding from the start, none of its key frames."""
+    with _open(path) as (container, stream):
+        index = index_packets(container, stream)
+    if not index.known and len(index.keys) > 1:
         with _open(path) as (container, stream):
-            index = index_packets(container, stream)
-        if not index.known and len(index.keys) > 1:
-            with _open(path) as (container, stream):
-                agree = seeks_agree(container, stream, index)
-            index = index if agree else replace(index, keys=array("q"), seeks=array("q"), from_start=True)
-        _indexes.put(state, index)
+            agree = seeks_agree(container, stream, index)
+        index = index if agree else replace(index, keys=array("q"), seeks=array("q"), from_start=True)
     return index
 
 
@@ -112,13 +114,12 @@ def marks_are_true(path: Path, index: PacketIndex) -> bool:
     Raises:
         DecodeError: the file is unreadable.
     """
-    state = _state_of(path)
-    kept = _marks.get(state)
-    if kept is None:
+
+    def look() -> tuple[bool]:
         with _open(path) as (container, stream):
-            kept = (marks_hold(container, stream, index),)
-        _marks.put(state, kept)
-    return kept[0]
+            return (marks_hold(container, stream, index),)
+
+    return _marks.get(_state_of(path), look)[0]
 
 
 def is_lossless(path: Path) -> bool:

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,14 +61,14 @@ def frame_names(folder: str | Path) -> tuple[str, ...]:
     folder = Path(folder)
     try:
         state = str(folder.absolute()), folder.stat().st_mtime_ns
-        names = _listings.get(state)
-        if names is None:
-            with os.scandir(folder) as entries:
-                names = tuple(sorted((entry.name for entry in entries if _is_frame(entry)), key=natural_key))
-            _listings.put(state, names)
+        return _listings.get(state, partial(_listed, folder))
     except OSError as error:
         raise DecodeError(folder, f"the folder cannot be listed ({error.strerror})") from error
-    return names
+
+
+def _listed(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted((entry.name for entry in entries if _is_frame(entry)), key=natural_key))
 
 
 def numbering_gaps(names: Sequence[str]) -> tuple[int, ...]:

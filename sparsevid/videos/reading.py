@@ -159,14 +159,17 @@ class SizedCache(Generic[Kept]):
         self._values: OrderedDict[Hashable, Kept] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Hashable) -> Kept | None:
-        """The value, which becomes the last to be dropped; None if it is not kept."""
+    def get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """The value, made if it is not kept, which becomes the last to be dropped."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
-            return self._values.get(key)
+                return self._values[key]
+        value = make()
+        self._put(key, value)
+        return value
 
-    def put(self, key: Hashable, value: Kept) -> None:
+    def _put(self, key: Hashable, value: Kept) -> None:
         """Keep a value, and drop those that were not used for longest until the limit holds."""
         with self._lock:
             if key in self._values:

@@ -257,11 +257,18 @@ def test_notes_tell_of_gaps_and_missing_numbers(tmp_path):
 
 
 def test_the_cache_is_bounded_by_items_and_drops_what_was_used_first():
-    cache = SizedCache(10)
+    cache, made = SizedCache(10), []
+
+    def get(key, length):
+        return cache.get(key, lambda: made.append(key) or (key,) * length)
+
     for i in range(5):
-        cache.put(i, (i,) * 2)
-    assert cache.get(0) == (0, 0) and cache.items == 10
-    cache.put("new", (1,) * 3)
-    assert cache.get(1) is cache.get(2) is None and cache.get(0) == (0, 0) and cache.items == 9
-    cache.put("new", (1,) * 11)
-    assert cache.items == 0 and cache.get("new") is None
+        get(i, 2)
+    assert get(0, 9) == (0, 0) and made == [0, 1, 2, 3, 4] and cache.items == 10
+    get("new", 3)
+    assert cache.items == 9 and get(0, 9) == (0, 0) and get("new", 9) == ("new",) * 3 and made[5:] == ["new"]
+    get(1, 1)
+    get(2, 0)
+    assert made[6:] == [1, 2]  # both had been dropped
+    get("long", 11)
+    assert cache.items == 0 and get("long", 11) == ("long",) * 11 and made[8:] == ["long", "long"]
