@@ -3,7 +3,6 @@
 Dimensions: B clips of a micro-batch, C latent channels.
 """
 
-from copy import copy
 from typing import NamedTuple, Protocol
 
 import torch
@@ -44,23 +43,12 @@ class DiffusionObjective:
 
     def __init__(self) -> None:
         self.times = UniformTimesteps(TIMESTEPS)
-        self._processes = {torch.device("cpu"): GaussianDiffusion()}
+        self.diffusion = GaussianDiffusion()
 
     def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
-        process = self._process(x0.device)
         t = (u * (TIMESTEPS - 1)).round().long()
-        x = process.q_sample(x0, t, noise)
-        return process.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
-
-    def _process(self, device: torch.device) -> GaussianDiffusion:
-        """The process with its tables on a device, where they are brought once."""
-        if device not in self._processes:
-            process = copy(self._processes[torch.device("cpu")])
-            for name, table in vars(process).items():
-                if isinstance(table, Tensor):
-                    setattr(process, name, table.to(device))
-            self._processes[device] = process
-        return self._processes[device]
+        x = self.diffusion.q_sample(x0, t, noise)
+        return self.diffusion.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
 
 
 class FlowObjective:
