@@ -1,24 +1,18 @@
 """What tests of models share: reference files, models built from them or at random, errors over the largest magnitude."""
 
-import json
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
+from sparsevid.benchmark.gpu import parity
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.spec import ModelSpec
 
 REFERENCE = Path(os.environ.get("SPARSEVID_REFERENCE", Path(__file__).parent / "reference"))
-
-
-def load_reference(name: str) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and configuration of a reference file; the folder comes from $SPARSEVID_REFERENCE."""
-    with safe_open(REFERENCE / f"{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
-        return tensors, json.loads(file.metadata()["config"])
+load_reference = partial(parity.load_reference, REFERENCE)  # of a file's name: its tensors and configuration
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

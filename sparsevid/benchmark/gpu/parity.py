@@ -74,13 +74,13 @@ def public_model(folder: Path, name: str, device: torch.device) -> Iterator[Row]
     tensors, config = load_reference(folder, name)
     prefix, dense = MODELS[name], config.get("dense", config)
     weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    converted = from_public(weights, **_options(dense))
+    converted = from_public(weights, **options(dense))
     expected = tensors["out.dense" if "dense" in config else "out"]
     yield from _outputs(name, converted.weights, converted.spec, tensors, expected, device)
     if name in GUIDED:
         yield _guided(name, converted.weights, converted.spec, tensors, config["cfg_scale"], device)
     if "sparse" in config:
-        wanted = {"layout": _layout(config["sparse"]), "sparse_grid": _options(config["sparse"])["sparse_grid"]}
+        wanted = {"layout": layout_of(config["sparse"]), "sparse_grid": options(config["sparse"])["sparse_grid"]}
         spec = replace(converted.spec, transition_positions=False, **wanted)
         sparse, _ = dense_to_sparse(converted.weights, converted.spec, spec)
         yield from _outputs(f"{name}, sparse", sparse, spec, tensors, tensors["out.sparse"], device)
@@ -225,14 +225,14 @@ def _model(spec: ModelSpec, weights: dict, device: torch.device, dtype: torch.dt
     return model.to(device, dtype)
 
 
-def _options(config: dict) -> dict[str, Any]:
+def options(config: dict) -> dict[str, Any]:
     """What the weights do not show, from the constructor's arguments of the public model."""
     grid = {"sparse_grid": (1, config["semantic_size"], config["semantic_size"])} if "semantic_size" in config else {}
     classes = {} if config.get("extras") == 1 else {"num_classes": config["num_classes"]}
     return {"num_heads": config["num_heads"], **grid, **classes}
 
 
-def _layout(config: dict) -> str:
+def layout_of(config: dict) -> str:
     """The layout that SparseDiT's arguments describe."""
     group = "".join(f"{count}{kind}" for count, kind in zip(config["dumbbell_group"], "MSRD", strict=True) if count)
     parts = ((config["num_poolingformer"], "P"), (config["num_dumbbell"], f"({group})"), (config["num_normal_block"], "D"))

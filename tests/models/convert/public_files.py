@@ -29,20 +29,6 @@ def public_weights(name: str) -> tuple[dict, dict, dict]:
     return weights, tensors, config.get("dense", config)
 
 
-def options(config: dict) -> dict:
-    """What the weights do not show, from the constructor's arguments."""
-    grid = {"sparse_grid": (1, config["semantic_size"], config["semantic_size"])} if "semantic_size" in config else {}
-    classes = {} if config.get("extras") == 1 else {"num_classes": config["num_classes"]}
-    return {"num_heads": config["num_heads"], **grid, **classes}
-
-
-def layout_of(config: dict) -> str:
-    """The layout that SparseDiT's arguments describe."""
-    group = "".join(f"{count}{kind}" for count, kind in zip(config["dumbbell_group"], "MSRD", strict=True) if count)
-    parts = ((config["num_poolingformer"], "P"), (config["num_dumbbell"], f"({group})"), (config["num_normal_block"], "D"))
-    return " ".join(f"{count}{what}" for count, what in parts if count)
-
-
 def run_model(weights: dict, spec: ModelSpec, tensors: dict) -> torch.Tensor:
     """Our output for a reference file's input, in its order of axes."""
     model = DiffusionTransformer(spec).eval()

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.convert.public_files import FILES, layout_of, options, public_weights, run_model, same, small_state
+from models.convert.public_files import FILES, public_weights, run_model, same, small_state
 from parity import load_reference, relative_error
 from safetensors.torch import load_file, save_file
 
+from sparsevid.benchmark.gpu.parity import layout_of, options
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import expected_shapes
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse

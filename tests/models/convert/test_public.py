@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.convert.public_files import FILES, layout_of, options, public_weights, same, small_state, split
+from models.convert.public_files import FILES, public_weights, same, small_state, split
 from parity import load_reference
 from safetensors.torch import save_file
 
+from sparsevid.benchmark.gpu.parity import layout_of, options
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import expected_shapes
 from sparsevid.models.convert.infer import infer_spec
