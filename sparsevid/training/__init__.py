@@ -1,10 +1,10 @@
 """Training: the loop, what it minimises, the engine that shards it, the average and the checkpoints that survive it.
 
 A `RunConfig` comes in, and a run's folder with checkpoints and metrics goes out. `trainer` is the loop. `initial` says where
-weights begin, `resume` which checkpoint a run goes on from, and `checkpoint` writes and reads them. `objective`,
-`distillation` and `seen` are the loss, its teacher and what batches held; `engine` is DeepSpeed, `ema` the average, `outcome`
-what a step gave. `monitor` looks at a run on its way (`validation`, `scoring`), `signals` stops it, and `throughput` and
-`environment` describe it.
+weights begin, `resume` which checkpoint a run goes on from, and `checkpoint` writes and reads them. `objective`
+and `distillation` are the loss and its teacher; `engine` is DeepSpeed (`unsharded`: the step where nothing is sharded), `ema`
+the average, `outcome` what a step gave, and of which clips. `monitor` looks at a run on its way (`validation`, `scoring`),
+`signals` stops it, and `throughput` and `environment` describe it.
 
 It imports any room below.
 """

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[20], metavar="N", help="of the samplers")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
     parser.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
-    parser.add_argument("--compile", nargs="+", default=["off"], choices=("off", "on"), help="a graph for each stage, or both")
+    parser.add_argument("--compile", nargs="+", default=["off"], choices=("off", "on"), help="the layers, or both")
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
     parser.add_argument("--extrapolate", action="store_true", help="time single calls of the model and add them up")
     parser.add_argument("--product", action="store_true", help="also 5 flow steps, sparse, against 250 of DDPM, dense")
