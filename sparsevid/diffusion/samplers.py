@@ -8,6 +8,7 @@ No step makes the host wait for a device: coefficients are numbers or lie on the
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,26 +21,41 @@ Model = Callable[..., Tensor]
 Progress = Callable[[Iterable], Iterable]
 
 
+class Told(NamedTuple):
+    """What a caller knows of a call, and the tensors do not say without being waited for.
+
+    Attributes:
+        u: diffusion time of all clips; None: it has to be read from t.
+        halves: what the rows are, in equal parts: `conditional`, or under guidance both `conditional` and `null`.
+    """
+
+    u: float | None = None
+    halves: tuple[str, ...] = ("conditional",)
+
+
+BOTH_HALVES = ("conditional", "null")
+
+
 class TimedModel:
-    """A model that decides something by the time of a call: the grid, whether guidance acts.
+    """A model that decides something by the time of a call: the grid, whether guidance acts, what is left out.
 
     Samplers tell it the diffusion time that they know, by `call_at`. Called by hand, `model(x, t, **cond)`, it has to read the
     times of the batch, for which the host waits if they lie on a GPU.
 
     Args:
-        call: of (x, t, u, **cond), u the diffusion time of all clips or None if it has to be read from t.
+        call: of (x, t, told, **cond), `told` a `Told`.
     """
 
     def __init__(self, call: Model) -> None:
         self.call = call
 
     def __call__(self, x: Tensor, t: Tensor, **cond) -> Tensor:
-        return self.call(x, t, None, **cond)
+        return self.call(x, t, Told(), **cond)
 
 
-def call_at(model: Model, x: Tensor, u: float | None, t: Tensor, **cond) -> Tensor:
-    """Call a model of any kind at diffusion time `u` of all clips, if it is known, which `t` (B,) says in the model's scale."""
-    return model.call(x, t, u, **cond) if isinstance(model, TimedModel) else model(x, t, **cond)
+def call_at(model: Model, x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+    """Call a model of any kind, at times `t` (B,) in the model's scale, with what is known of the call."""
+    return model.call(x, t, told, **cond) if isinstance(model, TimedModel) else model(x, t, **cond)
 
 
 def spaced_timesteps(steps: int) -> list[int]:
@@ -214,12 +230,12 @@ def _dpm_scheduler(timesteps: list[int]):
 
 def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond) -> Tensor:
     """A diffusion model's output at one of the timesteps 0 … 999."""
-    return call_at(model, x, timestep / LAST_TIMESTEP, _full(x, timestep), **cond)
+    return call_at(model, x, _full(x, timestep), Told(timestep / LAST_TIMESTEP), **cond)
 
 
 def _call_at_flow_time(model: Model, x: Tensor, u: float, **cond) -> Tensor:
     """A flow model's output at time u."""
-    return call_at(model, x, u, _full(x, MODEL_TIME_SCALE * u), **cond)
+    return call_at(model, x, _full(x, MODEL_TIME_SCALE * u), Told(u), **cond)
 
 
 def _full(x: Tensor, value: float) -> Tensor:

@@ -1,21 +1,20 @@
-"""What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then step reuse.
+"""What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then savings.
 
-Guidance in an interval and the token schedule decide by the time of a call. Samplers tell it as a number (`TimedModel`); a
-call by hand, `model(x, t, **cond)`, reads it from `t`.
+Guidance in an interval, the token schedule and savings decide by the time of a call. Samplers tell it as a number (`TimedModel`);
+a call by hand, `model(x, t, **cond)`, reads it from `t`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import Model, TimedModel, call_at
-from sparsevid.models.transformer import SparseTokens
+from sparsevid.diffusion.samplers import BOTH_HALVES, Model, TimedModel, Told, call_at
 from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
 
-Choice = TypeVar("Choice", bool, int)
+Choice = TypeVar("Choice")
 
 
 def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
@@ -23,13 +22,13 @@ def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
     return interval is None or interval[0] - TIME_ERROR <= u <= interval[1] + TIME_ERROR
 
 
-def in_float32(model: Model, dtype: torch.dtype) -> Model:
+def in_float32(model: Model, dtype: torch.dtype) -> TimedModel:
     """A model of weights of another type, for samplers that compute in float32."""
 
-    def called(x: Tensor, t: Tensor, **cond) -> Tensor:
-        return model(x.to(dtype), t, **cond).float()
+    def called(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+        return call_at(model, x.to(dtype), t, told, **cond).float()
 
-    return called
+    return TimedModel(called)
 
 
 def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
@@ -38,9 +37,9 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
     The wrapped model raises ValueError if the times of a batch lie in different stages: one call has one grid.
     """
 
-    def scheduled(x: Tensor, t: Tensor, u: float | None, **cond) -> Tensor:
-        stage = _decide(lambda time: stage_at(schedule, time), t, u, "in different stages of the token schedule")
-        return model(x, t, grid=schedule.stages[stage].grid, **cond)
+    def scheduled(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+        stage = decide(lambda time: stage_at(schedule, time), t, told, "in different stages of the token schedule")
+        return call_at(model, x, t, told, grid=schedule.stages[stage].grid, **cond)
 
     return TimedModel(scheduled)
 
@@ -74,15 +73,15 @@ def with_guidance(
     if channels is not None and channels < 1:
         raise ValueError(f"guidance acts on at least 1 channel, got {channels}")
 
-    def acts(t: Tensor, u: float | None) -> bool:
+    def acts(t: Tensor, told: Told) -> bool:
         sides = f"on both sides of the guidance interval {interval}"
-        return interval is None or _decide(lambda time: guidance_acts(interval, time), t, u, sides)
+        return interval is None or decide(lambda time: guidance_acts(interval, time), t, told, sides)
 
-    def guided(x: Tensor, t: Tensor, u: float | None, *, labels: Tensor, **cond) -> Tensor:
-        if scale == 1.0 or not acts(t, u):
-            return call_at(model, x, u, t, labels=labels, **cond)
-        both = torch.cat([labels, torch.full_like(labels, null_label)])
-        output = call_at(model, torch.cat([x, x]), u, torch.cat([t, t]), labels=both, **cond)
+    def guided(x: Tensor, t: Tensor, told: Told, *, labels: Tensor, **cond) -> Tensor:
+        if scale == 1.0 or not acts(t, told):
+            return call_at(model, x, t, told, labels=labels, **cond)
+        both, told = torch.cat([labels, torch.full_like(labels, null_label)]), told._replace(halves=BOTH_HALVES)
+        output = call_at(model, torch.cat([x, x]), torch.cat([t, t]), told, labels=both, **cond)
         conditional, unconditional = output.chunk(2)
         count = x.shape[1] if channels is None else channels
         mixed = torch.lerp(unconditional[:, :count], conditional[:, :count], scale)
@@ -91,54 +90,14 @@ def with_guidance(
     return TimedModel(guided)
 
 
-def with_step_reuse(model: Model, every: int) -> Model:
-    """Compute the sparse layers at every `every`-th call only, and reuse what they changed in between.
-
-    The early, sparse part of a model changes slowly over neighbouring sampling steps. So layers M and S run at a refresh and
-    are passed over at the calls that follow; pooling, R and the dense layers run always. A refresh also comes wherever the
-    sparse grid or the shape of x changes: at a new stage of the token schedule, or where guidance begins or ends.
-
-    The wrapped model remembers its calls: make one for each batch, and call it in the order of sampling.
-
-    Args:
-        model: a DiffusionTransformer, or a function that takes its `grid` and `reuse`. Later calls of it leave the tensors
-            that it returned alone.
-        every: calls from one refresh to the next; 1 is no reuse.
-
-    Returns:
-        A model that raises ValueError at its first call if the model has no sparse layers.
-
-    Raises:
-        ValueError: `every` below 1.
-    """
-    if every < 1:
-        raise ValueError(f"sparse layers are computed at every n-th call, n at least 1, got {every}")
-    if every == 1:
-        return model
-    kept: tuple[SparseTokens, ...] = ()
-    used, belongs = 0, None
-
-    def reusing(x: Tensor, t: Tensor, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
-        nonlocal kept, used, belongs
-        now = (x.shape, grid if grid is None else tuple(grid))
-        if used % every == 0 or now != belongs:
-            output, fresh = model(x, t, grid=grid, reuse=(), **cond)
-            kept, used, belongs = tuple(fresh), 1, now
-            return output
-        used += 1
-        return model(x, t, grid=grid, reuse=kept, **cond)[0]
-
-    return reusing
-
-
-def _decide(choose: Callable[[float], Choice], t: Tensor, u: float | None, apart: str) -> Choice:
-    """What `choose` makes of the diffusion time of a call: `u`, or what is read from `t` (B,), which has to give one answer.
+def decide(choose: Callable[[float], Choice], t: Tensor, told: Told, apart: str) -> Choice:
+    """What `choose` makes of the diffusion time of a call: as told, or as read from `t` (B,), which has to give one answer.
 
     Raises:
         ValueError: the times in `t` give different answers, that is, they lie `apart`.
     """
-    if u is not None:
-        return choose(u)
+    if told.u is not None:
+        return choose(told.u)
     low, high = (value / LAST_TIMESTEP for value in torch.stack([t.min(), t.max()]).tolist())
     choice = choose(low)
     if choice != choose(high):

@@ -3,8 +3,10 @@
 Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
 its frames and positions; it may come computed, for all layers together (`modulation`). Sparse tokens may be in float32 beside
-weights of another type: then their sums are, and no product.
+weights of another type: then their sums are, and no product. A saving that acts inside of layers is asked about attention and MLP.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
 from sparsevid.models.modulation import Modulation
+from sparsevid.models.saving import Part, Place, Saving
 from sparsevid.sparsity.grid import Grid, upsample, windows
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -41,6 +44,8 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """What all five kinds share: adaLN-Zero modulation and the MLP. Subclasses give `attn` and `forward`."""
 
+    place: Place  # of the layer, in the model it stands in
+
     def __init__(self, spec: ModelSpec, attn: nn.Module) -> None:
         super().__init__()
         self.attn = attn
@@ -51,9 +56,18 @@ class Layer(nn.Module):
         """c (B, D), or (B, 6·D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
         return self.adaLN_modulation.parts(c)
 
-    def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, saving: Saving | None = None) -> Tensor:
         """The layer's second half: x + gate·MLP(modulated norm of x)."""
-        return torch.addcmul(x, gate, self.mlp(modulate(layer_norm(x), shift, scale)))
+        made = self.offer("mlp", self.mlp, lambda: (modulate(layer_norm(x), shift, scale),), saving)
+        return torch.addcmul(x, gate, made)
+
+    def offer(
+        self, point: str, compute: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], saving: Saving | None
+    ) -> Tensor:
+        """A part of the layer, computed, or what a saving that acts inside of layers gives for it."""
+        if saving is None or point not in saving.points:
+            return compute(*inputs())
+        return saving(self.place._replace(point=point), Part(compute, inputs))
 
 
 class AttentionLayer(Layer):
@@ -62,10 +76,10 @@ class AttentionLayer(Layer):
     def __init__(self, spec: ModelSpec, temporal: bool, backend: str) -> None:
         super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, temporal, backend))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
-        attended = self.attn(modulate(layer_norm(x), shift, scale))
-        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward)
+        attended = self.offer("attention", self.attn, lambda: (modulate(layer_norm(x), shift, scale),), saving)
+        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
 
 
 class PoolLayer(Layer):
@@ -75,11 +89,15 @@ class PoolLayer(Layer):
         super().__init__(spec, MeanPooling(spec.hidden_size))
         self.axis = 1 if temporal else 2
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
-        # Modulation is affine and the same for all tokens of a clip, so it acts on the mean as well.
-        mean = modulate(layer_norm(x).mean(self.axis, keepdim=True), shift, scale)
-        return self.feed_forward(torch.addcmul(x, gate, self.attn(mean)), *feed_forward)
+
+        def mean() -> tuple[Tensor]:
+            # Modulation is affine and the same for all tokens of a clip, so it acts on the mean as well.
+            return (modulate(layer_norm(x).mean(self.axis, keepdim=True), shift, scale),)
+
+        attended = self.offer("attention", self.attn, mean, saving)
+        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
 
 
 class MergeLayer(Layer):
@@ -88,12 +106,16 @@ class MergeLayer(Layer):
     def __init__(self, spec: ModelSpec, backend: str) -> None:
         super().__init__(spec, CrossAttention(spec.hidden_size, spec.num_heads, backend))
 
-    def forward(self, s: Tensor, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, s: Tensor, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
         """s (B, t, n, D) and x (B, T, N, D) → (B, t, n, D)."""
         shift, scale, gate, *feed_forward = self.modulation(c)
-        query = modulate(layer_norm(s), shift, scale)
-        source = windows(modulate(layer_norm(x), shift, scale), s.shape[1])  # (B, t, T/t·N, D)
-        return self.feed_forward(torch.addcmul(s, gate, self.attn(query, source)), *feed_forward)
+
+        def query_and_source() -> tuple[Tensor, Tensor]:
+            source = windows(modulate(layer_norm(x), shift, scale), s.shape[1])  # (B, t, T/t·N, D)
+            return modulate(layer_norm(s), shift, scale), source
+
+        attended = self.offer("attention", self.attn, query_and_source, saving)
+        return self.feed_forward(torch.addcmul(s, gate, attended), *feed_forward, saving)
 
 
 class RecoverLayer(Layer):
@@ -120,25 +142,28 @@ class RecoverLayer(Layer):
         s: Tensor,
         x: Tensor,
         c: Tensor,
+        pooled: Tensor | None,
         sparse: Grid,
         dense: Grid,
         positions: Tensor | None = None,
-        pooled: Tensor | None = None,
+        saving: Saving | None = None,
     ) -> Tensor:
         """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
 
-        `positions` (T or 1, N, D) are added to the merged tokens; `pooled` (B, t, n, D) is the module's sparse input, for
-        residual upsampling: in float32, as s, since the difference is small beside them.
+        `pooled` (B, t, n, D) is the module's sparse input, for residual upsampling: in float32, as s, since the difference is small
+        beside them. `positions` (T or 1, N, D) are added to the merged tokens.
         """
         shift, scale, gate, *feed_forward = self.modulation(c)
         changed = s if pooled is None else s - pooled
         x = self.merge(changed.to(x.dtype), x, sparse, dense)
         if positions is not None:
             x = x + positions
-        query = windows(modulate(layer_norm(x), shift, scale), s.shape[1])
-        source = modulate(layer_norm(s), shift, scale)
-        attended = self.attn(query, source).view_as(x)
-        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward)
+
+        def query_and_source() -> tuple[Tensor, Tensor]:
+            return windows(modulate(layer_norm(x), shift, scale), s.shape[1]), modulate(layer_norm(s), shift, scale)
+
+        attended = self.offer("attention", self.attn, query_and_source, saving).view_as(x)
+        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
 
 
 class Head(nn.Module):
@@ -159,11 +184,14 @@ def build_layer(spec: ModelSpec, index: int, backend: str) -> Layer:
     """The layer that stands at `index` of the spec's layout."""
     kind, temporal = spec.parsed_layout.kinds[index], spec.layer_is_temporal(index)
     if kind == "P":
-        return PoolLayer(spec, temporal)
-    if kind == "M":
-        return MergeLayer(spec, backend)
-    if kind == "R":
-        return RecoverLayer(spec, backend)
-    if kind in "SD":
-        return AttentionLayer(spec, temporal, backend)
-    raise NotImplementedError(f"layout {spec.layout!r}: no class is known for layers of kind {kind!r}")
+        layer = PoolLayer(spec, temporal)
+    elif kind == "M":
+        layer = MergeLayer(spec, backend)
+    elif kind == "R":
+        layer = RecoverLayer(spec, backend)
+    elif kind in "SD":
+        layer = AttentionLayer(spec, temporal, backend)
+    else:
+        raise NotImplementedError(f"layout {spec.layout!r}: no class is known for layers of kind {kind!r}")
+    layer.place = Place("layer", index, kind, "window" if kind in "MR" else "time" if temporal else "space")
+    return layer

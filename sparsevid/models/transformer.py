@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -18,7 +17,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer
+from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer, layer_norm, modulate
 from sparsevid.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -27,19 +26,13 @@ from sparsevid.models.embeddings import (
     temporal_positions,
 )
 from sparsevid.models.modulation import FusedModulation
+from sparsevid.models.saving import STACK, Part, Saving, Stack, Tokens, asked
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
 
 # What the hub's mixin hands on for downloads alone.
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token")
-
-
-class SparseTokens(NamedTuple):
-    """The sparse tokens of one module, both (B, t, n, D) in float32 at least: pooled at its start, and after its last layer."""
-
-    start: Tensor
-    end: Tensor
 
 
 class DiffusionTransformer(
@@ -122,8 +115,8 @@ class DiffusionTransformer(
         grid: Sequence[int] | None = None,
         images: int = 0,
         features: Sequence[int] = (),
-        reuse: Sequence[SparseTokens] | None = None,
-    ) -> Tensor | tuple[Tensor, dict[int, Tensor]] | tuple[Tensor, tuple[SparseTokens, ...]]:
+        saving: Saving | None = None,
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Predict noise (and variance) or velocity.
 
         Args:
@@ -134,17 +127,14 @@ class DiffusionTransformer(
             images: number of trailing frames that are stills: they pass no temporal layer and are pooled each by itself
                 (joint image-video training of Latte, section 3.4).
             features: indices of layers whose output tokens of the clip, (B, frames, N or n, D), are returned too.
-            reuse: what a call at a neighbouring time returned with the same sizes and grid: M and S are passed over, and what
-                they changed then is added to the tokens pooled now. Empty: compute all, to be reused. Without `images` and
-                `features`.
+            saving: decides what is left out of this call. Without `images` and `features`.
 
         Returns:
-            (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index;
-            with `reuse` also the sparse tokens of each module, to be handed to later calls.
+            (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index.
 
         Raises:
-            ValueError: a shape, grid or layer index that does not fit the spec, labels where there are no classes, or `reuse`
-                that does not fit the model, the grid or the other arguments.
+            ValueError: a shape, grid or layer index that does not fit the spec, labels where there are no classes, or a saving
+                with `images` or `features`.
         """
         batch, frames = x.shape[0], x.shape[2] - images
         self._check_input(x, labels, grid, frames)
@@ -152,13 +142,12 @@ class DiffusionTransformer(
             raise ValueError(f"features of layers {unknown}: the model has layers 0 … {self.spec.depth - 1}")
         dense = self.spec.dense_grid((frames, *x.shape[3:]))
         sparse = self._sparse_grid(grid, dense)
-        if reuse is not None:
-            self._check_reuse(reuse, batch, sparse, alone=not images and not features)
+        if saving is not None and (images or features):
+            raise ValueError("`saving` goes neither with `images` nor with `features`: it is for sampling clips")
         tokens = self.x_embedder(x)  # (B, T, N, D)
         c = self._condition(t, labels, images)  # (B, 1 + images, D)
         kept: dict[int, Tensor] = {}
-        modules = None if reuse is None else list(reuse)
-        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept, modules)  # (B, frames, N, p·p·C')
+        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept, saving)  # (B, frames, N, p·p·C')
         if images:
             stills = rearrange(tokens[:, frames:], "b i n d -> (b i) 1 n d")
             one = dense._replace(t=1), sparse and sparse._replace(t=1)
@@ -166,8 +155,6 @@ class DiffusionTransformer(
             clip = torch.cat([clip, rearrange(stills, "(b i) 1 n d -> b i n d", b=batch)], dim=1)
         p = self.spec.patch_size
         out = rearrange(clip, "b t (h w) (p q c) -> b c t (h p) (w q)", h=dense.h, p=p, q=p)
-        if modules is not None:
-            return out, tuple(modules)
         return (out, kept) if features else out
 
     def _run_layers(
@@ -178,53 +165,90 @@ class DiffusionTransformer(
         sparse: Grid | None,
         features: Sequence[int] = (),
         kept: dict[int, Tensor] | None = None,
-        modules: list[SparseTokens] | None = None,
+        saving: Saving | None = None,
         stills: bool = False,
     ) -> Tensor:
-        """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position.
-
-        `modules`, if given, is filled with the modules' sparse tokens, or is what stands for M and S if it is full already.
-        """
-        earlier = iter(modules) if modules else None
-        # Where differences of sparse tokens are taken, which are small beside them, they are kept in float32.
-        exact = self.spec.residual_upsampling or modules is not None
-        dtype = torch.promote_types(x.dtype, torch.float32) if exact else x.dtype
+        """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position."""
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
-        s = pooled = None  # sparse tokens (B, t, n, D) inside a module, and what they were at its start
-        *conditions, last = self._conditions(c)
+        *conditions, last = self._conditions(c, together=saving is not None)
+        options = {"dense": dense, "sparse": sparse, "features": features, "kept": kept, "saving": saving, "stills": stills}
+        if asked(saving, "stack") is None:
+            tokens = self._layers(range(self.spec.depth), Tokens(x), conditions, **options).x
+        else:
+            tokens = saving(STACK, self._stack(x, conditions, **options))
+        return self.final_layer(tokens, last)
+
+    def _stack(self, x: Tensor, conditions: Sequence[Tensor], **options) -> Stack:
+        """All layers as one part; `options` go to `_layers`."""
+
+        def begin(x: Tensor, *conditions: Tensor) -> Tokens:
+            return self._layers(range(1), Tokens(x), conditions, **options)
+
+        def finish(tokens: Tokens, *conditions: Tensor) -> Tensor:
+            return self._layers(range(1, self.spec.depth), tokens, conditions, **options).x
+
+        def modulated(x: Tensor, *conditions: Tensor) -> Tensor:
+            return modulate(layer_norm(x), *self.blocks[0].modulation(conditions[0])[:2])
+
+        return Stack(begin, finish, modulated, lambda: (x, *conditions))
+
+    def _layers(
+        self,
+        indices: Sequence[int],
+        tokens: Tokens,
+        conditions: Sequence[Tensor],
+        *,
+        dense: Grid,
+        sparse: Grid | None,
+        features: Sequence[int],
+        kept: dict[int, Tensor] | None,
+        saving: Saving | None,
+        stills: bool,
+    ) -> Tokens:
+        """The tokens after the layers of these indices, those before them, and what they are modulated by given."""
+        x, s, pooled = tokens
+        # Where differences of sparse tokens are taken, which are small beside them, they are kept in float32.
+        exact = self.spec.residual_upsampling or (saving is not None and saving.differences)
+        dtype = torch.promote_types(x.dtype, torch.float32) if exact else x.dtype
         with_time = self.spec.is_video and not stills
-        transition = self.spec.transition_positions
-        for index, (kind, block) in enumerate(zip(self.kinds, self.blocks, strict=True)):
-            c = conditions[index]
+        for index in indices:
+            kind, block, c = self.kinds[index], self.blocks[index], conditions[index]
             if with_time and index == self.spec.temporal_position_layer:
                 x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
             if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
                 continue
-            if earlier is not None and kind in "MS":
-                continue
-            layer = self._recomputed(block) if kind in self.checkpoint_layers else block
             if kind in "PD":
-                x = layer(x, c)
+                x = self._layer(block, (x, c), saving)
             elif kind == "S":
-                s = layer(s, c)
+                s = self._layer(block, (s, c), saving)
             elif kind == "M":
                 if s is None:
                     s = pooled = self._pool(x, dense, sparse, with_time, dtype)
-                s = layer(s, x, c)
+                s = self._layer(block, (s, x, c), saving)
             elif kind == "R":
-                if earlier is not None:
-                    before, pooled = next(earlier), self._pool(x, dense, sparse, with_time, dtype)
-                    s = before.end + (pooled - before.start)  # what M and S changed, on the tokens as they are now
-                elif modules is not None:
-                    modules.append(SparseTokens(pooled, s))
-                positions = self._positions(dense, dense, with_time, like=x) if transition else None
+                positions = self._positions(dense, dense, with_time, like=x) if self.spec.transition_positions else None
                 start = pooled if self.spec.residual_upsampling else None
-                x, s = layer(s, x, c, sparse, dense, positions, start), None
+                x = self._layer(block, (s, x, c, start), saving, sparse, dense, positions)
+                s = pooled = None
             else:
                 raise NotImplementedError(f"layer {index}: no call is known for layers of kind {kind!r}")
             if index in features:
                 kept[index] = x if s is None else s
-        return self.final_layer(x, last)
+        return Tokens(x, s, pooled)
+
+    def _layer(self, block: Layer, tokens: tuple[Tensor | None, ...], saving: Saving | None, *others: object) -> Tensor:
+        """A layer's output, or what a saving gives for it.
+
+        Args:
+            tokens: the layer's first arguments, those of B clips.
+            others: its further arguments.
+        """
+        called = self._recomputed(block) if block.place.kind in self.checkpoint_layers else block
+        if (inside := asked(saving, "attention", "mlp")) is not None:
+            called = partial(called, saving=inside)
+        if asked(saving, "layer") is None:
+            return called(*tokens, *others)
+        return saving(block.place, Part(lambda *tokens: called(*tokens, *others), lambda: tokens))
 
     def _recomputed(self, block: nn.Module) -> Callable[..., Tensor]:
         """The block, with activation checkpointing where there is a backward pass to save memory for."""
@@ -263,11 +287,13 @@ class DiffusionTransformer(
         if fused:
             self.fuse_modulation()
 
-    def _conditions(self, c: Tensor) -> Sequence[Tensor]:
-        """What each layer, and then the head, is modulated by: c itself, or what adaLN makes of it."""
-        if self.fused_modulation is None or torch.is_grad_enabled():
-            return [c] * (self.spec.depth + 1)
-        return self.fused_modulation(c)
+    def _conditions(self, c: Tensor, together: bool) -> Sequence[Tensor]:
+        """What each layer, and then the head, is modulated by: c itself, or what adaLN makes of it, if `together` in any case."""
+        if self.fused_modulation is not None and not torch.is_grad_enabled():
+            return self.fused_modulation(c)
+        if together:
+            return [each.adaLN_modulation(c) for each in (*self.blocks, self.final_layer)]
+        return [c] * (self.spec.depth + 1)
 
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
         """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
@@ -302,17 +328,6 @@ class DiffusionTransformer(
         sparse = Grid(*(grid or self.spec.sparse_grid))
         check_sparse_grid(sparse, dense)
         return sparse
-
-    def _check_reuse(self, reuse: Sequence[SparseTokens], batch: int, sparse: Grid | None, alone: bool) -> None:
-        if sparse is None:
-            raise ValueError(f"the layout {self.spec.layout!r} has no sparse layers whose output could be reused")
-        if not alone:
-            raise ValueError("`reuse` goes neither with `images` nor with `features`: it is for sampling clips")
-        shape = (batch, sparse.t, sparse.h * sparse.w, self.spec.hidden_size)
-        found = [tuple(tokens.shape) for module in reuse for tokens in module]
-        if found and found != [shape] * (2 * self.kinds.count("R")):
-            count = self.kinds.count("R")
-            raise ValueError(f"sparse tokens to reuse are pairs of {shape}, one for each of {count} modules; got {found}")
 
     def _check_input(self, x: Tensor, labels: Tensor | None, grid: Sequence[int] | None, frames: int) -> None:
         spec = self.spec

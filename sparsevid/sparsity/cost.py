@@ -39,6 +39,30 @@ class SamplingCost:
         return self.mean_macs / self.dense_macs
 
 
+def attention_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, naive_pooling: bool = False) -> int:
+    """MACs of the attention of layer `index` with its projections; arguments as of `layer_macs`."""
+    kind, d = spec.parsed_layout.kinds[index], spec.hidden_size
+    if kind in "PDS":
+        grid = sparse if kind == "S" else dense
+        tokens, frame = grid.tokens, grid.h * grid.w
+        attended, groups = (grid.t, frame) if spec.layer_is_temporal(index) else (frame, grid.t)
+        if kind != "P":
+            return tokens * (4 * d * d + 2 * attended * d)
+        return tokens * (2 * d * d + attended * d) if naive_pooling else groups * 2 * d * d
+    few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
+    if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
+        return few * (2 * d * d + 2 * window * d) + many * 2 * d * d
+    if kind == "R":
+        return many * (2 * d * d + 2 * sparse.h * sparse.w * d) + few * 2 * d * d
+    raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
+
+
+def mlp_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None) -> int:
+    """MACs of the MLP of layer `index`; arguments as of `layer_macs`."""
+    grid = sparse if spec.parsed_layout.kinds[index] in "MS" else dense
+    return grid.tokens * 2 * spec.hidden_size * spec.mlp_size
+
+
 def layer_macs(
     spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, naive_pooling: bool = False, naive_w1: bool = False
 ) -> int:
@@ -50,24 +74,11 @@ def layer_macs(
         naive_pooling: count P as the public code computes it, by a product with an N×N matrix of equal weights.
         naive_w1: count W1 of R on upsampled tokens, as the public code computes it.
     """
-    kind, d, mlp = spec.parsed_layout.kinds[index], spec.hidden_size, 2 * spec.hidden_size * spec.mlp_size
-    temporal = spec.layer_is_temporal(index)
-    if kind in "PDS":
-        grid = sparse if kind == "S" else dense
-        tokens, frame = grid.tokens, grid.h * grid.w
-        attended, groups = (grid.t, frame) if temporal else (frame, grid.t)
-        if kind != "P":
-            return tokens * (4 * d * d + 2 * attended * d + mlp)
-        if naive_pooling:
-            return tokens * (2 * d * d + attended * d + mlp)
-        return groups * 2 * d * d + tokens * mlp
-    if kind not in "MR":
-        raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
-    few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
-    if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
-        return few * (2 * d * d + 2 * window * d + mlp) + many * 2 * d * d
-    w1 = (many if naive_w1 else few) * d * d
-    return w1 + many * (3 * d * d + 2 * sparse.h * sparse.w * d + mlp) + few * 2 * d * d
+    attention = attention_macs(spec, index, dense, sparse, naive_pooling=naive_pooling)
+    merging = 0
+    if spec.parsed_layout.kinds[index] == "R":  # W1 and W2
+        merging = ((dense if naive_w1 else sparse).tokens + dense.tokens) * spec.hidden_size**2
+    return attention + merging + mlp_macs(spec, index, dense, sparse)
 
 
 def fixed_macs(spec: ModelSpec, dense: Grid) -> int:

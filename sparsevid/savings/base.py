@@ -1,0 +1,166 @@
+"""What every policy is: options, what it remembers of one sampling, and what it answers at each part of a call.
+
+Dimensions: B clips.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from sparsevid.models.saving import Part, Place
+from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.system.errors import ExpectedError
+
+NULL = "null"  # the half of guidance without a class, see `diffusion.samplers.Told`
+
+
+class SavingError(ExpectedError, ValueError):
+    """A saving that is not there, does not fit the model or another saving, or lacks what it needs; the message says which."""
+
+
+class Call(NamedTuple):
+    """What is known of one call of a sampling.
+
+    Attributes:
+        number: of all calls of the sampling, from 0.
+        u: diffusion time, 1 = noise.
+        count: calls of the whole sampling; None where its times are not known.
+        spec: of the model.
+        dense: grid of the dense tokens.
+        sparse: grid of the sparse tokens of this half; None for a dense model.
+        seed: of what a policy draws.
+    """
+
+    number: int
+    u: float
+    count: int | None
+    spec: ModelSpec
+    dense: Grid
+    sparse: Grid | None
+    seed: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no call of the sampling follows; False where its times are not known."""
+        return self.number + 1 == self.count
+
+
+@dataclass
+class Policy:
+    """One way to leave parts of calls out. Fields that can be given are its options; the others are its state.
+
+    An instance decides for the clips of one half of guidance, or of all where there is no guidance, during one sampling of one
+    batch; `fresh` makes it from the one that holds the options. At each part of its `points`, `reuse` gives what stands for the
+    part, or None to have it computed, and `keep` is told what was computed. The base class leaves nothing out.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str] = ""  # where it was published
+    points: ClassVar[Collection[str]] = ()  # of `models.saving.Place`
+    differences: ClassVar[bool] = False  # whether it needs sparse tokens in float32
+    needs_times: ClassVar[bool] = False  # whether it must know which call is the last
+    needs_sparse: ClassVar[bool] = False  # whether only a model with sparse layers has what it leaves out
+    family: ClassVar[str] = "cache"  # of savings of one family a sampling takes one
+
+    kept: dict[Place, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
+    half: str = field(init=False, default="conditional", repr=False, compare=False)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether these options leave nothing out, of any model."""
+        return False
+
+    def __str__(self) -> str:
+        """The text that `parse_saving` reads, with every option."""
+        options = ",".join(f"{each.name}={_shown(getattr(self, each.name))}" for each in options_of(type(self)))
+        return f"{self.name}:{options}" if options else self.name
+
+    def fresh(self, half: str) -> "Policy":
+        """The same options, nothing remembered yet."""
+        made = replace(self)
+        made.half = half
+        return made
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise `SavingError` if the model, or what was given, has not what the policy needs."""
+        if self.needs_sparse and not spec.is_sparse:
+            raise SavingError(f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused")
+
+    def begin(self, call: Call) -> None:
+        """Told before each call that computes this half."""
+
+    def forget(self, kinds: str) -> None:
+        """Told where the sparse grid is another one than at the last call: what belongs to layers of these kinds fits no more."""
+        self.kept = {place: value for place, value in self.kept.items() if place.kind not in kinds}
+
+    def reuse(self, place: Place, part: Part) -> Tensor | None:
+        """What stands for the part's output, (B, ...), or None: it is computed."""
+        return None
+
+    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+        """Told what was computed."""
+
+    def changed(self, place: Place, part: Part) -> Part:
+        """The part in the form in which it is computed."""
+        return part
+
+    def macs(self, place: Place, call: Call, usual: int) -> int:
+        """Multiply-adds of the part of one clip in that form; `usual` are those of the part as it is."""
+        return usual
+
+    def null_grid(self, grid: Grid) -> Grid:
+        """The sparse grid of the half without a class, where the other has `grid`."""
+        return grid
+
+    def computes_null(self, call: Call) -> bool:
+        """Whether the half without a class is computed at this call."""
+        return True
+
+    def null_output(self, call: Call, conditional: Tensor, null: Tensor | None) -> Tensor:
+        """The model's output of the half without a class: what was computed, or, if None, what stands for it."""
+        return null
+
+
+class Every:
+    """Counts calls: at which of them everything is computed.
+
+    Args:
+        number: calls from one computation to the next; 1: at each.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number, self._since = number, 0
+
+    def computes(self, anew: bool = False) -> bool:
+        """Whether the next call computes; it does if there is reason to begin `anew`."""
+        due = anew or self._since % self.number == 0
+        self._since = 1 if due else self._since + 1
+        return due
+
+
+def options_of(policy: type[Policy]) -> list:
+    """The dataclass fields that are options."""
+    return [each for each in fields(policy) if each.init]
+
+
+def at_least(value: float, least: float, option: str, policy: Policy) -> None:
+    """Raise `SavingError` if an option is below what it can be."""
+    if not value >= least:
+        raise SavingError(f"saving {policy.name}: {option} = {value}; it is at least {least}")
+
+
+def relative_change(now: Tensor, before: Tensor) -> float:
+    """mean|now − before| / mean|before| over all clips; the host waits for it."""
+    now, before = now.float(), before.float()
+    return ((now - before).abs().mean() / before.abs().mean()).item()
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+

@@ -1,0 +1,76 @@
+"""Savings by name and options, as they are typed: `static:every=2`."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import combinations
+from typing import Any, get_args
+
+from sparsevid.savings.base import Policy, SavingError, options_of
+from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.guidance import Guidance
+from sparsevid.savings.static import Static
+from sparsevid.savings.steps import Steps
+
+SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in (Steps, Static, FirstBlock, Guidance)}
+_GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
+
+
+def parse_saving(text: str) -> Policy:
+    """A saving out of its name and options, such as `static:every=2` or `pab:spatial=2,temporal=4`.
+
+    Raises:
+        SavingError: no such saving or option, with the nearest, or a value that the option does not take.
+    """
+    name, _, options = text.partition(":")
+    if name not in SAVINGS:
+        raise SavingError(f"no saving {name!r}{_nearest(name, SAVINGS)}; accepted are {', '.join(SAVINGS)}")
+    policy = SAVINGS[name]
+    known = {each.name: each.type for each in options_of(policy)}
+    values = {}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if key not in known:
+            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}")
+        if not equals:
+            raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
+        if key in values:
+            raise SavingError(f"saving {name}: option {key} is given twice")
+        values[key] = _read(name, key, value, known[key])
+    return policy(**values)
+
+
+def check_together(savings: Sequence[Policy]) -> None:
+    """Refuse savings that do not go together.
+
+    Raises:
+        SavingError: two of one family; the message says why.
+    """
+    for one, other in combinations(savings, 2):
+        if one.family == other.family:
+            raise SavingError(
+                f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "
+                "them goes with `merging` and with `guidance`"
+            )
+
+
+def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    near = get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _read(name: str, key: str, value: str, kind: Any) -> Any:
+    """A value of the option's type."""
+    kinds = get_args(kind) or (kind,)
+    readers = {int: (r"[+-]?\d+", int, "a whole number"), float: (r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", float, "a number")}
+    for each, (pattern, read, _) in readers.items():
+        if each in kinds and re.fullmatch(pattern, value, re.IGNORECASE):
+            return read(value)
+    if bool in kinds and value in ("on", "off"):
+        return value == "on"
+    if any(get_args(each) or each is tuple for each in kinds) and _GRID.fullmatch(value):
+        return tuple(map(int, value.split("x")))
+    if str in kinds:
+        return value
+    wanted = "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")

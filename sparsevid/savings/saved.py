@@ -1,0 +1,198 @@
+"""A model that leaves out, call by call, what policies say: for one sampling of one batch.
+
+Dimensions: B clips, C latent channels, T frames, H×W latent height and width.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsevid.diffusion.samplers import BOTH_HALVES, Model, TimedModel, Told
+from sparsevid.diffusion.wrappers import decide
+from sparsevid.models.saving import Part, Place, Stack
+from sparsevid.savings.base import NULL, Call, Policy, SavingError
+from sparsevid.savings.options import check_together
+from sparsevid.savings.tally import Tally, part_macs
+from sparsevid.sparsity.grid import Grid
+
+SPARSE_KINDS = "MS"  # kinds of layers whose output has the sparse grid
+
+
+def saved(
+    model: Model,
+    savings: Policy | Sequence[Policy],
+    times: Sequence[float] | None = None,
+    *,
+    seed: int = 0,
+    tally: Tally | None = None,
+) -> TimedModel:
+    """A model that leaves out what these savings say, for one sampling of one batch: calls come in the order of sampling.
+
+    It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart. It
+    begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the halves
+    decide differently about a part, it is computed for the clips of one.
+
+    Args:
+        model: a DiffusionTransformer.
+        savings: one, or several that go together, as `parse_saving` gives them.
+        times: diffusion times of all calls, as `sampler_times` gives them, for policies that must know the last one: `teacache`,
+            `magcache` and `faster`. Heun's two calls a step count as two.
+        seed: of what a policy draws.
+        tally: counts what is computed.
+
+    Raises:
+        SavingError: a saving does not fit the model or another one, or lacks what it needs.
+    """
+    policies = [savings] if isinstance(savings, Policy) else list(savings)
+    check_together(policies)
+    for policy in policies:
+        policy.check(model.spec)
+        if policy.needs_times and times is None and not policy.changes_nothing:
+            raise SavingError(f"saving {policy.name} must know which call is the last: pass `times`, such as sampler_times(...)")
+    policies = [policy for policy in policies if not policy.changes_nothing]
+    return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally))
+
+
+class _Half(NamedTuple):
+    """One half's clips in a call, and its policies."""
+
+    name: str
+    rows: slice
+    policies: list[Policy]
+
+
+class _Sampling:
+    """The calls of one sampling."""
+
+    def __init__(self, model: Model, policies: Sequence[Policy], count: int | None, seed: int, tally: Tally | None) -> None:
+        self.model, self.policies, self.count, self.seed, self.tally = model, policies, count, seed, tally
+        self.number = 0
+        self._states: dict[str, tuple[tuple, Grid | None, list[Policy]]] = {}  # shape, grid and policies of each half
+
+    def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
+        if not self.policies and self.tally is None:
+            return self.model(x, t, grid=grid, **cond)
+        spec = self.model.spec
+        u = decide(lambda time: time, t, told, "apart, where a saving decides for all clips of a call")
+        sparse = Grid(*(grid or spec.sparse_grid)) if spec.is_sparse else None
+        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed)
+        self.number += 1
+        clips = len(x) // len(told.halves)
+        together: dict[Grid | None, list[_Half]] = {}  # halves by their grid: those of one grid are one call of the model
+        for index, half in enumerate(told.halves):
+            policies = self._policies(half, (clips, *x.shape[1:]))
+            own = _grid_of(half, call, policies)
+            if half == NULL and not all(policy.computes_null(own) for policy in policies):
+                if self.tally is not None:
+                    self.tally.add_left_out_clips(own, clips)
+                continue
+            self._begin(half, own)
+            together.setdefault(own.sparse, []).append(_Half(half, slice(index * clips, (index + 1) * clips), policies))
+        outputs = {}
+        for grid, halves in together.items():
+            rows = slice(halves[0].rows.start, halves[-1].rows.stop)
+            parts = {name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()}
+            made = self._compute(call._replace(sparse=grid), halves, x[rows], t[rows], parts)
+            if len(halves) == len(told.halves) and not self._guides():
+                return made
+            outputs |= dict(zip([half.name for half in halves], made.split(clips), strict=True))
+        if told.halves != BOTH_HALVES:
+            return outputs[told.halves[0]]
+        null = outputs.get(NULL)
+        for policy in self._states[NULL][2]:
+            null = policy.null_output(call, outputs["conditional"], null)
+        return torch.cat([outputs["conditional"], null])
+
+    def _guides(self) -> bool:
+        """Whether a policy has a say in the output of the half without a class."""
+        return any(type(policy).null_output is not Policy.null_output for policy in self.policies)
+
+    def _policies(self, half: str, shape: tuple) -> list[Policy]:
+        """The half's policies; with another batch they begin anew."""
+        known = self._states.get(half)
+        if known is None or known[0] != shape:
+            self._states[half] = (shape, None, [policy.fresh(half) for policy in self.policies])
+        return self._states[half][2]
+
+    def _begin(self, half: str, call: Call) -> None:
+        """Tell a half's policies that a call begins."""
+        shape, grid, policies = self._states[half]
+        for policy in policies:
+            if grid is not None and grid != call.sparse:
+                policy.forget(SPARSE_KINDS)
+            policy.begin(call)
+        self._states[half] = (shape, call.sparse, policies)
+
+    def _compute(self, call: Call, halves: Sequence[_Half], x: Tensor, t: Tensor, cond: dict) -> Tensor:
+        if self.tally is not None:
+            self.tally.add_call(call, len(x))
+        clips = halves[0].rows.stop - halves[0].rows.start
+        halves = [half._replace(rows=slice(i * clips, (i + 1) * clips)) for i, half in enumerate(halves)]
+        saving = _OneCall(call, halves, self.tally) if self.policies else None
+        return self.model(x, t, grid=call.sparse, saving=saving, **cond)
+
+
+class _OneCall:
+    """The `models.saving.Saving` of one call of the model."""
+
+    def __init__(self, call: Call, halves: Sequence[_Half], tally: Tally | None) -> None:
+        self.call, self._present, self.tally = call, halves, tally
+        policies = halves[0].policies
+        self.points: Collection[str] = {point for policy in policies for point in policy.points}
+        self.differences = any(policy.differences for policy in policies)
+
+    @torch.compiler.disable
+    def __call__(self, place: Place, part: Part) -> Tensor:
+        halves = self._present
+        parts = [part] if len(halves) == 1 else [part.of(half.rows) for half in halves]
+        outputs = [self._reused(half, place, own) for half, own in zip(halves, parts, strict=True)]
+        missing = [index for index, output in enumerate(outputs) if output is None]
+        whole = None
+        if len(missing) == len(halves):
+            whole = self._computed(place, part, halves)
+            outputs = list(whole.split(len(whole) // len(halves)))
+        else:
+            for index in missing:
+                outputs[index] = self._computed(place, parts[index], halves[index : index + 1])
+        for index in missing:
+            for policy in self._asked(halves[index], place):
+                policy.keep(place, parts[index], outputs[index])
+        if self.tally is not None and len(missing) < len(halves):
+            begun = isinstance(part, Stack) and part.is_begun
+            self.tally.leave_out(place, self.call, len(outputs[0]) * (len(halves) - len(missing)), begun)
+        if whole is not None:
+            return whole
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _asked(self, half: _Half, place: Place) -> list[Policy]:
+        return [policy for policy in half.policies if place.point in policy.points]
+
+    def _reused(self, half: _Half, place: Place, part: Part) -> Tensor | None:
+        """The first thing that one of the half's policies has for the part."""
+        found = (policy.reuse(place, part) for policy in self._asked(half, place))
+        return next((output for output in found if output is not None), None)
+
+    def _computed(self, place: Place, part: Part, halves: Sequence[_Half]) -> Tensor:
+        """The part for these halves' clips, in the form that the policies give it, which is the same in both halves."""
+        usual = now = 0 if self.tally is None else part_macs(place, self.call)
+        for policy in self._asked(halves[0], place):
+            part = policy.changed(place, part)
+            now = policy.macs(place, self.call, now)
+        before, clips = self._present, halves[0].rows.stop - halves[0].rows.start
+        # What is inside of the part is asked about for these clips only.
+        self._present = [half._replace(rows=slice(i * clips, (i + 1) * clips)) for i, half in enumerate(halves)]
+        output = part()
+        self._present = before
+        if now != usual:
+            self.tally.change(usual, now, len(output))
+        return output
+
+
+def _grid_of(half: str, call: Call, policies: Sequence[Policy]) -> Call:
+    """The call with the half's own sparse grid."""
+    grid = call.sparse
+    for policy in policies if half == NULL and grid is not None else ():
+        grid = policy.null_grid(grid)
+    return call._replace(sparse=grid)

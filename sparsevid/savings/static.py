@@ -1,0 +1,42 @@
+"""FORA: attentions and MLPs are computed at every n-th call, and their outputs are reused in between (arXiv 2407.01425).
+
+As there, what is kept is the output before the gate, and the gates are those of the call. FORA keeps each layer of DiT; here are five
+kinds of layers, and those on sparse tokens are also computed where the sparse grid changes.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import Call, Every, Policy, at_least
+
+
+@dataclass
+class Static(Policy):
+    """All attentions and MLPs at every `every`-th call."""
+
+    name: ClassVar[str] = "static"
+    points: ClassVar = ("attention", "mlp")
+
+    every: int = 2
+    _calls: Every = field(init=False, repr=False, compare=False)
+    _computes: bool = field(init=False, default=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least(self.every, 1, "every", self)
+        self._calls = Every(self.every)
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.every == 1
+
+    def begin(self, call: Call) -> None:
+        self._computes = self._calls.computes()
+
+    def reuse(self, place: Place, part: Part) -> Tensor | None:
+        return None if self._computes else self.kept.get(place)
+
+    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+        self.kept[place] = output

@@ -1,0 +1,62 @@
+"""Step reuse: the sparse layers run at every n-th call, and what they changed is added in between. Ours.
+
+The early, sparse part of a model changes slowly over neighbouring sampling steps. So M and S are computed at a refresh and passed
+over at the calls that follow; pooling, R and the dense layers run always.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import Call, Every, Policy, at_least
+
+
+@dataclass
+class Steps(Policy):
+    """Sparse layers at every `every`-th call, and wherever the sparse grid or the batch is another one than before.
+
+    In between, the tokens that a module begins with are pooled anew, and what its M and S changed at the last refresh is added.
+    """
+
+    name: ClassVar[str] = "steps"
+    points: ClassVar = ("layer",)
+    differences: ClassVar = True
+    needs_sparse: ClassVar = True
+
+    every: int = 2
+    _calls: Every = field(init=False, repr=False, compare=False)
+    _computes: bool = field(init=False, default=True, repr=False, compare=False)
+    _inside: Place | None = field(init=False, default=None, repr=False, compare=False)  # the M that began the module
+
+    def __post_init__(self) -> None:
+        at_least(self.every, 1, "every", self)
+        self._calls = Every(self.every)
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.every == 1
+
+    def begin(self, call: Call) -> None:
+        self._computes = self._calls.computes(anew=not self.kept)
+        self._inside = None
+
+    def reuse(self, place: Place, part: Part) -> Tensor | None:
+        if place.kind not in "MS":
+            self._inside = None
+            return None
+        tokens, begins = part.inputs()[0], self._inside is None
+        self._inside = place if begins else self._inside
+        if self._computes:
+            if begins:
+                self.kept[place] = (tokens, None)
+            return None
+        if not begins:
+            return tokens
+        start, end = self.kept[place]
+        return end + (tokens - start)
+
+    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+        if place.kind in "MS":
+            self.kept[self._inside] = (self.kept[self._inside][0], output)
