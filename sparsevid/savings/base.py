@@ -3,7 +3,7 @@
 Dimensions: B clips.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -101,13 +101,15 @@ class Policy:
     def check(self, spec: ModelSpec) -> None:
         """Raise `SavingError` if the model, or what was given, has not what the policy needs."""
         if self.needs_sparse and not spec.is_sparse:
-            raise SavingError(f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused")
+            raise SavingError(
+                f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused"
+            )
 
     def begin(self, call: Call) -> None:
         """Told before each call that computes this half."""
 
     def forget(self, kinds: str) -> None:
-        """Told where the sparse grid is another one than at the last call: what belongs to layers of these kinds fits no more."""
+        """Told where the sparse grid is another than at the last call: what belongs to layers of these kinds fits no more."""
         self.kept = {place: value for place, value in self.kept.items() if place.kind not in kinds}
 
     def reuse(self, place: Place, part: Part) -> Tensor | None:
@@ -176,5 +178,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
