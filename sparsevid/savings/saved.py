@@ -32,7 +32,7 @@ def saved(
 
     It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart.
     It begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the
-    halves decide differently about a part, it is computed for the clips of one.
+    halves decide differently about a part, it is computed for the clips of one. No gradient passes.
 
     Args:
         model: a DiffusionTransformer.
@@ -74,6 +74,7 @@ class _Sampling:
         self.number = 0
         self._states: dict[str, tuple[tuple, Grid | None, list[Policy]]] = {}  # shape, grid and policies of each half
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
         if not self.policies and self.tally is None:
             return self.model(x, t, grid=grid, **cond)
