@@ -27,9 +27,10 @@ class Measured(NamedTuple):
     """One call against the call before, of the clips of one half.
 
     Attributes:
-        half: `conditional` or `null`. number: of the call, from 1. values: (3, B): TeaCache's d, mean|m − m'| / mean|m'| of the
-        modulated input; the same of the stack's output; and the norm
-            of what the stack adds to a token over that at the call before, on average.
+        half: `conditional` or `null`.
+        number: of the call, from 1.
+        values: (3, B): TeaCache's d, mean|m − m'| / mean|m'| of the modulated input; the same of the stack's output; and the
+            norm of what the stack adds to a token over that at the call before, on average.
     """
 
     half: str
@@ -136,6 +137,17 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> list[float]:
         raise SavingError(f"saving teacache: {found}; take more samples, or more steps")
     fitted = Polynomial.fit(x, y, DEGREE).convert().coef  # fitted on [−1, 1], where powers are less alike
     return [float(each) for each in np.pad(fitted, (0, DEGREE + 1 - len(fitted)))[::-1]]
+
+
+def curve(fit: Fit, points: int = 200) -> list[tuple[float, float]]:
+    """The fit of the conditional half as (x, y), for a picture: TeaCache's polynomial over its range, MagCache's ratios."""
+    if fit.saving == TeaCache.name:
+        x = np.linspace(*fit.values["range"], points)
+        y = np.polyval(fit.values["coefficients"], x)
+    else:
+        y = np.array(fit.values[CONDITIONAL])
+        x = np.linspace(0.0, 1.0, len(y) + 1)[1:]
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 def share_left_out(policy: FittedPolicy, measured: Sequence[Measured]) -> float:

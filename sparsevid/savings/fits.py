@@ -54,6 +54,11 @@ class Fit:
             draft.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
 
 
+def fits_folder(weights_file: Path) -> Path:
+    """Where what was fitted to a model lies: beside its weights."""
+    return weights_file.parent / "savings"
+
+
 def fit_file(folder: Path, saving: str) -> Path:
     """Where the fit of a saving lies in a model's folder of fits."""
     return folder / f"{saving}.json"
@@ -149,10 +154,8 @@ class FittedPolicy(Policy):
         """
         if self._fitted is None:
             if self.fit is None:
-                raise SavingError(
-                    f"saving {self.name}: nothing is fitted to this model yet; {command(self.name)} does it, or fit=PATH names a
-                    " "file that it wrote"
-                )
+                made = f"{command(self.name)} does it, or fit=PATH names a file that it wrote"
+                raise SavingError(f"saving {self.name}: nothing is fitted to this model yet; {made}")
             self._fitted = self._read(Path(self.fit))
         return self._fitted
 
