@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
-from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_token_schedule
 from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
 from sparsevid.generation.sampling import (
@@ -37,6 +37,10 @@ from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
+from sparsevid.savings.base import Policy
+from sparsevid.savings.saved import saved
+from sparsevid.savings.steps import Steps
+from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
 from sparsevid.system.checksums import file_sha256
@@ -205,6 +209,7 @@ class VideoPipeline:
         guidance_channels: int | None = None,
         schedule: str | None = None,
         reuse_every: int | None = None,
+        savings: Sequence[str] = (),
         eta: float = 0.0,
         size: Sequence[int] | None = None,
         frames: int | None = None,
@@ -291,6 +296,9 @@ class VideoPipeline:
         sampling: Sampling,
         on_step: Callable[[], object] | None = None,
         noise: SampleNoise | None = None,
+        *,
+        savings: Sequence[Policy] | None = None,
+        tally: Tally | None = None,
     ) -> Tensor:
         """Latents of the samples with these global indices, in one batch.
 
@@ -312,7 +320,7 @@ class VideoPipeline:
         if on_step is not None:
             options["progress"] = lambda steps: _told(steps, on_step)
         options |= self._condition(indices, sampling)
-        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling), noise.start(), sampling.steps, **options)
+        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling, savings=savings, tally=tally), noise.start(), sampling.steps, **options)
         check_finite(latents, indices)
         return latents
 
@@ -322,14 +330,21 @@ class VideoPipeline:
         clips = [self.autoencoder.decode(latent).cpu() for latent in latents.split(1)]
         return clips[0] if len(clips) == 1 else torch.cat(clips)
 
-    def denoiser(self, sampling: Sampling | None = None) -> Model:
+    def denoiser(
+        self, sampling: Sampling | None = None, *, savings: Sequence[Policy] | None = None, tally: Tally | None = None
+    ) -> Model:
         """The model as samplers call it, for one batch: with step reuse, the grid of its token schedule, and guidance.
 
         Args:
             sampling: default: the run's own settings.
         """
         sampling = self.sampling() if sampling is None else sampling
-        model = with_step_reuse(self._graphs if self.graphed else self._network, sampling.reuse_every)
+        if savings is None:
+            savings = [Steps(every=sampling.reuse_every)] if sampling.reuse_every > 1 else []
+        if savings or tally is not None:
+            model = saved(self._network, savings, sampling.times(), seed=sampling.seed, tally=tally)
+        else:
+            model = self._graphs if self.graphed else self._network
         if self.dtype != torch.float32:
             model = in_float32(model, self.dtype)
         schedule = self.token_schedule(sampling)
