@@ -37,12 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     saving = f"what to fit; may be given again. Default: {' and '.join(SAVINGS)}"
     parser.add_argument("--saving", action="append", choices=SAVINGS, help=saving)
     parser.add_argument("-n", "--samples", type=int, default=16, help="to measure; fits of few say little of others")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
+    )
     parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
     samples = parser.add_argument_group("samples; defaults are those of the run's config")
     samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")
-    samples.add_argument("--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion")
+    samples.add_argument(
+        "--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion"
+    )
     samples.add_argument("--steps", type=int, help="sampling steps")
     samples.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
     samples.add_argument("--schedule", choices=SCHEDULES, help="tokens of a sparse model, as of `sample`")
