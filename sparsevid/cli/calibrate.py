@@ -20,10 +20,11 @@ A fit belongs to one checkpoint, and lies in the folder `savings` beside its wei
 """
 SAVINGS = ("teacache", "magcache")
 THRESHOLDS = (0.05, 0.1, 0.2)
+POOR = 0.5  # R² below which a fit is said to be poor
 OPTIONS = ("classes", "sampler", "steps", "guidance", "schedule", "seed", "batch", "size", "frames")
 LABELS = {
     "teacache": ("relative change of the modulated input", "relative change of the output"),
-    "magcache": ("position in the sampling, 1 = last call", "size of what all layers add, over that at the call before"),
+    "magcache": ("position in the sampling, 1 = last call", "size of what all layers add, to the call before"),
 }
 logger = get_logger(__name__)
 
@@ -83,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
         _write(fit, folder, args.plot == "on")
     title = f"{args.samples} samples, {len(sampling.times())} calls of {sampling.sampler}, guidance {sampling.guidance:g}"
     _print(fits, measured, title)
+    for fit in fits:
+        if fit.quality["r2"] < POOR:
+            logger.warning(
+                "%s: the fit explains little of what was measured; its thresholds say little of this model", fit.saving
+            )
     logger.info("%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), folder)
     return 0
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from sparsevid.savings.base import Policy, SavingError
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.atomic import renamed
+from sparsevid.system.home import expand_home
 
 VERSION = 1
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "a number"}
@@ -156,7 +157,7 @@ class FittedPolicy(Policy):
             if self.fit is None:
                 made = f"{command(self.name)} does it, or fit=PATH names a file that it wrote"
                 raise SavingError(f"saving {self.name}: nothing is fitted to this model yet; {made}")
-            self._fitted = self._read(Path(self.fit))
+            self._fitted = self._read(Path(expand_home(self.fit)))
         return self._fitted
 
     def with_fits(self, folder: Path | None) -> "FittedPolicy":

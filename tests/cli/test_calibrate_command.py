@@ -9,7 +9,7 @@ from generation.sampled import write_checkpoint
 from sparsevid.cli import run_tool
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.savings import parse_saving
-from sparsevid.savings.fits import fits_folder
+from sparsevid.savings.fits import fits_folder, read_fit
 
 OPTIONS = ["--samples", "3", "--steps", "6", "--device", "cpu"]
 
@@ -34,6 +34,35 @@ def test_fits_lie_beside_the_weights_and_are_found_there(checkpoint, capsys):
         assert (said["samples"], said["steps"], said["guidance"], said["schedule"]) == (3, 6, 2.0, "paper") and said["stages"]
         assert policy.fitted.quality["points"] == len(policy.fitted.points) == 15
     assert run_tool("calibrate", [str(checkpoint / "ema"), *OPTIONS, "--autoencoder", "pixels"]) == 2  # of other channels
+
+
+def test_samples_go_by_the_fit_that_is_found_and_others_are_another_job(checkpoint, tmp_path, capsys):
+    line = [
+        str(checkpoint),
+        "--num",
+        "2",
+        "--steps",
+        "6",
+        "--format",
+        "ffv1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    saving = ["--saving", "teacache:threshold=1.5"]
+    assert run_tool("sample", [*line, *saving]) == 2
+    assert "nothing is fitted to this model yet; `sparsevid calibrate MODEL --saving teacache`" in capsys.readouterr().err
+    calibrate = [str(checkpoint), *OPTIONS, "--saving", "teacache", "--plot", "off"]
+    assert run_tool("calibrate", calibrate) == 0
+    assert run_tool("sample", [*line, *saving]) == 0
+    recorded = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))["settings"]["savings"]
+    fit = read_fit(checkpoint / "ema" / "savings" / "teacache.json", "teacache")
+    assert recorded == [f"teacache:threshold=1.5,fit=sha256-{fit.digest}"]
+    assert run_tool("calibrate", [*calibrate, "--seed", "1", "--overwrite"]) == 0
+    capsys.readouterr()
+    assert run_tool("sample", [*line, *saving]) == 2
+    assert "savings" in capsys.readouterr().err
 
 
 def test_files_that_are_there_stay_unless_they_are_to_be_replaced(checkpoint, tmp_path, capsys):

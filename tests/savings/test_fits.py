@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from generation.sampled import write_checkpoint
 from savings.scripted import DENSE, made_up
 
+from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.savings import parse_saving
 from sparsevid.savings.base import SavingError
-from sparsevid.savings.fits import fit_file, read_fit
+from sparsevid.savings.fits import fit_file, fits_folder, read_fit
 from sparsevid.savings.magcache import MagCache
 from sparsevid.savings.teacache import TeaCache
 
@@ -38,6 +40,20 @@ def test_a_policy_finds_its_models_fit_unless_one_is_named(tmp_path):
             parse_saving("teacache").with_fits(folder).check(DENSE)
     with pytest.raises(SavingError, match=r"there is no fit .*/none\.json; `sparsevid calibrate MODEL --saving magcache`"):
         parse_saving(f"magcache:fit={tmp_path}/none.json").check(DENSE)
+
+
+def test_a_pipeline_reads_a_fit_once(tmp_path):
+    """So that what a job records is what all its batches go by."""
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    pipeline = VideoPipeline.from_pretrained(folder, device="cpu")
+    fit = made_up("teacache", pipeline.model.spec, coefficients=[0.0, 0.0, 0.0, 1.0, 0.0])
+    with pytest.raises(SavingError, match="sparsevid calibrate"):
+        pipeline.sampling(savings=["teacache"])
+    fit.save(fit_file(fits_folder(pipeline.weights_file), "teacache"))
+    sampling = pipeline.sampling(savings=["teacache"])
+    replace(fit, values={"coefficients": [0.0] * 5}).save(fit_file(fits_folder(pipeline.weights_file), "teacache"))
+    assert [each.fitted for each in pipeline.policies(sampling)] == [fit]
+    assert VideoPipeline.from_pretrained(folder, device="cpu").policies(sampling)[0].fitted.digest != fit.digest
 
 
 def test_samples_are_told_apart_by_what_a_fit_holds_not_by_its_path(tmp_path):
