@@ -44,9 +44,14 @@ def check_together(savings: Sequence[Policy]) -> None:
     """Refuse savings that do not go together.
 
     Raises:
-        SavingError: two of one family; the message says why.
+        SavingError: two of one family, or two that decide about the half without a class; the message says why.
     """
     for one, other in combinations(savings, 2):
+        if one.decides_null and other.decides_null:
+            raise SavingError(
+                f"savings {one.name} and {other.name} do not go together: each decides when the half without a class is "
+                "computed, and what stands for it"
+            )
         if one.family == other.family:
             raise SavingError(
                 f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "
