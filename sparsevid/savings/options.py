@@ -7,12 +7,18 @@ from itertools import combinations
 from typing import Any, get_args
 
 from sparsevid.savings.base import Policy, SavingError, options_of
+from sparsevid.savings.faster import Faster
 from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.foresight import Foresight
 from sparsevid.savings.guidance import Guidance
+from sparsevid.savings.pab import Pab
 from sparsevid.savings.static import Static
 from sparsevid.savings.steps import Steps
+from sparsevid.savings.taylor import Taylor
 
-SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in (Steps, Static, FirstBlock, Guidance)}
+SAVINGS: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (Steps, Static, FirstBlock, Taylor, Pab, Foresight, Faster, Guidance)
+}
 _GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
@@ -31,7 +37,9 @@ def parse_saving(text: str) -> Policy:
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if key not in known:
-            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}")
+            raise SavingError(
+                f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}"
+            )
         if not equals:
             raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
         if key in values:
@@ -77,5 +85,7 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         return tuple(map(int, value.split("x")))
     if str in kinds:
         return value
-    wanted = "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    wanted = (
+        "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    )
     raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")
