@@ -24,6 +24,7 @@ class Guidance(Policy):
 
     name: ClassVar[str] = "guidance"
     family: ClassVar[str] = "guidance"
+    decides_null: ClassVar[bool] = True
 
     every: int = 1
     sparse: bool = True

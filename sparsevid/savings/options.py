@@ -8,17 +8,20 @@ from itertools import combinations
 from typing import Any, get_args
 
 from sparsevid.savings.base import Policy, SavingError, options_of
+from sparsevid.savings.faster import Faster
 from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.foresight import Foresight
 from sparsevid.savings.guidance import Guidance
 from sparsevid.savings.magcache import MagCache
 from sparsevid.savings.merging import Merging
+from sparsevid.savings.pab import Pab
 from sparsevid.savings.static import Static
 from sparsevid.savings.steps import Steps
+from sparsevid.savings.taylor import Taylor
 from sparsevid.savings.teacache import TeaCache
 
-SAVINGS: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Steps, Static, FirstBlock, TeaCache, MagCache, Merging, Guidance)
-}
+POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
+SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
 _GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
@@ -52,9 +55,14 @@ def check_together(savings: Sequence[Policy]) -> None:
     """Refuse savings that do not go together.
 
     Raises:
-        SavingError: two of one family; the message says why.
+        SavingError: two of one family, or two that decide about the half without a class; the message says why.
     """
     for one, other in combinations(savings, 2):
+        if one.decides_null and other.decides_null:
+            raise SavingError(
+                f"savings {one.name} and {other.name} do not go together: each decides when the half without a class is "
+                "computed, and what stands for it"
+            )
         if one.family == other.family:
             raise SavingError(
                 f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "

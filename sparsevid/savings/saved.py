@@ -111,7 +111,7 @@ class _Sampling:
 
     def _guides(self) -> bool:
         """Whether a policy has a say in the output of the half without a class."""
-        return any(type(policy).null_output is not Policy.null_output for policy in self.policies)
+        return any(policy.decides_null for policy in self.policies)
 
     def _policies(self, half: str, shape: tuple) -> list[Policy]:
         """The half's policies; with another batch they begin anew."""
