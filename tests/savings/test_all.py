@@ -19,6 +19,7 @@ from sparsevid.savings import parse_saving, saved
 from sparsevid.savings.base import SavingError, options_of
 from sparsevid.savings.options import SAVINGS, check_together
 from sparsevid.savings.tally import Tally
+from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = FAMILIES["sparse Latte"]
 MODELS = {"dense": LATTE, "sparse": SPARSE}
@@ -35,7 +36,7 @@ def no_gradients():
         yield
 
 
-def applies(text: str, spec) -> bool:
+def applies(text: str, spec: ModelSpec) -> bool:
     """Whether the model has what the saving acts on."""
     return spec.is_sparse or not SAVINGS[text.partition(":")[0]].needs_sparse
 
@@ -46,15 +47,10 @@ def test_every_saving_is_in_the_table():
         assert SAVINGS[name].name == name and line.nothing and (line.typical or line.sparse)
 
 
-PLAIN: dict[tuple, Tensor] = {}
-
-
-def plain(*call, **options) -> Tensor:
-    """A sampling without anything of savings, made once."""
-    key = (*call, *options.items())
-    if key not in PLAIN:
-        PLAIN[key] = sample(call[0], None, *call[1:], **options)
-    return PLAIN[key]
+@cache
+def plain(spec: ModelSpec, sampler: str = "euler", **options) -> Tensor:
+    """A sampling without anything of savings."""
+    return sample(spec, None, sampler, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,8 +75,9 @@ def test_what_leaves_something_out_changes_clips_and_keeps_them_finite(name, tex
     assert found.isfinite().all() and not torch.equal(found, plain(MODELS[name]))
 
 
-def check_count(spec, texts: list[str], sampler: str = "euler", **options) -> Tally:
-    """What is counted is what PyTorch counts."""
+@cache
+def counted(spec: ModelSpec, *texts: str, sampler: str = "euler", **options) -> Tally:
+    """What a sampling computed by our count, which is PyTorch's."""
     tally = Tally()
     with FlopCounterMode(display=False) as counter:
         sample(spec, texts, sampler, tally=tally, **options)
@@ -88,21 +85,23 @@ def check_count(spec, texts: list[str], sampler: str = "euler", **options) -> Ta
     return tally
 
 
-@pytest.mark.parametrize("guidance", [{"guided": False}, {"interval": (0.3, 0.8)}, {}], ids=["alone", "interval", "guided"])
 @pytest.mark.parametrize("name, text", CASES)
-def test_counted_equals_counted(name, text, guidance):
-    spec, guides = MODELS[name], text.startswith("guidance")
-    tally = check_count(spec, [text], **guidance)
-    everything = check_count(spec, [], **guidance)
-    if not (guides and guidance == {"guided": False}):
-        assert tally.macs < everything.macs and tally.share <= 1 == everything.share
-    assert tally.asked == everything.asked
+def test_counted_equals_counted(name, text):
+    """With guidance, before, in and after its interval."""
+    found, everything = (counted(MODELS[name], *texts, interval=(0.3, 0.8)) for texts in ((text,), ()))
+    assert found.macs < everything.macs and found.share <= 1 == everything.share
+    assert found.asked == everything.asked
+
+
+@pytest.mark.parametrize("name, text", [case for case in CASES if not case[1].startswith("guidance")])
+def test_counted_equals_counted_without_guidance(name, text):
+    assert counted(MODELS[name], text, guided=False).macs < counted(MODELS[name], guided=False).macs
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "DiT" in name])
 def test_counted_equals_counted_for_images(family):
     for text in all_options(FAMILIES[family]):
-        check_count(FAMILIES[family], [text], "heun", interval=(0.3, 0.8))
+        counted(FAMILIES[family], text, sampler="heun", steps=3, interval=(0.3, 0.8))
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -112,9 +111,8 @@ def test_counted_equals_counted_of_three_that_go_together(name):
     for text in all_options(SPARSE):
         if text.startswith(f"{name}:"):
             texts = [text, "merging:ratio=0.5", *cheaper]
-            one, other = (check_count(SPARSE, each, interval=(0.2, 0.9)) for each in (texts, texts[::-1]))
-            assert one == other
-            assert one.macs < check_count(SPARSE, [text], interval=(0.2, 0.9)).macs
+            one, other = (counted(SPARSE, *each, interval=(0.3, 0.8)) for each in (texts, texts[::-1]))
+            assert one == other and one.macs < counted(SPARSE, text, interval=(0.3, 0.8)).macs
 
 
 @pytest.mark.parametrize("name, text", FIXED)
@@ -124,7 +122,7 @@ def test_a_batch_gives_each_clip_what_it_gets_alone(name, text):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def called(spec, text: str, *calls: tuple, count: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
+def called(spec: ModelSpec, text: str, *calls: tuple, count: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
     """Calls by hand of one saved model, each (clips, side, grid): its output, and the model's own."""
     spec = replace(spec, learn_sigma=False)
     model, times = network(spec), sampler_times("euler", count)
