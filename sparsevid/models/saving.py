@@ -90,9 +90,12 @@ class Stack(Part):
         self._begin, self._finish, self._modulated = begin, finish, modulated
         self._begun: Tokens | None = None
         self._first_input: Tensor | None = None
+        self._whole: tuple[Stack, slice] | None = None  # of which this is for some of the clips
 
     def first(self) -> Tensor:
-        """What the first layer gives; it is computed once, also if all is computed later."""
+        """What the first layer gives; it is computed once, for all clips, also if all layers are computed later."""
+        if self._begun is None and self._whole is not None:
+            self._whole[0].first()
         tokens = self._first_tokens()
         return tokens.x if tokens.s is None else tokens.s
 
@@ -112,16 +115,15 @@ class Stack(Part):
         return self._finish(self._first_tokens(), *self.inputs()[1:])
 
     def of(self, rows: slice) -> "Stack":
-        """The same for some of the clips; what was asked for of one is computed for all."""
-
-        def begin(*_: Tensor) -> Tokens:
-            return Tokens(*_rows(self._first_tokens(), rows))
-
-        return Stack(begin, self._finish, lambda *_: self.modulated()[rows], lambda: _rows(self.inputs(), rows))
+        """The same for some of the clips; what is asked for before it is decided, is computed for all."""
+        part = Stack(self._begin, self._finish, lambda *_: self.modulated()[rows], lambda: _rows(self.inputs(), rows))
+        part._whole = self, rows
+        return part
 
     def _first_tokens(self) -> Tokens:
         if self._begun is None:
-            self._begun = self._begin(*self.inputs())
+            whole, rows = self._whole or (self, slice(None))
+            self._begun = self._begin(*self.inputs()) if whole._begun is None else Tokens(*_rows(whole._begun, rows))
         return self._begun
 
 
