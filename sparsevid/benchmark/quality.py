@@ -223,7 +223,8 @@ def quality_as_json(header: dict, results: Sequence[QualityResult]) -> dict:
 
 def _settings(pipeline: VideoPipeline, case: QualityCase, **options: int) -> Sampling:
     """How a case is sampled; what neither it nor the options say comes from the checkpoint's config."""
-    return pipeline.sampling(sampler=case.sampler, steps=case.steps, reuse_every=case.reuse_every, **options)
+    savings = [] if case.reuse_every == 1 else f"steps:every={case.reuse_every}"
+    return pipeline.sampling(sampler=case.sampler, steps=case.steps, savings=savings, **options)
 
 
 def _sample(pipeline: VideoPipeline, sampling: Sampling, clips: int) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,9 @@
 Dimensions: B clips.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from sparsevid.models.saving import Part, Place
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.errors import ExpectedError
 
 NULL = "null"  # the half of guidance without a class, see `diffusion.samplers.Told`
@@ -43,6 +45,11 @@ class Call(NamedTuple):
     seed: int = 0
 
     @property
+    def t(self) -> float:
+        """The time as a timestep, 0 … 999; rounded, since one that was read from a float32 is a little beside it."""
+        return round(LAST_TIMESTEP * self.u, 3)
+
+    @property
     def is_last(self) -> bool:
         """Whether no call of the sampling follows; False where its times are not known."""
         return self.number + 1 == self.count
@@ -64,6 +71,7 @@ class Policy:
     needs_times: ClassVar[bool] = False  # whether it must know which call is the last
     needs_sparse: ClassVar[bool] = False  # whether only a model with sparse layers has what it leaves out
     family: ClassVar[str] = "cache"  # of savings of one family a sampling takes one
+    decides_null: ClassVar[bool] = False  # whether it has a say about the half without a class; of those a sampling takes one
 
     kept: dict[Place, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
     half: str = field(init=False, default="conditional", repr=False, compare=False)
@@ -74,9 +82,22 @@ class Policy:
         return False
 
     def __str__(self) -> str:
-        """The text that `parse_saving` reads, with every option."""
-        options = ",".join(f"{each.name}={_shown(getattr(self, each.name))}" for each in options_of(type(self)))
+        """The text that `parse_saving` reads, with every option that has a value."""
+        values = {each.name: getattr(self, each.name) for each in options_of(type(self))}
+        options = ",".join(f"{name}={_shown(value)}" for name, value in values.items() if value is not None)
         return f"{self.name}:{options}" if options else self.name
+
+    def record(self) -> str:
+        """What samples are told apart by: the options, and of what is fitted to a model its content in place of its path."""
+        return str(self)
+
+    def with_fits(self, folder: Path | None) -> "Policy":
+        """The same with what was fitted to its model, if that is in the model's folder of fits; most policies need no fit.
+
+        Args:
+            folder: `savings` in the model's; None or one that is not there: no fit, which `check` will say.
+        """
+        return self
 
     def fresh(self, half: str) -> "Policy":
         """The same options, nothing remembered yet."""
@@ -87,13 +108,15 @@ class Policy:
     def check(self, spec: ModelSpec) -> None:
         """Raise `SavingError` if the model, or what was given, has not what the policy needs."""
         if self.needs_sparse and not spec.is_sparse:
-            raise SavingError(f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused")
+            raise SavingError(
+                f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused"
+            )
 
     def begin(self, call: Call) -> None:
         """Told before each call that computes this half."""
 
     def forget(self, kinds: str) -> None:
-        """Told where the sparse grid is another one than at the last call: what belongs to layers of these kinds fits no more."""
+        """Told where the sparse grid is another than at the last call: what belongs to layers of these kinds fits no more."""
         self.kept = {place: value for place, value in self.kept.items() if place.kind not in kinds}
 
     def reuse(self, place: Place, part: Part) -> Tensor | None:
@@ -162,5 +185,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-

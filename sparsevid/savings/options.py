@@ -1,5 +1,6 @@
 """Savings by name and options, as they are typed: `static:every=2`."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -7,12 +8,20 @@ from itertools import combinations
 from typing import Any, get_args
 
 from sparsevid.savings.base import Policy, SavingError, options_of
+from sparsevid.savings.faster import Faster
 from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.foresight import Foresight
 from sparsevid.savings.guidance import Guidance
+from sparsevid.savings.magcache import MagCache
+from sparsevid.savings.merging import Merging
+from sparsevid.savings.pab import Pab
 from sparsevid.savings.static import Static
 from sparsevid.savings.steps import Steps
+from sparsevid.savings.taylor import Taylor
+from sparsevid.savings.teacache import TeaCache
 
-SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in (Steps, Static, FirstBlock, Guidance)}
+POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
+SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
 _GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
@@ -31,7 +40,9 @@ def parse_saving(text: str) -> Policy:
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if key not in known:
-            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}")
+            raise SavingError(
+                f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}"
+            )
         if not equals:
             raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
         if key in values:
@@ -44,14 +55,40 @@ def check_together(savings: Sequence[Policy]) -> None:
     """Refuse savings that do not go together.
 
     Raises:
-        SavingError: two of one family; the message says why.
+        SavingError: two of one family, or two that decide about the half without a class; the message says why.
     """
     for one, other in combinations(savings, 2):
+        if one.decides_null and other.decides_null:
+            raise SavingError(
+                f"savings {one.name} and {other.name} do not go together: each decides when the half without a class is "
+                "computed, and what stands for it"
+            )
         if one.family == other.family:
             raise SavingError(
                 f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "
                 "them goes with `merging` and with `guidance`"
             )
+
+
+def parse_savings(texts: Sequence[str]) -> list[Policy]:
+    """Savings that go together, in the order of their names, on which nothing depends; those that change nothing are left out.
+
+    Raises:
+        SavingError: as `parse_saving` and `check_together`.
+    """
+    savings = [parse_saving(text) for text in texts]
+    check_together(savings)
+    return sorted((saving for saving in savings if not saving.changes_nothing), key=lambda saving: saving.name)
+
+
+def list_savings() -> str:
+    """A line for each saving: its name with all options and their defaults, and what it leaves out."""
+    rows = []
+    for made in (policy() for policy in SAVINGS.values()):
+        unset = [each.name for each in options_of(type(made)) if getattr(made, each.name) is None]
+        words = inspect.getdoc(made).partition("\n\n")[0].split()
+        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}\n      {' '.join(words)}")
+    return "\n".join(rows)
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
@@ -72,5 +109,7 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         return tuple(map(int, value.split("x")))
     if str in kinds:
         return value
-    wanted = "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    wanted = (
+        "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    )
     raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")
