@@ -354,7 +354,7 @@ def test_compiled_samples_are_those_of_the_model(checkpoint, dtype, tolerance):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_samples_by_cuda_graphs_are_those_without(checkpoint, dtype, compiled):
-    """Bit for bit, in batches of two sizes, with guidance in an interval and noise in every step; with savings there are none."""
+    """Bit for bit, in batches of two sizes, with guidance in an interval and noise in every step; with savings, none."""
     made = {graph: VideoPipeline.from_pretrained(checkpoint, dtype=dtype, compile=compiled, graph=graph) for graph in (0, 1)}
     options = {"steps": 9, "sampler": "ddpm", "guidance": 2.0, "guidance_interval": (0.2, 0.8)}
     assert made[1].graphed and not made[0].graphed
