@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
-from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_token_schedule
 from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
 from sparsevid.generation.sampling import (
@@ -37,6 +37,9 @@ from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
+from sparsevid.savings import saved
+from sparsevid.savings.base import Policy
+from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
 from sparsevid.system.checksums import file_sha256
@@ -291,6 +294,9 @@ class VideoPipeline:
         sampling: Sampling,
         on_step: Callable[[], object] | None = None,
         noise: SampleNoise | None = None,
+        *,
+        savings: Sequence[Policy] | None = None,
+        tally: Tally | None = None,
     ) -> Tensor:
         """Latents of the samples with these global indices, in one batch.
 
@@ -298,6 +304,8 @@ class VideoPipeline:
             sampling: settings out of the method of this name.
             on_step: called after each step of the sampler.
             noise: of these samples, out of `noises`, if it is drawn already.
+            savings: what calls leave out.
+            tally: counts what is computed.
 
         Returns:
             (B, C, T, H, W), on the model's device.
@@ -312,7 +320,7 @@ class VideoPipeline:
         if on_step is not None:
             options["progress"] = lambda steps: _told(steps, on_step)
         options |= self._condition(indices, sampling)
-        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling), noise.start(), sampling.steps, **options)
+        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling, savings, tally), noise.start(), sampling.steps, **options)
         check_finite(latents, indices)
         return latents
 
@@ -322,14 +330,21 @@ class VideoPipeline:
         clips = [self.autoencoder.decode(latent).cpu() for latent in latents.split(1)]
         return clips[0] if len(clips) == 1 else torch.cat(clips)
 
-    def denoiser(self, sampling: Sampling | None = None) -> Model:
-        """The model as samplers call it, for one batch: with step reuse, the grid of its token schedule, and guidance.
+    def denoiser(
+        self, sampling: Sampling | None = None, savings: Sequence[Policy] | None = None, tally: Tally | None = None
+    ) -> Model:
+        """The model as samplers call it, for one batch: with savings, the grid of its token schedule, and guidance.
 
         Args:
             sampling: default: the run's own settings.
+            savings: what calls leave out.
+            tally: counts what is computed.
         """
         sampling = self.sampling() if sampling is None else sampling
-        model = with_step_reuse(self._graphs if self.graphed else self._network, sampling.reuse_every)
+        if savings or tally is not None:
+            model = saved(self._network, savings or (), sampling.times(), seed=sampling.seed, tally=tally)
+        else:
+            model = self._graphs if self.graphed else self._network
         if self.dtype != torch.float32:
             model = in_float32(model, self.dtype)
         schedule = self.token_schedule(sampling)
