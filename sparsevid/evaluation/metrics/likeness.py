@@ -19,8 +19,8 @@ K1, K2 = 0.01, 0.03
 def psnr(clips: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB, mean over all frames; infinite where all clips are the same.
 
-    Among frames that differ, one that does not would make the mean infinite. It counts as the nearest frame that differs: by one level
-    in one value.
+    Among frames that differ, one that does not would make the mean infinite. It counts as the nearest one that differs:
+    by a level in one value.
 
     Args:
         clips: uint8 (N, C, T, H, W).
@@ -38,9 +38,9 @@ def psnr(clips: Tensor, reference: Tensor) -> float:
 
 
 def ssim(clips: Tensor, reference: Tensor) -> float:
-    """Structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004), mean over channels and frames; 1 where all clips are the same.
+    """Structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004), mean over channels and frames; 1 of the same clips.
 
-    As there: a Gaussian of 11×11 pixels with σ = 1.5, K1 = 0.01, K2 = 0.03, wherever it lies inside of the frame; there it is of
+    As there: a Gaussian of 11×11 pixels with σ = 1.5, K1 = 0.01, K2 = 0.03, wherever it lies inside of the frame; there of
     luminance, here of each channel. A frame with fewer pixels has a window of its own size.
 
     Args:
