@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.generation.sampling import SCHEDULES
+from sparsevid.generation.sampling import SCHEDULES, saving_texts
+from sparsevid.savings.options import list_savings
 from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
 from sparsevid.videos.write import FORMATS
@@ -18,6 +19,7 @@ examples:
   python tools/sample.py runs/demo/sparse --num 8 --steps 50 --out samples
   python tools/sample.py runs/ucf101/sparse --classes Archery Bowling 17 --guidance 4 --sampler dpm++ --steps 20
   torchrun --nproc_per_node 8 -- tools/sample.py runs/ucf101/sparse --preset benchmark --dtype bfloat16 --compile --out fakes
+  python tools/sample.py runs/ucf101/sparse --saving static:every=2 --saving guidance:every=2 --guidance 4
   python tools/sample.py models/latte --autoencoder kl:stabilityai/sd-vae-ft-ema --num 4
 
 With torchrun, put -- before the script or write -n: it takes --num for a short form of its own --numa-binding.
@@ -28,13 +30,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "benchmark": {"num": 2048, "batch": 16, "format": ["ffv1"], "steps": 250},
 }
 BENCHMARK_SAMPLERS = {"diffusion": "ddpm", "flow": "euler"}  # of published scores: ancestral sampling in 250 steps
-OPTIONS = ("classes", "sampler", "steps", "guidance", "guidance_interval", "guidance_channels", "schedule", "reuse_every",
+OPTIONS = ("classes", "sampler", "steps", "guidance", "guidance_interval", "guidance_channels", "schedule", "savings",
            "eta", "seed", "batch", "size", "frames")  # fmt: skip
 logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLES
+    parser.epilog = f"{EXAMPLES}\nsavings, with all options and their defaults (docs/generation.md):\n{list_savings()}\n"
     parser.add_argument(
         "checkpoint",
         help="a run's folder (its newest checkpoint), a checkpoint, an exported folder, a hub id, or a converted public model",
@@ -78,7 +80,9 @@ def _add_sampler_arguments(group) -> None:
     group.add_argument("--guidance-channels", type=int, metavar="N", help="guide the first N latent channels only")
     schedule = "tokens of a sparse model: the run's schedule over time, its default grid at all times, or all tokens"
     group.add_argument("--schedule", choices=SCHEDULES, help=schedule)
-    group.add_argument("--reuse-every", type=int, metavar="N", help="compute sparse layers at every N-th call of the model")
+    saving = "what calls of the model leave out, listed below; may be given again; none: nothing, whatever the config says"
+    group.add_argument("--saving", action="append", dest="savings", metavar="NAME:OPTIONS", help=saving)
+    group.add_argument("--reuse-every", type=_gone, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = chosen_settings(args)
     if chosen["num"] < 1:
         raise ValueError(f"--num is at least 1, got {chosen['num']}")
+    saving_texts(chosen["savings"] or ())  # raises before anything is loaded
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
     check_ranks(device=device)
@@ -128,7 +133,13 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     """All options; those that are not given come from the preset, else they are the defaults."""
     below = DEFAULTS | PRESETS.get(args.preset, {})
     given = vars(args) | {"format": args.format and [name for names in args.format for name in names]}
-    return {name: below.get(name) if value is None else value for name, value in given.items()}
+    chosen = {name: below.get(name) if value is None else value for name, value in given.items()}
+    return chosen | ({"savings": []} if chosen["savings"] == ["none"] else {})
+
+
+def _gone(every: str) -> None:
+    """Says what `--reuse-every N` is now."""
+    raise argparse.ArgumentTypeError(f"it is a saving now: --saving steps:every={every}")
 
 
 def _format_names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
 """Noise processes, samplers and what wraps a model while sampling. A model is any function `model(x, t, **cond)`.
 
-It imports `models` and `sparsity`.
+It imports `sparsity`.
 """

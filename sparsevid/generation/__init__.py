@@ -6,7 +6,7 @@ whatever is there already, and however many are asked for: it depends on the set
 same batch. (Bit for bit in float32 on one CPU thread a process; elsewhere as far as the libraries below repeat their own
 results.)
 
-It imports `diffusion`, `runs`, `models`, `videos`, `sparsity`, `autoencoder` and `system`.
+It imports `runs`, `savings`, `diffusion`, `models`, `videos`, `sparsity`, `autoencoder` and `system`.
 """
 
 from sparsevid.system.errors import ExpectedError

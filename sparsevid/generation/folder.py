@@ -32,6 +32,7 @@ from sparsevid.generation import GenerationError
 from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
+from sparsevid.runs.older import savings_of_reuse
 from sparsevid.system.atomic import check_writable, renamed
 from sparsevid.system.locks import FolderLock
 from sparsevid.system.logging import get_logger
@@ -70,6 +71,7 @@ def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: 
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compiled,
         "formats": list(formats),
+        "savings": [saving.record() for saving in pipeline.policies(sampling)],
         "fps": pipeline.fps,
         **({"tf32": True} if pipeline.tf32 else {}),  # jobs of before it could be chosen say nothing of it
     }
@@ -236,7 +238,10 @@ class ClipFolder:
         path = self.path / RECORD
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return JobRecord(int(values["num"]), dict(values["settings"]), [dict(each) for each in values["made_with"]])
+            settings = dict(values["settings"])
+            if "reuse_every" in settings and "savings" not in settings:  # of before there were others
+                settings["savings"] = savings_of_reuse(int(settings.pop("reuse_every")))
+            return JobRecord(int(values["num"]), settings, [dict(each) for each in values["made_with"]])
         except (ValueError, KeyError, TypeError) as error:
             raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
 

@@ -10,7 +10,6 @@ Thousands of clips, on any number of processes, are made by `sparsevid.generatio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
-from sparsevid.diffusion.wrappers import guidance_acts, in_float32, with_guidance, with_token_schedule
+from sparsevid.generation.networks import Networks, first_calls
 from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
 from sparsevid.generation.sampling import (
@@ -28,20 +27,18 @@ from sparsevid.generation.sampling import (
     class_labels,
     class_names,
     latent_size,
+    saving_texts,
     time_interval,
+    token_schedule,
     whole_number,
 )
-from sparsevid.models.compiled import with_compiled_layers
-from sparsevid.models.graphs import GraphedModel
-from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
-from sparsevid.savings import saved
-from sparsevid.savings.base import Policy
+from sparsevid.savings.base import Policy, SavingError
+from sparsevid.savings.options import parse_savings
 from sparsevid.savings.tally import Tally
-from sparsevid.sparsity.scaling import scaled_schedule
-from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule, stage_at
+from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.distributed import default_device
 from sparsevid.system.logging import get_logger, progress
@@ -63,6 +60,7 @@ class VideoPipeline:
         schedule: the run's token schedule, None for a dense model, or a sparse one that knows of none.
         compile: compile the model layer by layer, which changes rounding.
         graph: on a GPU record the forward of each stage, compiled or not, as a CUDA graph and replay it, which changes no bit.
+        savings: of its calls, where they name none; default: those of the config.
     """
 
     def __init__(
@@ -74,13 +72,14 @@ class VideoPipeline:
         *,
         compile: bool = False,
         graph: bool = True,
+        savings: Sequence[str] | str | None = None,
     ) -> None:
         self.model, self.autoencoder, self.config, self.schedule = model, autoencoder, config, schedule
         self.compiled, self.graph, self.tf32 = compile, graph, False
         self.weights_file: Path | None = None
         self.autoencoder_fingerprint: str | None = None
-        self._network = with_compiled_layers(model) if compile else model
-        self._graphs = GraphedModel(model, self._network)
+        self._savings = None if savings is None else saving_texts(savings)
+        self._networks = Networks(model, compile)
 
     @classmethod
     def from_pretrained(
@@ -93,6 +92,7 @@ class VideoPipeline:
         tf32: bool = False,
         compile: bool = False,
         graph: bool = True,
+        savings: Sequence[str] | str | None = None,
         autoencoder: str | Autoencoder | None = None,
     ) -> "VideoPipeline":
         """Load a trained model.
@@ -104,7 +104,7 @@ class VideoPipeline:
             device: default: the GPU where there is one.
             dtype: `float32` or `bfloat16`, of the model and of an autoencoder `kl`.
             tf32: on a GPU, let float32 products and convolutions of this process round their inputs to TF32.
-            compile, graph: see the class.
+            compile, graph, savings: see the class.
             autoencoder: in place of the source's own: `kl:SOURCE`, `linear:FOLDER`, `pixels`, or one that is loaded.
 
         Raises:
@@ -120,7 +120,8 @@ class VideoPipeline:
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, compile=compile, graph=graph)
+        options = {"compile": compile, "graph": graph, "savings": savings}
+        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, **options)
         pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
@@ -207,7 +208,7 @@ class VideoPipeline:
         guidance_interval: Sequence[float] | None = None,
         guidance_channels: int | None = None,
         schedule: str | None = None,
-        reuse_every: int | None = None,
+        savings: Sequence[str] | str | None = None,
         eta: float = 0.0,
         size: Sequence[int] | None = None,
         frames: int | None = None,
@@ -226,7 +227,7 @@ class VideoPipeline:
                 scale 1, as the next.
             guidance_channels: number of latent channels that are guided.
             schedule: of a sparse model `paper` (its run's schedule), `constant` (its default grid), `off` (all tokens).
-            reuse_every: compute sparse layers at every n-th call only.
+            savings: what calls of the model leave out, one or several such as `static:every=2`; none: an empty list.
             eta: noise of `ddim`.
             size: (height, width) in pixels, if not as trained.
             frames: if not as trained.
@@ -238,7 +239,7 @@ class VideoPipeline:
         guided = bool(spec.num_classes)  # else the config's interval and channels mean nothing
         interval = defaults.guidance_interval if guidance_interval is None and guided else guidance_interval
         channels = defaults.guidance_channels if guidance_channels is None and guided else guidance_channels
-        reuse = (defaults.reuse_every if spec.is_sparse else 1) if reuse_every is None else reuse_every
+        own = self._savings if savings is None else saving_texts(savings)
         usual = "paper" if self.schedule is not None else "constant"
         chosen = Sampling(
             sampler=sampler or self.default_sampler,
@@ -250,12 +251,16 @@ class VideoPipeline:
             guidance_interval=None if interval is None else time_interval(interval),
             guidance_channels=None if channels is None else whole_number("guidance_channels", channels),
             schedule=schedule or (usual if spec.is_sparse else "off"),
-            reuse_every=whole_number("reuse_every", reuse),
+            savings=saving_texts(defaults.savings) if own is None else own,
             eta=float(eta),
             input_size=latent_size(spec, self.autoencoder.factor, size, frames),
         )
         chosen = check_sampling(chosen, spec, self.config.objective)
-        self.denoiser(chosen)  # raises for an interval or a grid that cannot be
+        try:
+            self.denoiser(chosen)  # raises for an interval, a grid or a saving that cannot be
+        except SavingError as error:
+            whose = " (by sample.savings of the run's config; --saving none, in Python savings=[], takes none)"
+            raise SavingError(f"{error}{whose if own is None else ''}") from error
         return chosen
 
     def batches(self, indices: Sequence[int], *, show_progress: bool = True, **options) -> Iterator[tuple[list[int], Tensor]]:
@@ -304,14 +309,14 @@ class VideoPipeline:
             sampling: settings out of the method of this name.
             on_step: called after each step of the sampler.
             noise: of these samples, out of `noises`, if it is drawn already.
-            savings: what calls leave out.
-            tally: counts what is computed.
+            savings, tally: as of `denoiser`.
 
         Returns:
             (B, C, T, H, W), on the model's device.
 
         Raises:
             GenerationError: samples that are not finite, which would decode to black clips.
+            SavingError: as `denoiser`.
         """
         noise = next(self.noises([indices], sampling)) if noise is None else noise
         options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
@@ -320,7 +325,8 @@ class VideoPipeline:
         if on_step is not None:
             options["progress"] = lambda steps: _told(steps, on_step)
         options |= self._condition(indices, sampling)
-        latents = SAMPLERS[sampling.sampler](self.denoiser(sampling, savings, tally), noise.start(), sampling.steps, **options)
+        denoiser = self.denoiser(sampling, savings=savings, tally=tally)
+        latents = SAMPLERS[sampling.sampler](denoiser, noise.start(), sampling.steps, **options)
         check_finite(latents, indices)
         return latents
 
@@ -331,61 +337,45 @@ class VideoPipeline:
         return clips[0] if len(clips) == 1 else torch.cat(clips)
 
     def denoiser(
-        self, sampling: Sampling | None = None, savings: Sequence[Policy] | None = None, tally: Tally | None = None
+        self,
+        sampling: Sampling | None = None,
+        *,
+        savings: Sequence[Policy] | None = None,
+        tally: Tally | None = None,
     ) -> Model:
-        """The model as samplers call it, for one batch: with savings, the grid of its token schedule, and guidance.
+        """The model as samplers call it, for one sampling of one batch: with savings, its token schedule, and guidance.
 
         Args:
             sampling: default: the run's own settings.
-            savings: what calls leave out.
+            savings: in place of those of the settings.
             tally: counts what is computed.
+
+        Raises:
+            SavingError: savings that do not fit the model or each other, or lack what they need.
         """
         sampling = self.sampling() if sampling is None else sampling
-        if savings or tally is not None:
-            model = saved(self._network, savings or (), sampling.times(), seed=sampling.seed, tally=tally)
-        else:
-            model = self._graphs if self.graphed else self._network
-        if self.dtype != torch.float32:
-            model = in_float32(model, self.dtype)
+        savings = self.policies(sampling) if savings is None else savings
         schedule = self.token_schedule(sampling)
-        if schedule is not None:
-            model = with_token_schedule(model, schedule)
-        if sampling.guidance == 1.0:
-            return model
-        channels, interval = sampling.guidance_channels, sampling.guidance_interval
-        return with_guidance(model, sampling.guidance, self.model.spec.num_classes, channels=channels, interval=interval)
+        return self._networks.denoiser(sampling, schedule, savings, graphed=self.graphed, tally=tally)
+
+    def policies(self, sampling: Sampling) -> list[Policy]:
+        """The savings of these settings, with what was fitted to the model: in the folder `savings` beside its weights."""
+        folder = None if self.weights_file is None else self.weights_file.parent / "savings"
+        return [saving.with_fits(folder) for saving in parse_savings(sampling.savings)]
 
     def token_schedule(self, sampling: Sampling) -> TokenSchedule | None:
         """The sparse grids over diffusion time, at the size of the settings; None for a dense model."""
-        spec = self.model.spec
-        if not spec.is_sparse:
-            return None
-        trained, dense = spec.dense_grid(), spec.dense_grid(sampling.input_size)
-        if sampling.schedule == "off":
-            return constant_schedule(dense)
-        if sampling.schedule == "constant":
-            schedule = constant_schedule(spec.sparse_grid)
-        elif self.schedule is not None:
-            schedule = self.schedule
-        else:
-            rates = VIDEO_RATES if spec.is_video else IMAGE_RATES
-            schedule = paper_schedule(trained, default_frames(trained.t), *rates)
-        return scaled_schedule(schedule, trained, dense)
+        return token_schedule(sampling, self.model.spec, self.schedule)
 
     def warm_up(self, sampling: Sampling) -> None:
         """Run each graph that these settings need, and the decoder: compilation and allocation are over afterwards."""
-        schedule, spec = self.token_schedule(sampling), self.model.spec
         condition = self._condition(range(sampling.batch), sampling)
-
-        def graph(u: float) -> tuple[int, bool]:
-            return (stage_at(schedule, u) if schedule else 0), guidance_acts(sampling.guidance_interval, u)
-
-        groups = [list(times)[:2] for _, times in groupby(sampling.times(), key=graph)]
+        calls = first_calls(sampling, self.token_schedule(sampling), self.graphed)
         with torch.inference_mode():
-            x = torch.zeros(sampling.batch, spec.in_channels, *sampling.input_size, device=self.device)
-            for times in groups * (2 if self.graphed else 1):  # a CUDA graph is recorded at its second call
-                model = self.denoiser(sampling)
-                for u in times:  # with step reuse, the second call is another graph than the first
+            x = torch.zeros(sampling.batch, self.model.spec.in_channels, *sampling.input_size, device=self.device)
+            for settings, times in calls:
+                model = self.denoiser(settings)
+                for u in times:
                     call_once(sampling.sampler, model, x, u, **condition)
             self.decode(x[:1])
 

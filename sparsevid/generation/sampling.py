@@ -15,8 +15,11 @@ from torch import Tensor
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.generation import GenerationError
+from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.runs.config import ObjectiveConfig
-from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.savings.options import parse_saving, parse_savings
+from sparsevid.sparsity.scaling import scaled_schedule
+from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.seeding import Purpose, keyed_generator
 
@@ -38,7 +41,7 @@ class Sampling:
         guidance_channels: number of latent channels that are guided; None: all.
         schedule: tokens of a sparse model over time: `paper`, the schedule of its run; `constant`, its spec's default grid;
             `off`, all tokens, which is what a dense model has.
-        reuse_every: sparse layers are computed at every n-th call only.
+        savings: what calls of the model leave out, as `savings.options.parse_saving` reads it, with every option.
         eta: noise of `ddim`, 0 = none.
         input_size: (T, H, W) of the latents.
     """
@@ -52,7 +55,7 @@ class Sampling:
     guidance_interval: tuple[float, float] | None
     guidance_channels: int | None
     schedule: str
-    reuse_every: int
+    savings: tuple[str, ...]
     eta: float
     input_size: tuple[int, int, int]
 
@@ -86,7 +89,7 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
         objective: that the model was trained with.
 
     Returns:
-        The settings; guidance of scale 1 without interval and channels, for they mean nothing then.
+        The settings; guidance of scale 1 without interval, channels and savings of its own, for they mean nothing then.
 
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
@@ -107,7 +110,8 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
     _check_tokens(sampling, spec)
     _check_guidance(sampling, spec, objective.label_dropout)
     if sampling.guidance == 1.0:
-        return replace(sampling, guidance_interval=None, guidance_channels=None)
+        savings = tuple(str(each) for each in parse_savings(sampling.savings) if each.family != "guidance")
+        return replace(sampling, guidance_interval=None, guidance_channels=None, savings=savings)
     return sampling
 
 
@@ -126,6 +130,15 @@ def check_finite(latents: Tensor, indices: Sequence[int]) -> None:
             f"samples {', '.join(broken)} are not finite (NaN or infinite): the model's weights are broken, or the guidance or "
             "the type that it computes in lets them overflow"
         )
+
+
+def saving_texts(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Savings as they are recorded: with every option, in the order of their names, without those that change nothing.
+
+    Raises:
+        SavingError: no such saving or option, with the nearest, or savings that do not go together.
+    """
+    return tuple(map(str, parse_savings([given] if isinstance(given, str) else given)))
 
 
 def whole_number(name: str, value: object) -> int:
@@ -220,26 +233,39 @@ def latent_size(
     return count, sides[0], sides[1]
 
 
+def token_schedule(sampling: Sampling, spec: ModelSpec, schedule: TokenSchedule | None) -> TokenSchedule | None:
+    """The sparse grids over diffusion time, at the size of the settings; None for a dense model.
+
+    Args:
+        schedule: of the run, at the size that was trained; None: the paper's for a model like this.
+    """
+    if not spec.is_sparse:
+        return None
+    trained, dense = spec.dense_grid(), spec.dense_grid(sampling.input_size)
+    if sampling.schedule == "off":
+        return constant_schedule(dense)
+    if sampling.schedule == "constant":
+        schedule = constant_schedule(spec.sparse_grid)
+    elif schedule is None:
+        schedule = paper_schedule(trained, default_frames(trained.t), *(VIDEO_RATES if spec.is_video else IMAGE_RATES))
+    return scaled_schedule(schedule, trained, dense)
+
+
 def _check_tokens(sampling: Sampling, spec: ModelSpec) -> None:
-    """Token schedule and step reuse against the layout."""
+    """The token schedule against the layout."""
     if sampling.schedule not in SCHEDULES:
         raise ValueError(f"schedule = {sampling.schedule!r}; accepted are {', '.join(SCHEDULES)}")
-    if sampling.reuse_every < 1:
-        raise ValueError(f"reuse_every = {sampling.reuse_every}; it is at least 1, which is no reuse")
-    if spec.is_sparse:
-        return
-    if sampling.schedule != "off":
+    if not spec.is_sparse and sampling.schedule != "off":
         raise ValueError(f"schedule = {sampling.schedule!r}: the layout {spec.layout!r} is dense; accepted is off")
-    if sampling.reuse_every > 1:
-        raise ValueError(f"reuse_every = {sampling.reuse_every}: the layout {spec.layout!r} has no sparse layers to reuse")
 
 
 def _check_guidance(sampling: Sampling, spec: ModelSpec, label_dropout: float) -> None:
     """Scale, interval and channels, also where scale 1 leaves the others without effect; and that "no class" was learned."""
     scale, interval, channels = sampling.guidance, sampling.guidance_interval, sampling.guidance_channels
+    savings = [text for text in sampling.savings if parse_saving(text).family == "guidance"]
     if not math.isfinite(scale):
         raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
-    if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None):
+    if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None or savings):
         raise ValueError("guidance needs a class-conditional model; this one is unconditional: leave out all its options")
     if scale != 1.0 and not (spec.no_class and label_dropout):
         reason = (

@@ -14,6 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sparsevid.runs.older import brought_forward
+from sparsevid.savings.options import SavingError, parse_savings
 from sparsevid.system.home import expand_home
 from sparsevid.system.schema import AS_TYPED, check_keys, read_overrides, read_yaml
 
@@ -167,7 +169,7 @@ class SampleConfig:
     guidance: float = 1.0  # scale of classifier-free guidance; 1: none
     guidance_interval: list[float] | None = None  # diffusion times [low, high], 1 = noise, within which it acts; default: all
     guidance_channels: int | None = None  # number of latent channels that are guided; default: all
-    reuse_every: int = 1  # sparse layers are computed at every n-th call of the model; 1: at each
+    savings: list[str] = field(default_factory=list)  # what calls of the model leave out, such as static:every=2
 
 
 @dataclass
@@ -243,7 +245,6 @@ POSITIVE = (
     "train.keep_every",
     "sample.steps",
     "sample.guidance_channels",
-    "sample.reuse_every",
 )
 NOT_NEGATIVE = (
     "data.images",
@@ -327,7 +328,7 @@ def _read_yaml(path: Path) -> DictConfig:
     if not path.is_file():
         raise ConfigError(f"no config file {path}; give the path of a YAML file such as configs/demo/sparse.yaml")
     try:
-        return read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path))
+        return brought_forward(read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path)))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     except ValueError as error:
@@ -391,5 +392,9 @@ def _check_values(config: DictConfig) -> None:
     interval = config.sample.guidance_interval
     if interval is not None and (len(interval) != 2 or not 0.0 <= interval[0] <= interval[1] <= 1.0):
         raise ConfigError(f"sample.guidance_interval = {list(interval)}; it is [low, high] with 0 ≤ low ≤ high ≤ 1")
+    try:
+        parse_savings(config.sample.savings)
+    except SavingError as error:
+        raise ConfigError(f"sample.savings: {error}") from error
     if config.data.cache_frames and config.data.workers:
         raise ConfigError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")

@@ -1,6 +1,8 @@
 """What a call of the model may leave out, and what stands for it: caches, merged tokens, cheaper guidance; one policy a file.
 
-Imports models and diffusion, which know no policy, sparsity and system.
+`diffusion` and `models` know no policy: a saving is any object that `models.saving.Saving` describes.
+
+It imports `diffusion`, `models`, `sparsity` and `system`.
 """
 
 from sparsevid.savings.options import parse_saving

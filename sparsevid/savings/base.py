@@ -5,6 +5,7 @@ Dimensions: B clips.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -74,9 +75,22 @@ class Policy:
         return False
 
     def __str__(self) -> str:
-        """The text that `parse_saving` reads, with every option."""
-        options = ",".join(f"{each.name}={_shown(getattr(self, each.name))}" for each in options_of(type(self)))
+        """The text that `parse_saving` reads, with every option that has a value."""
+        values = {each.name: getattr(self, each.name) for each in options_of(type(self))}
+        options = ",".join(f"{name}={_shown(value)}" for name, value in values.items() if value is not None)
         return f"{self.name}:{options}" if options else self.name
+
+    def record(self) -> str:
+        """What samples are told apart by: the options, and of what is fitted to a model its content in place of its path."""
+        return str(self)
+
+    def with_fits(self, folder: Path | None) -> "Policy":
+        """The same with what was fitted to its model, if that is in the model's folder of fits; most policies need no fit.
+
+        Args:
+            folder: `savings` in the model's; None or one that is not there: no fit, which `check` will say.
+        """
+        return self
 
     def fresh(self, half: str) -> "Policy":
         """The same options, nothing remembered yet."""

@@ -18,10 +18,8 @@ from sparsevid.sparsity.spec import ModelSpec
 
 @dataclass
 class Guidance(Policy):
-    """What the half without a class is spared.
-
-    `every`: it is computed at every n-th of the calls in which guidance acts. `sparse=off`: it passes over M and S. `grid`: its sparse
-    grid (t, h, w), wherever that of the other half has more tokens.
+    """The half without a class at every `every`-th of the calls in which guidance acts; `sparse=off`: without M and S; `grid`: with
+    this sparse grid, such as 4x6x6, wherever the other half has more tokens.
     """
 
     name: ClassVar[str] = "guidance"

@@ -1,5 +1,6 @@
 """Savings by name and options, as they are typed: `static:every=2`."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -52,6 +53,27 @@ def check_together(savings: Sequence[Policy]) -> None:
                 f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "
                 "them goes with `merging` and with `guidance`"
             )
+
+
+def parse_savings(texts: Sequence[str]) -> list[Policy]:
+    """Savings that go together, in the order of their names, on which nothing depends; those that change nothing are left out.
+
+    Raises:
+        SavingError: as `parse_saving` and `check_together`.
+    """
+    savings = [parse_saving(text) for text in texts]
+    check_together(savings)
+    return sorted((saving for saving in savings if not saving.changes_nothing), key=lambda saving: saving.name)
+
+
+def list_savings() -> str:
+    """A line for each saving: its name with all options and their defaults, and what it leaves out."""
+    rows = []
+    for made in (policy() for policy in SAVINGS.values()):
+        unset = [each.name for each in options_of(type(made)) if getattr(made, each.name) is None]
+        words = inspect.getdoc(made).partition("\n\n")[0].split()
+        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}\n      {' '.join(words)}")
+    return "\n".join(rows)
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def saved(
         if policy.needs_times and times is None and not policy.changes_nothing:
             raise SavingError(f"saving {policy.name} must know which call is the last: pass `times`, such as sampler_times(...)")
     policies = [policy for policy in policies if not policy.changes_nothing]
+    policies.sort(key=lambda policy: policy.family != "guidance")  # what a half passes over, no other policy has to know of
     return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally))
 
 

@@ -1,0 +1,24 @@
+"""What configs and records of before say of what is said otherwise now."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sparsevid.savings.options import parse_saving
+
+
+def brought_forward(values: DictConfig) -> DictConfig:
+    """A file of a run's settings as it is written now: `sample.reuse_every: 2` was the saving `steps:every=2`."""
+    plain: dict[Any, Any] = OmegaConf.to_container(values)
+    sample = plain.get("sample")
+    every = sample.get("reuse_every") if isinstance(sample, dict) else None
+    if not isinstance(every, int) or every < 1 or "savings" in sample:
+        return values  # what is wrong in it is said elsewhere
+    del sample["reuse_every"]
+    sample["savings"] = savings_of_reuse(every)
+    return OmegaConf.create(plain)
+
+
+def savings_of_reuse(every: int) -> list[str]:
+    """Savings that compute sparse layers at every n-th call, as step reuse did; none for 1."""
+    return [str(parse_saving(f"steps:every={every}"))] if every > 1 else []
