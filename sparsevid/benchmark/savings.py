@@ -162,7 +162,7 @@ def measure_savings(
             logger.warning("%s: %s", case.name, reason)
             measured.failed[case] = reason
         else:
-            if case == case.plain:
+            if not case.savings:
                 plain = {case: samples}
             elif case.plain in plain:
                 same = plain[case.plain]
@@ -195,9 +195,9 @@ def time_savings(
     candidates = {}
     for case, result in measured.results.items():
         pipeline, sampling = models[case.model], settings(models[case.model], case, **options | {"batch": result.batch})
-        if pipeline.graphed and not case.policies:
+        if pipeline.graphed and not case.savings:
             pipeline.warm_up(sampling)  # all else was called when it was measured
-        candidates[case] = partial(pipeline.denoise, range(result.batch), sampling, savings=case.policies)
+        candidates[case] = partial(pipeline.denoise, range(result.batch), sampling)
     for _ in progress(range(repeats), desc="turns"):
         for case, seconds in time_turn(candidates).items():
             result = measured.results[case]
@@ -216,24 +216,24 @@ def _measure(
 ) -> tuple[SavingsResult, Tensor]:
     """What is found of a row, but for what it takes other rows to tell, and its clips, uint8 (N, 3, T, H, W)."""
     sampling, tally = settings(pipeline, case, **options), Tally()
-    samples = _sample(pipeline, sampling, case, clips, tally)
-    features = torch.cat([scoring.features(part) for part in samples.to(pipeline.device).split(sampling.batch)])
+    samples = _sample(pipeline, sampling, clips, tally)
+    features = torch.cat([scoring.features(part.to(pipeline.device)) for part in samples.split(sampling.batch)])
     record = sampling.record(pipeline.token_schedule(sampling), pipeline.classes)
     record |= {"root": str(pipeline.config.folder), "weights": str(pipeline.weights_file)}
-    record |= {"savings": [str(policy) for policy in case.policies]}
+    record |= {"savings": [policy.record() for policy in pipeline.policies(sampling)]}
     compared = scoring.compare(features, _step(pipeline), record, Extras(bootstrap=bootstrap))
-    once = partial(pipeline.denoise, range(sampling.batch), sampling, savings=case.policies, tally=Tally())
+    once = partial(pipeline.denoise, range(sampling.batch), sampling, tally=Tally())
     peak = peak_memory(once, pipeline.device)
     shown = samples[:SHOWN_CLIPS].clone()
     return SavingsResult(case, compared, tally.macs / clips, tally.share, peak, sampling.batch, shown), samples
 
 
-def _sample(pipeline: VideoPipeline, sampling: Sampling, case: SavingsCase, clips: int, tally: Tally) -> Tensor:
-    """Clips of the same noise for each case, uint8 (N, 3, T, H, W)."""
+def _sample(pipeline: VideoPipeline, sampling: Sampling, clips: int, tally: Tally) -> Tensor:
+    """Clips of the same noise in each row, uint8 (N, 3, T, H, W)."""
     samples = []
     for first in range(0, clips, sampling.batch):
         indices = range(first, min(first + sampling.batch, clips))
-        samples.append(pipeline.decode(pipeline.denoise(indices, sampling, savings=case.policies, tally=tally)))
+        samples.append(pipeline.decode(pipeline.denoise(indices, sampling, tally=tally)))
     return torch.cat(samples)
 
 

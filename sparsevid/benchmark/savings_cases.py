@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -27,14 +27,12 @@ class SavingsCase:
         sampler: a key of `SAMPLERS` that fits it.
         steps: of the sampler.
         savings: one or several joined by `+`, as they were given; empty: without a saving.
-        policies: the same, for this model.
     """
 
     model: str
     sampler: str
     steps: int
     savings: str = ""
-    policies: tuple[Policy, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def way(self) -> str:
@@ -54,7 +52,7 @@ class SavingsCase:
     @property
     def plain(self) -> "SavingsCase":
         """The same without a saving."""
-        return replace(self, savings="", policies=())
+        return replace(self, savings="")
 
 
 @dataclass(frozen=True)
@@ -82,50 +80,64 @@ def plan_savings(
         options: further ones of `VideoPipeline.sampling`, the same for all.
 
     Raises:
-        SavingError: no such saving or option, savings that do not go together, or one that fits none of the models.
-        ValueError: what a model cannot be sampled with, or a sampler that fits none.
+        ValueError: no such saving or option, savings that do not go together, or one that fits none of the models; what a model
+            cannot be sampled with, or a sampler that fits none.
     """
-    parsed = parse_savings(savings)
+    texts = distinct_savings(savings)
     for sampler in samplers or ():
         if not any(sampler in _fitting(pipeline) for pipeline in models.values()):
             next(iter(models.values())).sampling(sampler=sampler)  # raises, with those that are accepted
-    cases, notes, fits_one = [], [], set()
+    cases: list[SavingsCase] = []
+    left_out: dict[tuple[str, str], ValueError] = {}  # by savings and model
     for model, pipeline in models.items():
         chosen = [pipeline.default_sampler] if samplers is None else [each for each in samplers if each in _fitting(pipeline)]
-        ways = [SavingsCase(model, *each) for each in product(dict.fromkeys(chosen or samplers), dict.fromkeys(steps))]
-        guided = [settings(pipeline, way, **options).guidance != 1.0 for way in ways]  # refuses what does not fit
-        rows: dict[str, tuple[Policy, ...]] = {"": ()}
-        for text, policies in parsed.items():
-            try:
-                rows[text] = _of_model(policies, pipeline, all(guided))
-                fits_one.add(text)
-            except SavingError as error:
-                notes.append((text, f"{text} is left out for {model}: {error}"))
-        cases += [replace(way, savings=text, policies=policies) for way in ways for text, policies in rows.items()]
-    for text, note in notes:
-        if text not in fits_one:
-            raise SavingError(note.partition(": ")[2])
-    return SavingsPlan(tuple(cases), tuple(note for _, note in notes))
+        for sampler, count in product(dict.fromkeys(chosen or samplers), dict.fromkeys(steps)):
+            plain = SavingsCase(model, sampler, count)
+            guided = settings(pipeline, plain, **options).guidance != 1.0
+            cases.append(plain)
+            for case in (replace(plain, savings=text) for text in texts):
+                try:
+                    _check_guided(case, guided)
+                    settings(pipeline, case, **options)
+                except ValueError as error:  # of its savings, for without them it can be sampled
+                    left_out[case.savings, model] = error
+                else:
+                    cases.append(case)
+    for (text, _), error in left_out.items():
+        if not any(case.savings == text for case in cases):
+            raise error
+    notes = (f"{text} is left out for {model}: {error}" for (text, model), error in left_out.items())
+    return SavingsPlan(tuple(cases), tuple(notes))
 
 
-def parse_savings(texts: Sequence[str]) -> dict[str, tuple[Policy, ...]]:
-    """The policies of each row by its text; of rows that say the same in other words the first.
+def distinct_savings(texts: Sequence[str]) -> list[str]:
+    """Of rows that say the same in other words the first.
 
     Raises:
         SavingError: as `parse_saving`, or savings that do not go together.
     """
-    rows: dict[str, tuple[Policy, ...]] = {}
+    rows: dict[str, list[Policy]] = {}
     for text in texts:
-        policies = tuple(parse_saving(each) for each in _JOINED.split(text))
+        policies = [parse_saving(each) for each in savings_of(text)]
         check_together(policies)
         if policies not in rows.values():
             rows[text] = policies
-    return rows
+    return list(rows)
+
+
+def savings_of(text: str) -> list[str]:
+    """The savings of a row, each by itself."""
+    return _JOINED.split(text) if text else []
 
 
 def settings(pipeline: VideoPipeline, case: SavingsCase, **options) -> Sampling:
-    """How a row is sampled, but for its savings; what neither it nor the options say comes from the model's config."""
-    return pipeline.sampling(sampler=case.sampler, steps=case.steps, **options)
+    """How a row is sampled; what neither it nor the options say comes from the model's config, but no saving does.
+
+    Raises:
+        SavingError: its savings do not fit the model, or lack what they need.
+        ValueError: as `VideoPipeline.sampling`.
+    """
+    return pipeline.sampling(sampler=case.sampler, steps=case.steps, savings=savings_of(case.savings), **options)
 
 
 def model_names(sources: Sequence[str]) -> list[str]:
@@ -148,14 +160,7 @@ def _fitting(pipeline: VideoPipeline) -> Sequence[str]:
     return tuple(FLOW_SAMPLERS if pipeline.config.objective.kind == "flow" else DIFFUSION_SAMPLERS)
 
 
-def _of_model(policies: Sequence[Policy], pipeline: VideoPipeline, guided: bool) -> tuple[Policy, ...]:
-    """The policies for a model.
-
-    Raises:
-        SavingError: one does not fit it, or lacks what it needs.
-    """
-    for policy in policies:
-        policy.check(pipeline.model.spec)
-        if policy.family == "guidance" and not guided:
-            raise SavingError(f"saving {policy.name}: these samples are without guidance; --guidance gives it")
-    return tuple(policies)
+def _check_guided(case: SavingsCase, guided: bool) -> None:
+    """Raise SavingError for a saving of guidance where there is none: it would mean nothing."""
+    if not guided and any(parse_saving(text).family == "guidance" for text in savings_of(case.savings)):
+        raise SavingError(f"saving {case.savings}: these samples are without guidance; --guidance gives it")

@@ -16,7 +16,7 @@ from videos.made import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.benchmark.savings import SHOWN_CLIPS, frontier, measure_savings, open_scoring, time_savings
-from sparsevid.benchmark.savings_cases import SavingsCase, model_names, parse_savings, plan_savings
+from sparsevid.benchmark.savings_cases import SavingsCase, distinct_savings, model_names, plan_savings, savings_of, settings
 from sparsevid.benchmark.savings_plot import plot_savings
 from sparsevid.benchmark.savings_report import (
     SAVINGS_COLUMNS,
@@ -33,7 +33,6 @@ from sparsevid.generation import GenerationError
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, load_config, save_config
-from sparsevid.savings import parse_saving
 from sparsevid.savings.base import SavingError
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import sampling_macs
@@ -165,15 +164,10 @@ def test_a_sampler_is_for_the_models_that_it_fits(models):
 
 
 def test_joined_savings_are_one_row_and_the_same_in_other_words_is_one():
-    assert list(parse_savings(["static", "static:every=2", "static:every=3+guidance:every=2"])) == [
-        "static",
-        "static:every=3+guidance:every=2",
-    ]
-    both = parse_savings(["first_block:threshold=1e+3+guidance:sparse=off"])
-    assert [str(policy) for policy in next(iter(both.values()))] == [
-        str(parse_saving("first_block:threshold=1000")),
-        str(parse_saving("guidance:sparse=off")),
-    ]
+    given = ["static", "static:every=2", "static:every=3+guidance:every=2"]
+    assert distinct_savings(given) == [given[0], given[2]]
+    assert savings_of("first_block:threshold=1e+3+guidance:sparse=off") == ["first_block:threshold=1e+3", "guidance:sparse=off"]
+    assert savings_of("") == []
 
 
 def test_models_have_the_shortest_names_that_tell_them_apart():
@@ -188,11 +182,12 @@ def test_models_have_the_shortest_names_that_tell_them_apart():
 def test_rows_start_from_the_same_noise_and_a_saving_moves_the_samples_a_little(models, measured):
     for case, result in measured.results.items():
         pipeline = models[case.model]
-        sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, **OPTIONS)
         assert (result.psnr is None) == (result.ssim is None) == (case == case.plain)
         batches = (range(3), range(3, 4))
-        exact = torch.cat([pipeline.decode(pipeline.denoise(batch, sampling, savings=[])) for batch in batches])
-        again = torch.cat([pipeline.decode(pipeline.denoise(batch, sampling, savings=case.policies)) for batch in batches])
+        exact, again = (
+            torch.cat([pipeline.decode(pipeline.denoise(batch, settings(pipeline, row, **OPTIONS))) for batch in batches])
+            for row in (case.plain, case)
+        )
         assert torch.equal(result.shown, again[:SHOWN_CLIPS])
         if case != case.plain:
             assert result.psnr == psnr(again, exact) and result.ssim == pytest.approx(ssim(again, exact))
@@ -233,9 +228,9 @@ def test_records_say_how_the_samples_were_made(measured, checkpoints, models):
         pipeline, record = models[case.model], result.record.as_dict()
         assert record["score"] == result.score > 0 and record["fake"]["clips"] == record["real"]["clips"] == 4
         assert (record["fake"]["sampler"], record["fake"]["steps"]) == (case.sampler, case.steps)
-        settings = pipeline.sampling(sampler=case.sampler, steps=case.steps, guidance=2.0)
-        expected = replace(settings, batch=3).record(pipeline.token_schedule(settings), pipeline.classes)
-        expected["savings"] = [str(policy) for policy in case.policies]
+        sampling = settings(pipeline, case, **OPTIONS)
+        expected = sampling.record(pipeline.token_schedule(sampling), pipeline.classes)
+        assert list(expected["savings"]) == [each for each in savings_of(case.savings) if each != "static:every=1"]
         assert expected.items() >= {"guidance": 2.0, "eta": 0.0, "batch": 3, "seed": 0}.items()
         assert expected["stages"] is None if case.model == "dense" else len(expected["stages"]) > 1
         assert {name: record["fake"].get(name) for name in expected} == json.loads(json.dumps(expected))
@@ -293,10 +288,10 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(models, scoring, monkeypa
     plan = plan_savings({"sparse": models["sparse"]}, ["static:every=2", "steps:every=2"], steps=[2, 3])
     whole = VideoPipeline.denoise
 
-    def denoise(self, indices, sampling, *args, savings=None, **options):
-        if sampling.steps == 2 and [policy.name for policy in savings] == ["static"]:
+    def denoise(self, indices, sampling, *args, **options):
+        if sampling.steps == 2 and sampling.savings == ("static:every=2",):
             raise GenerationError("samples 0 are not finite\nand so on")
-        return whole(self, indices, sampling, *args, savings=savings, **options)
+        return whole(self, indices, sampling, *args, **options)
 
     monkeypatch.setattr(VideoPipeline, "denoise", denoise)
     found = measure_savings(models, scoring, plan, clips=2, bootstrap=0)
@@ -374,10 +369,10 @@ def test_a_picture_that_cannot_be_written_costs_no_row(checkpoints, tmp_path):
 def test_a_run_that_is_ended_half_way_keeps_its_rows(checkpoints, tmp_path, monkeypatch, capsys):
     whole = VideoPipeline.denoise
 
-    def denoise(self, *args, savings=None, **options):
-        if savings:
+    def denoise(self, indices, sampling, *args, **options):
+        if sampling.savings:
             raise KeyboardInterrupt
-        return whole(self, *args, savings=savings, **options)
+        return whole(self, indices, sampling, *args, **options)
 
     monkeypatch.setattr(VideoPipeline, "denoise", denoise)
     assert run_tool("benchmark", arguments(checkpoints[:1], tmp_path)) == 130
