@@ -127,7 +127,7 @@ def plot_fit(
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    figure = _new_figure(path)
+    figure = new_figure(path)
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), ".", color="tab:blue", alpha=0.4, label="measured")
     axes.plot(*zip(*curve, strict=True), color="tab:red", label="fit")
@@ -135,7 +135,7 @@ def plot_fit(
     axes.set_ylabel(labels[1])
     axes.set_title(title)
     axes.legend()
-    _save(figure, Path(path))
+    save_figure(figure, path)
 
 
 def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int], list[int]]:
