@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.generation.sampling import SCHEDULES
+from sparsevid.generation.sampling import SCHEDULES, saving_texts
 from sparsevid.savings.options import list_savings
 from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = chosen_settings(args)
     if chosen["num"] < 1:
         raise ValueError(f"--num is at least 1, got {chosen['num']}")
+    saving_texts(chosen["savings"] or ())  # raises before anything is loaded
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
     check_ranks(device=device)

@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 from sparsevid.savings.base import Policy, SavingError
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.atomic import renamed
+from sparsevid.system.checksums import file_sha256
 from sparsevid.system.home import expand_home
 
 VERSION = 1
+WEIGHTS_FILE = "model.safetensors"  # beside the folder of fits
 _KINDS = {dict: "an object", list: "a list", str: "text", int: "a number"}
 
 
@@ -123,7 +125,9 @@ def _checked(said: str, found: Mapping[str, Any]) -> Fit:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # also of whole numbers that no float holds
 
 
 @dataclass
@@ -165,6 +169,12 @@ class FittedPolicy(Policy):
         needed = made._fitted is None and self.fit is None and not self.changes_nothing
         if needed and folder is not None and (path := fit_file(folder, self.name)).is_file():
             made._fitted = self._read(path)
+            weights = folder.parent / WEIGHTS_FILE
+            if made._fitted.weights is not None and weights.is_file() and made._fitted.weights != file_sha256(weights):
+                raise SavingError(
+                    f"saving {self.name}: the fit {path} is of other weights than {weights}; {command(self.name)} makes one of "
+                    f"these, fit={path} takes it nevertheless"
+                )
         return made
 
     def with_fit(self, fit: Fit) -> "FittedPolicy":

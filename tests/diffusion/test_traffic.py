@@ -1,5 +1,7 @@
 """A sampler's step never makes the host wait for a GPU, shown on one that is not there (`fake_gpu`)."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from fake_gpu import Event, Traffic, fake_gpu
@@ -7,17 +9,21 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from sparsevid.diffusion import samplers
 from sparsevid.diffusion.gaussian import GaussianDiffusion
-from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, SAMPLERS
-from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, SAMPLERS, sampler_times
+from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
 STEPS = 8
+BY_STEPS = ["steps:every=2"], ["static:every=2", "guidance:every=2"], ["guidance:grid=1x2x2,sparse=off"]
+CASES = [*((name, {}, BY_STEPS[0]) for name in SAMPLERS), ("ddim", {"eta": 1.0}, [])]
+CASES += [(name, {}, savings) for name, savings in zip(("ddpm", "heun"), BY_STEPS[1:], strict=True)]
 
 
-def events_of_steps(sampler: str, traffic: Traffic, **options) -> list[list[Event]]:
-    """What crossed in each step of a walk through stages, with guidance inside an interval and step reuse."""
+def events_of_steps(sampler: str, traffic: Traffic, savings: Sequence[str], **options) -> list[list[Event]]:
+    """What crossed in each step of a walk through stages, with guidance inside an interval and these savings."""
     spec = ModelSpec(
         "1P 1(1M1S1R1D) 1D", 24, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=3, learn_sigma=sampler in DIFFUSION_SAMPLERS
     )
@@ -37,15 +43,16 @@ def events_of_steps(sampler: str, traffic: Traffic, **options) -> list[list[Even
 
     for _ in range(2):  # in the first walk the tables of positions come to the device
         found.clear()
-        reusing = with_token_schedule(with_step_reuse(model, 2), schedule)
-        guided = with_guidance(reusing, 2.0, spec.num_classes, interval=(0.2, 0.8))
+        saving = saved(model, [parse_saving(text) for text in savings], sampler_times(sampler, STEPS))
+        guided = with_guidance(with_token_schedule(saving, schedule), 2.0, spec.num_classes, interval=(0.2, 0.8))
         with torch.no_grad():
             SAMPLERS[sampler](guided, x, STEPS, labels=labels, progress=watched, **options)
     return found
 
 
-@pytest.mark.parametrize(("sampler", "options"), [*((name, {}) for name in SAMPLERS), ("ddim", {"eta": 1.0})])
-def test_no_step_of_a_sampler_copies_or_waits(sampler, options, monkeypatch):
+@pytest.mark.parametrize(("sampler", "options", "savings"), CASES)
+def test_no_step_of_a_sampler_copies_or_waits(sampler, options, savings, monkeypatch):
+    """Also with savings that decide by the number of the call alone."""
     schedulers = samplers._dpm_scheduler
 
     def of_numbers(timesteps):
@@ -54,7 +61,7 @@ def test_no_step_of_a_sampler_copies_or_waits(sampler, options, monkeypatch):
 
     monkeypatch.setattr(samplers, "_dpm_scheduler", of_numbers)
     with fake_gpu() as traffic:
-        first, *others = events_of_steps(sampler, traffic, **options)
+        first, *others = events_of_steps(sampler, traffic, savings, **options)
     assert len(others) == STEPS - 1 and others == [[]] * len(others)
     assert len(first) <= 1, first  # all tables of the sampler, once
 

@@ -285,7 +285,7 @@ def test_compiled_bfloat16_files_are_near_those_of_the_eager_model(pipeline, tmp
         made = VideoPipeline.from_pretrained(
             pipeline.weights_file.parents[1], device="cuda", dtype="bfloat16", compile=compiled
         )
-        settings = made.sampling(steps=4, batch=2, guidance=2.0, reuse_every=2)
+        settings = made.sampling(steps=4, batch=2, guidance=2.0, savings=["steps:every=2"])
         out = tmp_path / str(compiled)
         generate(made, settings, 3, out, ("ffv1",), show_progress=False)
         folder = ClipFolder(out, ("ffv1",), (4, 16, 24), made.fps)

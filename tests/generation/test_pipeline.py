@@ -149,11 +149,13 @@ def test_samples_do_not_depend_on_the_batch(pipeline):
     assert relative_error(alone, together) < 1e-4
 
 
-def test_guidance_of_scale_one_and_reuse_of_one_call_change_nothing(pipeline):
+def test_guidance_of_scale_one_and_savings_that_leave_nothing_out_change_nothing(pipeline):
     plain = latents_of(pipeline)
-    same = {"guidance": 1.0, "guidance_interval": (0.2, 0.8), "guidance_channels": 2, "reuse_every": 1}
+    same = {"guidance": 1.0, "guidance_interval": (0.2, 0.8), "guidance_channels": 2}
+    same["savings"] = ["steps:every=1", "guidance:every=2"]
     assert torch.equal(latents_of(pipeline, **same), plain)
-    for change in ({"guidance": 3.0}, {"reuse_every": 2, "schedule": "constant"}, {"schedule": "off"}, {"classes": ["run"]}):
+    reuse = {"savings": "steps:every=2", "schedule": "constant"}
+    for change in ({"guidance": 3.0}, reuse, {"schedule": "off"}, {"classes": ["run"]}):
         assert not torch.allclose(latents_of(pipeline, **change), plain), change
     assert not torch.equal(latents_of(pipeline, guidance=3.0, guidance_interval=(0.0, 0.5)), latents_of(pipeline, guidance=3.0))
 
@@ -190,7 +192,7 @@ def test_classes_by_name_and_number(pipeline):
         ({"batch": 0}, "batch is at least 1"),
         ({"eta": 0.5, "sampler": "ddpm"}, "option of the sampler ddim"),
         ({"schedule": "dense"}, "accepted are paper, constant, off"),
-        ({"reuse_every": 0}, "at least 1"),
+        ({"savings": ["steps:every=0"]}, "saving steps: every = 0; it is at least 1"),
         ({"guidance": 2.0, "guidance_channels": 5}, "1 to 4 channels"),
         ({"guidance": 2.0, "guidance_interval": (0.8, 0.2)}, "0 ≤ low ≤ high ≤ 1"),
         ({"size": (16, 26)}, "width = 26; accepted are multiples of 4 pixels .* 24 or 28"),
@@ -286,7 +288,8 @@ def test_a_dense_unconditional_flow_model(tmp_path):
         ({"guidance_channels": 3}, "unconditional"),
         ({"classes": [0]}, "unconditional"),
         ({"schedule": "paper"}, "is dense; accepted is off"),
-        ({"reuse_every": 2}, "no sparse layers"),
+        ({"savings": ["steps:every=2"]}, "no sparse layers"),
+        ({"savings": ["guidance:every=2"]}, "unconditional"),
     ):
         with pytest.raises(ValueError, match=reason):
             pipeline.sampling(**options)
@@ -316,18 +319,21 @@ def test_bfloat16_is_near_float32(checkpoint, pipeline):
         VideoPipeline.from_pretrained(checkpoint, dtype="float16")
 
 
-def test_warm_up_calls_each_graph_and_changes_no_sample(pipeline):
+@pytest.mark.parametrize("savings", [[], ["steps:every=3"], ["first_block:threshold=0.5"], ["guidance:every=2,grid=1x2x2"]])
+def test_warm_up_calls_each_kind_of_layer_as_sampling_does(pipeline, savings):
+    """With savings also for the clips of one half of guidance, which sampling may come to."""
     calls = []
-    hook = pipeline.model.register_forward_pre_hook(
-        lambda module, args, kwargs: calls.append((tuple(args[0].shape), kwargs["grid"], len(kwargs.get("reuse") or ()))),
-        with_kwargs=True,
-    )
-    options = {"steps": 12, "batch": 4, "guidance": 2.0, "guidance_interval": (0.3, 1.0), "reuse_every": 3}
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, index=index: calls.append((index, *(tuple(x.shape) for x in args[:2]))))
+        for index, block in enumerate(pipeline.model.blocks)
+    ]
+    options = {"steps": 12, "batch": 4, "guidance": 2.0, "guidance_interval": (0.3, 1.0), "savings": savings}
     pipeline.warm_up(pipeline.sampling(**options))
     warmed, calls[:] = set(calls), []
     latents_of(pipeline, **options)
-    hook.remove()
-    assert set(calls) == warmed
+    for hook in hooks:
+        hook.remove()
+    assert set(calls) == warmed if not savings else set(calls) <= warmed
 
 
 def test_graphs_are_of_gpus_alone(checkpoint, pipeline):
@@ -339,7 +345,7 @@ def test_graphs_are_of_gpus_alone(checkpoint, pipeline):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-5), ("bfloat16", 3e-2)])
 def test_compiled_samples_are_those_of_the_model(checkpoint, dtype, tolerance):
     plain, compiled = (VideoPipeline.from_pretrained(checkpoint, dtype=dtype, compile=each) for each in (False, True))
-    options = {"steps": 4, "reuse_every": 2, "guidance": 2.0}
+    options = {"steps": 4, "savings": ["steps:every=2"], "guidance": 2.0}
     compiled.warm_up(compiled.sampling(batch=4, **options))
     assert relative_error(latents_of(compiled, **options), latents_of(plain, **options)) < tolerance
 
@@ -348,11 +354,14 @@ def test_compiled_samples_are_those_of_the_model(checkpoint, dtype, tolerance):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_samples_by_cuda_graphs_are_those_without(checkpoint, dtype, compiled):
-    """Bit for bit, in batches of two sizes, with step reuse, guidance in an interval and noise in every step."""
+    """Bit for bit, in batches of two sizes, with guidance in an interval and noise in every step; with savings, none."""
     made = {graph: VideoPipeline.from_pretrained(checkpoint, dtype=dtype, compile=compiled, graph=graph) for graph in (0, 1)}
-    options = {"steps": 9, "sampler": "ddpm", "reuse_every": 2, "guidance": 2.0, "guidance_interval": (0.2, 0.8)}
+    options = {"steps": 9, "sampler": "ddpm", "guidance": 2.0, "guidance_interval": (0.2, 0.8)}
     assert made[1].graphed and not made[0].graphed
-    for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [8]):
-        found, expected = (made[graph].denoise(indices, made[graph].sampling(**options)) for graph in (1, 0))
-        assert torch.equal(found, expected)
-    assert len(made[1]._graphs) > 4
+    for savings in (["steps:every=2"], []):
+        for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [8]):
+            assert len(made[1]._networks.graphs) == 0 or not savings
+            settings = made[0].sampling(savings=savings, **options)
+            found, expected = (made[graph].denoise(indices, settings) for graph in (1, 0))
+            assert torch.equal(found, expected)
+    assert len(made[1]._networks.graphs) > 3

@@ -8,7 +8,9 @@ import torch
 from parity import relative_error
 from torch import Tensor, nn
 
+from sparsevid.diffusion.samplers import TimedModel, Told, call_at
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = ModelSpec("1P 2(1M2S1R1D) 1D", 64, 2, (4, 8, 8), sparse_grid=(2, 2, 2), learn_sigma=False)
@@ -37,6 +39,12 @@ def upsampled(model: DiffusionTransformer) -> list[Tensor]:
     return seen
 
 
+def changes(saving: TimedModel) -> list[Tensor]:
+    """What the sparse layers of each module changed at the last refresh, as it is kept."""
+    ((_, _, (policy,)),) = saving.call._states.values()
+    return [end.double() - start for start, end in policy.kept.values()]
+
+
 def error(found: Tensor, exact: Tensor) -> float:
     return ((found - exact).norm() / exact.norm()).item()
 
@@ -55,13 +63,14 @@ def test_residual_upsampling_in_bfloat16(size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("spec", [SPARSE, RESIDUAL], ids=["plain", "residual"])
 @torch.no_grad()
-def test_step_reuse_in_bfloat16(spec, size):
+def test_steps_in_bfloat16(spec, size):
     """Of what is carried from call to call, and, where the difference is upsampled, of that at the call that reuses."""
     model, exact, x, near = rounded(spec, size)
-    (_, tokens), (_, exact_tokens) = model(x, T, reuse=()), exact(x.double(), T, reuse=())
-    errors = [error(a.end.double() - a.start, b.end - b.start) for a, b in zip(tokens, exact_tokens, strict=True)]
+    saving, exact_saving = (saved(each, parse_saving("steps:every=2")) for each in (model, exact))
+    call_at(saving, x, T, Told(0.7)), call_at(exact_saving, x.double(), T, Told(0.7))
+    errors = [error(a, b) for a, b in zip(changes(saving), changes(exact_saving), strict=True)]
     found, expected = upsampled(model), upsampled(exact)
-    model(near, NEXT_T, reuse=tokens), exact(near.double(), NEXT_T, reuse=exact_tokens)
+    call_at(saving, near, NEXT_T, Told(0.6)), call_at(exact_saving, near.double(), NEXT_T, Told(0.6))
     errors += [error(*pair) for pair in zip(found, expected, strict=True)]
     print("relative errors", errors)
     assert len(errors) == 4 and max(errors) < 0.01
@@ -70,15 +79,17 @@ def test_step_reuse_in_bfloat16(spec, size):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @torch.no_grad()
 def test_only_what_is_subtracted_is_wider(dtype):
-    for spec, options, wide in ((SPARSE, {}, False), (RESIDUAL, {}, True), (SPARSE, {"reuse": ()}, True)):
+    narrow, wider = ([], ["static:every=2"]), ["steps:every=2"]
+    for spec, saving, wide in (*((SPARSE, each, False) for each in narrow), (RESIDUAL, [], True), (SPARSE, wider, True)):
         model = DiffusionTransformer(spec).eval().to(dtype)
         seen = {}
         for kind, block in zip(model.kinds, model.blocks, strict=True):
             block.register_forward_hook(lambda _, args, out, kind=kind, seen=seen: seen.update({kind: out.dtype}))
-        out = model(torch.randn(1, 4, 4, 8, 8, dtype=dtype), T[:1], **options)
+        called = saved(model, [parse_saving(each) for each in saving])
+        out = call_at(called, torch.randn(1, 4, 4, 8, 8, dtype=dtype), T[:1], Told(0.7))
         sparse = torch.promote_types(dtype, torch.float32) if wide else dtype
         assert seen == {"P": dtype, "M": sparse, "S": sparse, "R": dtype, "D": dtype}
-        assert (out[0] if options else out).dtype == dtype
+        assert out.dtype == dtype
 
 
 def test_gradients_in_bfloat16_are_those_of_float64():

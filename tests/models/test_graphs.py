@@ -13,13 +13,13 @@ from parity import randomise
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, SAMPLERS
-from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
+from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, SAMPLERS, sampler_times
+from sparsevid.diffusion.wrappers import guidance_acts, with_guidance, with_token_schedule
 from sparsevid.models import graphs
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.models.graphs import Captured, GraphedModel
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.sparsity.schedule import paper_schedule
+from sparsevid.sparsity.schedule import paper_schedule, stage_at
 from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=5, learn_sigma=False)
@@ -54,11 +54,16 @@ class Recorder:
         return Captured(output, replay, pool or "pool")
 
 
-def walk(model, sampler: str, spec: ModelSpec, steps: int = 9) -> Tensor:
-    """Samples through all stages, with step reuse and guidance inside an interval."""
+def kinds_of_calls(sampler: str, spec: ModelSpec, steps: int = 9) -> set[tuple[int, bool]]:
+    """Stages of the walk, with guidance or without."""
     schedule = paper_schedule(spec.dense_grid(), 2, 0.3, 0.8)
-    reusing = with_token_schedule(with_step_reuse(model, 2), schedule)
-    guided = with_guidance(reusing, 2.0, spec.num_classes, interval=(0.2, 0.8))
+    return {(stage_at(schedule, u), guidance_acts((0.2, 0.8), u)) for u in sampler_times(sampler, steps)}
+
+
+def walk(model, sampler: str, spec: ModelSpec, steps: int = 9) -> Tensor:
+    """Samples through all stages, with guidance inside an interval."""
+    schedule = paper_schedule(spec.dense_grid(), 2, 0.3, 0.8)
+    guided = with_guidance(with_token_schedule(model, schedule), 2.0, spec.num_classes, interval=(0.2, 0.8))
     generator = torch.Generator().manual_seed(1)
     noise = {"noise": lambda: torch.randn(X.shape, generator=generator)} if sampler in DIFFUSION_SAMPLERS else {}
     return SAMPLERS[sampler](guided, X, steps, labels=LABELS, **noise)
@@ -73,7 +78,8 @@ def test_samples_are_those_without_graphs_and_later_batches_record_none(sampler)
     assert torch.equal(walk(graphed, sampler, spec), expected)
     count, before = len(graphed), recorder.replays
     assert torch.equal(walk(graphed, sampler, spec), expected)
-    assert len(graphed) == count > 4 and recorder.replays - before == (17 if sampler == "heun" else 9)
+    assert len(graphed) == count == len(kinds_of_calls(sampler, spec)) > 3
+    assert recorder.replays - before == (17 if sampler == "heun" else 9)
     assert recorder.pools == [None] + ["pool"] * (count - 1)
 
 
@@ -88,18 +94,17 @@ def test_calls_share_a_graph_unless_other_kernels_run():
 
     assert [twice(), twice(X + 1, T - 100, LABELS + 1)] == [1, 1]
     assert [twice(grid=(2, 2, 2)), twice(grid=(1, 2, 2)), twice(grid=(1, 2, 2))] == [2, 3, 3]
-    assert [twice(X[:1], T[:1], LABELS[:1]), twice(t=T.long()), twice(reuse=())] == [4, 5, 6]
-    _, kept = model(X, T, LABELS, reuse=())
-    assert [twice(reuse=kept), twice(reuse=kept)] == [7, 7]
+    assert [twice(X[:1], T[:1], LABELS[:1]), twice(t=T.long()), twice(features=(2,))] == [4, 5, 6]
+    assert [twice(features=(3,)), twice(features=(3,))] == [7, 7]
 
 
 def test_the_first_call_records_nothing_and_an_output_is_never_written_again():
     model = randomise(DiffusionTransformer(SPARSE))
     graphed = GraphedModel(model, capture=Recorder())
-    outputs = [(graphed(X + shift, T, labels=LABELS, reuse=()), shift, len(graphed)) for shift in range(4)]
+    outputs = [(graphed(X + shift, T, labels=LABELS, features=(2,)), shift, len(graphed)) for shift in range(4)]
     assert [count for *_, count in outputs] == [0, 1, 1, 1]
     for found, shift, _ in outputs:
-        expected = model(X + shift, T, LABELS, reuse=())
+        expected = model(X + shift, T, LABELS, features=(2,))
         assert all(map(torch.equal, pytree.tree_leaves(found), pytree.tree_leaves(expected)))
 
 
@@ -225,14 +230,9 @@ def test_cuda_graphs_give_the_bits_of_launched_kernels(sampler, dtype):
         return called
 
     def samples(call) -> Tensor:
-        # Sparse tokens stay on the device between calls; outputs come back to where the sampler computes.
-        def moved(x, t, *, reuse=None, **options):
-            output = on_gpu(call)(x, t, reuse=reuse, **options)
-            return (output[0].cpu().float(), output[1]) if reuse is not None else output.cpu().float()
-
-        return walk(moved, sampler, spec)
+        return walk(lambda *args, **options: on_gpu(call)(*args, **options).cpu().float(), sampler, spec)
 
     graphed, expected = GraphedModel(model), samples(model)
     for _ in range(3):
         assert torch.equal(samples(graphed), expected)
-    assert len(graphed) > 4
+    assert len(graphed) == len(kinds_of_calls(sampler, spec))

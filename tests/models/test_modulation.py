@@ -9,8 +9,10 @@ from fake_gpu import fake_gpu
 from parity import randomise, relative_error
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import Told, call_at
 from sparsevid.models.modulation import Modulation
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=3)
@@ -59,9 +61,11 @@ def test_one_product_is_that_of_each_layer(change):
     assert all(torch.equal(*pair) for pair in zip(fused.state_dict().values(), plain.state_dict().values(), strict=True))
     for options in ({}, {"images": 0}, {"grid": (4, 3, 3)}):
         assert relative_error(fused(X, T, LABELS, **options), plain(X, T, LABELS, **options)) <= 1e-5
-    (out, tokens), (expected, _) = fused(X, T, LABELS, reuse=()), plain(X, T, LABELS, reuse=())
-    assert relative_error(out, expected) <= 1e-5
-    assert relative_error(fused(X, T, LABELS, reuse=tokens)[0], expected) <= 1e-5
+    for saving in ("steps:every=2", "static:every=2"):
+        saving_fused, saving_plain = (saved(model, parse_saving(saving)) for model in (fused, plain))
+        for x in (X, X + 0.1):  # the second call leaves something out
+            found, expected = (call_at(model, x, T, Told(0.7), labels=LABELS) for model in (saving_fused, saving_plain))
+            assert relative_error(found, expected) <= 1e-5
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ import pytest
 import torch
 from fake_gpu import Traffic, fake_gpu
 
+from sparsevid.diffusion.samplers import Model, Told, call_at
 from sparsevid.models.presets import PRESETS, preset_schedule
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 from sparsevid.sparsity.spec import ModelSpec
 
 SMALL = ModelSpec("1P 2(1M2S1R1D) 1D", 64, 2, (4, 8, 8), sparse_grid=(2, 3, 3), num_classes=3)
@@ -15,19 +17,20 @@ CALLS = {
     "plain": {},
     "stills": {"images": 2},
     "features": {"features": [2, 5]},
-    "reuse": {"reuse": ()},
+    "steps": {"saving": "steps:every=2"},
+    "static": {"saving": "static:every=2"},
 }
 
 
-def forward(model: DiffusionTransformer, batch: int = 2, grid=None, **options):
-    """A call with inputs that are on the device already."""
+def forward(model: DiffusionTransformer, batch: int = 2, grid=None, called: Model | None = None, **options):
+    """A call of the model, or of what wraps it, with inputs that are on the device already."""
     spec, stills = model.spec, options.get("images", 0)
     dtype = next(model.parameters()).dtype
     frames, *sides = spec.input_size
     x = torch.randn(batch, spec.in_channels, frames + stills, *sides, device="cuda", dtype=dtype)
     shape = (batch, 1 + stills) if stills else (batch,)
     labels = torch.zeros(shape, dtype=torch.long, device="cuda") if spec.num_classes else None
-    return model(x, torch.zeros(batch, device="cuda"), labels, grid=grid, **options)
+    return call_at(called or model, x, torch.zeros(batch, device="cuda"), Told(0.0), labels=labels, grid=grid, **options)
 
 
 def build(spec: ModelSpec, dtype: torch.dtype, **options) -> DiffusionTransformer:
@@ -76,10 +79,10 @@ def test_every_stage_through_a_layer_of_each_kind():
 def test_every_kind_of_call(call, training):
     with fake_gpu() as traffic, torch.set_grad_enabled(training):
         model = build(SMALL, torch.bfloat16, checkpoint_layers="RD")
-        check(traffic, lambda: forward(model, **call))
-        if "reuse" in call:
-            tokens = forward(model, **call)[1]
-            check(traffic, lambda: forward(model, reuse=tokens))
+        options = dict(call)
+        called = saved(model, parse_saving(options.pop("saving"))) if "saving" in options else model
+        for _ in range(2):  # with a saving, of two calls the second leaves something out
+            check(traffic, lambda: forward(model, called=called, **options))
 
 
 def test_each_table_is_on_the_device_once():

@@ -8,9 +8,11 @@ from fake_gpu import fake_gpu
 from parity import randomise, relative_error
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import Told, call_at
 from sparsevid.models.blocks import Head, Layer
 from sparsevid.models.embeddings import PatchEmbedding
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 from sparsevid.sparsity.spec import ModelSpec
 
 SPARSE = ModelSpec("2P 2(1M2S1R1D) 2D", 32, 2, (4, 8, 12), sparse_grid=(2, 3, 4))
@@ -27,7 +29,8 @@ CALLS = {
     "all tokens": {"grid": (4, 4, 6)},
     "one token": {"grid": (1, 1, 1)},
     "stills": {"images": 2},
-    "fresh": {"reuse": ()},
+    "steps": {"saving": "steps:every=2"},
+    "static": {"saving": "static:every=2"},
 }
 
 
@@ -49,21 +52,21 @@ def watch(model: DiffusionTransformer) -> list[tuple[str, tuple, tuple, bool]]:
 
 
 def run(spec: ModelSpec, call: dict, device: str) -> None:
-    """A call with these options, and, after one that returns what may be reused, one that does."""
+    """A call with these options, and with a saving one more, which leaves something out."""
     frames, options = spec.input_size[0] + call.get("images", 0), dict(call)
     if not spec.is_sparse:
-        options.pop("grid", None), options.pop("reuse", None)
+        options.pop("grid", None)
+        options |= {"saving": "static:every=2"} if "saving" in options else {}
     elif not spec.is_video and "grid" in options:
         options["grid"] = (1, *options["grid"][1:])
     with torch.device(device):
         model = DiffusionTransformer(spec).eval()
         x, t = torch.randn(2, 4, frames, *spec.input_size[1:]), torch.tensor([3, 700])
         labels = torch.zeros(2, *[frames - spec.input_size[0] + 1] * ("images" in call), dtype=torch.long)
-    seen = watch(model)
-    labels = labels if spec.num_classes else None
-    out = model(x, t, labels, **options)
-    if "reuse" in options:
-        model(x, t, labels, reuse=out[1])
+    seen, saving = watch(model), options.pop("saving", None)
+    called = model if saving is None else saved(model, parse_saving(saving))
+    for _ in range(1 if saving is None else 2):
+        call_at(called, x, t, Told(0.5), labels=labels if spec.num_classes else None, **options)
     layers = {name.split()[-1] for name, *_ in seen}
     assert layers == {"x_embedder", "final_layer", *(f"blocks.{i}" for i in range(spec.depth))}
     assert [each for each in seen if not each[-1]] == []

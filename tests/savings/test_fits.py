@@ -13,6 +13,7 @@ from sparsevid.savings.base import SavingError
 from sparsevid.savings.fits import fit_file, fits_folder, read_fit
 from sparsevid.savings.magcache import MagCache
 from sparsevid.savings.teacache import TeaCache
+from sparsevid.system.checksums import file_sha256
 
 TEA = replace(made_up("teacache", coefficients=[1.0, -2.0, 3.0, 0.5, 0.1], range=[0.1, 0.4]), points=[(0.1, 0.25), (0.4, 1.0)])
 MAG = made_up("magcache", conditional=[0.9, 1.1, 0.8])
@@ -78,6 +79,17 @@ def test_a_fit_of_another_model_is_refused_with_what_differs():
     TeaCache(0).with_fit(TEA).check(replace(DENSE, layout="4D"))  # which needs none
 
 
+def test_a_fit_that_lies_beside_other_weights_is_refused_unless_it_is_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    path = fit_file(tmp_path / "savings", "teacache")
+    replace(TEA, weights=file_sha256(tmp_path / "model.safetensors")).save(path)
+    assert parse_saving("teacache").with_fits(tmp_path / "savings").fitted.values == TEA.values
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(SavingError, match=r"is of other weights than .*model\.safetensors; `sparsevid calibrate MODEL"):
+        parse_saving("teacache").with_fits(tmp_path / "savings")
+    assert parse_saving(f"teacache:fit={path}").with_fits(tmp_path / "savings").fitted.values == TEA.values
+
+
 DAMAGES = {
     "cut off": (lambda text: text[: len(text) // 2], "cannot be read"),
     "no text": (lambda text: b"\xff\xfe\x00", "cannot be read"),
@@ -92,6 +104,7 @@ DAMAGES = {
     "weights": (lambda text: json.dumps({**json.loads(text), "weights": 3}), "weights = 3 is not text"),
     "not finite": (lambda text: text.replace("-2.0", "NaN"), "coefficients = .* not a list of finite numbers"),
     "infinite": (lambda text: text.replace("-2.0", "1e999"), "coefficients = .* not a list of finite numbers"),
+    "too large": (lambda text: text.replace("-2.0", "1" * 400), "coefficients = .* not a list of finite numbers"),
     "text": (lambda text: text.replace("-2.0", '"-2"'), "coefficients = .* not a list of finite numbers"),
     "a flag": (lambda text: text.replace("-2.0", "true"), "coefficients = .* not a list of finite numbers"),
     "degree": (lambda text: text.replace("-2.0,", ""), "coefficients has 4 numbers, not 5"),

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from parity import disturbed, randomise
-from torch import Tensor
 
-from sparsevid.diffusion.samplers import euler
-from sparsevid.diffusion.wrappers import with_guidance, with_step_reuse, with_token_schedule
-from sparsevid.models.transformer import DiffusionTransformer, SparseTokens
+from sparsevid.diffusion.samplers import TimedModel, euler
+from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
+from sparsevid.models.compiled import with_compiled_layers
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
+from sparsevid.savings.base import SavingError
 from sparsevid.sparsity.schedule import constant_schedule, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -25,6 +27,11 @@ VARIANTS = {
 GENERATOR = torch.Generator().manual_seed(0)
 X, NEXT = (torch.randn(2, 4, 4, 8, 8, generator=GENERATOR) for _ in range(2))
 LATE, EARLY = torch.tensor([700.0, 700.0]), torch.tensor([650.0, 650.0])
+
+
+def with_steps(model, every: int) -> TimedModel:
+    """The model, of which sparse layers run at every n-th call."""
+    return saved(model, parse_saving(f"steps:every={every}"))
 
 
 def count_calls(model: DiffusionTransformer) -> Counter:
@@ -45,7 +52,7 @@ def no_gradients():
 def test_an_unchanged_input_gives_the_same_output(spec):
     model = randomise(DiffusionTransformer(spec))
     expected = model(X, LATE)
-    reusing = with_step_reuse(model, 3)
+    reusing = with_steps(model, 3)
     for _ in range(5):
         assert torch.equal(reusing(X, LATE), expected)
 
@@ -53,7 +60,7 @@ def test_an_unchanged_input_gives_the_same_output(spec):
 @pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
 def test_a_reuse_is_not_a_full_call_and_a_refresh_is(spec):
     model = randomise(DiffusionTransformer(spec))
-    reusing = with_step_reuse(model, 2)
+    reusing = with_steps(model, 2)
     reusing(X, LATE)
     assert not torch.allclose(reusing(NEXT, EARLY), model(NEXT, EARLY), atol=1e-3)
     assert torch.equal(reusing(NEXT, EARLY), model(NEXT, EARLY))
@@ -62,13 +69,13 @@ def test_a_reuse_is_not_a_full_call_and_a_refresh_is(spec):
 def test_at_every_call_is_no_reuse():
     model = randomise(DiffusionTransformer(SPARSE))
     schedule = paper_schedule(SPARSE.dense_grid(), 2, 0.3, 0.9)
-    plain, each = (with_token_schedule(made, schedule) for made in (model, with_step_reuse(model, 1)))
+    plain, each = (with_token_schedule(made, schedule) for made in (model, with_steps(model, 1)))
     assert torch.equal(euler(each, X, 6), euler(plain, X, 6))
 
 
 def test_m_and_s_run_at_a_refresh_only():
     model = randomise(DiffusionTransformer(SPARSE))
-    calls, reusing = count_calls(model), with_step_reuse(model, 3)
+    calls, reusing = count_calls(model), with_steps(model, 3)
     euler(with_token_schedule(reusing, constant_schedule((2, 2, 2))), X, 7)
     assert calls == {"P": 7, "M": 3 * 2, "S": 3 * 4, "R": 7 * 2, "D": 7 * 3}  # refreshed at calls 1, 4, 7
 
@@ -77,40 +84,38 @@ def test_a_new_stage_is_a_refresh():
     model = randomise(DiffusionTransformer(SPARSE))
     schedule = paper_schedule(SPARSE.dense_grid(), 2, 0.3, 0.9)
     calls, seen = count_calls(model), []
-
-    def watched(x: Tensor, t: Tensor, *, grid, **cond):
-        before = calls["M"]
-        out = model(x, t, grid=grid, **cond)
-        seen.append((grid, calls["M"] > before))
-        return out
-
-    euler(with_token_schedule(with_step_reuse(watched, 100), schedule), X, 20)
-    grids = [grid for grid, _ in seen]
+    model.register_forward_pre_hook(lambda _, args, cond: seen.append([cond["grid"], calls["M"]]), with_kwargs=True)
+    model.register_forward_hook(lambda *_: seen[-1].append(calls["M"]))
+    euler(with_token_schedule(with_steps(model, 100), schedule), X, 20)
+    grids = [grid for grid, *_ in seen]
     assert len(set(grids)) == len(schedule.stages) > 1
-    assert [fresh for _, fresh in seen] == [i == 0 or grids[i] != grids[i - 1] for i in range(20)]
+    assert [after > before for _, before, after in seen] == [i == 0 or grids[i] != grids[i - 1] for i in range(20)]
 
 
-def test_another_batch_and_the_interval_of_guidance_are_a_refresh():
+def test_another_batch_is_a_refresh_and_the_interval_of_guidance_one_of_its_own_half():
     model = randomise(DiffusionTransformer(CLASSES))
-    labels, calls = torch.tensor([1, 4]), count_calls(model)
-    guided = with_guidance(with_step_reuse(model, 100), 2.0, null_label=5, interval=(0.3, 0.8))
-    plain = with_guidance(model, 2.0, null_label=5, interval=(0.3, 0.8))
-    refreshed = []
-    for u in (1.0, 0.9, 0.8, 0.5, 0.3, 0.2):
-        before = calls["M"]
-        reused = guided(X, torch.full((2,), 999 * u), labels=labels)
-        refreshed.append(calls["M"] > before)
-        if refreshed[-1]:
-            assert torch.equal(reused, plain(X, torch.full((2,), 999 * u), labels=labels))
-    assert refreshed == [True, False, True, False, False, True]
-    before = calls["M"]
-    guided(X[:1], torch.full((1,), 100.0), labels=labels[:1])
-    assert calls["M"] > before
+    labels, clips, times = torch.tensor([1, 4]), [], (1.0, 0.9, 0.8, 0.5, 0.3, 0.2)
+    first_sparse = next(block for block in model.blocks if block.place.kind == "M")
+    first_sparse.register_forward_hook(lambda _, args, out: clips.append(len(out)))
+    guided = with_guidance(with_steps(model, 100), 2.0, null_label=5, interval=(0.3, 0.8))
+    alone, null = with_steps(model, 100), with_steps(model, 100)
+    for u, computed in zip(times, (2, 0, 2, 0, 0, 0), strict=True):
+        t = torch.full((2,), 999 * u)
+        clips.clear()
+        found = guided(X, t, labels=labels)
+        assert sum(clips) == computed
+        expected = alone(X, t, labels=labels)
+        if 0.3 <= u <= 0.8:
+            expected = torch.lerp(null(X, t, labels=torch.full_like(labels, 5)), expected, 2.0)
+        torch.testing.assert_close(found, expected)
+    clips.clear()
+    t = torch.full((1,), 100.0)
+    assert torch.equal(guided(X[:1], t, labels=labels[:1]), model(X[:1], t, labels[:1])) and clips == [1, 1]
 
 
 def test_each_wrapper_remembers_its_own_calls():
     model = randomise(DiffusionTransformer(SPARSE))
-    first, second = with_step_reuse(model, 4), with_step_reuse(model, 4)
+    first, second = with_steps(model, 4), with_steps(model, 4)
     first(X, LATE)
     assert torch.equal(second(NEXT, EARLY), model(NEXT, EARLY))
 
@@ -120,41 +125,35 @@ def test_the_error_is_finite_and_grows_with_the_calls_between_refreshes():
     for residual in (False, True):
         model = disturbed(replace(SPARSE, residual_upsampling=residual), size=0.05)
         schedule = constant_schedule((2, 2, 2))
-        outs = {every: euler(with_token_schedule(with_step_reuse(model, every), schedule), X, 16) for every in (1, 2, 4, 8, 16)}
+        outs = {every: euler(with_token_schedule(with_steps(model, every), schedule), X, 16) for every in (1, 2, 4, 8, 16)}
         errors = [((out - outs[1]).square().mean() / outs[1].square().mean()).sqrt().item() for out in outs.values()]
         print(f"residual upsampling {residual}: relative error", {n: f"{e:.2e}" for n, e in zip(outs, errors, strict=True)})
         assert errors[0] == 0.0 < errors[1] and errors == sorted(errors) and errors[-1] < 0.5
 
 
-def test_one_graph_for_a_refresh_and_one_for_a_reuse():
+def test_compiled_layers_have_no_graph_more_for_a_reuse():
     torch.compiler.reset()
     model = randomise(DiffusionTransformer(replace(SPARSE, layout="1P 1(1M1S1R1D)", residual_upsampling=True)))
-    graphs = []
+    graphs, counts = [], []
 
     def count(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    compiled = with_step_reuse(torch.compile(model, backend=count, fullgraph=True, dynamic=False), 3)
-    eager = with_step_reuse(model, 3)
+    compiled, eager = with_steps(with_compiled_layers(model, backend=count), 3), with_steps(model, 3)
     for step in range(7):
         x, t = X + 0.1 * step, LATE - 10 * step
         torch.testing.assert_close(compiled(x, t, grid=(2, 2, 2)), eager(x, t, grid=(2, 2, 2)))
-    assert len(graphs) == 2
+        counts.append(len(graphs))
+    assert set(counts) == {len(model.blocks)}
     torch.compiler.reset()
 
 
 def test_what_cannot_be_reused_is_refused():
-    model = randomise(DiffusionTransformer(SPARSE))
-    with pytest.raises(ValueError, match="every n-th call, n at least 1, got 0"):
-        with_step_reuse(model, 0)
-    with pytest.raises(ValueError, match="the layout '12D' has no sparse layers whose output could be reused"):
-        with_step_reuse(DiffusionTransformer(SPARSE.dense()), 2)(X, LATE)
-    _, tokens = model(X, LATE, reuse=())
-    assert [tuple(each.shape) for module in tokens for each in module] == [(2, 2, 4, 24)] * 4
-    for wrong, grid in ((tokens, (2, 3, 3)), (tokens[:1], (2, 2, 2)), ([SparseTokens(X, X)] * 2, (2, 2, 2))):
-        with pytest.raises(ValueError, match="sparse tokens to reuse are pairs of"):
-            model(X, LATE, grid=grid, reuse=wrong)
+    with pytest.raises(SavingError, match="saving steps: every = 0; it is at least 1"):
+        parse_saving("steps:every=0")
+    with pytest.raises(SavingError, match="the layout '12D' has no sparse layers whose output could be reused"):
+        with_steps(DiffusionTransformer(SPARSE.dense()), 2)
     for others in ({"images": 2}, {"features": [2]}):
         with pytest.raises(ValueError, match="neither with `images` nor with `features`"):
-            model(X, LATE, reuse=(), **others)
+            with_steps(randomise(DiffusionTransformer(SPARSE)), 2)(X, LATE, **others)
