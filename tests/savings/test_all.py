@@ -161,6 +161,7 @@ def test_two_go_together_or_are_refused_by_name(one, other):
         check_together([made(text, SPARSE) for text in texts])
     except SavingError as error:
         assert one in str(error) and other in str(error)
+        assert ("given twice" in str(error)) == (one == other)
         assert SAVINGS[one].family == SAVINGS[other].family or {one, other} == {"faster", "guidance"}
         return
     assert SAVINGS[one].family != SAVINGS[other].family
