@@ -123,12 +123,6 @@ def to_uint8(values: Tensor) -> Tensor:
     return ((values.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def psnr(clips: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 clips in dB."""
-    error = (clips.float() - reference.float()).square().mean()
-    return (10.0 * torch.log10(255.0**2 / error.clamp(min=1e-12))).item()
-
-
 def write_header(folder: Path, header: dict) -> None:
     """Write `autoencoder.json`, which `sparsevid.autoencoder.load` reads."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """Measurements in one run, warm and in turns: forwards (`model`), reading of clips (`data`, `decoders`), training steps
-(`training`), sampling (`sampling`), what samplers make of a checkpoint (`quality`), and the evaluator (`distance`,
+(`training`), sampling (`sampling`), savings, steps and sparse tokens side by side (`savings`), and the evaluator (`distance`,
 `evaluator`). `gpu` checks and measures all that a GPU is for, part by part.
 
 Presets or a run's config come in (`candidates`), and out come times (`timing`), memory (`memory`) and counted cost, with what

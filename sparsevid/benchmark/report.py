@@ -39,7 +39,7 @@ TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed
 MISSING = "–"  # in a cell that has no value
 # Columns set to the left.
 WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured")
-WORDS += ("decoder", "measure", "file", "result", "what")
+WORDS += ("decoder", "measure", "file", "result", "what", "model", "savings", "frontier")
 
 
 def describe_run(command: str, device: torch.device) -> dict[str, str | int | None]:

@@ -7,7 +7,7 @@ from sparsevid.cli.benchmarks.arguments import check_json, write_json
 from sparsevid.system.distributed import is_main
 
 EXAMPLES = "options and examples of an action: sparsevid benchmark ACTION --help"
-ACTIONS = ("model", "data", "training", "sampling", "quality", "distance", "decoders", "evaluator", "gpu")
+ACTIONS = ("model", "data", "training", "sampling", "savings", "distance", "decoders", "evaluator", "gpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of scores, and the clips worth looking at.
+"""Pictures of scores and fits, and the clips worth looking at.
 
 Dimensions: N real clips, M fake clips, D feature dimensions.
 """
@@ -51,7 +51,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    figure = _new_figure(path)
+    figure = new_figure(path)
     axes = figure.add_subplot()
     inverse = [1 / size for size in found.sizes]
     line = [0.0, max(inverse)]
@@ -73,7 +73,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
     axes.set_ylabel(metric)
     axes.set_title(title)
     axes.legend()
-    _save(figure, Path(path))
+    save_figure(figure, path)
 
 
 def plot_curves(
@@ -95,7 +95,7 @@ def plot_curves(
     for name, scores in curves.items():
         if len(scores) != len(strengths):
             raise ValueError(f"curve {name!r} has {len(scores)} scores for {len(strengths)} strengths")
-    figure = _new_figure(path)
+    figure = new_figure(path)
     axes = figure.add_subplot()
     for name, scores in curves.items():
         axes.plot(strengths, scores, "o-", label=name)
@@ -103,7 +103,39 @@ def plot_curves(
     axes.set_ylabel(metric)
     axes.set_title(title)
     axes.legend()
-    _save(figure, Path(path))
+    save_figure(figure, path)
+
+
+def plot_fit(
+    path: str | Path,
+    points: Sequence[tuple[float, float]],
+    curve: Sequence[tuple[float, float]],
+    *,
+    title: str,
+    labels: tuple[str, str],
+) -> None:
+    """Draw points and what was fitted to them.
+
+    Args:
+        path: of the picture, PNG, PDF or SVG by its ending; its folder exists.
+        points: (x, y) of each.
+        curve: points of the fit in the order of x, joined by lines.
+        title: above the picture.
+        labels: of x and y.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending.
+    """
+    figure = new_figure(path)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), ".", color="tab:blue", alpha=0.4, label="measured")
+    axes.plot(*zip(*curve, strict=True), color="tab:red", label="fit")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title)
+    axes.legend()
+    save_figure(figure, path)
 
 
 def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int], list[int]]:
@@ -129,17 +161,27 @@ def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int],
     return nearest[:k].tolist(), farthest[:k].tolist()
 
 
-def _new_figure(path: str | Path) -> "Figure":
-    """An empty figure that is drawn without a display and touches no state of pyplot."""
+def new_figure(path: str | Path, size: tuple[float, float] = (6.4, 4.4)) -> "Figure":
+    """An empty figure that is drawn without a display and touches no state of pyplot.
+
+    Args:
+        path: of the picture to come.
+        size: width and height in inches.
+
+    Raises:
+        ImportError, ValueError: as `check_can_draw`.
+    """
     check_can_draw(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as PNG, PDF or SVG, by the path's ending."""
+    path = Path(path)
     with renamed(path) as draft:
         figure.savefig(draft, format=path.suffix.lower()[1:], dpi=150)

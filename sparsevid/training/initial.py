@@ -9,12 +9,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sparsevid.autoencoder.base import Autoencoder, psnr
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.clips import ClipDataset, fixed_clips
+from sparsevid.evaluation.metrics.likeness import psnr
 from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import Conversion, ConversionReport, abbreviate

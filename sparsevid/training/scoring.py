@@ -14,7 +14,7 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.evaluation.clips.clip_readers import ClipShape
 from sparsevid.evaluation.clips.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector
-from sparsevid.evaluation.evaluate import compare_features
+from sparsevid.evaluation.evaluate import Extras, compare_features
 from sparsevid.evaluation.features import compute_features
 from sparsevid.evaluation.protocols import Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
@@ -81,20 +81,23 @@ class Scoring:
         frames = shape.resized(rearrange(clips, "b c t h w -> (b t) c h w"))
         return self.detector(rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))).cpu()
 
-    def compare(self, features: Tensor, step: int | None, sampling: dict[str, object]) -> ProtocolRecord:
+    def compare(
+        self, features: Tensor, step: int | None, sampling: dict[str, object], extras: Extras | None = None
+    ) -> ProtocolRecord:
         """The score of samples' features (N, D), with its record; on rank 0. Warnings are logged with the first score alone.
 
         Args:
             features: of samples 0 … N − 1.
             step: of the weights that made them, if it is known.
             sampling: how they were made, for the record.
+            extras: what is computed beside the score; default: nothing.
         """
         source = {"root": str(self.config.folder), "step": step, "weights": "ema", **sampling}
         names = tuple(f"sample {index}" for index in range(len(features)))
         fake = replace(
             self.real, features=features, clip_ids=names, role="fake", source=source, clips_fingerprint=None, computation={}
         )
-        record = compare_features(self.real, fake, quiet=self.told)
+        record = compare_features(self.real, fake, extras, quiet=self.told)
         self.told = True
         return record
 

@@ -7,11 +7,12 @@ import torch
 from diffusers import AutoencoderKL
 from fake_gpu import fake_gpu
 
-from sparsevid.autoencoder.base import psnr, to_uint8, to_unit_range
+from sparsevid.autoencoder.base import to_uint8, to_unit_range
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.evaluation.metrics.likeness import psnr
 
 
 @pytest.fixture(scope="module")

@@ -168,8 +168,9 @@ def test_sampling_table_and_json_say_the_same(tmp_path, capsys):
         (["sampling", "--presets", "Latte-XS/2", "--json", "nowhere/s.json"], "there is no folder"),
         (["sampling", "--presets", "Latte-XS/2", "--json", "/proc/s.json"], "/proc cannot be written to"),
         (["sampling", "--presets", "Latte-XS/2", "--json", "."], "--json . is there and no file"),
-        (["quality", "nowhere"], "nowhere"),
-        (["quality", "nowhere", "--scale", "0"], "--scale is a whole number from 1, got 0"),
+        (["savings", "nowhere"], "nowhere"),
+        (["savings", "nowhere", "--scale", "0"], "--scale is a whole number from 1, got 0"),
+        (["savings", "nowhere", "nowhere"], "each model is given once"),
     ],
 )
 def test_bad_input_of_the_sampling_benchmarks_is_named(arguments, reason, tmp_path, monkeypatch, capsys):
@@ -208,8 +209,9 @@ def test_bad_input_of_the_data_benchmark_is_named(card, arguments, reason, tmp_p
         ["model", "--presets", "SparseLatte-XL/2", "--layouts", "2P 4(1M3S1R1D) 2D", "28D", "--grids", "4,8,8", "4,4,4"],
         ["model", "--input-size", "8", "16", "16", "--batch", "1", "4", "--against-naive", "--warmup", "0"],
         ["sampling", "--steps", "5", "20", "--compile", "off", "on", "--product", "--extrapolate", "--autoencoder", "none"],
-        ["quality", "my run", "--samplers", "ddim", "--reuse-every", "1", "3", "--weights", "model"],
-        ["quality", "my run", "--autoencoder", "kl:my vae"],
+        ["savings", "my run", "b", "--samplers", "ddim", "--saving", "steps:every=3", "--saving", "a+b", "--weights", "model"],
+        ["savings", "my run", "--autoencoder", "kl:my vae", "--graph", "off", "--guidance", "4.0"],
+        ["sampling", "--graph", "off"],
         ["data"],
         ["data", "ucf101", "--card-option", "split.max_missing=1", "--card-option", "clip.size=[16, 24]"],
         ["training", "--presets", "Latte-S/2", "--config", "my run", "model.layout=2P 3(1M4S1R1D) 5D"],

@@ -37,7 +37,8 @@ SAID_BY_RUN = {
 }
 # Arguments that say nothing about what is measured, and those without a name on the command line.
 _SILENT = ("action", "command", "json", "markdown", "out")
-_POSITIONAL = ("card", "checkpoint", "files", "folder")
+_POSITIONAL = ("card", "models", "files", "folder")
+_AGAIN = ("card_option", "saving")  # given again for each value
 
 
 class Clips(NamedTuple):
@@ -163,10 +164,11 @@ def command_line(args: argparse.Namespace) -> str:
     for name, value in vars(args).items():
         if value is None or value is False or name in (*_SILENT, *_POSITIONAL):
             continue
-        if name == "card_option":  # given again for each
-            words += [word for each in value for word in ("--card-option", each)]
+        option = f"--{name.replace('_', '-')}"
+        if name in _AGAIN:
+            words += [word for each in value for word in (option, each)]
             continue
-        words.append(f"--{name.replace('_', '-')}")
+        words.append(option)
         if value is not True:
             each = value if isinstance(value, list) else [value]
             words += [",".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in each]

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   sparsevid benchmark sampling --presets SparseLatte-XL/2 --steps 20 --extrapolate --product --json sampling.json
   sparsevid benchmark sampling --presets SparseLatte-S/2 --input-size 8 16 16 --steps 5 --autoencoder none --device cpu
   sparsevid benchmark sampling --presets SparseLatte-XL/2 --dtype bfloat16 --batch 1 4 16 32 --compile off on --extrapolate
+  sparsevid benchmark sampling --presets SparseLatte-S/2 --batch 1 --graph off
   sparsevid benchmark sampling --config runs/demo/sparse --steps 50
 """
 DEFAULT = ["SparseLatte-XL/2"]  # where neither presets nor a run are given
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
     parser.add_argument("--dtype", nargs="+", default=["float32"], metavar="NAME", help="float32 or bfloat16, or both")
     parser.add_argument("--compile", nargs="+", default=["off"], choices=("off", "on"), help="the layers, or both")
+    text = "on a GPU: replay forwards as CUDA graphs, as `sample` does"
+    parser.add_argument("--graph", default="on", choices=("off", "on"), help=text)
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
     parser.add_argument("--extrapolate", action="store_true", help="time single calls of the model and add them up")
     parser.add_argument("--product", action="store_true", help="also 5 flow steps, sparse, against 250 of DDPM, dense")
@@ -62,7 +65,7 @@ def measure(args: argparse.Namespace) -> dict:
     device = named_device(args)
     autoencoder = open_autoencoder(args.autoencoder, cases[0].network.spec.in_channels)
     header = describe_run(command_line(args), device)
-    options = {"repeats": args.repeats, "matmul_sizes": args.matmul_sizes, "format": args.format}
+    options = {"repeats": args.repeats, "matmul_sizes": args.matmul_sizes, "format": args.format, "graph": args.graph == "on"}
     measured = measure_sampling(cases, autoencoder, device=device, **options)
     if is_main():
         lines = sampling_lines(measured, args.autoencoder)
