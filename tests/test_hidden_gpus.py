@@ -61,7 +61,11 @@ def test_all_gpu_tests_are_collected():
 
 @pytest.mark.parametrize(
     ("chosen", "seen"),
-    [("", "''"), ("not gpu", "''"), ("not slow", "''"), ("gpu or not gpu", "'0'"), ("not slow or gpu", "'0'")],
+    [
+        ("not slow", "''"),
+        ("not slow or gpu", "'0'"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("", "''"), ("not gpu", "''"), ("gpu or not gpu", "'0'"))),
+    ],
 )
 def test_a_gpu_is_hidden_unless_it_is_asked_for(tmp_path, chosen, seen):
     """From the tests, and from the processes that they start."""

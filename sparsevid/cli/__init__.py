@@ -21,6 +21,7 @@ COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
     "train": "Train a model. Killed or finished runs go on from their newest good checkpoint.",
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
+    "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",
     "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
     "convert": "Convert public Latte, DiT and SparseDiT checkpoints and back, dense models to sparse ones; export a run.",
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",

@@ -1,7 +1,7 @@
 """What wraps a model while sampling: model → model. They compose: guidance outside, then token schedule, then savings.
 
-Guidance in an interval, the token schedule and savings decide by the time of a call. Samplers tell it as a number (`TimedModel`);
-a call by hand, `model(x, t, **cond)`, reads it from `t`.
+Guidance in an interval, the token schedule and savings decide by the time of a call. Samplers tell it as a number
+(`TimedModel`); a call by hand, `model(x, t, **cond)`, reads it from `t`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Pictures of scores, and the clips worth looking at.
+"""Pictures of scores and fits, and the clips worth looking at.
 
 Dimensions: N real clips, M fake clips, D feature dimensions.
 """
@@ -101,6 +101,38 @@ def plot_curves(
         axes.plot(strengths, scores, "o-", label=name)
     axes.set_xlabel("strength")
     axes.set_ylabel(metric)
+    axes.set_title(title)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_fit(
+    path: str | Path,
+    points: Sequence[tuple[float, float]],
+    curve: Sequence[tuple[float, float]],
+    *,
+    title: str,
+    labels: tuple[str, str],
+) -> None:
+    """Draw points and what was fitted to them.
+
+    Args:
+        path: of the picture, PNG, PDF or SVG by its ending; its folder exists.
+        points: (x, y) of each.
+        curve: points of the fit in the order of x, joined by lines.
+        title: above the picture.
+        labels: of x and y.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending.
+    """
+    figure = new_figure(path)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), ".", color="tab:blue", alpha=0.4, label="measured")
+    axes.plot(*zip(*curve, strict=True), color="tab:red", label="fit")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.set_title(title)
     axes.legend()
     save_figure(figure, path)

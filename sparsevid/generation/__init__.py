@@ -1,5 +1,5 @@
 """From a trained model to clips: `pretrained` finds and reads it, `pipeline` makes clips of it, with the settings in
-`sampling`, out of `noise`.
+`sampling`, out of `noise`. `calibration` measures what savings have to know of it.
 
 `job` makes thousands of them as files, on any number of processes. Sample i is the same whatever the number of processes,
 whatever is there already, and however many are asked for: it depends on the settings and on i, and is always denoised in the

@@ -3,7 +3,8 @@
 Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a frame, D channels. Dense tokens are x
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
 its frames and positions; it may come computed, for all layers together (`modulation`). Sparse tokens may be in float32 beside
-weights of another type: then their sums are, and no product. A saving that acts inside of layers is asked about attention and MLP.
+weights of another type: then their sums are, and no product. A saving that acts inside of layers is asked about attention and
+MLP.
 """
 
 from collections.abc import Callable
@@ -61,9 +62,7 @@ class Layer(nn.Module):
         made = self.offer("mlp", self.mlp, lambda: (modulate(layer_norm(x), shift, scale),), saving)
         return torch.addcmul(x, gate, made)
 
-    def offer(
-        self, point: str, compute: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], saving: Saving | None
-    ) -> Tensor:
+    def offer(self, point: str, compute: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], saving: Saving | None) -> Tensor:
         """A part of the layer, computed, or what a saving that acts inside of layers gives for it."""
         if saving is None or point not in saving.points:
             return compute(*inputs())
@@ -150,8 +149,8 @@ class RecoverLayer(Layer):
     ) -> Tensor:
         """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
 
-        `pooled` (B, t, n, D) is the module's sparse input, for residual upsampling: in float32, as s, since the difference is small
-        beside them. `positions` (T or 1, N, D) are added to the merged tokens.
+        `pooled` (B, t, n, D) is the module's sparse input, for residual upsampling: in float32, as s, since the difference is
+        small beside them. `positions` (T or 1, N, D) are added to the merged tokens.
         """
         shift, scale, gate, *feed_forward = self.modulation(c)
         changed = s if pooled is None else s - pooled

@@ -1,7 +1,7 @@
 """What a call of the model may leave out: the whole stack of layers, a layer, an attention, an MLP.
 
-The model offers each of these to the saving that it is called with, at its place, as a part that can be computed or not; what the
-saving returns stands for the part's output. The model knows no policy; those are in `sparsevid.savings`.
+The model offers each of these to the saving that it is called with, at its place, as a part that can be computed or not; what
+the saving returns stands for the part's output. The model knows no policy; those are in `sparsevid.savings`.
 
 Dimensions: B clips, T frames, N tokens a frame, D channels.
 """
@@ -37,9 +37,9 @@ class Part:
 
     Args:
         compute: of the inputs.
-        inputs: makes the tensors that it is computed from, B first, once they are needed: of the stack the tokens, then what each
-            layer is modulated by; of a layer its tokens, first those that it changes, and what it is modulated by; of an attention
-            or an MLP the modulated tokens.
+        inputs: makes the tensors that it is computed from, B first, once they are needed: of the stack the tokens, then what
+            each layer is modulated by; of a layer its tokens, first those that it changes, and what it is modulated by; of an
+            attention or an MLP the modulated tokens.
     """
 
     def __init__(self, compute: Callable[..., Tensor], inputs: Callable[[], tuple[Tensor, ...]]) -> None:
@@ -62,7 +62,7 @@ class Part:
 
 
 class Tokens(NamedTuple):
-    """Tokens between two layers: dense ones x (B, T, N, D), and inside a module sparse ones s (B, t, n, D) and what s began as."""
+    """Tokens between two layers: dense x (B, T, N, D), and inside a module sparse s (B, t, n, D) and what s began as."""
 
     x: Tensor
     s: Tensor | None = None

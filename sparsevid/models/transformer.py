@@ -288,7 +288,7 @@ class DiffusionTransformer(
             self.fuse_modulation()
 
     def _conditions(self, c: Tensor, together: bool) -> Sequence[Tensor]:
-        """What each layer, and then the head, is modulated by: c itself, or what adaLN makes of it, if `together` in any case."""
+        """What each layer, and then the head, is modulated by: c itself, or, always if `together`, what adaLN makes of it."""
         if self.fused_modulation is not None and not torch.is_grad_enabled():
             return self.fused_modulation(c)
         if together:

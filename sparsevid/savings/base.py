@@ -3,7 +3,7 @@
 Dimensions: B clips.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsevid.models.saving import Part, Place
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.errors import ExpectedError
 
 NULL = "null"  # the half of guidance without a class, see `diffusion.samplers.Told`
@@ -44,6 +45,11 @@ class Call(NamedTuple):
     seed: int = 0
 
     @property
+    def t(self) -> float:
+        """The time as a timestep, 0 … 999; rounded, since one that was read from a float32 is a little beside it."""
+        return round(LAST_TIMESTEP * self.u, 3)
+
+    @property
     def is_last(self) -> bool:
         """Whether no call of the sampling follows; False where its times are not known."""
         return self.number + 1 == self.count
@@ -65,6 +71,7 @@ class Policy:
     needs_times: ClassVar[bool] = False  # whether it must know which call is the last
     needs_sparse: ClassVar[bool] = False  # whether only a model with sparse layers has what it leaves out
     family: ClassVar[str] = "cache"  # of savings of one family a sampling takes one
+    decides_null: ClassVar[bool] = False  # whether it has a say about the half without a class; of those a sampling takes one
 
     kept: dict[Place, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
     half: str = field(init=False, default="conditional", repr=False, compare=False)
@@ -101,13 +108,15 @@ class Policy:
     def check(self, spec: ModelSpec) -> None:
         """Raise `SavingError` if the model, or what was given, has not what the policy needs."""
         if self.needs_sparse and not spec.is_sparse:
-            raise SavingError(f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused")
+            raise SavingError(
+                f"saving {self.name}: the layout {spec.layout!r} has no sparse layers whose output could be reused"
+            )
 
     def begin(self, call: Call) -> None:
         """Told before each call that computes this half."""
 
     def forget(self, kinds: str) -> None:
-        """Told where the sparse grid is another one than at the last call: what belongs to layers of these kinds fits no more."""
+        """Told where the sparse grid is another than at the last call: what belongs to layers of these kinds fits no more."""
         self.kept = {place: value for place, value in self.kept.items() if place.kind not in kinds}
 
     def reuse(self, place: Place, part: Part) -> Tensor | None:
@@ -176,5 +185,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-

@@ -1,7 +1,7 @@
-"""FirstBlockCache: where the first layer's output hardly changed, what the other layers added is reused (ParaAttention; no paper).
+"""FirstBlockCache: where the first layer hardly changed, what the other layers added is reused (ParaAttention; no paper).
 
-The change is that of the first layer's residual, mean|now − then| / mean|then|, to the last call that computed all. It needs no fit.
-One number is taken over all clips of the batch: they share the decision.
+The change is that of the first layer's residual, mean|now − then| / mean|then|, to the last call that computed all. It needs no
+fit. One number is taken over all clips of the batch: they share the decision.
 """
 
 from dataclasses import dataclass, field

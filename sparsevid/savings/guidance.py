@@ -1,8 +1,8 @@
-"""Cheaper guidance: the half without a class has fewer tokens, passes over the sparse layers, or is computed at every n-th call.
+"""Cheaper guidance: the half without a class has fewer tokens, passes over sparse layers, or is computed at every n-th call.
 
-After the path-drop guidance of SPRINT (arXiv 2510.21986), whose half without a class passes over the sparse middle of the model. In
-between calls, the difference of the two halves that was found last stands for the present one. (Such differences change slowly, as
-FasterCache, arXiv 2410.19355, shows; it also corrects them by frequency, which is `faster`.)
+After the path-drop guidance of SPRINT (arXiv 2510.21986), whose half without a class passes over the sparse middle of a model.
+In between calls, the difference of the two halves that was found last stands for the present one. (Such differences change
+slowly, as FasterCache, arXiv 2410.19355, shows; it also corrects them by frequency, which is `faster`.)
 """
 
 from dataclasses import dataclass, field
@@ -18,12 +18,13 @@ from sparsevid.sparsity.spec import ModelSpec
 
 @dataclass
 class Guidance(Policy):
-    """The half without a class at every `every`-th of the calls in which guidance acts; `sparse=off`: without M and S; `grid`: with
-    this sparse grid, such as 4x6x6, wherever the other half has more tokens.
+    """The half without a class at every `every`-th of the calls in which guidance acts; `sparse=off`: without M and S; `grid`:
+    with this sparse grid, such as 4x6x6, wherever the other half has more tokens.
     """
 
     name: ClassVar[str] = "guidance"
     family: ClassVar[str] = "guidance"
+    decides_null: ClassVar[bool] = True
 
     every: int = 1
     sparse: bool = True

@@ -8,12 +8,20 @@ from itertools import combinations
 from typing import Any, get_args
 
 from sparsevid.savings.base import Policy, SavingError, options_of
+from sparsevid.savings.faster import Faster
 from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.foresight import Foresight
 from sparsevid.savings.guidance import Guidance
+from sparsevid.savings.magcache import MagCache
+from sparsevid.savings.merging import Merging
+from sparsevid.savings.pab import Pab
 from sparsevid.savings.static import Static
 from sparsevid.savings.steps import Steps
+from sparsevid.savings.taylor import Taylor
+from sparsevid.savings.teacache import TeaCache
 
-SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in (Steps, Static, FirstBlock, Guidance)}
+POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
+SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
 _GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
@@ -32,7 +40,9 @@ def parse_saving(text: str) -> Policy:
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if key not in known:
-            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}")
+            raise SavingError(
+                f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}"
+            )
         if not equals:
             raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
         if key in values:
@@ -45,9 +55,14 @@ def check_together(savings: Sequence[Policy]) -> None:
     """Refuse savings that do not go together.
 
     Raises:
-        SavingError: two of one family; the message says why.
+        SavingError: two of one family, or two that decide about the half without a class; the message says why.
     """
     for one, other in combinations(savings, 2):
+        if one.decides_null and other.decides_null:
+            raise SavingError(
+                f"savings {one.name} and {other.name} do not go together: each decides when the half without a class is "
+                "computed, and what stands for it"
+            )
         if one.family == other.family:
             raise SavingError(
                 f"savings {one.name} and {other.name} do not go together: each decides what is kept from call to call; one of "
@@ -94,5 +109,7 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         return tuple(map(int, value.split("x")))
     if str in kinds:
         return value
-    wanted = "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    wanted = (
+        "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
+    )
     raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")

@@ -30,15 +30,15 @@ def saved(
 ) -> TimedModel:
     """A model that leaves out what these savings say, for one sampling of one batch: calls come in the order of sampling.
 
-    It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart. It
-    begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the halves
-    decide differently about a part, it is computed for the clips of one.
+    It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart.
+    It begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the
+    halves decide differently about a part, it is computed for the clips of one. No gradient passes.
 
     Args:
         model: a DiffusionTransformer.
         savings: one, or several that go together, as `parse_saving` gives them.
-        times: diffusion times of all calls, as `sampler_times` gives them, for policies that must know the last one: `teacache`,
-            `magcache` and `faster`. Heun's two calls a step count as two.
+        times: diffusion times of all calls, as `sampler_times` gives them, for policies that must know the last one. Heun's
+            two calls a step count as two.
         seed: of what a policy draws.
         tally: counts what is computed.
 
@@ -50,7 +50,9 @@ def saved(
     for policy in policies:
         policy.check(model.spec)
         if policy.needs_times and times is None and not policy.changes_nothing:
-            raise SavingError(f"saving {policy.name} must know which call is the last: pass `times`, such as sampler_times(...)")
+            raise SavingError(
+                f"saving {policy.name} must know which call is the last: pass `times`, such as sampler_times(...)"
+            )
     policies = [policy for policy in policies if not policy.changes_nothing]
     policies.sort(key=lambda policy: policy.family != "guidance")  # what a half passes over, no other policy has to know of
     return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally))
@@ -72,6 +74,7 @@ class _Sampling:
         self.number = 0
         self._states: dict[str, tuple[tuple, Grid | None, list[Policy]]] = {}  # shape, grid and policies of each half
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
         if not self.policies and self.tally is None:
             return self.model(x, t, grid=grid, **cond)
@@ -108,7 +111,7 @@ class _Sampling:
 
     def _guides(self) -> bool:
         """Whether a policy has a say in the output of the half without a class."""
-        return any(type(policy).null_output is not Policy.null_output for policy in self.policies)
+        return any(policy.decides_null for policy in self.policies)
 
     def _policies(self, half: str, shape: tuple) -> list[Policy]:
         """The half's policies; with another batch they begin anew."""
@@ -177,16 +180,18 @@ class _OneCall:
 
     def _computed(self, place: Place, part: Part, halves: Sequence[_Half]) -> Tensor:
         """The part for these halves' clips, in the form that the policies give it, which is the same in both halves."""
-        usual = now = 0 if self.tally is None else part_macs(place, self.call)
-        for policy in self._asked(halves[0], place):
+        policies = self._asked(halves[0], place)
+        for policy in policies:
             part = policy.changed(place, part)
-            now = policy.macs(place, self.call, now)
         before, clips = self._present, halves[0].rows.stop - halves[0].rows.start
         # What is inside of the part is asked about for these clips only.
         self._present = [half._replace(rows=slice(i * clips, (i + 1) * clips)) for i, half in enumerate(halves)]
         output = part()
         self._present = before
-        if now != usual:
+        if self.tally is not None:
+            usual = now = part_macs(place, self.call)
+            for policy in policies:
+                now = policy.macs(place, self.call, now)
             self.tally.change(usual, now, len(output))
         return output
 

@@ -1,7 +1,7 @@
 """FORA: attentions and MLPs are computed at every n-th call, and their outputs are reused in between (arXiv 2407.01425).
 
-As there, what is kept is the output before the gate, and the gates are those of the call. FORA keeps each layer of DiT; here are five
-kinds of layers, and those on sparse tokens are also computed where the sparse grid changes.
+As there, what is kept is the output before the gate, and the gates are those of the call. FORA keeps each layer of DiT; here
+are five kinds of layers, and those on sparse tokens are also computed where the sparse grid changes.
 """
 
 from dataclasses import dataclass, field

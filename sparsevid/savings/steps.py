@@ -1,7 +1,7 @@
 """Step reuse: the sparse layers run at every n-th call, and what they changed is added in between. Ours.
 
-The early, sparse part of a model changes slowly over neighbouring sampling steps. So M and S are computed at a refresh and passed
-over at the calls that follow; pooling, R and the dense layers run always.
+The early, sparse part of a model changes slowly over neighbouring sampling steps. So M and S are computed at a refresh and
+passed over at the calls that follow; pooling, R and the dense layers run always.
 """
 
 from dataclasses import dataclass, field

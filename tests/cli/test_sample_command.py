@@ -60,6 +60,7 @@ def test_ranks_of_different_weights_are_refused_alike(checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_says_why_another_ended(checkpoint, tmp_path):
     """Rank 1 cannot write its clips: a limit on the size of files stands for a full disk."""
     job, limit = (checkpoint, *OPTIONS, "--num", 4, "--out", tmp_path / "out"), 3000

@@ -82,6 +82,7 @@ def test_two_launches_do_not_write_one_run(tiny):
     Trainer(config).lock.release()
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal(tiny):
     """SIGUSR1: a checkpoint of the step, exit code 0, and word of it; started again, the end is as without the signal."""
     config, path = tiny("train.steps=40", "train.checkpoint_every=1000")

@@ -1,0 +1,133 @@
+"""`sparsevid calibrate`: what savings have to know of one checkpoint."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsevid.system.logging import get_logger, print_table
+
+if TYPE_CHECKING:
+    from sparsevid.savings.calibrate import Measured
+    from sparsevid.savings.fits import Fit
+
+EXAMPLES = """examples:
+  sparsevid calibrate runs/demo/sparse
+  sparsevid calibrate runs/ucf101/sparse --saving teacache --samples 64 --sampler ddim --steps 50 --guidance 4
+  sparsevid sample runs/demo/sparse --saving teacache:threshold=0.1
+
+A fit belongs to one checkpoint, and lies in the folder `savings` beside its weights, where `sample` finds it.
+"""
+SAVINGS = ("teacache", "magcache")
+THRESHOLDS = (0.05, 0.1, 0.2)
+POOR = 0.5  # R² below which a fit is said to be poor
+OPTIONS = ("classes", "sampler", "steps", "guidance", "schedule", "seed", "batch", "size", "frames")
+LABELS = {
+    "teacache": ("relative change of the modulated input", "relative change of the output"),
+    "magcache": ("position in the sampling, 1 = last call", "size of what all layers add, to the call before"),
+}
+logger = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from sparsevid.diffusion.samplers import SAMPLERS
+    from sparsevid.generation.sampling import SCHEDULES
+
+    parser.epilog = EXAMPLES
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, an exported folder, or a converted model")
+    saving = f"what to fit; may be given again. Default: {' and '.join(SAVINGS)}"
+    parser.add_argument("--saving", action="append", choices=SAVINGS, help=saving)
+    parser.add_argument("-n", "--samples", type=int, default=16, help="to measure; fits of few say little of others")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
+    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
+    samples = parser.add_argument_group("samples; defaults are those of the run's config")
+    samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")
+    samples.add_argument(
+        "--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion"
+    )
+    samples.add_argument("--steps", type=int, help="sampling steps")
+    samples.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
+    samples.add_argument("--schedule", choices=SCHEDULES, help="tokens of a sparse model, as of `sample`")
+    samples.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
+    samples.add_argument("--frames", type=int, help="if not as trained")
+    samples.add_argument("--seed", type=int, default=0, help="of the samples' noise")
+    samples.add_argument("--batch", type=int, default=8, help="clips denoised together")
+    model = parser.add_argument_group("model")
+    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
+    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU where there is one")
+    dtype = "what the model computes in"
+    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsevid.generation.calibration import fit_all, measure
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.savings.fits import fits_folder
+    from sparsevid.system.distributed import check_device
+
+    if args.samples < 1:
+        raise ValueError(f"--samples is at least 1, got {args.samples}")
+    savings = list(dict.fromkeys(args.saving or SAVINGS))
+    device = None if args.device is None else check_device(args.device)
+    loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder")}
+    pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
+    sampling = pipeline.sampling(savings=[], **{name: getattr(args, name) for name in OPTIONS})
+    folder = args.out or fits_folder(pipeline.weights_file)
+    _check_output(folder, savings, args.plot == "on", args.overwrite)
+    measured = measure(pipeline, sampling, args.samples)
+    fits = fit_all(pipeline, sampling, args.samples, measured, savings)
+    for fit in fits:
+        _write(fit, folder, args.plot == "on")
+    title = f"{args.samples} samples, {len(sampling.times())} calls of {sampling.sampler}, guidance {sampling.guidance:g}"
+    _print(fits, measured, title)
+    for fit in fits:
+        if fit.quality["r2"] < POOR:
+            logger.warning(
+                "%s: the fit explains little of what was measured; its thresholds say little of this model", fit.saving
+            )
+    logger.info("%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), folder)
+    return 0
+
+
+def _check_output(folder: Path, savings: Sequence[str], draws: bool, overwrites: bool) -> None:
+    """Refuse early what could not be written at the end."""
+    from sparsevid.evaluation.plot import check_can_draw
+    from sparsevid.savings.fits import fit_file
+    from sparsevid.system.atomic import check_writable
+
+    if draws:
+        check_can_draw()
+    taken = [f"{saving}.json" for saving in savings if fit_file(folder, saving).exists()]
+    if taken and not overwrites:
+        raise FileExistsError(f"{folder} has {' and '.join(taken)} already; --overwrite puts new ones in their place")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+
+
+def _write(fit: "Fit", folder: Path, draws: bool) -> None:
+    from sparsevid.evaluation.plot import plot_fit
+    from sparsevid.savings.calibrate import curve
+    from sparsevid.savings.fits import fit_file
+
+    fit.save(fit_file(folder, fit.saving))
+    if draws:
+        x, y = LABELS[fit.saving]
+        title = f"{fit.saving}: R² {fit.quality['r2']:.3f}, {fit.quality['points']} points"
+        path = fit_file(folder, fit.saving).with_suffix(".png")
+        plot_fit(path, fit.points, curve(fit), title=title, labels=(x, y))
+
+
+def _print(fits: Sequence["Fit"], measured: Sequence["Measured"], title: str) -> None:
+    from sparsevid.savings.calibrate import thresholds_left_out
+
+    columns = ["fit", "points", "R²", "correlation", *(f"left out at {threshold:g}" for threshold in THRESHOLDS)]
+    rows = []
+    for fit in fits:
+        shares = [f"{share:.0%}" for share in thresholds_left_out(fit, THRESHOLDS, measured)]
+        quality = fit.quality
+        rows.append([fit.saving, f"{quality['points']}", f"{quality['r2']:.3f}", f"{quality['correlation']:.3f}", *shares])
+    print_table(title, columns, rows)

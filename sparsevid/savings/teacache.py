@@ -1,0 +1,75 @@
+"""TeaCache: where the first layer's modulated input hardly changed, what all layers added is reused (arXiv 2411.19108).
+
+d = mean|m − m'| / mean|m'| compares that input with the one at the call before, computed or not; a polynomial p of degree 4,
+fitted to the checkpoint, says from d how much the outputs change; while the sum of p(d) since the last computation is below a
+threshold, the stack's last residual (output − input) is added to its input. First and last call are computed.
+
+Ours departs so: each half of guidance sums for itself; state belongs to one sampling (the published code keeps it on the
+class); outside of the range that p was fitted on, where a polynomial of degree 4 means nothing, d counts as the nearest in it;
+and p(d) below 0 counts as 0. One number is taken over all clips of the batch: they share the decision.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsevid.models.saving import Part, Place, Stack
+from sparsevid.savings.base import Call, at_least, relative_change
+from sparsevid.savings.fits import FittedPolicy
+
+DEGREE = 4
+
+
+@dataclass
+class TeaCache(FittedPolicy):
+    """All layers are left out while the predicted changes of the output sum up to less than `threshold`; 0: never."""
+
+    name: ClassVar[str] = "teacache"
+    source: ClassVar[str] = "arXiv 2411.19108"
+    points: ClassVar = ("stack",)
+    lengths: ClassVar[Mapping[str, Sequence[int]]] = {"coefficients": (DEGREE + 1,), "range": (0, 2)}
+
+    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _before: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
+    _residual: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
+    _sum: float = field(init=False, default=0.0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least(self.threshold, 0, "threshold", self)
+
+    def begin(self, call: Call) -> None:
+        self._call = call
+
+    def reuse(self, place: Place, part: Stack) -> Tensor | None:
+        now, before = part.modulated(), self._before
+        self._before = now
+        if before is None or self._call.is_last:
+            self._sum = 0.0
+            return None
+        if not self.leaves_out(relative_change(now, before)):
+            return None
+        x = part.inputs()[0]
+        return (x.float() + self._residual).to(x.dtype)
+
+    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+        self._residual = output.float() - part.inputs()[0].float()
+
+    def leaves_out(self, distance: float) -> bool:
+        """Whether all layers are left out at a call, neither the first nor the last, where d is `distance`."""
+        self._sum += self.predicted(distance)
+        if self._sum < self.threshold:
+            return True
+        self._sum = 0.0
+        return False
+
+    def predicted(self, distance: float) -> float:
+        """How much the output changes, relatively, where d is `distance`."""
+        values = self.fitted.values
+        if limits := values.get("range"):
+            distance = min(max(distance, limits[0]), limits[1])
+        change = 0.0
+        for coefficient in values["coefficients"]:
+            change = change * distance + coefficient
+        return max(change, 0.0)

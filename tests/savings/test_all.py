@@ -1,0 +1,256 @@
+"""What holds for every saving there is."""
+
+import gc
+import itertools
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from every import FAMILIES, LABELS, LATTE, LINES, STEPS, TABLE, all_options, latents, made, network, sample
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
+from sparsevid.models.compiled import with_compiled_layers
+from sparsevid.savings import parse_saving, saved
+from sparsevid.savings.base import SavingError, options_of
+from sparsevid.savings.options import SAVINGS, check_together
+from sparsevid.savings.tally import Tally
+from sparsevid.sparsity.spec import ModelSpec
+
+SPARSE = FAMILIES["sparse Latte"]
+MODELS = {"dense": LATTE, "sparse": SPARSE}
+CASES = [(name, text) for name, spec in MODELS.items() for text in all_options(spec)]
+FIXED = [(name, text) for name, spec in MODELS.items() for text in all_options(spec, fixed=True)]
+CACHES = [name for name, policy in SAVINGS.items() if policy.family == "cache"]
+TEXTS = sorted({text for _, text in CASES})
+NOTHING = [f"{name}:{options}" for name, line in TABLE.items() for options in line.nothing]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def applies(text: str, spec: ModelSpec) -> bool:
+    """Whether the model has what the saving acts on."""
+    return spec.is_sparse or not SAVINGS[text.partition(":")[0]].needs_sparse
+
+
+def test_every_saving_is_in_the_table():
+    assert SAVINGS.keys() <= LINES.keys()
+    for name, line in TABLE.items():
+        assert SAVINGS[name].name == name and line.nothing and (line.typical or line.sparse)
+
+
+@cache
+def plain(spec: ModelSpec, sampler: str = "euler", **options) -> Tensor:
+    """A sampling without anything of savings."""
+    return sample(spec, None, sampler, **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", NOTHING)
+def test_what_leaves_nothing_out_gives_the_same_bits(text, family):
+    spec = FAMILIES[family]
+    if not applies(text, spec):
+        pytest.skip("refused for a model without sparse layers")
+    for sampler in SAMPLERS:
+        assert torch.equal(sample(spec, [text], sampler, steps=3), plain(spec, sampler, steps=3)), sampler
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_what_leaves_nothing_out_gives_the_same_bits_in_bfloat16(text):
+    spec = FAMILIES["residual Latte"]
+    assert torch.equal(sample(spec, [text], dtype=torch.bfloat16), plain(spec, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_what_leaves_something_out_changes_clips_and_keeps_them_finite(name, text):
+    found = sample(MODELS[name], [text])
+    assert found.isfinite().all() and not torch.equal(found, plain(MODELS[name]))
+
+
+@cache
+def counted(spec: ModelSpec, *texts: str, sampler: str = "euler", **options) -> Tally:
+    """What a sampling computed by our count, which is PyTorch's."""
+    tally = Tally()
+    with FlopCounterMode(display=False) as counter:
+        sample(spec, texts, sampler, tally=tally, **options)
+    assert tally.macs == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
+    return tally
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_counted_equals_counted(name, text):
+    """With guidance, before, in and after its interval."""
+    found, everything = (counted(MODELS[name], *texts, interval=(0.3, 0.8)) for texts in ((text,), ()))
+    assert found.macs < everything.macs and found.share <= 1 == everything.share
+    assert found.asked == everything.asked
+
+
+@pytest.mark.parametrize("name, text", [case for case in CASES if not case[1].startswith("guidance")])
+def test_counted_equals_counted_without_guidance(name, text):
+    assert counted(MODELS[name], text, guided=False).macs < counted(MODELS[name], guided=False).macs
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "DiT" in name])
+def test_counted_equals_counted_for_images(family):
+    for text in all_options(FAMILIES[family]):
+        counted(FAMILIES[family], text, sampler="heun", steps=3, interval=(0.3, 0.8))
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_counted_equals_counted_of_three_that_go_together(name):
+    """A cache, merging and guidance, in both orders."""
+    cheaper = [] if SAVINGS[name].family == "guidance" or name == "faster" else ["guidance:every=2,sparse=off"]
+    for text in all_options(SPARSE):
+        if text.startswith(f"{name}:"):
+            texts = [text, "merging:ratio=0.5", *cheaper]
+            one, other = (counted(SPARSE, *each, interval=(0.3, 0.8)) for each in (texts, texts[::-1]))
+            assert one == other and one.macs < counted(SPARSE, text, interval=(0.3, 0.8)).macs
+
+
+@pytest.mark.parametrize("name, text", FIXED)
+def test_a_batch_gives_each_clip_what_it_gets_alone(name, text):
+    together = sample(MODELS[name], [text])
+    alone = [sample(MODELS[name], [text], clips=slice(index, index + 1)) for index in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def called(spec: ModelSpec, text: str, *calls: tuple, count: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
+    """Calls by hand of one saved model, each (clips, side, grid): its output, and the model's own."""
+    spec = replace(spec, learn_sigma=False)
+    model, times = network(spec), sampler_times("euler", count)
+    saving = saved(model, [made(text, spec)], times)
+    for (clips, side, grid), u in zip(calls, times, strict=False):
+        x, t = latents(spec, clips, side), torch.full((clips,), 999 * u)
+        given = {"labels": LABELS[:1].expand(clips)} | ({"grid": grid} if spec.is_sparse else {})
+        yield saving(x, t, **given), model(x, t, **given)
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_another_batch_size_or_stage_is_no_error_and_the_first_call_of_a_batch_computes_all(name, text):
+    """Merging and the half without a class change what one call computes, whichever call it is."""
+    first, other = (2, 2, 2), (2, 3, 3)
+    calls = [(2, 8, first)] * 3 + [(1, 8, first)] * 2 + [(2, 16, first)] + [(2, 8, other)] * 2 + [(2, 8, first)]
+    outputs = list(called(MODELS[name], text, *calls, count=20))
+    assert all(output.shape == own.shape and output.isfinite().all() for output, own in outputs)
+    if not text.startswith("merging"):
+        new = [index for index, call in enumerate(calls) if index == 0 or call[:2] != calls[index - 1][:2]]
+        assert len(new) == 4
+        for index in new:
+            assert torch.equal(*outputs[index]), index
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_each_saved_model_remembers_its_own_calls(name, text):
+    calls = [(2, 8, (2, 2, 2))] * 5
+    alone = [output for output, _ in called(MODELS[name], text, *calls)]
+    turns = zip(called(MODELS[name], text, *calls), called(MODELS[name], text, *calls), strict=True)
+    for expected, ((one, _), (other, _)) in zip(alone, turns, strict=True):
+        assert torch.equal(one, expected) and torch.equal(other, expected)
+
+
+@pytest.mark.parametrize("one, other", list(itertools.combinations_with_replacement(SAVINGS, 2)))
+def test_two_go_together_or_are_refused_by_name(one, other):
+    texts = [next(text for text in all_options(SPARSE) if text.startswith(f"{name}:")) for name in (one, other)]
+    try:
+        check_together([made(text, SPARSE) for text in texts])
+    except SavingError as error:
+        assert one in str(error) and other in str(error)
+        assert SAVINGS[one].family == SAVINGS[other].family or {one, other} == {"faster", "guidance"}
+        return
+    assert SAVINGS[one].family != SAVINGS[other].family
+    assert sample(SPARSE, texts).isfinite().all()
+    assert torch.equal(sample(SPARSE, texts), sample(SPARSE, texts[::-1]))
+
+
+@pytest.mark.parametrize("text", [*NOTHING, *TEXTS])
+def test_a_saving_is_read_from_what_it_says_of_itself(text):
+    policy = parse_saving(text)
+    assert parse_saving(str(policy)) == policy and str(parse_saving(str(policy))) == str(policy)
+    assert policy.fresh("null") == policy
+
+
+@pytest.mark.parametrize("name", SAVINGS)
+def test_what_is_misspelt_gets_the_nearest(name):
+    with pytest.raises(SavingError, match=f"no saving .* did you mean '{name}'.* accepted are .*{name}"):
+        parse_saving(f"{name[:-1]}:every=2")
+    for option in (each.name for each in options_of(SAVINGS[name])):
+        with pytest.raises(SavingError, match=f"saving {name}: no option .* did you mean '{option}'.* accepted are .*{option}"):
+            parse_saving(f"{name}:{option}z=1")
+
+
+@pytest.mark.parametrize("name, option", [(name, each) for name in SAVINGS for each in options_of(SAVINGS[name])])
+def test_a_value_that_an_option_does_not_take_is_named_with_what_it_takes(name, option):
+    if "str" in str(option.type):
+        pytest.skip("takes any text")
+    for value in ("", "?", "1,5", "0x0x0", "nan", "--1", "1e", "yes"):
+        with pytest.raises(SavingError, match=f"saving {name}: "):
+            parse_saving(f"{name}:{option.name}={value}")
+    with pytest.raises(
+        SavingError, match=f"saving {name}: {option.name} = '\\?'; it is (a whole number|a number|on or off|TxHxW)"
+    ):
+        parse_saving(f"{name}:{option.name}=?")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Each model with compiled layers, once: a policy finds the graphs of those before."""
+    torch.compiler.reset()
+    yield cache(lambda model: with_compiled_layers(model, "eager"))
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_compiled_layers_give_what_layers_give(name, text, compiled):
+    found = sample(MODELS[name], [text], scheduled=False, change=compiled)
+    torch.testing.assert_close(found, sample(MODELS[name], [text], scheduled=False))
+
+
+def kept_tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors that something of this package holds, however deep."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from kept_tensors(each, seen)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from kept_tensors(each, seen)
+    elif type(value).__module__.startswith("sparsevid.savings"):
+        yield from kept_tensors(vars(value), seen)
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_what_is_kept_has_no_gradients_and_goes_with_the_saved_model(name, text):
+    spec = replace(MODELS[name], learn_sigma=False)
+    x = latents(spec)
+    saving = saved(network(spec), [made(text, spec)], sampler_times("euler", STEPS))
+    with torch.inference_mode(False):
+        output = saving(x.clone(), torch.full((2,), 999.0), labels=LABELS.clone())
+    kept = list(kept_tensors(saving.call, set()))
+    assert not output.requires_grad and not any(each.requires_grad for each in kept)
+    refs = [weakref.ref(each) for each in kept]
+    del saving, kept, output
+    gc.collect()
+    assert all(ref() is None for ref in refs)
+
+
+@pytest.mark.parametrize("name, text", CASES)
+def test_another_batch_drops_what_was_kept(name, text):
+    spec = replace(MODELS[name], learn_sigma=False)
+    saving = saved(network(spec), [made(text, spec)], sampler_times("euler", STEPS))
+    saving(latents(spec), torch.full((2,), 999.0), labels=LABELS)
+    refs = [weakref.ref(each) for each in kept_tensors(saving.call, set())]
+    saving(latents(spec, 1), torch.full((1,), 999.0), labels=LABELS[:1])
+    gc.collect()
+    assert all(ref() is None for ref in refs)
