@@ -109,9 +109,8 @@ def open_scoring(
     scoring = Scoring(replace(config, monitor=monitor, data=data), models[first].device)
     rule = scoring.protocol
     if rule.metrics[0] not in DISTANCES:
-        raise ConfigError(
-            f"protocol {rule.name} begins with {rule.metrics[0]}, no distance; accepted are {', '.join(DISTANCES)}"
-        )
+        accepted = ", ".join(DISTANCES)
+        raise ConfigError(f"protocol {rule.name} begins with {rule.metrics[0]}, which is no distance; accepted are {accepted}")
     check_counts(rule, Extras(bootstrap=bootstrap), len(scoring.real.clip_ids), clips)
     own = _clip_size(models[first])
     for name in others:
@@ -121,6 +120,8 @@ def open_scoring(
                 f"clips of {name}, {frames} frames of {size[0]}×{size[1]}, cannot be compared by protocol {rule.name} with the "
                 f"real clips of {first}, {own[0]} frames of {own[1]}×{own[2]}"
             )
+        if models[name].config.record.fingerprint != config.record.fingerprint:
+            logger.warning("%s was trained on other data than %s, with whose real clips all are compared", name, first)
     return scoring
 
 

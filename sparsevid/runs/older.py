@@ -4,6 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sparsevid.models.presets import PRESETS
 from sparsevid.savings.options import parse_saving
 
 
@@ -15,8 +16,16 @@ def brought_forward(values: DictConfig) -> DictConfig:
     if not isinstance(every, int) or every < 1 or "savings" in sample:
         return values  # what is wrong in it is said elsewhere
     del sample["reuse_every"]
-    sample["savings"] = savings_of_reuse(every)
+    sample["savings"] = [] if _is_dense(plain.get("model")) else savings_of_reuse(every)
     return OmegaConf.create(plain)
+
+
+def _is_dense(model: Any) -> bool:
+    """Whether the section is of a model without sparse layers, as far as it says: reuse was passed over there."""
+    section = model if isinstance(model, dict) else {}
+    preset = PRESETS.get(section.get("preset"))
+    layout = section.get("layout") or (preset.layout if preset is not None else None)
+    return isinstance(layout, str) and not set(layout) & set("MSR")
 
 
 def savings_of_reuse(every: int) -> list[str]:

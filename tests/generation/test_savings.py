@@ -142,6 +142,13 @@ def test_configs_of_before_say_what_they_said(configured, every, expected, tmp_p
             load_config(above)
 
 
+@pytest.mark.parametrize("model", ["layout: 4D", "preset: Latte-XL/2", "layout: 1P 1(1M1S1R1D) 1D", "preset: SparseLatte-XL/2"])
+def test_reuse_meant_nothing_to_dense_models(tmp_path, model):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {{{model}}}\nsample: {{reuse_every: 2}}\n", encoding="utf-8")
+    assert load_config(file).sample.savings == (["steps:every=2"] if "M" in model or "Sparse" in model else [])
+
+
 def test_a_job_of_other_savings_is_another_job(pipeline, tmp_path):
     """Also where its record was written when step reuse was the only one."""
 
