@@ -49,12 +49,12 @@ def attention_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None
         if kind != "P":
             return tokens * (4 * d * d + 2 * attended * d)
         return tokens * (2 * d * d + attended * d) if naive_pooling else groups * 2 * d * d
+    if kind not in "MR":
+        raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
     few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
     if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
         return few * (2 * d * d + 2 * window * d) + many * 2 * d * d
-    if kind == "R":
-        return many * (2 * d * d + 2 * sparse.h * sparse.w * d) + few * 2 * d * d
-    raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
+    return many * (2 * d * d + 2 * sparse.h * sparse.w * d) + few * 2 * d * d
 
 
 def mlp_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None) -> int:

@@ -52,7 +52,7 @@ def test_initial_recovery_leaves_the_dense_stream_unchanged(tokens):
     layer = model.blocks[SPEC.parsed_layout.kinds.index("R")]
     assert torch.equal(layer.merge(s, x, SPARSE, DENSE), x)
     # and adaLN-Zero closes attention and MLP, so that the next layer receives x itself
-    assert torch.equal(layer(s, x, torch.randn(2, 24), SPARSE, DENSE, None), x)
+    assert torch.equal(layer(s, x, torch.randn(2, 24), None, SPARSE, DENSE), x)
 
 
 def test_windows_do_not_see_each_other(tokens):
@@ -62,7 +62,7 @@ def test_windows_do_not_see_each_other(tokens):
     changed_x[:, 2:] += 1.0  # the dense frames of the second window
     changed_s[:, 1:] += 1.0  # the sparse frame of the second window
     assert torch.equal(merge(s, x, c)[:, 0], merge(s, changed_x, c)[:, 0])
-    before, after = recover(s, x, c, SPARSE, DENSE, None), recover(changed_s, x, c, SPARSE, DENSE, None)
+    before, after = recover(s, x, c, None, SPARSE, DENSE), recover(changed_s, x, c, None, SPARSE, DENSE)
     assert torch.equal(before[:, :2], after[:, :2]) and not torch.equal(before[:, 2:], after[:, 2:])
 
 
