@@ -65,7 +65,6 @@ class Policy:
     """
 
     name: ClassVar[str]
-    source: ClassVar[str] = ""  # where it was published
     points: ClassVar[Collection[str]] = ()  # of `models.saving.Place`
     differences: ClassVar[bool] = False  # whether it needs sparse tokens in float32
     needs_times: ClassVar[bool] = False  # whether it must know which call is the last

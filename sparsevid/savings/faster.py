@@ -34,7 +34,6 @@ class Faster(Policy):
     """From a share `start` of the calls on: attentions at each `every`-th, the half without a class at each `null_every`-th."""
 
     name: ClassVar[str] = "faster"
-    source: ClassVar[str] = "arXiv 2410.19355"
     points: ClassVar = ("attention",)
     needs_times: ClassVar[bool] = True
     decides_null: ClassVar[bool] = True
@@ -104,5 +103,5 @@ def by_frequency(images: Tensor) -> tuple[Tensor, Tensor]:
     height, width = images.shape[-2:]
     y, x = (torch.fft.fftfreq(side, 1 / side, device=images.device) for side in (height, width))
     is_low = y[:, None] ** 2 + x**2 <= (min(height, width) // LOW_RADIUS) ** 2
-    low = torch.fft.ifft2(torch.fft.fft2(images) * is_low).real
+    low = torch.fft.ifft2(torch.fft.fft2(images) * is_low).real.contiguous()  # a view would keep the imaginary part
     return low, images - low

@@ -31,7 +31,6 @@ class Foresight(Policy):
     """A layer's bound is `threshold` times its own; `warmup` is a share of the sampling; every `every`-th call computes all."""
 
     name: ClassVar[str] = "foresight"
-    source: ClassVar[str] = "arXiv 2506.00329"
     points: ClassVar = ("layer",)
 
     threshold: float = 0.5

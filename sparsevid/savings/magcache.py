@@ -32,7 +32,6 @@ class MagCache(FittedPolicy):
     """
 
     name: ClassVar[str] = "magcache"
-    source: ClassVar[str] = "arXiv 2506.09045"
     points: ClassVar = ("stack",)
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {"conditional": ()}
 

@@ -55,9 +55,11 @@ def check_together(savings: Sequence[Policy]) -> None:
     """Refuse savings that do not go together.
 
     Raises:
-        SavingError: two of one family, or two that decide about the half without a class; the message says why.
+        SavingError: one twice, two of one family, or two that decide about the half without a class; the message says why.
     """
     for one, other in combinations(savings, 2):
+        if one.name == other.name:
+            raise SavingError(f"saving {one.name} is given twice: {one} and {other}; a sampling takes one")
         if one.decides_null and other.decides_null:
             raise SavingError(
                 f"savings {one.name} and {other.name} do not go together: each decides when the half without a class is "

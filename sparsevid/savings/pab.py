@@ -34,7 +34,6 @@ class Pab(Policy):
     """
 
     name: ClassVar[str] = "pab"
-    source: ClassVar[str] = "arXiv 2408.12588"
     points: ClassVar = ("attention", "mlp")
 
     every: int | None = None

@@ -146,6 +146,7 @@ class _OneCall:
         policies = halves[0].policies
         self.points: Collection[str] = {point for policy in policies for point in policy.points}
         self.differences = any(policy.differences for policy in policies)
+        self._apart = len(halves) > 1 and any(policy.decides_null for policy in policies)
 
     @torch.compiler.disable
     def __call__(self, place: Place, part: Part) -> Tensor:
@@ -162,7 +163,8 @@ class _OneCall:
                 outputs[index] = self._computed(place, parts[index], halves[index : index + 1])
         for index in missing:
             for policy in self._asked(halves[index], place):
-                policy.keep(place, parts[index], outputs[index])
+                # What one half drops earlier than the other would stay in memory under a view.
+                policy.keep(place, parts[index], outputs[index].clone() if self._apart else outputs[index])
         if self.tally is not None and len(missing) < len(halves):
             begun = isinstance(part, Stack) and part.is_begun
             self.tally.leave_out(place, self.call, len(outputs[0]) * (len(halves) - len(missing)), begun)
@@ -171,6 +173,7 @@ class _OneCall:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _asked(self, half: _Half, place: Place) -> list[Policy]:
+        """The half's policies that have a say at this place."""
         return [policy for policy in half.policies if place.point in policy.points]
 
     def _reused(self, half: _Half, place: Place, part: Part) -> Tensor | None:

@@ -56,7 +56,6 @@ class Taylor(Policy):
     """
 
     name: ClassVar[str] = "taylor"
-    source: ClassVar[str] = "arXiv 2503.06923"
     points: ClassVar = ("attention", "mlp")
 
     every: int = 2

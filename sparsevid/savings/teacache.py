@@ -27,7 +27,6 @@ class TeaCache(FittedPolicy):
     """All layers are left out while the predicted changes of the output sum up to less than `threshold`; 0: never."""
 
     name: ClassVar[str] = "teacache"
-    source: ClassVar[str] = "arXiv 2411.19108"
     points: ClassVar = ("stack",)
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {"coefficients": (DEGREE + 1,), "range": (0, 2)}
 

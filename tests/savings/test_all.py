@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
+from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.savings import parse_saving, saved
 from sparsevid.savings.base import SavingError, options_of
@@ -161,6 +162,7 @@ def test_two_go_together_or_are_refused_by_name(one, other):
         check_together([made(text, SPARSE) for text in texts])
     except SavingError as error:
         assert one in str(error) and other in str(error)
+        assert ("given twice" in str(error)) == (one == other)
         assert SAVINGS[one].family == SAVINGS[other].family or {one, other} == {"faster", "guidance"}
         return
     assert SAVINGS[one].family != SAVINGS[other].family
@@ -225,6 +227,23 @@ def kept_tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
             yield from kept_tensors(each, seen)
     elif type(value).__module__.startswith("sparsevid.savings"):
         yield from kept_tensors(vars(value), seen)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [[text] for text in TEXTS] + [["static:every=2", "guidance:every=2"], ["taylor:every=3", "guidance:every=2"]],
+    ids="+".join,
+)
+def test_what_is_kept_is_all_that_stays_in_memory(texts):
+    """No view of one half's rows that holds on to the other's, which may have gone."""
+    spec = replace(SPARSE, learn_sigma=False)
+    saving = saved(network(spec), [made(text, spec) for text in texts], sampler_times("euler", 9))
+    guided = with_guidance(saving, 2.0, 5)
+    for u in sampler_times("euler", 9)[:6]:
+        guided(latents(spec), torch.full((2,), 999 * u), labels=LABELS)
+        kept = list(kept_tensors(saving.call, set()))
+        memory = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
+        assert sum(memory.values()) <= sum(each.numel() * each.element_size() for each in kept)
 
 
 @pytest.mark.parametrize("text", [options(SPARSE, name)[0] for name, policy in SAVINGS.items() if policy.needs_times])

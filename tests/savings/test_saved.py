@@ -154,14 +154,22 @@ def test_a_half_goes_on_where_guidance_begins_and_ends(spec):
         torch.testing.assert_close(called_at(guided, number), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_halves_of_one_grid_are_one_call_of_the_model():
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        ("static:every=2", [4, 4]),
+        ("guidance:every=2", [4, 2]),
+        ("guidance:grid=1x1x1", [2, 2, 2, 2]),
+        ("guidance:grid=2x2x2", [4, 4]),
+    ],
+)
+def test_halves_of_one_grid_are_one_call_of_the_model(text, rows):
     model, seen = network(SPARSE), []
-    with hooked(model, lambda *given: seen.append(len(given[1][0]))):
-        for texts in ((), ("static:every=2",), ("guidance:grid=1x1x1",), ("guidance:every=2",)):
-            guided = with_guidance(saved(model, [parse_saving(text) for text in texts]), 2.0, 5)
-            for number in range(2):
-                called_at(guided, number)
-    assert seen == [4, 4, *[4, 4], *[2, 2, 2, 2], *[4, 2]]
+    with hooked(model, lambda _, given: seen.append(len(given[0]))):
+        guided = with_guidance(saved(model, parse_saving(text)), 2.0, 5)
+        for number in range(2):
+            called_at(guided, number)
+    assert seen == rows
 
 
 @contextmanager
