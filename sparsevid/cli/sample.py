@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", help=classes)
     seed = "the noise of sample i depends on (seed, i) alone, the sample on the other settings too, on --batch by rounding"
     parser.add_argument("--seed", type=int, default=0, help=seed)
-    parser.add_argument("--batch", type=int, help="clips denoised together; another number changes rounding. Default: 8")
+    batch = "clips denoised together; another number changes rounding, and what some savings decide. Default: 8"
+    parser.add_argument("--batch", type=int, help=batch)
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to, or to complete")
     formats = f"one or more of {', '.join(FORMATS)}, by spaces or commas; several get a folder each. Default: mp4"
     parser.add_argument("--format", nargs="+", type=_format_names, metavar="FORMAT", help=formats)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,8 @@ from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.models.graphs import GraphedModel
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings.base import Policy
+from sparsevid.savings.fits import fits_folder
+from sparsevid.savings.options import parse_savings
 from sparsevid.savings.saved import saved
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
@@ -36,6 +39,23 @@ class Networks:
         self.layers = with_compiled_layers(model) if compile else model
         self.graphs = GraphedModel(model, self.layers)
         self._told: set[str] = set()
+        self._policies: dict[tuple[str, ...], list[Policy]] = {}  # by the texts of savings
+
+    def policies(self, savings: tuple[str, ...], weights_file: Path | None) -> list[Policy]:
+        """Savings with what was fitted to the model, which lies by its weights.
+
+        A fit is read once, as the weights are: all batches of a job go by the one that its record names.
+
+        Raises:
+            SavingError: one that does not fit the model, or lacks what is fitted to it.
+        """
+        if savings not in self._policies:
+            folder = None if weights_file is None else fits_folder(weights_file)
+            found = [saving.with_fits(folder) for saving in parse_savings(savings)]
+            for saving in found:
+                saving.check(self.model.spec)
+            self._policies[savings] = found
+        return self._policies[savings]
 
     def denoiser(
         self,

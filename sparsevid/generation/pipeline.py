@@ -36,8 +36,6 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
 from sparsevid.savings.base import Policy, SavingError
-from sparsevid.savings.fits import fits_folder
-from sparsevid.savings.options import parse_savings
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.system.checksums import file_sha256
@@ -81,7 +79,6 @@ class VideoPipeline:
         self.autoencoder_fingerprint: str | None = None
         self._savings = None if savings is None else saving_texts(savings)
         self._networks = Networks(model, compile)
-        self._policies: dict[tuple[str, ...], list[Policy]] = {}  # by the texts of savings
 
     @classmethod
     def from_pretrained(
@@ -363,18 +360,10 @@ class VideoPipeline:
     def policies(self, sampling: Sampling) -> list[Policy]:
         """The savings of these settings, with what was fitted to the model: in the folder `savings` beside its weights.
 
-        A fit is read once, as the weights are: all batches of a job go by the one that its record names.
-
         Raises:
             SavingError: one that does not fit the model, or lacks what is fitted to it.
         """
-        if sampling.savings not in self._policies:
-            folder = None if self.weights_file is None else fits_folder(self.weights_file)
-            found = [saving.with_fits(folder) for saving in parse_savings(sampling.savings)]
-            for saving in found:
-                saving.check(self.model.spec)
-            self._policies[sampling.savings] = found
-        return self._policies[sampling.savings]
+        return self._networks.policies(sampling.savings, self.weights_file)
 
     def token_schedule(self, sampling: Sampling) -> TokenSchedule | None:
         """The sparse grids over diffusion time, at the size of the settings; None for a dense model."""

@@ -34,7 +34,8 @@ class Sampling:
         sampler: a name in `SAMPLERS`.
         steps: of the sampler.
         seed: of the whole set; sample i depends on (seed, i).
-        batch: clips denoised together; another batch size changes samples by rounding.
+        batch: clips denoised together; another batch size changes samples by rounding, and by what they share if a saving
+            decides by content.
         labels: classes to go through in turn: sample i has labels[i mod length]; empty for an unconditional model.
         guidance: scale of classifier-free guidance, 1 = none.
         guidance_interval: diffusion times (low, high) within which guidance acts; None: all.

@@ -136,6 +136,7 @@ def test_plan_is_of_what_fits_the_models(models):
         ({"savings": ["stattic"]}, "did you mean 'static'"),
         ({"savings": ["static+first_block"]}, "static and first_block do not go together"),
         ({"savings": ["guidance:every=2"]}, "without guidance; --guidance"),
+        ({"savings": ["teacache"]}, "sparsevid calibrate MODEL --saving teacache"),  # needs what nobody fitted
         ({"batch": 0}, "batch is at least 1"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -319,6 +320,14 @@ def test_a_config_without_data_and_clips_that_do_not_compare_are_refused(models)
     short = DiffusionTransformer(replace(SPEC, input_size=(2, 16, 16)))
     with pytest.raises(ConfigError, match="clips of short, 2 frames of 16×16, cannot be compared"):
         open_scoring({**models, "short": VideoPipeline(short, Pixels(), models["sparse"].config, None)}, 2, bootstrap=0)
+
+
+def test_a_model_of_other_data_is_named(models, caplog):
+    config = replace(models["dense"].config, record=replace(models["dense"].config.record, fingerprint="other"))
+    with caplog.at_level("WARNING", logger="sparsevid"):
+        open_scoring({**models, "other": VideoPipeline(models["dense"].model, Pixels(), config, None)}, 2, bootstrap=0)
+    assert "other was trained on other data than sparse, with whose real clips all are compared" in caplog.text
+    assert "dense was trained" not in caplog.text
 
 
 def arguments(checkpoints, folder, *more):
