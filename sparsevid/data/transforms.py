@@ -5,6 +5,7 @@ Dimensions: T frames, C channels, H height, W width.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
 from sparsevid.videos.display import resize
@@ -39,3 +40,31 @@ def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
 def flip(frames: Tensor) -> Tensor:
     """Mirror frames (...,H,W) left to right."""
     return F.horizontal_flip(frames)
+
+
+def area_average(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames in another size: each pixel the mean of what it covers, rounded. Whole numbers throughout: the same everywhere.
+
+    Args:
+        frames: uint8 (…,H,W).
+        size: (H',W') in pixels; each may be larger or smaller.
+
+    Returns:
+        uint8 (…,H',W').
+    """
+    total = frames.long()
+    for dim, target in zip((-2, -1), size, strict=True):
+        total = _covered(total, dim, target)
+    area = frames.shape[-2] * frames.shape[-1]
+    return ((2 * total + area) // (2 * area)).to(torch.uint8)
+
+
+def _covered(values: Tensor, dim: int, target: int) -> Tensor:
+    """Sums over `target` equal parts of a dimension of n values, in units of which a value has `target`, and a part n."""
+    n = values.shape[dim]
+    values = values.movedim(dim, -1)
+    before = pad(values.cumsum(-1), (1, 0))  # (…,n+1): the sum of all values before each
+    whole = torch.arange(target + 1) * n
+    place, rest = whole // target, whole % target
+    at_edges = target * before[..., place] + rest * pad(values, (0, 1))[..., place]
+    return at_edges.diff(dim=-1).movedim(-1, dim)

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     IS_ORDER = 16  # (seed): the order of samples in an Inception score
     FIXED_CLIPS = 17  # (seed): which videos a fit or a validation reads
     SAMPLE_CLASSES = 18  # (seed): the order in which samples go through all classes
+    MADE_CLIP = 19  # (seed, split, class, clip): what happens in a clip of a made set
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
