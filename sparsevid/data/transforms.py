@@ -5,7 +5,6 @@ Dimensions: T frames, C channels, H height, W width.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
 from sparsevid.videos.display import resize
@@ -61,10 +60,11 @@ def area_average(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _covered(values: Tensor, dim: int, target: int) -> Tensor:
     """Sums over `target` equal parts of a dimension of n values, in units of which a value has `target`, and a part n."""
-    n = values.shape[dim]
-    values = values.movedim(dim, -1)
-    before = pad(values.cumsum(-1), (1, 0))  # (…,n+1): the sum of all values before each
-    whole = torch.arange(target + 1) * n
-    place, rest = whole // target, whole % target
-    at_edges = target * before[..., place] + rest * pad(values, (0, 1))[..., place]
-    return at_edges.diff(dim=-1).movedim(-1, dim)
+    n, parts = values.shape[dim], []
+    for begin in range(0, n * target, n):
+        end, total = begin + n, 0
+        for place in range(begin // target, -(-end // target)):
+            share = min(end, (place + 1) * target) - max(begin, place * target)
+            total = total + share * values.select(dim, place)
+        parts.append(total)
+    return torch.stack(parts, dim)

@@ -3,12 +3,13 @@
 Dimensions: C = 3 channels (RGB), T frames, H height, W width.
 
 A clip is a function of seed, split, game and number: a game begins, is played for a drawn while, and the first stretch is
-taken in which it goes on: no life is lost, and most frames differ from the ones before. Actions are drawn, and mostly kept:
-a joystick that changes at random sixty times a second goes nowhere.
+taken in which it goes on: no life is lost, nothing flashes, and in most frames something moves. Actions are drawn, and mostly
+kept: a joystick that changes at random sixty times a second goes nowhere.
 """
 
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ RATE = 60  # frames a second of the console
 HELD = 4  # frames of the console that an action lasts at least
 KEPT = 60  # of a hundred actions, those that are the one before again
 SPREAD = 300  # frames of the console over which clips begin
-STRETCHES = 12  # looked at for a clip; if no game goes on in any of them, the last is taken
-MOST_STILL = 0.25  # share of frames that may equal the one before
+STRETCHES = 60  # tried for a clip; if the game goes on in none of them, what comes next is taken
+MOST_STILL = 0.25  # share of frames in which too little changes
+FLASH = 0.25  # share of pixels that no game changes from a frame to the next but when something explodes
 
 
 class Game(NamedTuple):
@@ -47,9 +49,9 @@ GAMES = {
     "breakout": Game(often=("FIRE",)),
     "freeway": Game(often=("UP",)),
     "enduro": Game(begin=120, often=("FIRE", "RIGHTFIRE", "LEFTFIRE")),
-    "seaquest": Game(begin=120),
-    "space_invaders": Game(begin=120),
-    "ms_pacman": Game(begin=270),
+    "seaquest": Game(begin=120, moving=20),
+    "space_invaders": Game(begin=120, moving=20),
+    "ms_pacman": Game(begin=270, moving=100),
     "boxing": Game(),
     "pong": Game(begin=120),
     "riverraid": Game(begin=120, often=("FIRE", "UPFIRE")),
@@ -66,7 +68,7 @@ class AtariSet(MadeSet):
     distribution = "ale-py"
     all_classes = tuple(sorted(GAMES))
     defaults = MadeSettings(size=(64, 64), frames=16, skip=4, classes=all_classes, seed=0)
-    default_counts = {"train": 100, "test": 20}
+    default_counts = MappingProxyType({"train": 100, "test": 20})
     rate = RATE
 
     def check(self) -> None:
@@ -75,18 +77,16 @@ class AtariSet(MadeSet):
 
     def clip(self, split: int, name: str, index: int) -> Tensor:
         """See `MadeSet.clip`."""
-        settings, moving = self.settings, GAMES[name].moving
+        settings = self.settings
         draws = keyed_generator(Purpose.MADE_CLIP, settings.seed, split, list(GAMES).index(name), index)
         play = Play(name, draws)
         play.advance(int(torch.randint(SPREAD, (), generator=draws)))
-        for _ in range(STRETCHES):
-            lives = play.lives
-            play.over = False
-            frames = np.stack([play.frame(settings.skip) for _ in range(settings.frames)])  # (T,H,W,C)
-            changed = (frames[1:] != frames[:-1]).any(axis=3).sum(axis=(1, 2))  # (T-1)
-            if not play.over and play.lives == lives and (changed < moving).sum() <= MOST_STILL * len(changed):
-                break
-        return area_average(rearrange(torch.from_numpy(frames), "t h w c -> c t h w"), settings.size)
+        stretches = (play.stretch(settings.frames, settings.skip) for _ in range(STRETCHES))
+        frames = next((found for found in stretches if found is not None), None)
+        if frames is None:
+            frames = [play.frame(settings.skip) for _ in range(settings.frames)]
+        clip = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> c t h w")
+        return area_average(clip, settings.size)
 
 
 class Play:
@@ -95,23 +95,14 @@ class Play:
     Args:
         game: a key of `GAMES`; it is begun, and played to where something happens.
         draws: what actions are drawn from.
-
-    Attributes:
-        over: whether a game has ended since this was set to false.
     """
 
     def __init__(self, game: str, draws: torch.Generator) -> None:
         self.console, self.begin, self.actions = _console(game)
         self.console.restoreState(self.begin)
         self.draws, self.rules = draws, GAMES[game]
-        self.played = 0
-        self.over = False
+        self.played, self.games = 0, 1
         self.advance(self.rules.begin)
-
-    @property
-    def lives(self) -> int:
-        """That are left; 0 in games without."""
-        return self.console.lives()
 
     def advance(self, frames: int) -> None:
         """Play on for so many frames of the console. A game that is over begins anew."""
@@ -123,7 +114,7 @@ class Play:
             self.played += 1
             self.console.act(self.action)
             if self.console.game_over():
-                self.over = True
+                self.games += 1
                 self.console.restoreState(self.begin)
 
     def frame(self, skip: int) -> np.ndarray:
@@ -134,6 +125,19 @@ class Play:
         before = self.console.getScreenRGB()
         self.advance(1)
         return np.maximum(before, self.console.getScreenRGB())
+
+    def stretch(self, frames: int, skip: int) -> list[np.ndarray] | None:
+        """So many frames in which the game goes on, each as `frame` gives it; None as soon as it does not."""
+        taken, still = [self.frame(skip)], 0
+        before = self.games, self.console.lives()
+        while len(taken) < frames:
+            taken.append(self.frame(skip))
+            changed = int((taken[-1] != taken[-2]).any(axis=2).sum())
+            still += changed < self.rules.moving
+            flash = changed > FLASH * taken[-1][..., 0].size
+            if flash or still > MOST_STILL * (frames - 1) or (self.games, self.console.lives()) != before:
+                return None
+        return taken
 
 
 @cache
@@ -158,7 +162,8 @@ def _emulator():
     try:
         import ale_py
     except ModuleNotFoundError as error:
-        raise ImportError('make_data atari needs the package ale-py: pip install "sparsevid[atari]"') from error
+        text = f'make_data atari needs the package ale-py ({error}): pip install "sparsevid[atari]"'
+        raise ImportError(text) from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     return ale_py
 

@@ -1,5 +1,6 @@
 """What a made set says of itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +50,7 @@ class MadeSet:
     distribution: str
     all_classes: tuple[str, ...]
     defaults: MadeSettings
-    default_counts: dict[str, int]
+    default_counts: Mapping[str, int]
     rate: float
 
     def __init__(self, settings: MadeSettings) -> None:
@@ -59,7 +60,7 @@ class MadeSet:
                 accepted = ", ".join(self.all_classes)
                 raise ValueError(f"{self.name} has no class {each!r}; did you mean {near[0]!r}? Accepted: {accepted}")
         if not settings.classes or list(settings.classes) != sorted(set(settings.classes)):
-            raise ValueError(f"classes {list(settings.classes)}: one or more are wanted, each once, in the order of their names")
+            raise ValueError(f"classes {list(settings.classes)}: one or more, each once, in the order of their names")
         if min(*settings.size, settings.frames, settings.skip) < 1 or settings.seed < 0:
             raise ValueError(f"size, frames and skip are numbers from 1, the seed from 0, got {settings}")
         self.settings = settings

@@ -30,8 +30,8 @@ class Comparison(NamedTuple):
             logger.info("these are the frames that the card %s describes, made with %s", self.name, self.card_made_with)
             return 0
         logger.warning(
-            "these are not the frames that the card %s describes: they have sha256 %s and were made with %s, the card's %s with "
-            "%s. Scores on the two cannot be compared",
+            "these are not the frames that the card %s describes: they have sha256 %s and were made with %s, the card's %s "
+            "with %s. Scores on the two cannot be compared",
             self.name, self.sha256, self.made_with, self.card_sha256, self.card_made_with,
         )  # fmt: skip
         return 1
@@ -53,7 +53,7 @@ def against_card(made: MadeSet, counts: Mapping[str, int], sha256: str) -> Compa
     Returns:
         The comparison; None for a set that is not the default one, and where the card is not there or says no hash.
     """
-    if made.settings != made.defaults or dict(counts) != made.default_counts:
+    if made.settings != made.defaults or dict(counts) != dict(made.default_counts):
         return None
     try:
         said = load_card(made.name).made

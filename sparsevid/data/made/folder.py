@@ -165,7 +165,7 @@ def _written(files: ClipFiles, workers: int) -> Iterator[dict | str]:
 
 
 def _begin(made: MadeSet, folder: Path, counts: Mapping[str, int]) -> dict[str, str]:
-    """See that the folder is this set's, write its record, remove unfinished files, and give the sums of those that are done."""
+    """See that the folder is this set's, write its record, remove unfinished files, and give the sums of finished ones."""
     record = folder / RECORD
     values = _record(made, counts)
     if record.is_file():
