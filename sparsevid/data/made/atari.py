@@ -99,9 +99,9 @@ class Play:
 
     def __init__(self, game: str, draws: torch.Generator) -> None:
         self.console, self.begin, self.actions = _console(game)
-        self.console.restoreState(self.begin)
         self.draws, self.rules = draws, GAMES[game]
-        self.played, self.games = 0, 1
+        self.played = self.games = 0
+        self._begin()
         self.advance(self.rules.begin)
 
     def advance(self, frames: int) -> None:
@@ -114,8 +114,13 @@ class Play:
             self.played += 1
             self.console.act(self.action)
             if self.console.game_over():
-                self.games += 1
-                self.console.restoreState(self.begin)
+                self._begin()
+
+    def _begin(self) -> None:
+        """Begin a game, as on a console that was just loaded: either call alone leaves something of the game before."""
+        self.games += 1
+        self.console.reset_game()
+        self.console.restoreState(self.begin)
 
     def frame(self, skip: int) -> np.ndarray:
         """Play on for `skip` frames, and show the brighter of the last two, uint8 (H,W,C): games that have more to draw than
@@ -144,7 +149,7 @@ class Play:
 def _console(game: str) -> tuple:
     """A console with a game, its state at the game's start, and actions as often as they are to be drawn.
 
-    Loading takes as long as a thousand frames: the state is restored for each clip.
+    Loading takes as long as a thousand frames, so it is done once.
     """
     emulator = _emulator()
     console = emulator.ALEInterface()
