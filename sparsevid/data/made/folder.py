@@ -213,7 +213,7 @@ def _refuse_strangers(made: MadeSet, folder: Path, values: Mapping) -> None:
         for name in names:
             path = Path(place, name)
             if _LEFTOVER.fullmatch(name) and RECORD in known:
-                path.unlink()
+                path.unlink(missing_ok=True)  # a worker of the killed process may just have been done
             elif path.relative_to(folder).as_posix() not in known:
                 which = f"which is not of the set that {RECORD} describes" if RECORD in known else f"and no {RECORD}"
                 raise MadeError(f"{folder} holds {path.relative_to(folder)}, {which}; give another folder, or remove it")
