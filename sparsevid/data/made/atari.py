@@ -24,7 +24,8 @@ from sparsevid.system.seeding import Purpose, keyed_generator
 RATE = 60  # frames a second of the console
 HELD = 4  # frames of the console that an action lasts at least
 KEPT = 60  # of a hundred actions, those that are the one before again
-SPREAD = 300  # frames of the console over which clips begin
+SPREAD = 360  # frames of the console over which clips begin
+WAIT = 90  # at most so many from a stretch that is not taken to the next
 STRETCHES = 60  # tried for a clip; if the game goes on in none of them, what comes next is taken
 MOST_STILL = 0.25  # share of frames in which too little changes
 FLASH = 0.25  # share of pixels that no game changes from a frame to the next but when something explodes
@@ -46,11 +47,11 @@ class Game(NamedTuple):
 
 # A game's place is part of the key of its clips: new ones go to the end.
 GAMES = {
-    "breakout": Game(often=("FIRE",)),
+    "breakout": Game(),
     "freeway": Game(often=("UP",)),
     "enduro": Game(begin=120, often=("FIRE", "RIGHTFIRE", "LEFTFIRE")),
     "seaquest": Game(begin=120, moving=20),
-    "space_invaders": Game(begin=120, moving=20),
+    "space_invaders": Game(begin=120, moving=27),
     "ms_pacman": Game(begin=270, moving=100),
     "boxing": Game(),
     "pong": Game(begin=120),
@@ -81,9 +82,12 @@ class AtariSet(MadeSet):
         draws = keyed_generator(Purpose.MADE_CLIP, settings.seed, split, list(GAMES).index(name), index)
         play = Play(name, draws)
         play.advance(int(torch.randint(SPREAD, (), generator=draws)))
-        stretches = (play.stretch(settings.frames, settings.skip) for _ in range(STRETCHES))
-        frames = next((found for found in stretches if found is not None), None)
-        if frames is None:
+        for _ in range(STRETCHES):
+            if frames := play.stretch(settings.frames, settings.skip):
+                break
+            # What ended it, as a new life does, is the same in many clips, and they would all begin there.
+            play.advance(int(torch.randint(WAIT, (), generator=draws)))
+        else:
             frames = [play.frame(settings.skip) for _ in range(settings.frames)]
         clip = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> c t h w")
         return area_average(clip, settings.size)

@@ -251,6 +251,13 @@ def test_its_card_reads_it(tmp_path):
     assert torch.equal(sample["clip"], made.clip(0, manifest.classes[video.label], 0))
 
 
+def test_no_two_clips_are_the_same(tmp_path):
+    """Games begin alike, and what ends a stretch that is not taken may be the same in many."""
+    made = AtariSet(replace(SMALL, frames=16, classes=("qbert",)))
+    clips = [made.clip(split, "qbert", index) for split in (0, 1) for index in range(8)]
+    assert len({clip.numpy().tobytes() for clip in clips}) == 16
+
+
 @pytest.mark.slow
 def test_the_default_set_has_the_cards_hash(tmp_path, capsys):
     assert run_tool("make_data", ["atari", "--out", str(tmp_path), "--json"]) == 0
@@ -258,3 +265,5 @@ def test_the_default_set_has_the_cards_hash(tmp_path, capsys):
     card = load_card("atari")
     assert said["sha256"] == card.made.sha256 and said["card"] is True
     assert (said["videos"], said["frames"]) == (card.counts["videos"], card.counts["frames"])
+    sums = [line.split()[0] for line in (tmp_path / SUMS).read_text().splitlines()]
+    assert len(set(sums)) == len(sums) == said["videos"]  # no two clips are the same
