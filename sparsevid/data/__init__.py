@@ -3,7 +3,8 @@ alone.
 
 `tree` finds out what videos a folder holds and what a clip of them is, `clips` draws clips (`turns`: evenly over classes),
 `sources`, `whole` (every frame, in memory) and `latents` say where frames come from, `transforms` what is done to them,
-`loader` brings them in batches out of `workers`, and `feed` those to a device; `open` builds all of it for a run.
+`loader` brings them in batches out of `workers`, and `feed` those to a device; `open` builds all of it for a run. `made` makes
+data sets.
 
 It imports `runs`, `data/tree`, `videos`, `autoencoder` and `system`.
 """

@@ -39,3 +39,32 @@ def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
 def flip(frames: Tensor) -> Tensor:
     """Mirror frames (...,H,W) left to right."""
     return F.horizontal_flip(frames)
+
+
+def area_average(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames in another size: each pixel the mean of what it covers, rounded. Whole numbers throughout: the same everywhere.
+
+    Args:
+        frames: uint8 (…,H,W).
+        size: (H',W') in pixels; each may be larger or smaller.
+
+    Returns:
+        uint8 (…,H',W').
+    """
+    total = frames.long()
+    for dim, target in zip((-2, -1), size, strict=True):
+        total = _covered(total, dim, target)
+    area = frames.shape[-2] * frames.shape[-1]
+    return ((2 * total + area) // (2 * area)).to(torch.uint8)
+
+
+def _covered(values: Tensor, dim: int, target: int) -> Tensor:
+    """Sums over `target` equal parts of a dimension of n values, in units of which a value has `target`, and a part n."""
+    n, parts = values.shape[dim], []
+    for begin in range(0, n * target, n):
+        end, total = begin + n, 0
+        for place in range(begin // target, -(-end // target)):
+            share = min(end, (place + 1) * target) - max(begin, place * target)
+            total = total + share * values.select(dim, place)
+        parts.append(total)
+    return torch.stack(parts, dim)

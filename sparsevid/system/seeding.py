@@ -28,7 +28,8 @@ class Purpose(IntEnum):
     IS_ORDER = 16  # (seed): the order of samples in an Inception score
     FIXED_CLIPS = 17  # (seed): which videos a fit or a validation reads
     SAMPLE_CLASSES = 18  # (seed): the order in which samples go through all classes
-    MERGING = 19  # (seed, call): the tokens into which others are merged at a call of the model
+    MADE_CLIP = 19  # (seed, split, class, clip): what happens in a clip of a made set
+    MERGING = 20  # (seed, call): the tokens into which others are merged at a call of the model
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

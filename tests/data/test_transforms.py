@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsevid.data.transforms import flip, resize_crop
+from sparsevid.data.transforms import area_average, flip, resize_crop
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (272, 640), (31, 997), (997, 31), (5, 7)])
@@ -60,3 +60,19 @@ def test_flip_is_its_own_inverse():
 def test_wrong_input(frames, size):
     with pytest.raises(ValueError, match=r"uint8 \(T,C,H,W\)|two positive numbers"):
         resize_crop(frames, size)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (64, 64), (32, 48), (96, 80), (210, 160), (1, 1)])
+def test_an_area_average_is_the_rounded_mean_of_what_a_pixel_covers(size):
+    """Against each pixel repeated to a size that both divide."""
+    frames = torch.randint(256, (2, 42, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fine = frames.double().repeat_interleave(size[0], 1).repeat_interleave(size[1], 2)
+    exact = fine.unflatten(2, (size[1], 32)).unflatten(1, (size[0], 42)).mean(dim=(2, 4))
+    averaged = area_average(frames, size)
+    assert averaged.dtype == torch.uint8 and averaged.shape == (2, *size)
+    assert (averaged.double() - exact).abs().max() <= 0.5 + 1e-9
+
+
+def test_an_area_average_of_the_same_size_changes_nothing():
+    frames = torch.randint(256, (2, 3, 11, 13), dtype=torch.uint8)
+    assert torch.equal(area_average(frames, (11, 13)), frames)

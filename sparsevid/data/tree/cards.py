@@ -55,6 +55,14 @@ class SplitSection:
 
 
 @dataclass
+class MadeSection:
+    """Of a set that a program makes: what its frames are, with all defaults of `make_data`."""
+
+    sha256: str = ""  # over all decoded frames
+    made_with: str = ""  # package and version
+
+
+@dataclass
 class Card:
     """A dataset. `TreeRules` says more of the keys from `label_rule` to `split`.
 
@@ -81,6 +89,7 @@ class Card:
         clip: defaults of the clip rule.
         counts: numbers that a complete copy has: `videos`, or a split's name; for the reader of the card.
         fold_counts: fold → the same, for official divisions.
+        made: of a set that `make_data` makes.
     """
 
     name: str = MISSING
@@ -104,6 +113,7 @@ class Card:
     clip: ClipDefaults = field(default_factory=ClipDefaults)
     counts: dict[str, int] = field(default_factory=dict)
     fold_counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    made: MadeSection = field(default_factory=MadeSection)
 
     def rules(self) -> TreeRules:
         """How the dataset's tree is read. Raises ValueError for values that `TreeRules` does not accept."""

@@ -87,7 +87,7 @@ def test_every_key_of_a_card_is_explained():
     explained = {
         key for line in table.splitlines() if line.startswith("| `") for key in re.findall("`([^`]+)`", line.split("|")[1])
     }
-    assert explained == {key for key in all_keys(Card) if key not in ("split", "clip")}
+    assert explained == {key for key in all_keys(Card) if key not in ("split", "clip", "made")}
 
 
 def test_lookup_order(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_lookup_order(tmp_path, monkeypatch):
 def test_unknown_card_lists_those_there_are(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     card_file(tmp_path / "datasets")
-    with pytest.raises(FileNotFoundError, match="available: birds, demo"):
+    with pytest.raises(FileNotFoundError, match="available: atari, birds, demo"):
         load_card(name)
 
 
