@@ -23,7 +23,7 @@ from sparsevid.benchmark.sampling_cases import PRODUCT_DENSE, PRODUCT_SPARSE, pl
 from sparsevid.benchmark.sampling_report import SAMPLING_COLUMNS, sampling_as_json, sampling_lines, sampling_rows
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.diffusion.samplers import sampler_times
-from sparsevid.generation import pipeline as pipelines_of
+from sparsevid.generation import networks
 from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.models.presets import PRESETS
@@ -223,7 +223,7 @@ def graphs_of_turns(monkeypatch, cases: list) -> list[int]:
 @pytest.mark.parametrize("extrapolate", [False, True])
 def test_nothing_is_compiled_in_timed_turns(monkeypatch, extrapolate):
     """Dynamo alone decides what is compiled again; what a backend makes of a graph is its own matter."""
-    monkeypatch.setattr(pipelines_of, "with_compiled_layers", partial(with_compiled_layers, backend="eager"))
+    monkeypatch.setattr(networks, "with_compiled_layers", partial(with_compiled_layers, backend="eager"))
     cases = plan_sampling(["SparseDiT-XS/2"], steps=[2], compiled=[True], extrapolate=extrapolate)
     warm, *timed = graphs_of_turns(monkeypatch, cases)
     assert warm > 0 and timed == [warm, warm]
