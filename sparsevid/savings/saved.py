@@ -16,6 +16,7 @@ from sparsevid.savings.base import NULL, Call, Policy, SavingError
 from sparsevid.savings.options import check_together
 from sparsevid.savings.tally import Tally, part_macs
 from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.schedule import TIME_ERROR
 
 SPARSE_KINDS = "MS"  # kinds of layers whose output has the sparse grid
 
@@ -32,8 +33,9 @@ def saved(
     """A model that leaves out what these savings say, for one sampling of one batch: calls come in the order of sampling.
 
     It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart.
-    It begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the
-    halves decide differently about a part, it is computed for the clips of one. No gradient passes.
+    All begins anew with another batch: clips of another shape, an earlier time than the last, or one more call than `times`.
+    Where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the halves decide differently about a part,
+    it is computed for the clips of one. No gradient passes.
 
     Args:
         model: a DiffusionTransformer.
@@ -82,8 +84,10 @@ class _Sampling:
     ) -> None:
         self.model, self.policies, self.count, self.seed, self.tally = model, policies, count, seed, tally
         self.number, self.on_idle = 0, on_idle
+        self._batch: tuple = ()  # shape of its clips
+        self._u = 1.0  # of the last call
         self._acted: set[str] = set()  # names of policies that had an effect
-        self._states: dict[str, tuple[tuple, Grid | None, list[Policy]]] = {}  # shape, grid and policies of each half
+        self._states: dict[str, tuple[Grid | None, list[Policy]]] = {}  # grid and policies of each half
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
@@ -92,6 +96,10 @@ class _Sampling:
         spec = self.model.spec
         u = decide(lambda time: time, t, told, "apart, where a saving decides for all clips of a call")
         sparse = Grid(*(grid or spec.sparse_grid)) if spec.is_sparse else None
+        batch = (len(x) // len(told.halves), *x.shape[1:])
+        if batch != self._batch or u > self._u + TIME_ERROR or self.number == self.count:
+            self.number, self._batch, self._states = 0, batch, {}
+        self._u = u
         call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed)
         self.number += 1
         output = self._called(call, x, t, told, cond)
@@ -100,10 +108,10 @@ class _Sampling:
         return output
 
     def _called(self, call: Call, x: Tensor, t: Tensor, told: Told, cond: dict) -> Tensor:
-        clips = len(x) // len(told.halves)
+        clips, *_ = self._batch
         together: dict[Grid | None, list[_Half]] = {}  # halves by their grid: those of one grid are one call of the model
         for index, half in enumerate(told.halves):
-            policies = self._policies(half, (clips, *x.shape[1:]))
+            policies = self._policies(half)
             own = self._with_grid_of(half, call, policies)
             if half == NULL and (passing := [policy.name for policy in policies if not policy.computes_null(own)]):
                 self._acted.update(passing)
@@ -123,7 +131,7 @@ class _Sampling:
         if told.halves != BOTH_HALVES:
             return outputs[told.halves[0]]
         null = outputs.get(NULL)
-        for policy in self._states[NULL][2]:
+        for policy in self._states[NULL][1]:
             null = policy.null_output(call, outputs["conditional"], null)
         return torch.cat([outputs["conditional"], null])
 
@@ -140,21 +148,20 @@ class _Sampling:
         """Whether a policy has a say in the output of the half without a class."""
         return any(policy.decides_null for policy in self.policies)
 
-    def _policies(self, half: str, shape: tuple) -> list[Policy]:
-        """The half's policies; with another batch they begin anew."""
-        known = self._states.get(half)
-        if known is None or known[0] != shape:
-            self._states[half] = (shape, None, [policy.fresh(half) for policy in self.policies])
-        return self._states[half][2]
+    def _policies(self, half: str) -> list[Policy]:
+        """The half's policies."""
+        if half not in self._states:
+            self._states[half] = (None, [policy.fresh(half) for policy in self.policies])
+        return self._states[half][1]
 
     def _begin(self, half: str, call: Call) -> None:
         """Tell a half's policies that a call begins."""
-        shape, grid, policies = self._states[half]
+        grid, policies = self._states[half]
         for policy in policies:
             if grid is not None and grid != call.sparse:
                 policy.forget(SPARSE_KINDS)
             policy.begin(call)
-        self._states[half] = (shape, call.sparse, policies)
+        self._states[half] = (call.sparse, policies)
 
     def _compute(self, call: Call, halves: Sequence[_Half], x: Tensor, t: Tensor, cond: dict) -> Tensor:
         if self.tally is not None:

@@ -12,7 +12,7 @@ from every import FAMILIES, LABELS, LATTE, LINES, STEPS, TABLE, all_options, lat
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
+from sparsevid.diffusion.samplers import SAMPLERS, Model, sampler_times
 from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.savings import parse_saving, saved
@@ -140,6 +140,20 @@ def called(spec: ModelSpec, text: str, *calls: tuple, count: int = 8) -> Iterato
         x, t = latents(spec, clips, side), torch.full((clips,), 999 * u)
         given = {"labels": LABELS[:1].expand(clips)} | ({"grid": grid} if spec.is_sparse else {})
         yield saving(x, t, **given), model(x, t, **given)
+
+
+@pytest.mark.parametrize("name, text", CASES)
+@pytest.mark.parametrize("clips", [2, 1])
+def test_a_model_that_is_used_for_a_second_batch_begins_anew(name, text, clips):
+    spec = replace(MODELS[name], learn_sigma=False)
+    again, alone = (saved(network(spec), [made(text, spec)], sampler_times("euler", 5)) for _ in range(2))
+
+    def sampled(called: Model, clips: int) -> Tensor:
+        x = latents(spec)[:clips]
+        return SAMPLERS["euler"](with_guidance(called, 2.0, 5, interval=(0.3, 0.7)), x, 5, labels=LABELS[:clips])
+
+    sampled(again, 2)
+    assert torch.equal(sampled(again, clips), sampled(alone, clips))
 
 
 @pytest.mark.parametrize("name, text", CASES)
