@@ -1,5 +1,6 @@
 """What a sampler calls of a model: its layers one by one, compiled, or replayed as CUDA graphs; or what savings leave of it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,11 +16,12 @@ from sparsevid.models.graphs import GraphedModel
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings.base import Policy
 from sparsevid.savings.fits import fits_folder
-from sparsevid.savings.options import parse_savings
+from sparsevid.savings.options import SAVINGS, parse_saving, parse_savings
 from sparsevid.savings.saved import saved
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.schedule import TokenSchedule, stage_at
+from sparsevid.system.distributed import is_main
 from sparsevid.system.logging import get_logger
 
 INSIDE_OF_LAYERS = {"attention", "mlp"}  # points at which a compiled layer cannot be asked
@@ -95,7 +97,8 @@ class Networks:
         """The model without what savings leave out: no CUDA graph, which would compute all, no layer that cannot be asked."""
         acting = [saving for saving in savings if not saving.changes_nothing]
         inside = [saving for saving in acting if INSIDE_OF_LAYERS.intersection(saving.points)]
-        model = saved(self.model if inside else self.layers, savings, sampling.times(), seed=sampling.seed, tally=tally)
+        layers, told = self.model if inside else self.layers, {"tally": tally, "on_idle": self._tell_idle}
+        model = saved(layers, savings, sampling.times(), seed=sampling.seed, **told)
         if not acting and tally is None:
             return self.graphs if graphed else self.layers
         if graphed:
@@ -104,12 +107,25 @@ class Networks:
             self._tell("what acts inside of layers takes those that are not compiled", inside)
         return model
 
+    def tell_dropped(self, given: Sequence[str], sampling: Sampling) -> None:
+        """Log which of the savings that were given are not in the settings that came of them, once."""
+        for saving in [saving for saving in map(parse_saving, given) if str(saving) not in sampling.savings]:
+            reason = "with these options" if saving.changes_nothing else "without guidance"
+            self._tell_once(f"saving {saving}: it leaves nothing out {reason}", logging.WARNING)
+
+    def _tell_idle(self, savings: Sequence[Policy]) -> None:
+        """Log which savings had no effect on a whole sampling, once."""
+        for saving in [saving for saving in savings if saving.name in SAVINGS]:
+            self._tell_once(f"saving {saving}: it left nothing out of a batch, in none of its calls", logging.WARNING)
+
     def _tell(self, what: str, savings: Sequence[Policy]) -> None:
         """Log a way that is taken instead of another, once."""
-        message = f"{', '.join(f'saving {saving.name}' for saving in savings) or 'counting'}: {what}"
-        if message not in self._told:
+        self._tell_once(f"{', '.join(f'saving {saving.name}' for saving in savings) or 'counting'}: {what}", logging.INFO)
+
+    def _tell_once(self, message: str, level: int) -> None:
+        if message not in self._told and is_main():
             self._told.add(message)
-            logger.info(message)
+            logger.log(level, message)
 
 
 def first_calls(sampling: Sampling, schedule: TokenSchedule | None, graphed: bool) -> list[tuple[Sampling, list[float]]]:

@@ -27,7 +27,7 @@ from sparsevid.generation.sampling import (
     class_labels,
     class_names,
     latent_size,
-    saving_texts,
+    listed_savings,
     time_interval,
     token_schedule,
     whole_number,
@@ -77,7 +77,7 @@ class VideoPipeline:
         self.compiled, self.graph, self.tf32 = compile, graph, False
         self.weights_file: Path | None = None
         self.autoencoder_fingerprint: str | None = None
-        self._savings = None if savings is None else saving_texts(savings)
+        self._savings = None if savings is None else listed_savings(savings)
         self._networks = Networks(model, compile)
 
     @classmethod
@@ -238,9 +238,8 @@ class VideoPipeline:
         guided = bool(spec.num_classes)  # else the config's interval and channels mean nothing
         interval = defaults.guidance_interval if guidance_interval is None and guided else guidance_interval
         channels = defaults.guidance_channels if guidance_channels is None and guided else guidance_channels
-        own = self._savings if savings is None else saving_texts(savings)
-        usual = "paper" if self.schedule is not None else "constant"
-        chosen = Sampling(
+        own = self._savings if savings is None else listed_savings(savings)
+        named = Sampling(
             sampler=sampler or self.default_sampler,
             steps=whole_number("steps", defaults.steps if steps is None else steps),
             seed=seed,
@@ -249,17 +248,18 @@ class VideoPipeline:
             guidance=float(defaults.guidance if guidance is None else guidance),
             guidance_interval=None if interval is None else time_interval(interval),
             guidance_channels=None if channels is None else whole_number("guidance_channels", channels),
-            schedule=schedule or (usual if spec.is_sparse else "off"),
-            savings=saving_texts(defaults.savings) if own is None else own,
+            schedule=schedule or ("off" if not spec.is_sparse else "constant" if self.schedule is None else "paper"),
+            savings=listed_savings(defaults.savings) if own is None else own,
             eta=float(eta),
             input_size=latent_size(spec, self.autoencoder.factor, size, frames),
         )
-        chosen = check_sampling(chosen, spec, self.config.objective)
+        chosen = check_sampling(named, spec, self.config.objective)
         try:
             self.denoiser(chosen)  # raises for an interval, a grid or a saving that cannot be
         except SavingError as error:
             whose = " (by sample.savings of the run's config; --saving none, in Python savings=[], takes none)"
             raise SavingError(f"{error}{whose if own is None else ''}") from error
+        self._networks.tell_dropped(named.savings, chosen)
         return chosen
 
     def batches(self, indices: Sequence[int], *, show_progress: bool = True, **options) -> Iterator[tuple[list[int], Tensor]]:

@@ -90,7 +90,8 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
         objective: that the model was trained with.
 
     Returns:
-        The settings; guidance of scale 1 without interval, channels and savings of its own, for they mean nothing then.
+        The settings; savings as `saving_texts` gives them; guidance of scale 1 without interval, channels and savings of its
+        own, for they mean nothing then.
 
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
@@ -110,8 +111,9 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
         raise ValueError(f"eta = {sampling.eta}; it lies in [0, 1]")
     _check_tokens(sampling, spec)
     _check_guidance(sampling, spec, objective.label_dropout)
+    sampling = replace(sampling, savings=saving_texts(sampling.savings))
     if sampling.guidance == 1.0:
-        savings = tuple(str(each) for each in parse_savings(sampling.savings) if each.family != "guidance")
+        savings = tuple(text for text in sampling.savings if parse_saving(text).family != "guidance")
         return replace(sampling, guidance_interval=None, guidance_channels=None, savings=savings)
     return sampling
 
@@ -133,13 +135,24 @@ def check_finite(latents: Tensor, indices: Sequence[int]) -> None:
         )
 
 
+def listed_savings(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Savings as they were given, one or several.
+
+    Raises:
+        SavingError: what is no text; no such saving or option, with the nearest; or savings that do not go together.
+    """
+    texts = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    parse_savings(texts)
+    return texts
+
+
 def saving_texts(given: Sequence[str] | str) -> tuple[str, ...]:
     """Savings as they are recorded: with every option, in the order of their names, without those that change nothing.
 
     Raises:
-        SavingError: no such saving or option, with the nearest, or savings that do not go together.
+        SavingError: as `listed_savings`.
     """
-    return tuple(map(str, parse_savings([given] if isinstance(given, str) else given)))
+    return tuple(map(str, parse_savings(listed_savings(given))))
 
 
 def whole_number(name: str, value: object) -> int:

@@ -92,12 +92,11 @@ class Stack(Part):
         self._first_input: Tensor | None = None
         self._whole: tuple[Stack, slice] | None = None  # of which this is for some of the clips
 
-    def first(self) -> Tensor:
+    def first(self) -> Tokens:
         """What the first layer gives; it is computed once, for all clips, also if all layers are computed later."""
         if self._begun is None and self._whole is not None:
             self._whole[0].first()
-        tokens = self._first_tokens()
-        return tokens.x if tokens.s is None else tokens.s
+        return self._first_tokens()
 
     @property
     def is_begun(self) -> bool:

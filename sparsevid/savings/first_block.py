@@ -2,6 +2,9 @@
 
 The change is that of the first layer's residual, mean|now − then| / mean|then|, to the last call that computed all. It needs no
 fit. One number is taken over all clips of the batch: they share the decision.
+
+Where the first layer is an M, its residual is that of the sparse tokens, and all is computed where their grid changes. A layer
+that adds nothing at all tells nothing: all is computed then.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Policy, at_least, relative_change
+from sparsevid.savings.base import Call, Policy, at_least, relative_change
 
 
 @dataclass
@@ -23,6 +26,7 @@ class FirstBlock(Policy):
     threshold: float = 0.05
     _residual: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # of the first layer, then
     _rest: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # what the others added, then
+    _first_kind: str = field(init=False, default="", repr=False, compare=False)  # of layer
 
     def __post_init__(self) -> None:
         at_least(self.threshold, 0, "threshold", self)
@@ -31,15 +35,26 @@ class FirstBlock(Policy):
     def changes_nothing(self) -> bool:
         return self.threshold == 0
 
+    def begin(self, call: Call) -> None:
+        self._first_kind = call.spec.parsed_layout.kinds[0]
+
+    def forget(self, kinds: str) -> None:
+        super().forget(kinds)
+        if self._first_kind in kinds:
+            self._residual = self._rest = None
+
     def reuse(self, place: Place, part: Stack) -> Tensor | None:
-        if self._rest is None or relative_change(_residual(part), self._residual) >= self.threshold:
+        if self._rest is None or not relative_change(_residual(part), self._residual) < self.threshold:
             return None
-        return (part.first().float() + self._rest).to(part.first().dtype)
+        x = part.first().x
+        return (x.float() + self._rest).to(x.dtype)
 
     def keep(self, place: Place, part: Part, output: Tensor) -> None:
         self._residual = _residual(part)
-        self._rest = output.float() - part.first().float()
+        self._rest = output.float() - part.first().x.float()
 
 
 def _residual(part: Stack) -> Tensor:
-    return part.first().float() - part.inputs()[0].float()
+    """Of the first layer's tokens, dense or sparse."""
+    x, s, pooled = part.first()
+    return x.float() - part.inputs()[0].float() if s is None else s.float() - pooled.float()

@@ -1,6 +1,7 @@
 """Savings by name and options, as they are typed: `static:every=2`."""
 
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -22,7 +23,8 @@ from sparsevid.savings.teacache import TeaCache
 
 POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
 SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
-_GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
+DIGITS = 9  # of a whole number, at most
+_GRID = re.compile(rf"[1-9]\d{{0,{DIGITS - 1}}}(x[1-9]\d{{0,{DIGITS - 1}}}){{2}}")
 
 
 def parse_saving(text: str) -> Policy:
@@ -31,6 +33,8 @@ def parse_saving(text: str) -> Policy:
     Raises:
         SavingError: no such saving or option, with the nearest, or a value that the option does not take.
     """
+    if not isinstance(text, str):
+        raise SavingError(f"a saving is given as text, such as static:every=2, got {text!r}")
     name, _, options = text.partition(":")
     if name not in SAVINGS:
         raise SavingError(f"no saving {name!r}{_nearest(name, SAVINGS)}; accepted are {', '.join(SAVINGS)}")
@@ -101,9 +105,12 @@ def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
 def _read(name: str, key: str, value: str, kind: Any) -> Any:
     """A value of the option's type."""
     kinds = get_args(kind) or (kind,)
-    readers = {int: (r"[+-]?\d+", int, "a whole number"), float: (r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", float, "a number")}
+    readers = {
+        int: (rf"[+-]?\d{{1,{DIGITS}}}", int, "a whole number"),
+        float: (r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", float, "a number"),
+    }
     for each, (pattern, read, _) in readers.items():
-        if each in kinds and re.fullmatch(pattern, value, re.IGNORECASE):
+        if each in kinds and re.fullmatch(pattern, value, re.IGNORECASE) and math.isfinite(read(value)):
             return read(value)
     if bool in kinds and value in ("on", "off"):
         return value == "on"

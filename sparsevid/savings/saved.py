@@ -3,7 +3,7 @@
 Dimensions: B clips, C latent channels, T frames, H×W latent height and width.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from sparsevid.savings.base import NULL, Call, Policy, SavingError
 from sparsevid.savings.options import check_together
 from sparsevid.savings.tally import Tally, part_macs
 from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.schedule import TIME_ERROR
 
 SPARSE_KINDS = "MS"  # kinds of layers whose output has the sparse grid
 
@@ -27,12 +28,14 @@ def saved(
     *,
     seed: int = 0,
     tally: Tally | None = None,
+    on_idle: Callable[[list[Policy]], object] = lambda idle: None,
 ) -> TimedModel:
     """A model that leaves out what these savings say, for one sampling of one batch: calls come in the order of sampling.
 
     It goes inside of `with_token_schedule` and `with_guidance`. What a policy remembers it has for each half of guidance apart.
-    It begins anew with another batch; where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the
-    halves decide differently about a part, it is computed for the clips of one. No gradient passes.
+    All begins anew with another batch: clips of another shape, an earlier time than the last, or one more call than `times`.
+    Where the sparse grid changes, what belongs to sparse tokens is forgotten. Where the halves decide differently about a part,
+    it is computed for the clips of one. No gradient passes.
 
     Args:
         model: a DiffusionTransformer.
@@ -41,6 +44,7 @@ def saved(
             two calls a step count as two.
         seed: of what a policy draws.
         tally: counts what is computed.
+        on_idle: told at the last call, where `times` say which that is, the savings that had no effect in any call.
 
     Raises:
         SavingError: a saving does not fit the model or another one, or lacks what it needs.
@@ -55,7 +59,7 @@ def saved(
             )
     policies = [policy for policy in policies if not policy.changes_nothing]
     policies.sort(key=lambda policy: policy.family != "guidance")  # what a half passes over, no other policy has to know of
-    return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally))
+    return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally, on_idle))
 
 
 class _Half(NamedTuple):
@@ -69,10 +73,21 @@ class _Half(NamedTuple):
 class _Sampling:
     """The calls of one sampling."""
 
-    def __init__(self, model: Model, policies: Sequence[Policy], count: int | None, seed: int, tally: Tally | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        policies: Sequence[Policy],
+        count: int | None,
+        seed: int,
+        tally: Tally | None,
+        on_idle: Callable[[list[Policy]], object],
+    ) -> None:
         self.model, self.policies, self.count, self.seed, self.tally = model, policies, count, seed, tally
-        self.number = 0
-        self._states: dict[str, tuple[tuple, Grid | None, list[Policy]]] = {}  # shape, grid and policies of each half
+        self.number, self.on_idle = 0, on_idle
+        self._batch: tuple = ()  # shape of its clips
+        self._u = 1.0  # of the last call
+        self._acted: set[str] = set()  # names of policies that had an effect
+        self._states: dict[str, tuple[Grid | None, list[Policy]]] = {}  # grid and policies of each half
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
@@ -81,14 +96,25 @@ class _Sampling:
         spec = self.model.spec
         u = decide(lambda time: time, t, told, "apart, where a saving decides for all clips of a call")
         sparse = Grid(*(grid or spec.sparse_grid)) if spec.is_sparse else None
+        batch = (len(x) // len(told.halves), *x.shape[1:])
+        if batch != self._batch or u > self._u + TIME_ERROR or self.number == self.count:
+            self.number, self._batch, self._states = 0, batch, {}
+        self._u = u
         call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed)
         self.number += 1
-        clips = len(x) // len(told.halves)
+        output = self._called(call, x, t, told, cond)
+        if call.is_last and (idle := [policy for policy in self.policies if policy.name not in self._acted]):
+            self.on_idle(idle)
+        return output
+
+    def _called(self, call: Call, x: Tensor, t: Tensor, told: Told, cond: dict) -> Tensor:
+        clips, *_ = self._batch
         together: dict[Grid | None, list[_Half]] = {}  # halves by their grid: those of one grid are one call of the model
         for index, half in enumerate(told.halves):
-            policies = self._policies(half, (clips, *x.shape[1:]))
-            own = _grid_of(half, call, policies)
-            if half == NULL and not all(policy.computes_null(own) for policy in policies):
+            policies = self._policies(half)
+            own = self._with_grid_of(half, call, policies)
+            if half == NULL and (passing := [policy.name for policy in policies if not policy.computes_null(own)]):
+                self._acted.update(passing)
                 if self.tally is not None:
                     self.tally.add_left_out_clips(own, clips)
                 continue
@@ -105,44 +131,52 @@ class _Sampling:
         if told.halves != BOTH_HALVES:
             return outputs[told.halves[0]]
         null = outputs.get(NULL)
-        for policy in self._states[NULL][2]:
+        for policy in self._states[NULL][1]:
             null = policy.null_output(call, outputs["conditional"], null)
         return torch.cat([outputs["conditional"], null])
+
+    def _with_grid_of(self, half: str, call: Call, policies: Sequence[Policy]) -> Call:
+        """The call with the half's own sparse grid."""
+        grid = call.sparse
+        for policy in policies if half == NULL and grid is not None else ():
+            usual, grid = grid, policy.null_grid(grid)
+            if grid != usual:
+                self._acted.add(policy.name)
+        return call._replace(sparse=grid)
 
     def _guides(self) -> bool:
         """Whether a policy has a say in the output of the half without a class."""
         return any(policy.decides_null for policy in self.policies)
 
-    def _policies(self, half: str, shape: tuple) -> list[Policy]:
-        """The half's policies; with another batch they begin anew."""
-        known = self._states.get(half)
-        if known is None or known[0] != shape:
-            self._states[half] = (shape, None, [policy.fresh(half) for policy in self.policies])
-        return self._states[half][2]
+    def _policies(self, half: str) -> list[Policy]:
+        """The half's policies."""
+        if half not in self._states:
+            self._states[half] = (None, [policy.fresh(half) for policy in self.policies])
+        return self._states[half][1]
 
     def _begin(self, half: str, call: Call) -> None:
         """Tell a half's policies that a call begins."""
-        shape, grid, policies = self._states[half]
+        grid, policies = self._states[half]
         for policy in policies:
             if grid is not None and grid != call.sparse:
                 policy.forget(SPARSE_KINDS)
             policy.begin(call)
-        self._states[half] = (shape, call.sparse, policies)
+        self._states[half] = (call.sparse, policies)
 
     def _compute(self, call: Call, halves: Sequence[_Half], x: Tensor, t: Tensor, cond: dict) -> Tensor:
         if self.tally is not None:
             self.tally.add_call(call, len(x))
         clips = halves[0].rows.stop - halves[0].rows.start
         halves = [half._replace(rows=slice(i * clips, (i + 1) * clips)) for i, half in enumerate(halves)]
-        saving = _OneCall(call, halves, self.tally) if self.policies else None
+        saving = _OneCall(call, halves, self.tally, self._acted) if self.policies else None
         return self.model(x, t, grid=call.sparse, saving=saving, **cond)
 
 
 class _OneCall:
     """The `models.saving.Saving` of one call of the model."""
 
-    def __init__(self, call: Call, halves: Sequence[_Half], tally: Tally | None) -> None:
-        self.call, self._present, self.tally = call, halves, tally
+    def __init__(self, call: Call, halves: Sequence[_Half], tally: Tally | None, acted: set[str]) -> None:
+        self.call, self._present, self.tally, self._acted = call, halves, tally, acted
         policies = halves[0].policies
         self.points: Collection[str] = {point for policy in policies for point in policy.points}
         self.differences = any(policy.differences for policy in policies)
@@ -178,14 +212,19 @@ class _OneCall:
 
     def _reused(self, half: _Half, place: Place, part: Part) -> Tensor | None:
         """The first thing that one of the half's policies has for the part."""
-        found = (policy.reuse(place, part) for policy in self._asked(half, place))
-        return next((output for output in found if output is not None), None)
+        for policy in self._asked(half, place):
+            if (output := policy.reuse(place, part)) is not None:
+                self._acted.add(policy.name)
+                return output
+        return None
 
     def _computed(self, place: Place, part: Part, halves: Sequence[_Half]) -> Tensor:
         """The part for these halves' clips, in the form that the policies give it, which is the same in both halves."""
         policies = self._asked(halves[0], place)
         for policy in policies:
-            part = policy.changed(place, part)
+            usual, part = part, policy.changed(place, part)
+            if part is not usual:
+                self._acted.add(policy.name)
         before, clips = self._present, halves[0].rows.stop - halves[0].rows.start
         # What is inside of the part is asked about for these clips only.
         self._present = [half._replace(rows=slice(i * clips, (i + 1) * clips)) for i, half in enumerate(halves)]
@@ -197,11 +236,3 @@ class _OneCall:
                 now = policy.macs(place, self.call, now)
             self.tally.change(usual, now, len(output))
         return output
-
-
-def _grid_of(half: str, call: Call, policies: Sequence[Policy]) -> Call:
-    """The call with the half's own sparse grid."""
-    grid = call.sparse
-    for policy in policies if half == NULL and grid is not None else ():
-        grid = policy.null_grid(grid)
-    return call._replace(sparse=grid)

@@ -105,6 +105,48 @@ def test_savings_that_cannot_be_are_named_before_anything_is_computed(pipeline, 
         pipeline.sampling(savings=savings, guidance=2.0)
 
 
+@pytest.mark.parametrize("savings", [3, [3], [None], parse_saving("static"), [parse_saving("static")]], ids=str)
+def test_what_is_no_text_is_refused_as_a_saving(checkpoint, pipeline, savings):
+    with pytest.raises(SavingError, match="a saving is given as text, such as static:every=2, got"):
+        pipeline.sampling(savings=savings)
+    with pytest.raises(SavingError, match="a saving is given as text"):
+        VideoPipeline.from_pretrained(checkpoint, savings=savings)
+
+
+@pytest.mark.parametrize(
+    "savings",
+    ["guidance:grid=2x4x6", "merging:ratio=0.01", "foresight:warmup=1", "faster:start=1", "first_block:threshold=1e-9"],
+)
+def test_savings_without_effect_are_named_once(checkpoint, savings, caplog):
+    own = VideoPipeline.from_pretrained(checkpoint)
+    for _ in range(2):
+        found = latents_of(own, savings=["steps:every=2", savings] if "guid" in savings or "merg" in savings else savings)
+        own.denoise([0, 1], own.sampling(**GUIDED, savings=["static", "guidance:every=2"]))
+    assert found.isfinite().all()
+    told = [record.message for record in caplog.records if "left nothing out" in record.message]
+    assert told == [f"saving {parse_saving(savings)}: it left nothing out of a batch, in none of its calls"]
+
+
+@pytest.mark.parametrize(
+    ("savings", "options", "reason"),
+    [
+        ("guidance", GUIDED, "saving guidance:every=1,sparse=on: it leaves nothing out with these options"),
+        ("teacache:threshold=0", {}, "saving teacache:threshold=0.0: it leaves nothing out with these options"),
+        (BOTH, {}, f"saving {BOTH[0]}: it leaves nothing out without guidance"),
+    ],
+    ids=str,
+)
+def test_savings_that_are_left_out_of_the_settings_are_named(checkpoint, savings, options, reason, caplog):
+    for own, given in (
+        (VideoPipeline.from_pretrained(checkpoint), {"savings": savings}),
+        (VideoPipeline.from_pretrained(checkpoint, savings=savings), {}),
+    ):
+        caplog.clear()
+        for _ in range(2):
+            own.sampling(**options, **given)
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [reason]
+
+
 def test_a_config_that_asks_a_dense_model_for_sparse_layers_says_so(configured, tmp_path):
     dense = write_checkpoint(tmp_path / "dense", SPEC.dense())
     made = VideoPipeline.from_pretrained(configured("  savings: [steps]\n", dense))

@@ -12,7 +12,7 @@ from every import FAMILIES, LABELS, LATTE, LINES, STEPS, TABLE, all_options, lat
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
+from sparsevid.diffusion.samplers import SAMPLERS, Model, sampler_times
 from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.savings import parse_saving, saved
@@ -105,6 +105,15 @@ def test_counted_equals_counted_for_images(family):
         counted(FAMILIES[family], text, sampler="heun", steps=3, interval=(0.3, 0.8))
 
 
+@pytest.mark.parametrize("name", SAVINGS)
+def test_the_first_layer_may_be_one_of_sparse_tokens(name):
+    """Also where their grid changes."""
+    spec = replace(SPARSE, layout="1M2S1R1D")
+    assert counted(spec, options(spec, name)[0], interval=(0.3, 0.8)).macs < counted(spec, interval=(0.3, 0.8)).macs
+    for text in LINES[name].nothing:
+        assert torch.equal(sample(spec, [f"{name}:{text}"]), plain(spec))
+
+
 @pytest.mark.parametrize("name", CACHES)
 def test_counted_equals_counted_of_three_that_go_together(name):
     """A cache, merging and guidance, in both orders."""
@@ -131,6 +140,20 @@ def called(spec: ModelSpec, text: str, *calls: tuple, count: int = 8) -> Iterato
         x, t = latents(spec, clips, side), torch.full((clips,), 999 * u)
         given = {"labels": LABELS[:1].expand(clips)} | ({"grid": grid} if spec.is_sparse else {})
         yield saving(x, t, **given), model(x, t, **given)
+
+
+@pytest.mark.parametrize("name, text", CASES)
+@pytest.mark.parametrize("clips", [2, 1])
+def test_a_model_that_is_used_for_a_second_batch_begins_anew(name, text, clips):
+    spec = replace(MODELS[name], learn_sigma=False)
+    again, alone = (saved(network(spec), [made(text, spec)], sampler_times("euler", 5)) for _ in range(2))
+
+    def sampled(called: Model, clips: int) -> Tensor:
+        x = latents(spec)[:clips]
+        return SAMPLERS["euler"](with_guidance(called, 2.0, 5, interval=(0.3, 0.7)), x, 5, labels=LABELS[:clips])
+
+    sampled(again, 2)
+    assert torch.equal(sampled(again, clips), sampled(alone, clips))
 
 
 @pytest.mark.parametrize("name, text", CASES)
@@ -191,7 +214,7 @@ def test_what_is_misspelt_gets_the_nearest(name):
 def test_a_value_that_an_option_does_not_take_is_named_with_what_it_takes(name, option):
     if "str" in str(option.type):
         pytest.skip("takes any text")
-    for value in ("", "?", "1,5", "0x0x0", "nan", "--1", "1e", "yes"):
+    for value in ("", "?", "1,5", "0x0x0", "nan", "--1", "1e", "yes", "1e999", "9" * 5000):
         with pytest.raises(SavingError, match=f"saving {name}: "):
             parse_saving(f"{name}:{option.name}={value}")
     with pytest.raises(

@@ -1,12 +1,16 @@
 """FirstBlockCache: all layers but the first are left out where that one's residual hardly changed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from every import LABELS, LATTE, latents, network
 from scripted import script
 from torch import Tensor
 
 from sparsevid.models.saving import STACK, Stack, Tokens
-from sparsevid.savings import parse_saving
+from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.savings import parse_saving, saved
 
 CALLS = script(40)
 
@@ -46,3 +50,16 @@ def test_decisions_are_those_of_a_straight_writing(threshold):
 def test_a_larger_threshold_computes_less_often():
     counts = [len(led(threshold)[0]) for threshold in (1e-30, 0.1, 0.2, 0.5, 1e9)]
     assert counts == sorted(counts, reverse=True) and counts[0] == len(CALLS) and counts[-1] == 1
+
+
+def test_a_first_layer_that_adds_nothing_tells_nothing():
+    spec = replace(LATTE, layout="1P 3D")
+    model = DiffusionTransformer(spec)
+    model.load_state_dict(network(spec).state_dict())
+    with torch.inference_mode():
+        model.blocks[0].adaLN_modulation[1].weight.zero_()
+        model.blocks[0].adaLN_modulation[1].bias.zero_()
+        model, called = model.eval(), saved(model, parse_saving("first_block:threshold=0.1"))
+        for u in (1.0, 0.8, 0.6):
+            given = latents(spec) + 1 / u, torch.full((2,), 999 * u)
+            assert torch.equal(called(*given, labels=LABELS), model(*given, labels=LABELS))
