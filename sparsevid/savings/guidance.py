@@ -18,8 +18,8 @@ from sparsevid.sparsity.spec import ModelSpec
 
 @dataclass
 class Guidance(Policy):
-    """The half without a class at every `every`-th of the calls in which guidance acts; `sparse=off`: without M and S; `grid`:
-    with this sparse grid, such as 4x6x6, wherever the other half has more tokens.
+    """Computes the half without a class at every `every`-th call in which guidance acts; `sparse=off`: without layers M and S;
+    `grid`: with this sparse grid, such as 4x6x6, wherever the other half has more tokens.
     """
 
     name: ClassVar[str] = "guidance"

@@ -26,9 +26,10 @@ from sparsevid.savings.fits import Fit, FittedPolicy
 
 @dataclass
 class MagCache(FittedPolicy):
-    """All layers are left out while the summed error is below `threshold`, at most `skips` times in a row.
+    """Leaves out all layers while the summed error is below `threshold`, at most `skips` times in a row, once a share `start`
+    of the calls is over.
 
-    `start` is the share of the calls, from the first, that are computed always; threshold 0 or skips 0: all are.
+    Threshold 0 or skips 0: never.
     """
 
     name: ClassVar[str] = "magcache"

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import combinations
@@ -22,6 +23,7 @@ from sparsevid.savings.teacache import TeaCache
 
 POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
 SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
+LIST_WIDTH = 120  # columns
 _GRID = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
@@ -39,10 +41,11 @@ def parse_saving(text: str) -> Policy:
     values = {}
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
+        if not equals and key not in known:
+            accepted = ", ".join(f"{each}=…" for each in known)
+            raise SavingError(f"saving {name}: {option!r} is no option with its value; accepted are {accepted}")
         if key not in known:
-            raise SavingError(
-                f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}"
-            )
+            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known)}")
         if not equals:
             raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
         if key in values:
@@ -84,12 +87,13 @@ def parse_savings(texts: Sequence[str]) -> list[Policy]:
 
 
 def list_savings() -> str:
-    """A line for each saving: its name with all options and their defaults, and what it leaves out."""
+    """Each saving with all options and their defaults, as it is typed, and below it what it does."""
     rows = []
     for made in (policy() for policy in SAVINGS.values()):
         unset = [each.name for each in options_of(type(made)) if getattr(made, each.name) is None]
         words = inspect.getdoc(made).partition("\n\n")[0].split()
-        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}\n      {' '.join(words)}")
+        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}")
+        rows.append(textwrap.fill(" ".join(words), LIST_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(rows)
 
 
