@@ -87,9 +87,12 @@ def run(args: argparse.Namespace) -> int:
     for fit in fits:
         if fit.quality["r2"] < POOR:
             logger.warning(
-                "%s: the fit explains little of what was measured; its thresholds say little of this model", fit.saving
+                "%s: the fit explains little of what was measured, and a threshold says little of this model: hold it against "
+                "fewer steps, by `sparsevid benchmark savings`",
+                fit.saving,
             )
-    logger.info("%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), folder)
+    pictures = ", with pictures," if args.plot == "on" else ""
+    logger.info("%s%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), pictures, folder)
     return 0
 
 
@@ -124,7 +127,7 @@ def _write(fit: "Fit", folder: Path, draws: bool) -> None:
 def _print(fits: Sequence["Fit"], measured: Sequence["Measured"], title: str) -> None:
     from sparsevid.savings.calibrate import thresholds_left_out
 
-    columns = ["fit", "points", "R²", "correlation", *(f"left out at {threshold:g}" for threshold in THRESHOLDS)]
+    columns = ["fit", "points", "R²", "correlation", *(f"calls left out at {threshold:g}" for threshold in THRESHOLDS)]
     rows = []
     for fit in fits:
         shares = [f"{share:.0%}" for share in thresholds_left_out(fit, THRESHOLDS, measured)]
