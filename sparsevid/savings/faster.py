@@ -20,8 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import NULL
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import NULL, Call, Policy, SavingError, at_least
+from sparsevid.savings.base import Call, Policy, SavingError, at_least
 
 GROWTH = 1.1  # of a difference, a call
 LOW_TIMES = (99, 901)  # timesteps, exclusive

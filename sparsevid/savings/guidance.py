@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import NULL
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import NULL, Call, Every, Policy, SavingError, at_least
+from sparsevid.savings.base import Call, Every, Policy, SavingError, at_least
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 

@@ -34,6 +34,8 @@ def parse_saving(text: str) -> Policy:
         SavingError: no such saving or option, with the nearest, or a value that the option does not take.
     """
     name, _, options = text.partition(":")
+    if name == "none":
+        raise SavingError("no saving 'none': none at all is an empty list, and on the command line `--saving none` alone")
     if name not in SAVINGS:
         raise SavingError(f"no saving {name!r}{_nearest(name, SAVINGS)}; accepted are {', '.join(SAVINGS)}")
     policy = SAVINGS[name]
@@ -115,7 +117,6 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         return tuple(map(int, value.split("x")))
     if str in kinds:
         return value
-    wanted = (
-        "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
-    )
+    numbers = [words for each, (_, _, words) in readers.items() if each in kinds]
+    wanted = "on or off" if bool in kinds else numbers[0] if numbers else "TxHxW, such as 4x6x6"
     raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")

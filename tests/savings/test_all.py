@@ -32,7 +32,7 @@ from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.savings import parse_saving, saved
 from sparsevid.savings.base import SavingError, options_of
-from sparsevid.savings.options import LIST_WIDTH, SAVINGS, check_together, list_savings
+from sparsevid.savings.options import LIST_WIDTH, SAVINGS, check_together, list_savings, parse_savings
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -194,6 +194,18 @@ def test_what_is_misspelt_gets_the_nearest(name):
     for option in (each.name for each in options_of(SAVINGS[name])):
         with pytest.raises(SavingError, match=f"saving {name}: no option .* did you mean '{option}'.* accepted are .*{option}"):
             parse_saving(f"{name}:{option}z=1")
+
+
+def test_none_at_all_is_said_to_be_an_empty_list():
+    for texts in (["none"], ["static", "none"]):
+        with pytest.raises(SavingError, match="no saving 'none': none at all is an empty list.*`--saving none` alone"):
+            parse_savings(texts)
+
+
+@pytest.mark.parametrize("savings", ["static:every=2", ["static:every=2"], [parse_saving("static"), "merging"]])
+def test_the_text_of_a_saving_is_not_one(savings):
+    with pytest.raises(TypeError, match="savings are as `parse_saving` gives them, got '(static:every=2|merging)'"):
+        saved(network(LATTE), savings)
 
 
 @pytest.mark.parametrize("name", SAVINGS)
