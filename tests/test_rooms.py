@@ -104,6 +104,12 @@ def test_a_room_says_what_it_is_for_and_what_it_may_import(room):
         assert set(re.findall(r"`([a-z/]+)`", named[1])) == found - {room}
 
 
+def test_each_test_file_has_a_name_of_its_own():
+    """Files of one name in two folders cannot be collected together; each alone they can."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_readme_shows_the_same_list():
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2].partition("\n## ")[0]
     shown = re.findall(r"^\| `(?:sparsevid/)?([a-z/]+)/` \|", section, re.MULTILINE)

@@ -28,8 +28,8 @@ from sparsevid.system.logging import get_logger, progress
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # sides of the square matrices
 TOLERANCE = 0.15  # a measured ratio this far from the counted one is marked
 PEAK_METHOD = {
-    "cuda": "torch.cuda.max_memory_allocated during one warm forward, less what was allocated before it",
-    "cpu": "high-water mark of the process's resident set (VmHWM) during one warm forward, less its resident set before "
+    "cuda": "torch.cuda.max_memory_allocated during one warm call, less what was allocated before it",
+    "cpu": "high-water mark of the process's resident set (VmHWM) during one warm call, less its resident set before "
     "it (VmRSS), after the C library has given back what it kept",
 }
 logger = get_logger(__name__)

@@ -65,9 +65,10 @@ def savings_lines(measured: SavingsMeasurement, scoring: Scoring, clips: int) ->
         "share of their attentions and MLPs that was computed; most: the row of the most multiply-adds",
         "s/clip: median of the turns from noise to latents, spread: slowest less fastest over it; most / this: of the seconds, "
         "median over the turns; peak: memory of a batch beyond what is held before it, without CUDA graphs",
-        "PSNR (dB), SSIM: to the clips of the same model, noise and steps without a saving, mean over frames",
+        "PSNR (dB), SSIM: to the clips of the same model, noise and steps without a saving, mean over frames; ∞: the same",
         "frontier: no other row costs at most as much and is at most as far, and less in one of the two",
         *measured.plan.notes,
+        *(f"nothing was left out: {case.name}" for case in _idle(measured)),
         *(f"failed: {case.name}: {reason}" for case, reason in measured.failed.items()),
     ]
 
@@ -107,6 +108,12 @@ def write_clips(path: str | Path, measured: SavingsMeasurement, scale: int = 1) 
         # The name last: of a caption that is too long the end is cut.
         captions.append(f"no clips: {name}" if result is None else f"FD {result.score:.1f}: {name}")
     write_board(path, blocks, captions, columns=len(steps))
+
+
+def _idle(measured: SavingsMeasurement) -> list[SavingsCase]:
+    """Rows whose savings left nothing out: they compute what the row without does."""
+    plain = {case: measured.results[case.plain].macs for case in measured.results if case.plain in measured.results}
+    return [case for case, macs in plain.items() if case.savings and measured.results[case].macs == macs]
 
 
 def _sheet(result: SavingsResult, scale: int) -> Image.Image:

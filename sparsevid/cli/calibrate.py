@@ -18,25 +18,21 @@ EXAMPLES = """examples:
 
 A fit belongs to one checkpoint, and lies in the folder `savings` beside its weights, where `sample` finds it.
 """
-SAVINGS = ("teacache", "magcache")
 THRESHOLDS = (0.05, 0.1, 0.2)
 POOR = 0.5  # R² below which a fit is said to be poor
 OPTIONS = ("classes", "sampler", "steps", "guidance", "schedule", "seed", "batch", "size", "frames")
-LABELS = {
-    "teacache": ("relative change of the modulated input", "relative change of the output"),
-    "magcache": ("position in the sampling, 1 = last call", "size of what all layers add, to the call before"),
-}
 logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sparsevid.diffusion.samplers import SAMPLERS
     from sparsevid.generation.sampling import SCHEDULES
+    from sparsevid.savings.calibrate import CALIBRATED
 
     parser.epilog = EXAMPLES
     parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, an exported folder, or a converted model")
-    saving = f"what to fit; may be given again. Default: {' and '.join(SAVINGS)}"
-    parser.add_argument("--saving", action="append", choices=SAVINGS, help=saving)
+    saving = f"what to fit; may be given again. Default: {' and '.join(CALIBRATED)}"
+    parser.add_argument("--saving", action="append", choices=tuple(CALIBRATED), help=saving)
     parser.add_argument("-n", "--samples", type=int, default=16, help="to measure; fits of few say little of others")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
@@ -66,12 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.calibration import fit_all, measure
     from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.savings.calibrate import CALIBRATED
     from sparsevid.savings.fits import fits_folder
     from sparsevid.system.distributed import check_device
 
     if args.samples < 1:
         raise ValueError(f"--samples is at least 1, got {args.samples}")
-    savings = list(dict.fromkeys(args.saving or SAVINGS))
+    savings = list(dict.fromkeys(args.saving or CALIBRATED))
     device = None if args.device is None else check_device(args.device)
     loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder")}
     pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
@@ -87,9 +84,12 @@ def run(args: argparse.Namespace) -> int:
     for fit in fits:
         if fit.quality["r2"] < POOR:
             logger.warning(
-                "%s: the fit explains little of what was measured; its thresholds say little of this model", fit.saving
+                "%s: the fit explains little of what was measured, and a threshold says little of this model: hold it against "
+                "fewer steps, by `sparsevid benchmark savings`",
+                fit.saving,
             )
-    logger.info("%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), folder)
+    pictures = ", with pictures," if args.plot == "on" else ""
+    logger.info("%s%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), pictures, folder)
     return 0
 
 
@@ -110,21 +110,20 @@ def _check_output(folder: Path, savings: Sequence[str], draws: bool, overwrites:
 
 def _write(fit: "Fit", folder: Path, draws: bool) -> None:
     from sparsevid.evaluation.plot import plot_fit
-    from sparsevid.savings.calibrate import curve
+    from sparsevid.savings.calibrate import AXES, curve
     from sparsevid.savings.fits import fit_file
 
     fit.save(fit_file(folder, fit.saving))
     if draws:
-        x, y = LABELS[fit.saving]
         title = f"{fit.saving}: R² {fit.quality['r2']:.3f}, {fit.quality['points']} points"
         path = fit_file(folder, fit.saving).with_suffix(".png")
-        plot_fit(path, fit.points, curve(fit), title=title, labels=(x, y))
+        plot_fit(path, fit.points, curve(fit), title=title, labels=AXES[fit.saving])
 
 
 def _print(fits: Sequence["Fit"], measured: Sequence["Measured"], title: str) -> None:
     from sparsevid.savings.calibrate import thresholds_left_out
 
-    columns = ["fit", "points", "R²", "correlation", *(f"left out at {threshold:g}" for threshold in THRESHOLDS)]
+    columns = ["fit", "points", "R²", "correlation", *(f"calls left out at {threshold:g}" for threshold in THRESHOLDS)]
     rows = []
     for fit in fits:
         shares = [f"{share:.0%}" for share in thresholds_left_out(fit, THRESHOLDS, measured)]

@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%d clips in %s%s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
                     "decode %.1f, write %.1f", report.clips, args.out, more, report.written, sampling.steps, sampling.sampler,
                     pipeline.device, args.dtype, times.total, times.model, times.decode, times.write)  # fmt: skip
+        if report.share is not None:
+            logger.info("%s: %.0f%% of the layers computed", ", ".join(sampling.savings), 100 * report.share)
     shutdown()
     return 0
 

@@ -19,6 +19,8 @@ from sparsevid.sparsity.times import LAST_TIMESTEP
 
 Model = Callable[..., Tensor]
 Progress = Callable[[Iterable], Iterable]
+CONDITIONAL, NULL = "conditional", "null"  # the halves of guidance: with a class, and without
+BOTH_HALVES = (CONDITIONAL, NULL)
 
 
 class Told(NamedTuple):
@@ -26,14 +28,11 @@ class Told(NamedTuple):
 
     Attributes:
         u: diffusion time of all clips; None: it has to be read from t.
-        halves: what the rows are, in equal parts: `conditional`, or under guidance both `conditional` and `null`.
+        halves: what the rows are, in equal parts: one half of guidance, or both; without guidance `CONDITIONAL`.
     """
 
     u: float | None = None
-    halves: tuple[str, ...] = ("conditional",)
-
-
-BOTH_HALVES = ("conditional", "null")
+    halves: tuple[str, ...] = (CONDITIONAL,)
 
 
 class TimedModel:

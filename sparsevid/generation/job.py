@@ -18,6 +18,7 @@ from sparsevid.generation.folder import RECORD, ClipFolder, JobRecord, make_reco
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.generation.stream import StageTimes, Stream
+from sparsevid.savings.tally import Tally
 from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.system.shared import check_shared
@@ -38,12 +39,14 @@ class JobReport:
         written: of these, clips of which this job wrote a file.
         there: clips in the folder; more than `clips` if an earlier job was asked for more.
         times: of this rank.
+        share: of the layers, by their attentions and MLPs, what savings left to this rank; None: without a saving, or no call.
     """
 
     clips: int
     written: int
     there: int
     times: StageTimes
+    share: float | None
 
 
 @peers_may_die("generating clips")
@@ -95,12 +98,13 @@ def generate(
             _on_main(folder, lambda: folder.add_maker(record))
         if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
             pipeline.warm_up(sampling)
-        times = _run(pipeline, sampling, folder, missing, writers, show_progress)
+        tally = Tally()
+        times = _run(pipeline, sampling, folder, missing, writers, show_progress, tally if sampling.savings else None)
         absent = _absent(folder, sampling.batch, num, most)
         _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
     finally:
         folder.end()
-    return JobReport(num, written, most - len(absent), times)
+    return JobReport(num, written, most - len(absent), times, tally.share if tally.asked else None)
 
 
 def _absent(folder: ClipFolder, batch: int, num: int, most: int) -> list[int]:
@@ -144,6 +148,7 @@ def _run(
     missing: dict[int, tuple[str, ...]],
     writers: int,
     show_progress: bool,
+    tally: Tally | None,
 ) -> StageTimes:
     """Denoise the batches of the missing clips one after the other, and leave the rest to the background."""
     times = StageTimes()
@@ -164,7 +169,7 @@ def _run(
         for indices, noise in zip(batches, pipeline.noises(batches, sampling), strict=True):
             wanted = [position for position, index in enumerate(indices) if index in missing]
             with times.measured("model"):
-                latents = pipeline.denoise(indices, sampling, on_step, noise)[wanted]
+                latents = pipeline.denoise(indices, sampling, on_step, noise, tally=tally)[wanted]
                 if latents.is_cuda:
                     torch.cuda.current_stream(latents.device).synchronize()
             stream.put([indices[position] for position in wanted], latents)

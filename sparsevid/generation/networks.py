@@ -81,7 +81,7 @@ class Networks:
             SavingError: savings that do not fit the model or each other, or lack what they need.
             ValueError: a grid that cannot be.
         """
-        model = self._without(savings, sampling, graphed, tally)
+        model = self._saved(savings, sampling, graphed, tally)
         dtype = next(self.model.parameters()).dtype
         if dtype != torch.float32:
             model = in_float32(model, dtype)
@@ -93,10 +93,11 @@ class Networks:
         channels, interval = sampling.guidance_channels, sampling.guidance_interval
         return with_guidance(model, sampling.guidance, self.model.spec.num_classes, channels=channels, interval=interval)
 
-    def _without(self, savings: Sequence[Policy], sampling: Sampling, graphed: bool, tally: Tally | None) -> Model:
-        """The model without what savings leave out: no CUDA graph, which would compute all, no layer that cannot be asked."""
+    def _saved(self, savings: Sequence[Policy], sampling: Sampling, graphed: bool, tally: Tally | None) -> Model:
+        """The model in a form that savings can act on: no CUDA graph, which computes all, and no layer that cannot be asked."""
         acting = [saving for saving in savings if not saving.changes_nothing]
         inside = [saving for saving in acting if INSIDE_OF_LAYERS.intersection(saving.points)]
+        # Also where nothing acts, for it checks the savings.
         layers, told = self.model if inside else self.layers, {"tally": tally, "on_idle": self._tell_idle}
         model = saved(layers, savings, sampling.times(), seed=sampling.seed, **told)
         if not acting and tally is None:

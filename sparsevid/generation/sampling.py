@@ -280,7 +280,10 @@ def _check_guidance(sampling: Sampling, spec: ModelSpec, label_dropout: float) -
     if not math.isfinite(scale):
         raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
     if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None or savings):
-        raise ValueError("guidance needs a class-conditional model; this one is unconditional: leave out all its options")
+        given = f" and the saving {', '.join(savings)}" if savings else ""
+        raise ValueError(
+            f"guidance needs a class-conditional model; this one is unconditional: leave out all its options{given}"
+        )
     if scale != 1.0 and not (spec.no_class and label_dropout):
         reason = (
             "was trained with objective.label_dropout=0, and never saw 'no class', which guidance compares with"

@@ -10,13 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import CONDITIONAL
 from sparsevid.models.saving import Part, Place
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.errors import ExpectedError
-
-NULL = "null"  # the half of guidance without a class, see `diffusion.samplers.Told`
 
 
 class SavingError(ExpectedError, ValueError):
@@ -73,7 +72,7 @@ class Policy:
     decides_null: ClassVar[bool] = False  # whether it has a say about the half without a class; of those a sampling takes one
 
     kept: dict[Place, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
-    half: str = field(init=False, default="conditional", repr=False, compare=False)
+    half: str = field(init=False, default=CONDITIONAL, repr=False, compare=False)
 
     @property
     def changes_nothing(self) -> bool:

@@ -20,8 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import NULL
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import NULL, Call, Policy, SavingError, at_least
+from sparsevid.savings.base import Call, Policy, SavingError, at_least
 
 GROWTH = 1.1  # of a difference, a call
 LOW_TIMES = (99, 901)  # timesteps, exclusive
@@ -31,7 +32,9 @@ LOW_RADIUS = 5  # low are frequencies up to a fifth of the smaller side
 
 @dataclass
 class Faster(Policy):
-    """From a share `start` of the calls on: attentions at each `every`-th, the half without a class at each `null_every`-th."""
+    """Computes attentions at every `every`-th call, the half without a class at every `null_every`-th, and extrapolates both in
+    between, from a share `start` of the calls on.
+    """
 
     name: ClassVar[str] = "faster"
     points: ClassVar = ("attention",)
@@ -40,7 +43,7 @@ class Faster(Policy):
 
     every: int = 2
     null_every: int = 5
-    start: float = 1 / 3
+    start: float = 0.33
     _since: int = field(init=False, default=0, repr=False, compare=False)  # calls after the first that may leave out
     _weight: float = field(init=False, default=0.0, repr=False, compare=False)
     _low: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # null − conditional, weighted

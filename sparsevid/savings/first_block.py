@@ -18,7 +18,7 @@ from sparsevid.savings.base import Call, Policy, at_least, relative_change
 
 @dataclass
 class FirstBlock(Policy):
-    """The layers after the first are left out where the first one's residual changed by less than `threshold`; 0: never."""
+    """Leaves out all layers after the first, where the first one's residual changed by less than `threshold`; 0: never."""
 
     name: ClassVar[str] = "first_block"
     points: ClassVar = ("stack",)

@@ -28,7 +28,9 @@ WEIGHTS = (1.0, 0.1, 0.01)  # of the warm-up's changes, the last one first
 
 @dataclass
 class Foresight(Policy):
-    """A layer's bound is `threshold` times its own; `warmup` is a share of the sampling; every `every`-th call computes all."""
+    """Leaves out layers that changed by less than `threshold` times a bound of their own, measured in the first share `warmup`
+    of the sampling; every `every`-th call computes all.
+    """
 
     name: ClassVar[str] = "foresight"
     points: ClassVar = ("layer",)

@@ -10,16 +10,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import NULL
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import NULL, Call, Every, Policy, SavingError, at_least
+from sparsevid.savings.base import Call, Every, Policy, SavingError, at_least
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 
 
 @dataclass
 class Guidance(Policy):
-    """The half without a class at every `every`-th of the calls in which guidance acts; `sparse=off`: without M and S; `grid`:
-    with this sparse grid, such as 4x6x6, wherever the other half has more tokens.
+    """Computes the half without a class at every `every`-th call in which guidance acts; `sparse=off`: without layers M and S;
+    `grid`: with this sparse grid, such as 4x6x6, wherever the other half has more tokens.
     """
 
     name: ClassVar[str] = "guidance"

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from sparsevid.diffusion.samplers import CONDITIONAL
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, SavingError, at_least
 from sparsevid.savings.fits import Fit, FittedPolicy
@@ -26,14 +27,15 @@ from sparsevid.savings.fits import Fit, FittedPolicy
 
 @dataclass
 class MagCache(FittedPolicy):
-    """All layers are left out while the summed error is below `threshold`, at most `skips` times in a row.
+    """Leaves out all layers while the summed error is below `threshold`, at most `skips` times in a row, once a share `start`
+    of the calls is over.
 
-    `start` is the share of the calls, from the first, that are computed always; threshold 0 or skips 0: all are.
+    Threshold 0 or skips 0: never.
     """
 
     name: ClassVar[str] = "magcache"
     points: ClassVar = ("stack",)
-    lengths: ClassVar[Mapping[str, Sequence[int]]] = {"conditional": ()}
+    lengths: ClassVar[Mapping[str, Sequence[int]]] = {CONDITIONAL: ()}
 
     threshold: float = 0.06
     skips: int = 3
@@ -82,7 +84,7 @@ class MagCache(FittedPolicy):
     def ratio(self, before: int, now: int, count: int) -> float:
         """The size of what all layers add at one call of so many over that at an earlier one."""
         values = self.fitted.values
-        ratios = values.get(self.half) or values["conditional"]
+        ratios = values.get(self.half) or values[CONDITIONAL]
         sizes = np.concatenate([[0.0], np.cumsum(np.log(ratios))])  # logarithms, of each call that was measured
         at = np.interp([before / (count - 1), now / (count - 1)], np.linspace(0.0, 1.0, len(sizes)), sizes)
         return math.exp(at[1] - at[0])

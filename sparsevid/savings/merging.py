@@ -26,7 +26,7 @@ MOST = 1 - 1 / CELL**2  # of the tokens: all but one of each cell
 
 @dataclass
 class Merging(Policy):
-    """The share `ratio` of each frame's tokens is merged into others, in the spatial attention of layers D and S.
+    """Merges the share `ratio` of each frame's tokens into others, in the spatial attention of layers D and S.
 
     Frames of one row or column are left as they are.
     """

@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import combinations
@@ -23,6 +24,7 @@ from sparsevid.savings.teacache import TeaCache
 
 POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
 SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
+LIST_WIDTH = 120  # columns
 DIGITS = 9  # of a whole number, at most
 _GRID = re.compile(rf"[1-9]\d{{0,{DIGITS - 1}}}(x[1-9]\d{{0,{DIGITS - 1}}}){{2}}")
 
@@ -36,6 +38,8 @@ def parse_saving(text: str) -> Policy:
     if not isinstance(text, str):
         raise SavingError(f"a saving is given as text, such as static:every=2, got {text!r}")
     name, _, options = text.partition(":")
+    if name == "none":
+        raise SavingError("no saving 'none': none at all is an empty list, and on the command line `--saving none` alone")
     if name not in SAVINGS:
         raise SavingError(f"no saving {name!r}{_nearest(name, SAVINGS)}; accepted are {', '.join(SAVINGS)}")
     policy = SAVINGS[name]
@@ -43,10 +47,11 @@ def parse_saving(text: str) -> Policy:
     values = {}
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
+        if not equals and key not in known:
+            accepted = ", ".join(f"{each}=…" for each in known)
+            raise SavingError(f"saving {name}: {option!r} is no option with its value; accepted are {accepted}")
         if key not in known:
-            raise SavingError(
-                f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known) or 'none'}"
-            )
+            raise SavingError(f"saving {name}: no option {key!r}{_nearest(key, known)}; accepted are {', '.join(known)}")
         if not equals:
             raise SavingError(f"saving {name}: option {key} needs a value, such as {key}=…")
         if key in values:
@@ -88,12 +93,13 @@ def parse_savings(texts: Sequence[str]) -> list[Policy]:
 
 
 def list_savings() -> str:
-    """A line for each saving: its name with all options and their defaults, and what it leaves out."""
+    """Each saving with all options and their defaults, as it is typed, and below it what it does."""
     rows = []
     for made in (policy() for policy in SAVINGS.values()):
         unset = [each.name for each in options_of(type(made)) if getattr(made, each.name) is None]
         words = inspect.getdoc(made).partition("\n\n")[0].split()
-        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}\n      {' '.join(words)}")
+        rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}")
+        rows.append(textwrap.fill(" ".join(words), LIST_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(rows)
 
 
@@ -118,7 +124,6 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         return tuple(map(int, value.split("x")))
     if str in kinds:
         return value
-    wanted = (
-        "on or off" if bool in kinds else next((words for each, (_, _, words) in readers.items() if each in kinds), "TxHxW")
-    )
+    numbers = [words for each, (_, _, words) in readers.items() if each in kinds]
+    wanted = "on or off" if bool in kinds else numbers[0] if numbers else "TxHxW, such as 4x6x6"
     raise SavingError(f"saving {name}: {key} = {value!r}; it is {wanted}")

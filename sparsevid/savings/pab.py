@@ -27,7 +27,8 @@ MLP_CALLS = 2
 
 @dataclass
 class Pab(Policy):
-    """Calls from one computation of an attention to the next, where above < t < below.
+    """Computes attentions at every `spatial`-th, `temporal`-th and `text`-th call where `above` < t < `below`, of timesteps 0 …
+    999, and takes their last outputs in between; `mlp`: and those of some MLPs.
 
     `every` sets those of the three that are not given themselves. `mlp=off` leaves the MLPs alone; so does a range of 1 of all
     three, which is no saving.

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import BOTH_HALVES, Model, TimedModel, Told
+from sparsevid.diffusion.samplers import BOTH_HALVES, CONDITIONAL, NULL, Model, TimedModel, Told
 from sparsevid.diffusion.wrappers import decide
 from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import NULL, Call, Policy, SavingError
+from sparsevid.savings.base import Call, Policy, SavingError
 from sparsevid.savings.options import check_together
 from sparsevid.savings.tally import Tally, part_macs
 from sparsevid.sparsity.grid import Grid
@@ -48,8 +48,11 @@ def saved(
 
     Raises:
         SavingError: a saving does not fit the model or another one, or lacks what it needs.
+        TypeError: the text of one.
     """
     policies = [savings] if isinstance(savings, Policy) else list(savings)
+    if texts := [each for each in policies if not isinstance(each, Policy)]:
+        raise TypeError(f"savings are as `parse_saving` gives them, got {savings if isinstance(savings, str) else texts[0]!r}")
     check_together(policies)
     for policy in policies:
         policy.check(model.spec)
@@ -132,8 +135,8 @@ class _Sampling:
             return outputs[told.halves[0]]
         null = outputs.get(NULL)
         for policy in self._states[NULL][1]:
-            null = policy.null_output(call, outputs["conditional"], null)
-        return torch.cat([outputs["conditional"], null])
+            null = policy.null_output(call, outputs[CONDITIONAL], null)
+        return torch.cat([outputs[CONDITIONAL], null])
 
     def _with_grid_of(self, half: str, call: Call, policies: Sequence[Policy]) -> Call:
         """The call with the half's own sparse grid."""

@@ -15,7 +15,7 @@ from sparsevid.savings.base import Call, Every, Policy, at_least
 
 @dataclass
 class Static(Policy):
-    """All attentions and MLPs at every `every`-th call."""
+    """Computes all attentions and MLPs at every `every`-th call, and takes their last outputs in between."""
 
     name: ClassVar[str] = "static"
     points: ClassVar = ("attention", "mlp")

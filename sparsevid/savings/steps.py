@@ -15,9 +15,10 @@ from sparsevid.savings.base import Call, Every, Policy, at_least
 
 @dataclass
 class Steps(Policy):
-    """Sparse layers at every `every`-th call, and wherever the sparse grid or the batch is another one than before.
+    """Computes sparse layers at every `every`-th call, and adds what they changed in between.
 
-    In between, the tokens that a module begins with are pooled anew, and what its M and S changed at the last refresh is added.
+    They are also computed wherever the sparse grid or the batch is another one than before. In between, the tokens that a
+    module begins with are pooled anew, and what its M and S changed at the last refresh is added.
     """
 
     name: ClassVar[str] = "steps"

@@ -9,7 +9,7 @@ from sparsevid.models.saving import Place
 from sparsevid.savings.base import Call
 from sparsevid.sparsity.cost import attention_macs, forward_macs, layer_macs, mlp_macs
 
-HALVES_OF_A_LAYER = 2  # attention and MLP
+PARTS_OF_A_LAYER = 2  # attention and MLP
 
 
 @dataclass
@@ -34,20 +34,20 @@ class Tally:
         """A call that computes all parts of so many clips; what is left out is taken away afterwards."""
         size = (call.dense.t, *(side * call.spec.patch_size for side in call.dense[1:]))
         self.macs += clips * forward_macs(call.spec, size=size, grid=call.sparse)
-        self.computed += clips * HALVES_OF_A_LAYER * call.spec.depth
-        self.asked += clips * HALVES_OF_A_LAYER * call.spec.depth
+        self.computed += clips * PARTS_OF_A_LAYER * call.spec.depth
+        self.asked += clips * PARTS_OF_A_LAYER * call.spec.depth
 
     def add_left_out_clips(self, call: Call, clips: int) -> None:
         """Clips of a half that is not computed at this call."""
-        self.asked += clips * HALVES_OF_A_LAYER * call.spec.depth
+        self.asked += clips * PARTS_OF_A_LAYER * call.spec.depth
 
     def leave_out(self, place: Place, call: Call, clips: int, begun: bool = False) -> None:
         """A part that was not computed for so many clips; `begun`: of a stack the first layer was."""
         self.macs -= clips * part_macs(place, call, begun)
         if place.point == "stack":
-            self.computed -= clips * HALVES_OF_A_LAYER * (call.spec.depth - begun)
+            self.computed -= clips * PARTS_OF_A_LAYER * (call.spec.depth - begun)
         else:
-            self.computed -= clips * (HALVES_OF_A_LAYER if place.point == "layer" else 1)
+            self.computed -= clips * (PARTS_OF_A_LAYER if place.point == "layer" else 1)
 
     def change(self, usual: int, now: int, clips: int) -> None:
         """A part that was computed in another form, with its multiply–adds of one clip."""

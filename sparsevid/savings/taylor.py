@@ -50,9 +50,10 @@ class Polynomial(NamedTuple):
 
 @dataclass
 class Taylor(Policy):
-    """Attentions and MLPs at every `every`-th call; in between a polynomial in time of degree `order`, 0 … 3, through the last.
+    """Computes attentions and MLPs at every `every`-th call, and extrapolates in between by degree `order`, 0 … 3.
 
-    0 is `static`. Sparse layers are also computed where their grid changes, and begin there with degree 0.
+    What extrapolates is a polynomial in time through the last outputs; degree 0 is `static`. Sparse layers are also computed
+    where their grid changes, and begin there with degree 0.
     """
 
     name: ClassVar[str] = "taylor"

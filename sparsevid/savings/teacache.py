@@ -24,7 +24,7 @@ DEGREE = 4
 
 @dataclass
 class TeaCache(FittedPolicy):
-    """All layers are left out while the predicted changes of the output sum up to less than `threshold`; 0: never."""
+    """Leaves out all layers while the predicted relative changes of the output sum up to less than `threshold`; 0: never."""
 
     name: ClassVar[str] = "teacache"
     points: ClassVar = ("stack",)

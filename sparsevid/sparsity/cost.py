@@ -75,10 +75,10 @@ def layer_macs(
         naive_w1: count W1 of R on upsampled tokens, as the public code computes it.
     """
     attention = attention_macs(spec, index, dense, sparse, naive_pooling=naive_pooling)
-    merging = 0
+    upsampling = 0
     if spec.parsed_layout.kinds[index] == "R":  # W1 and W2
-        merging = ((dense if naive_w1 else sparse).tokens + dense.tokens) * spec.hidden_size**2
-    return attention + merging + mlp_macs(spec, index, dense, sparse)
+        upsampling = ((dense if naive_w1 else sparse).tokens + dense.tokens) * spec.hidden_size**2
+    return attention + upsampling + mlp_macs(spec, index, dense, sparse)
 
 
 def fixed_macs(spec: ModelSpec, dense: Grid) -> int:

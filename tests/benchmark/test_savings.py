@@ -266,6 +266,9 @@ def test_table_and_json_have_a_row_for_each_result(measured, scoring):
         assert each["psnr"] == ("inf" if row["PSNR"] == "∞" else result.psnr)
     (note,) = [line for line in savings_lines(measured, scoring, 4) if line.startswith("steps:every=2 is left out for dense")]
     assert note in measured.plan.notes
+    idle = [line for line in savings_lines(measured, scoring, 4) if line.startswith("nothing was left out: ")]
+    assert idle and all(line.endswith("static:every=1") for line in idle)
+    assert len(idle) == sum(row["savings"] == "static:every=1" for row in rows)
 
 
 def test_picture_has_a_block_for_each_row_in_lines_of_models_samplers_and_savings(measured, tmp_path):
@@ -346,7 +349,7 @@ def arguments(checkpoints, folder, *more):
     ]
 
 
-def test_command_writes_all_and_prints_the_same(checkpoints, tmp_path, capsys):
+def test_command_writes_all_and_prints_the_same(checkpoints, tmp_path, capsys, caplog):
     folder = tmp_path / "new" / "folder"
     json_file = tmp_path / "all.json"
     assert run_tool("benchmark", arguments(checkpoints, folder, "--saving", "steps", "--json", str(json_file))) == 0
@@ -366,7 +369,9 @@ def test_command_writes_all_and_prints_the_same(checkpoints, tmp_path, capsys):
     assert all(each["seconds_per_clip"] > 0 for each in written["results"])
     for name in ("savings.png", "clips.png"):
         assert Image.open(folder / name).format == "PNG"
-    assert sorted(path.name for path in folder.iterdir()) == ["clips.png", "savings.json", "savings.md", "savings.png"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["clips.png", "savings.json", "savings.md", "savings.png"]
+    assert all(name in caplog.messages[-1] for name in (*names, str(folder)))
 
 
 def test_a_picture_that_cannot_be_written_costs_no_row(checkpoints, tmp_path):
@@ -392,8 +397,7 @@ def test_a_run_that_is_ended_half_way_keeps_its_rows(checkpoints, tmp_path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["savings.json", "savings.md"]  # and no drafts
 
 
-def test_a_tally_of_nothing_is_asked_for_where_none_is_needed(models):
-    """Counting changes no bit."""
+def test_counting_changes_no_bit(models):
     pipeline = models["sparse"]
     sampling, tally = pipeline.sampling(steps=3, **OPTIONS), Tally()
     assert torch.equal(pipeline.denoise(range(2), sampling, tally=tally), pipeline.denoise(range(2), sampling))

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from parity import disturbed
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, SAMPLERS, Model, sampler_times
 from sparsevid.diffusion.wrappers import in_float32, with_guidance, with_token_schedule
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings import parse_saving, saved
 from sparsevid.savings.base import Policy
+from sparsevid.savings.fits import Fit, plain
 from sparsevid.savings.options import SAVINGS
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.schedule import paper_schedule
@@ -62,6 +64,11 @@ FAMILIES = {
     "dense DiT": replace(LATTE, input_size=(1, 8, 8)),
     "sparse DiT": replace(LATTE, layout="1P 1(1M1S1R1D)", input_size=(1, 8, 8), sparse_grid=(1, 2, 2)),
 }
+DENSE = ModelSpec("3D", 16, 2, (1, 4, 4), learn_sigma=False)  # without classes
+CASES = [  # families and samplers, each of them once at least
+    ("dense Latte", "heun"), ("dense Latte", "dpm++"), ("sparse Latte", "euler"), ("sparse Latte", "ddim"),
+    ("residual Latte", "euler"), ("dense DiT", "heun"), ("dense DiT", "ddpm"), ("sparse DiT", "ddim"),
+]  # fmt: skip
 STEPS = 5
 LABELS = torch.tensor([1, 4])
 
@@ -82,24 +89,29 @@ def made(text: str, spec: ModelSpec) -> Policy:
     """The saving, with a fit to the model if it needs one."""
     policy = parse_saving(text)
     if values := TABLE[policy.name].fit:
-        from sparsevid.savings.fits import Fit, plain
-
-        policy = policy.with_fit(Fit(policy.name, values, {}, [], plain(spec.to_dict()), None, {}))
+        policy = policy.with_fit(made_up(policy.name, spec, **values))
     return policy
+
+
+def made_up(saving: str, spec: ModelSpec = DENSE, **values: list[float]) -> Fit:
+    """A fit of these values."""
+    return Fit(saving, values, {"points": 0, "r2": 0.0, "correlation": 0.0}, [], plain(spec.to_dict()), None, {})
 
 
 @cache
 def network(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> DiffusionTransformer:
     """A model beside its initialisation, whose attention is products that can be counted."""
-    model = DiffusionTransformer(spec, attention="math")
-    model.load_state_dict(disturbed(spec).state_dict())
-    return model.eval().to(dtype)
+    with torch.inference_mode(False):  # whichever test is the first, for others it has gradients
+        model = DiffusionTransformer(spec, attention="math")
+        model.load_state_dict(disturbed(spec).state_dict())
+        return model.eval().to(dtype)
 
 
 def latents(spec: ModelSpec, clips: int = 2, side: int = 8) -> Tensor:
     return torch.randn(clips, 4, spec.input_size[0], side, side, generator=torch.Generator().manual_seed(1))
 
 
+@torch.no_grad()
 def sample(
     spec: ModelSpec,
     texts: Sequence[str] | None,
@@ -133,3 +145,17 @@ def sample(
     x, generator = latents(spec), torch.Generator().manual_seed(2)
     noise = {"noise": lambda: torch.randn(x.shape, generator=generator)[clips]} if gaussian else {}
     return SAMPLERS[sampler](in_float32(model, dtype), x[clips], steps, labels=LABELS[clips], **noise)
+
+
+def counted(spec: ModelSpec, texts: Sequence[str], sampler: str = "euler", **options) -> tuple[Tensor, Tally]:
+    """What `sample` gives, and what it computed by our count, which has to be PyTorch's."""
+    tally = Tally()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        clips = sample(spec, texts, sampler, tally=tally, **options)
+    assert abs(2 * tally.macs / counter.get_total_flops() - 1) < 1e-3
+    return clips, tally
+
+
+def alone(spec: ModelSpec, texts: Sequence[str], sampler: str = "euler", **options) -> Tensor:
+    """What `sample` gives of each of the two clips by itself."""
+    return torch.cat([sample(spec, texts, sampler, clips=slice(index, index + 1), **options) for index in range(2)])

@@ -1,6 +1,7 @@
 """What holds for every saving there is."""
 
 import itertools
+import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,16 +9,30 @@ from functools import cache
 
 import pytest
 import torch
-from every import FAMILIES, LABELS, LATTE, LINES, STEPS, TABLE, all_options, latents, made, network, options, sample
+from every import (
+    FAMILIES,
+    LABELS,
+    LATTE,
+    LINES,
+    STEPS,
+    TABLE,
+    all_options,
+    alone,
+    counted,
+    latents,
+    made,
+    network,
+    options,
+    sample,
+)
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from sparsevid.diffusion.samplers import SAMPLERS, Model, sampler_times
 from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.savings import parse_saving, saved
 from sparsevid.savings.base import SavingError, options_of
-from sparsevid.savings.options import SAVINGS, check_together
+from sparsevid.savings.options import LIST_WIDTH, SAVINGS, check_together, list_savings, parse_savings
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -76,19 +91,15 @@ def test_what_leaves_something_out_changes_clips_and_keeps_them_finite(name, tex
 
 
 @cache
-def counted(spec: ModelSpec, *texts: str, sampler: str = "euler", **options) -> Tally:
+def tallied(spec: ModelSpec, *texts: str, **options) -> Tally:
     """What a sampling computed by our count, which is PyTorch's."""
-    tally = Tally()
-    with FlopCounterMode(display=False) as counter:
-        sample(spec, texts, sampler, tally=tally, **options)
-    assert tally.macs == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
-    return tally
+    return counted(spec, texts, **options)[1]
 
 
 @pytest.mark.parametrize("name, text", CASES)
 def test_counted_equals_counted(name, text):
     """With guidance, before, in and after its interval."""
-    found, everything = (counted(MODELS[name], *texts, interval=(0.3, 0.8)) for texts in ((text,), ()))
+    found, everything = (tallied(MODELS[name], *texts, interval=(0.3, 0.8)) for texts in ((text,), ()))
     assert found.macs < everything.macs and found.share <= 1 == everything.share
     assert found.asked == everything.asked
 
@@ -96,13 +107,13 @@ def test_counted_equals_counted(name, text):
 @pytest.mark.parametrize("name", [name for name in SAVINGS if name != "guidance"])
 def test_counted_equals_counted_without_guidance(name):
     text = options(SPARSE, name)[0]
-    assert counted(SPARSE, text, guided=False).macs < counted(SPARSE, guided=False).macs
+    assert tallied(SPARSE, text, guided=False).macs < tallied(SPARSE, guided=False).macs
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "DiT" in name])
 def test_counted_equals_counted_for_images(family):
     for text in {text.partition(":")[0]: text for text in all_options(FAMILIES[family])}.values():
-        counted(FAMILIES[family], text, sampler="heun", steps=3, interval=(0.3, 0.8))
+        tallied(FAMILIES[family], text, sampler="heun", steps=3, interval=(0.3, 0.8))
 
 
 @pytest.mark.parametrize("name", SAVINGS)
@@ -120,15 +131,13 @@ def test_counted_equals_counted_of_three_that_go_together(name):
     cheaper = [] if SAVINGS[name].family == "guidance" or name == "faster" else ["guidance:every=2,sparse=off"]
     text = options(SPARSE, name)[0]
     texts = [text, "merging:ratio=0.5", *cheaper]
-    one, other = (counted(SPARSE, *each, interval=(0.3, 0.8)) for each in (texts, texts[::-1]))
-    assert one == other and one.macs < counted(SPARSE, text, interval=(0.3, 0.8)).macs
+    one, other = (tallied(SPARSE, *each, interval=(0.3, 0.8)) for each in (texts, texts[::-1]))
+    assert one == other and one.macs < tallied(SPARSE, text, interval=(0.3, 0.8)).macs
 
 
 @pytest.mark.parametrize("name, text", FIXED)
 def test_a_batch_gives_each_clip_what_it_gets_alone(name, text):
-    together = sample(MODELS[name], [text])
-    alone = [sample(MODELS[name], [text], clips=slice(index, index + 1)) for index in range(2)]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sample(MODELS[name], [text]), alone(MODELS[name], [text]), rtol=1e-4, atol=1e-5)
 
 
 def called(spec: ModelSpec, text: str, *calls: tuple, count: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,10 +182,10 @@ def test_another_batch_size_or_stage_is_no_error_and_the_first_call_of_a_batch_c
 @pytest.mark.parametrize("name, text", CASES)
 def test_each_saved_model_remembers_its_own_calls(name, text):
     calls = [(2, 8, (2, 2, 2))] * 4
-    alone = [output for output, _ in called(MODELS[name], text, *calls)]
+    expected = [output for output, _ in called(MODELS[name], text, *calls)]
     turns = zip(called(MODELS[name], text, *calls), called(MODELS[name], text, *calls), strict=True)
-    for expected, ((one, _), (other, _)) in zip(alone, turns, strict=True):
-        assert torch.equal(one, expected) and torch.equal(other, expected)
+    for output, ((one, _), (other, _)) in zip(expected, turns, strict=True):
+        assert torch.equal(one, output) and torch.equal(other, output)
 
 
 @pytest.mark.parametrize("one, other", list(itertools.combinations_with_replacement(SAVINGS, 2)))
@@ -208,6 +217,34 @@ def test_what_is_misspelt_gets_the_nearest(name):
     for option in (each.name for each in options_of(SAVINGS[name])):
         with pytest.raises(SavingError, match=f"saving {name}: no option .* did you mean '{option}'.* accepted are .*{option}"):
             parse_saving(f"{name}:{option}z=1")
+
+
+def test_none_at_all_is_said_to_be_an_empty_list():
+    for texts in (["none"], ["static", "none"]):
+        with pytest.raises(SavingError, match="no saving 'none': none at all is an empty list.*`--saving none` alone"):
+            parse_savings(texts)
+
+
+@pytest.mark.parametrize("savings", ["static:every=2", ["static:every=2"], [parse_saving("static"), "merging"]])
+def test_the_text_of_a_saving_is_not_one(savings):
+    with pytest.raises(TypeError, match="savings are as `parse_saving` gives them, got '(static:every=2|merging)'"):
+        saved(network(LATTE), savings)
+
+
+@pytest.mark.parametrize("name", SAVINGS)
+def test_a_value_without_its_option_gets_the_options(name):
+    for text in ("2", "every-2"):
+        with pytest.raises(SavingError, match=f"saving {name}: '{text}' is no option with its value; accepted are .*=…"):
+            parse_saving(f"{name}:{text}")
+
+
+def test_the_list_has_each_saving_as_it_is_typed_and_what_it_does():
+    found = dict(re.findall(r"^  (\w\S+)(?: \[,[a-z]+=…\])*\n {6}(\w+)", list_savings(), re.MULTILINE))
+    assert [text.partition(":")[0] for text in found] == list(SAVINGS)
+    for text, does in found.items():
+        assert str(parse_saving(text)) == text and does in ("Computes", "Leaves", "Merges")
+        assert not re.search(r"\.\d{4}", text), "a default that nobody would type"
+    assert max(map(len, list_savings().splitlines())) <= LIST_WIDTH
 
 
 @pytest.mark.parametrize("name, option", [(name, each) for name in SAVINGS for each in options_of(SAVINGS[name])])

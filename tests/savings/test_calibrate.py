@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from every import DENSE, made_up
 from generation.sampled import SPEC, write_checkpoint
-from savings.scripted import DENSE, led_through, made_up, script
+from led import lead_stack, script
 
 from sparsevid.diffusion.samplers import euler, sampler_times
 from sparsevid.diffusion.wrappers import with_guidance
@@ -83,7 +84,7 @@ def test_too_little_or_what_is_not_finite_is_refused():
 
 def test_a_probe_notes_each_clip_of_each_call():
     calls, probe = script(6), Probe()
-    computed, _ = led_through(probe, calls)
+    computed, _ = lead_stack(probe, calls)
     assert computed == list(range(6))
     distances, changes, ratios = measurements(probe.measured, "conditional")
     for number in range(1, 6):
@@ -101,12 +102,12 @@ def test_a_probe_notes_each_clip_of_each_call():
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 1.0])
 def test_the_share_left_out_is_that_of_the_rule_where_nothing_follows_from_it(threshold):
     calls, probe = script(25, clips=1), Probe()
-    led_through(probe, calls)
+    lead_stack(probe, calls)
     for policy in (
         TeaCache(threshold).with_fit(made_up("teacache", coefficients=[0.0, 0.0, 0.0, 1.0, 0.0])),
         MagCache(threshold).with_fit(fit_saving("magcache", probe.measured, DENSE, None, {})),
     ):
-        computed, _ = led_through(policy, calls)
+        computed, _ = lead_stack(policy, calls)
         assert share_left_out(policy, probe.measured) == pytest.approx(1 - len(computed) / 25)
 
 

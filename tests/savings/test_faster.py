@@ -5,7 +5,8 @@ from math import ceil
 
 import pytest
 import torch
-from led import CASES, LATTE, MODELS, SPACE, TIME, TWICE, computed, lead, network, sample
+from every import CASES, FAMILIES, LATTE, alone, counted, network, sample
+from led import SAMPLINGS, SPACE, TIME, computed, lead
 from torch import Tensor
 
 from sparsevid.diffusion.samplers import euler, sampler_times
@@ -21,7 +22,7 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=GENERATOR)
 
 
-@pytest.mark.parametrize("sampler, steps", [*TWICE, ("ddim", 50), ("euler", 2)])
+@pytest.mark.parametrize("sampler, steps", [*SAMPLINGS, ("ddim", 50), ("euler", 2)])
 @pytest.mark.parametrize("every, start", [(2, 1 / 3), (3, 0.5), (2, 0.0), (4, 0.1)])
 def test_attentions_are_extrapolated_with_a_rising_weight(sampler, steps, every, start):
     times = sampler_times(sampler, steps)
@@ -123,22 +124,17 @@ def test_in_an_interval_of_guidance_the_half_is_computed_where_it_begins():
 
 @pytest.mark.parametrize("name, sampler", CASES)
 def test_a_batch_of_two_gives_each_clip_what_it_gets_alone(name, sampler):
-    spec = MODELS[name]
-    both, tally = sample(spec, ["faster"], sampler, 7, interval=(0.1, 0.9))
-    alone = [sample(spec, ["faster"], sampler, 7, interval=(0.1, 0.9), clips=slice(i, i + 1))[0] for i in range(2)]
-    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    spec = FAMILIES[name]
+    both, tally = counted(spec, ["faster"], sampler, steps=7, interval=(0.1, 0.9))
+    each = alone(spec, ["faster"], sampler, steps=7, interval=(0.1, 0.9))
+    torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-4)
     assert 0.4 < tally.share < 0.95
 
 
 def test_without_guidance_attentions_alone_are_saved():
-    both, tally = sample(LATTE, ["faster"], "euler", 9, guided=False)
-    attentions, _ = sample(LATTE, ["faster:null_every=1"], "euler", 9, guided=False)
+    both, tally = counted(LATTE, ["faster"], steps=9, guided=False)
+    attentions = sample(LATTE, ["faster:null_every=1"], steps=9, guided=False)
     assert torch.equal(both, attentions) and tally.asked - tally.computed == 2 * 4 * 3  # clips, layers, calls
-
-
-@pytest.mark.parametrize("name, sampler", CASES[1::2])
-def test_a_start_at_the_end_gives_the_same_bits(name, sampler):
-    assert torch.equal(sample(MODELS[name], ["faster:start=1"], sampler, 5)[0], sample(MODELS[name], [], sampler, 5)[0])
 
 
 def test_what_does_not_go_together_is_refused():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from every import LABELS, LATTE, latents, network
-from scripted import script
+from led import ask, script
 from torch import Tensor
 
 from sparsevid.models.saving import STACK, Stack, Tokens
@@ -25,12 +25,9 @@ def led(threshold: float) -> tuple[list[int], list[Tensor]]:
             lambda *_: pytest.fail("nobody asked for the modulated input"),
             lambda x=x: (x,),
         )
-        output = policy.reuse(STACK, part)
-        if output is None:
-            output = part()
-            policy.keep(STACK, part, output)
-            computed.append(number)
-        outputs.append(output)
+        step = ask(policy, STACK, part)
+        computed += [number] if step.computed else []
+        outputs.append(step.output)
     return computed, outputs
 
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from every import DENSE, made_up
 from generation.sampled import write_checkpoint
-from savings.scripted import DENSE, made_up
 
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.savings import parse_saving

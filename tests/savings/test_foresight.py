@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from led import CASES, MODELS, SPARSE, TWICE, ask, computed, lead, sample
+from every import CASES, FAMILIES, LATTE, counted
+from led import SAMPLINGS, ask_planted, computed, lead
 
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.models.saving import Place
@@ -37,7 +38,7 @@ def straight(outputs, times: list[float], threshold: float, warmup: float, every
     return numbers
 
 
-@pytest.mark.parametrize("sampler, steps", [*TWICE, ("ddim", 30), ("euler", 3)])
+@pytest.mark.parametrize("sampler, steps", [*SAMPLINGS, ("ddim", 30), ("euler", 3)])
 @pytest.mark.parametrize("threshold, warmup, every", [(0.5, 0.15, 2), (1.0, 0.3, 4), (2.0, 0.15, 3), (0.8, 0.0, 10)])
 def test_decisions_are_those_of_a_straight_writing(sampler, steps, threshold, warmup, every):
     times = sampler_times(sampler, steps)
@@ -85,14 +86,14 @@ def test_sparse_layers_are_computed_where_their_grid_changes_and_keep_their_thre
     )
     found = []
     for number in range(8):
-        policy.begin(Call(number, 1 - 0.1 * number, None, SPARSE, SPARSE.dense_grid(), None))
+        policy.begin(Call(number, 1 - 0.1 * number, None, LATTE, LATTE.dense_grid(), None))
         tokens = 4
         if number >= 5:
             tokens = 6
             if number == 5:
                 policy.forget("MS")
         shapes = {place: (1, tokens) if place.kind in "MS" else (1, 8) for place in places}
-        steps = {place.kind: ask(policy, place, torch.full(shapes[place], float(number))) for place in places}
+        steps = {place.kind: ask_planted(policy, place, torch.full(shapes[place], float(number))) for place in places}
         assert all(steps[place.kind].output.shape == shapes[place] for place in places)
         found.append("".join(kind for kind, step in steps.items() if step.computed))
     assert found == ["PMSRD"] * 3 + ["", "", "MS", "", ""]
@@ -110,11 +111,11 @@ def test_the_clips_of_a_half_share_the_decision():
 
 @pytest.mark.parametrize("name, sampler", CASES)
 def test_a_tiny_threshold_gives_the_same_bits_and_a_large_one_reuses_all_between(name, sampler):
-    spec = MODELS[name]
-    plain, whole = sample(spec, [], sampler, 6, interval=(0.3, 0.85))
-    tiny, tally = sample(spec, ["foresight:threshold=1e-30"], sampler, 6, interval=(0.3, 0.85))
+    spec = FAMILIES[name]
+    plain, whole = counted(spec, [], sampler, steps=6, interval=(0.3, 0.85))
+    tiny, tally = counted(spec, ["foresight:threshold=1e-30"], sampler, steps=6, interval=(0.3, 0.85))
     assert torch.equal(tiny, plain) and tally == whole
-    large, tally = sample(spec, ["foresight:threshold=1e9"], sampler, 6, interval=(0.3, 0.85))
+    large, tally = counted(spec, ["foresight:threshold=1e9"], sampler, steps=6, interval=(0.3, 0.85))
     assert large.isfinite().all() and not torch.equal(large, plain) and tally.share < 0.9 and tally.macs < whole.macs
 
 

@@ -7,10 +7,9 @@ import torch
 from every import FAMILIES, LABELS, STEPS, latents, network, sample
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import euler
+from sparsevid.diffusion.samplers import NULL, euler
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings import parse_saving
-from sparsevid.savings.base import NULL
 from sparsevid.sparsity.grid import Grid
 
 SPARSE = {name: spec for name, spec in FAMILIES.items() if spec.is_sparse}

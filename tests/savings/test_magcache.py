@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from savings.scripted import led_through, made_up, script
+from every import made_up
+from led import lead_stack, script
 
 from sparsevid.savings import parse_saving
 from sparsevid.savings.base import SavingError
@@ -35,7 +36,7 @@ def rule(ratios: list[float], threshold: float, skips: int, start: float) -> lis
 def test_decisions_are_those_of_the_rule(threshold, skips, start):
     calls = script(len(RATIOS) + 1)
     policy = MagCache(threshold, skips=skips, start=start).with_fit(made_up("magcache", conditional=RATIOS))
-    computed, outputs = led_through(policy, calls)
+    computed, outputs = lead_stack(policy, calls)
     assert computed == rule(RATIOS, threshold, skips, start)
     for number, output in enumerate(outputs):
         last = max(each for each in computed if each <= number)
@@ -58,12 +59,12 @@ def test_ratios_at_another_number_of_calls():
 def test_halves_have_their_own_ratios_and_one_that_lacks_calls_the_ratio_over_them():
     fit = made_up("magcache", conditional=[1.0] * 9, null=[0.5] * 9)
     policy, calls = MagCache(0.1, start=0.0, skips=100).with_fit(fit), script(10)
-    assert led_through(policy, calls)[0] == [0, 9]
-    assert led_through(policy, calls, "null")[0] == list(range(10))
+    assert lead_stack(policy, calls)[0] == [0, 9]
+    assert lead_stack(policy, calls, "null")[0] == list(range(10))
     one = MagCache(0.1, start=0.0, skips=100).with_fit(made_up("magcache", conditional=[1.0] * 9))
-    assert led_through(one, calls, "null")[0] == [0, 9]
+    assert lead_stack(one, calls, "null")[0] == [0, 9]
     assert policy.fresh("null").ratio(3, 5, 10) == pytest.approx(0.25)
-    assert led_through(one, calls[:4], "null", [3, 5, 7, 9], count=10)[0] == [3, 9]
+    assert lead_stack(one, calls[:4], "null", [3, 5, 7, 9], count=10)[0] == [3, 9]
 
 
 def test_bad_options_are_refused():

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from led import CASES, LATTE, MODELS, SPACE, SPARSE, TEXT, TIME, TWICE, WINDOW, computed, lead, network, sample
+from every import CASES, FAMILIES, LATTE, alone, counted, network
+from led import SAMPLINGS, SPACE, TEXT, TIME, WINDOW, computed, lead
 
 from sparsevid.diffusion.samplers import euler, sampler_times
 from sparsevid.models.saving import Place
@@ -21,7 +22,7 @@ def planted(place: Place, number: int) -> torch.Tensor:
     return torch.full((2, 3), 100.0 * place.index + number)
 
 
-@pytest.mark.parametrize("sampler, steps", [*TWICE, ("ddpm", 50), ("euler", 3)])
+@pytest.mark.parametrize("sampler, steps", [*SAMPLINGS, ("ddpm", 50), ("euler", 3)])
 @pytest.mark.parametrize("ranges", ({"spatial": 2, "temporal": 3, "text": 6}, {"spatial": 5, "temporal": 1, "text": 2}))
 def test_attentions_follow_the_rule(sampler, steps, ranges):
     times = sampler_times(sampler, steps)
@@ -47,7 +48,7 @@ def test_mlps_follow_the_rule_at_the_published_timesteps():
     assert computed(lead("pab:mlp=off", PUBLISHED, planted, MLPS)[0], MLPS[0]) == list(range(len(PUBLISHED)))
 
 
-@pytest.mark.parametrize("sampler, steps", [*TWICE, ("ddim", 250), ("ddpm", 20)])
+@pytest.mark.parametrize("sampler, steps", [*SAMPLINGS, ("ddim", 250), ("ddpm", 20)])
 def test_with_other_steps_the_first_call_at_or_below_a_mark_counts(sampler, steps):
     times = sampler_times(sampler, steps)
     calls, _ = lead("pab", times, planted, MLPS[:1])
@@ -90,7 +91,7 @@ def test_the_temporal_range_is_that_of_temporal_layers_and_of_no_others():
 
 
 def test_windows_of_sparse_modules_are_spatial():
-    spec = replace(SPARSE, learn_sigma=False)
+    spec = replace(FAMILIES["sparse Latte"], learn_sigma=False)
     counts = attentions(spec, "pab:spatial=3,temporal=1", 10)
     by_kind = {(kind, axis): number for (kind, axis, _), number in counts.items()}
     assert by_kind[("M", "window")] == by_kind[("R", "window")] == by_kind[("P", "space")] == 3 + 2
@@ -119,13 +120,7 @@ def test_nothing_is_kept_that_is_not_read_again():
 @pytest.mark.parametrize("name, sampler", CASES)
 def test_a_batch_of_two_gives_each_clip_what_it_gets_alone(name, sampler):
     interval = (0.3, 0.75) if sampler in ("heun", "ddim") else None
-    both, tally = sample(MODELS[name], ["pab"], sampler, 8, interval=interval)
-    alone = [sample(MODELS[name], ["pab"], sampler, 8, interval=interval, clips=slice(i, i + 1))[0] for i in range(2)]
-    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    both, tally = counted(FAMILIES[name], ["pab"], sampler, steps=8, interval=interval)
+    each = alone(FAMILIES[name], ["pab"], sampler, steps=8, interval=interval)
+    torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-4)
     assert 0.5 < tally.share < 1
-
-
-@pytest.mark.parametrize("name, sampler", CASES[::2])
-def test_outside_of_all_times_it_gives_the_same_bits(name, sampler):
-    nothing = sample(MODELS[name], ["pab:above=0,below=0,mlp=off"], sampler, 4)[0]
-    assert torch.equal(nothing, sample(MODELS[name], [], sampler, 4)[0])

@@ -11,12 +11,12 @@ from every import FAMILIES, LABELS, latents, network
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsevid.diffusion.samplers import BOTH_HALVES, Model
+from sparsevid.diffusion.samplers import BOTH_HALVES, NULL, Model
 from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.saving import STACK, Part, Place
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings import parse_saving, saved
-from sparsevid.savings.base import NULL, Call, Policy, SavingError
+from sparsevid.savings.base import Call, Policy, SavingError
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.spec import ModelSpec
 

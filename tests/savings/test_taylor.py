@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from led import CASES, LATTE, MODELS, SPACE, SPARSE, TIME, TWICE, ask, computed, lead, sample
+from every import CASES, FAMILIES, LATTE, alone, counted, sample
+from led import SAMPLINGS, SPACE, TIME, ask_planted, computed, lead
 
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.models.saving import Place
@@ -12,7 +13,7 @@ from sparsevid.savings.base import Call, SavingError
 MLP = SPACE._replace(point="mlp")
 GENERATOR = torch.Generator().manual_seed(0)
 UNEVEN = torch.rand(14, generator=GENERATOR, dtype=torch.float64).sort(descending=True).values.tolist()
-TIMES = {"uneven": UNEVEN} | {f"{sampler} {steps}": sampler_times(sampler, steps) for sampler, steps in TWICE}
+TIMES = {"uneven": UNEVEN} | {f"{sampler} {steps}": sampler_times(sampler, steps) for sampler, steps in SAMPLINGS}
 
 
 def polynomial(degree: int, places: tuple[Place, ...], times: list[float], dtype: torch.dtype = torch.float32):
@@ -74,35 +75,36 @@ def test_of_sparse_layers_only_what_no_longer_fits_is_forgotten():
         [Place("attention", i, kind, "space") for i, kind in enumerate("PMSRD")],
     )
     for number, u in enumerate((1.0, 0.9, 0.8)):
-        policy.begin(Call(number, u, None, SPARSE, SPARSE.dense_grid(), None))
+        policy.begin(Call(number, u, None, LATTE, LATTE.dense_grid(), None))
         if number == 2:
             policy.forget("MS")
-        steps = {place.kind: ask(policy, place, torch.full((1, 2), u)) for place in places}
+        steps = {place.kind: ask_planted(policy, place, torch.full((1, 2), u)) for place in places}
     assert {kind for kind, step in steps.items() if step.computed} == {"M", "S"}
-    policy.begin(Call(3, 0.7, None, SPARSE, SPARSE.dense_grid(), None))
-    later = {place.kind: ask(policy, place, torch.full((1, 2), 9.0)).output[0, 0].item() for place in places}
+    policy.begin(Call(3, 0.7, None, LATTE, LATTE.dense_grid(), None))
+    later = {place.kind: ask_planted(policy, place, torch.full((1, 2), 9.0)).output[0, 0].item() for place in places}
     assert later == pytest.approx({"P": 0.7, "M": 0.8, "S": 0.8, "R": 0.7, "D": 0.7})
 
 
 @pytest.mark.parametrize("name, sampler", CASES[::2])
 def test_order_0_is_static(name, sampler):
     taylor, static = (
-        sample(MODELS[name], [text], sampler, 6, interval=(0.2, 0.9)) for text in ("taylor:every=3,order=0", "static:every=3")
+        counted(FAMILIES[name], [text], sampler, steps=6, interval=(0.2, 0.9))
+        for text in ("taylor:every=3,order=0", "static:every=3")
     )
     assert torch.equal(taylor[0], static[0]) and taylor[1] == static[1]
 
 
 @pytest.mark.parametrize("name, sampler", CASES)
 def test_a_batch_of_two_gives_each_clip_what_it_gets_alone(name, sampler):
-    both, tally = sample(MODELS[name], ["taylor:every=2,order=2"], sampler, 7)
-    alone = [sample(MODELS[name], ["taylor:every=2,order=2"], sampler, 7, clips=slice(i, i + 1))[0] for i in range(2)]
-    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    both, tally = counted(FAMILIES[name], ["taylor:every=2,order=2"], sampler, steps=7)
+    each = alone(FAMILIES[name], ["taylor:every=2,order=2"], sampler, steps=7)
+    torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-4)
     assert 0.4 < tally.share < 0.9
 
 
 def test_where_features_are_smooth_extrapolating_errs_less_than_reusing():
-    exact, _ = sample(LATTE, [], "euler", 24)
-    errors = [(sample(LATTE, [f"taylor:every=3,order={order}"], "euler", 24)[0] - exact).norm() for order in (0, 1)]
+    exact = sample(LATTE, [], steps=48)
+    errors = [(sample(LATTE, [f"taylor:every=3,order={order}"], steps=48) - exact).norm() for order in (0, 1)]
     assert errors[1] < errors[0]
 
 

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from savings.scripted import DENSE, led_through, made_up, script
+from every import DENSE, made_up
+from led import lead_stack, script
 
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings import parse_saving, saved
@@ -31,7 +32,7 @@ def rule(modulated: list[torch.Tensor], coefficients: list[float], threshold: fl
 def test_decisions_are_those_of_the_rule(threshold, coefficients):
     calls = script(30, step=0.1)
     policy = TeaCache(threshold).with_fit(made_up("teacache", coefficients=coefficients))
-    computed, outputs = led_through(policy, calls)
+    computed, outputs = lead_stack(policy, calls)
     assert computed == rule([call.modulated for call in calls], coefficients, threshold)
     for number, output in enumerate(outputs):
         last = max(each for each in computed if each <= number)
@@ -41,7 +42,7 @@ def test_decisions_are_those_of_the_rule(threshold, coefficients):
 
 def test_thresholds_order_how_much_is_computed():
     calls, fit = script(40), made_up("teacache", coefficients=[0.0, 0.0, 0.0, 1.0, 0.0])
-    counts = [len(led_through(TeaCache(threshold).with_fit(fit), calls)[0]) for threshold in (1e-30, 0.1, 0.3, 1.0, 1e9)]
+    counts = [len(lead_stack(TeaCache(threshold).with_fit(fit), calls)[0]) for threshold in (1e-30, 0.1, 0.3, 1.0, 1e9)]
     assert counts == sorted(counts, reverse=True) and counts[0] == 40 and counts[-1] == 2 and len(set(counts)) > 3
 
 
@@ -55,13 +56,13 @@ def test_outside_of_its_range_the_polynomial_is_as_at_its_end_and_never_below_ze
 def test_a_half_that_guidance_begins_later_is_computed_first():
     """And what it is compared with is its own call before, whichever that was."""
     calls, fit = script(6, step=0.01), made_up("teacache", coefficients=[0.0, 0.0, 0.0, 1.0, 0.0])
-    assert led_through(TeaCache(1e9).with_fit(fit), calls, "null", [3, 4, 5, 7, 8, 9], count=10)[0] == [3, 9]
+    assert lead_stack(TeaCache(1e9).with_fit(fit), calls, "null", [3, 4, 5, 7, 8, 9], count=10)[0] == [3, 9]
 
 
 def test_bfloat16_tokens_take_a_residual_in_float32():
     calls = [call._replace(x=call.x.bfloat16() + 100, added=call.added.bfloat16()) for call in script(5, step=0.01)]
     fit = made_up("teacache", coefficients=[0.0, 0.0, 0.0, 0.0, 1e-9])
-    _, outputs = led_through(TeaCache(0.1).with_fit(fit), calls)
+    _, outputs = lead_stack(TeaCache(0.1).with_fit(fit), calls)
     assert all(output.dtype == torch.bfloat16 for output in outputs)
     first = calls[0].x.float()
     residual = (calls[0].x + calls[0].added).float() - first

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device, write_json
 from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.logging import get_logger
 
 HELP = "Set savings, samplers and steps of models side by side: cost, seconds, memory, distance to real clips, pictures."
 EXAMPLES = """examples:
@@ -13,6 +14,7 @@ EXAMPLES = """examples:
   sparsevid benchmark savings runs/dense runs/sparse --saving static:every=2 --saving first_block:threshold=0.1 --steps 10 20
   sparsevid benchmark savings runs/demo/sparse --guidance 4 --saving guidance:every=2+static:every=2 --steps 20 --graph off
 """
+logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,4 +88,5 @@ def measure(args: argparse.Namespace) -> dict:
     print(written(measured))
     title = f"{args.clips} clips, {header['device']}"
     plot_savings(args.out / "savings.png", measured, title=title, metric=scoring.detector.metric)
+    logger.info("savings.md, savings.json, savings.png (the plot) and clips.png in %s", args.out)
     return savings_as_json(header, measured)

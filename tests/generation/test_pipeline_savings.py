@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,12 @@ def test_savings_that_are_left_out_of_the_settings_are_named(checkpoint, savings
         assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [reason]
 
 
+def test_a_saving_of_guidance_is_named_where_there_is_none(tmp_path):
+    unconditional = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "none", replace(SPEC, num_classes=0)))
+    with pytest.raises(ValueError, match="unconditional: leave out all its options and the saving guidance:every=2"):
+        unconditional.sampling(savings=["guidance:every=2"])
+
+
 def test_a_config_that_asks_a_dense_model_for_sparse_layers_says_so(configured, tmp_path):
     dense = write_checkpoint(tmp_path / "dense", SPEC.dense())
     made = VideoPipeline.from_pretrained(configured("  savings: [steps]\n", dense))
@@ -216,19 +223,27 @@ def test_a_job_of_other_savings_is_another_job(pipeline, tmp_path):
         assert job(1, same) == 0 and recorded() == same
 
 
-def test_the_command_takes_savings_and_lists_them(checkpoint, pipeline, tmp_path, capsys):
+def said(capsys: pytest.CaptureFixture) -> str:
+    """What a command printed, in one line."""
+    printed = capsys.readouterr()
+    return (printed.out + printed.err).replace("\n", " ")
+
+
+def test_the_command_takes_savings_and_lists_them(checkpoint, tmp_path, capsys, caplog):
     job = [str(checkpoint), "--num", "1", "--steps", "3", "--guidance", "3", "--format", "ffv1", "--device", "cpu"]
-    job += ["--out", str(tmp_path / "out")]
+    job += ["--out", str(tmp_path / "out"), "--schedule", "constant"]
     assert run_tool("sample", [*job, "--saving", "static:every=2", "--saving", "guidance:every=2"]) == 0
     settings = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))["settings"]
     assert settings["savings"] == list(BOTH) and "reuse_every" not in settings
+    # Of three calls of two halves: at two of one, and at the first of the other, which the third call counts as its second.
+    assert f"{', '.join(BOTH)}: 50% of the layers computed" in caplog.messages
     for options, reason in (
         (["--saving", "none"], "savings is ['guidance:every=2,sparse=on', 'static:every=2'] there and [] here"),
         (["--saving", "firstblock"], "no saving 'firstblock'; did you mean 'first_block'"),
     ):
         assert run_tool("sample", [*job, *options]) == 2
-        printed = capsys.readouterr()
-        assert reason in (printed.out + printed.err).replace("\n", " ") and "Traceback" not in printed.err
+        printed = said(capsys)
+        assert reason in printed and "Traceback" not in printed
     for options, reason in ((["--reuse-every", "4"], "--saving steps:every=4"), (["--help"], "static:every=2\n")):
         with pytest.raises(SystemExit):
             run_tool("sample", [*job, *options])
