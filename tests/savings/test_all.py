@@ -120,7 +120,8 @@ def test_counted_equals_counted_for_images(family):
 def test_the_first_layer_may_be_one_of_sparse_tokens(name):
     """Also where their grid changes."""
     spec = replace(SPARSE, layout="1M2S1R1D")
-    assert counted(spec, options(spec, name)[0], interval=(0.3, 0.8)).macs < counted(spec, interval=(0.3, 0.8)).macs
+    found, whole = (tallied(spec, *texts, interval=(0.3, 0.8)) for texts in ([options(spec, name)[0]], []))
+    assert found.macs < whole.macs
     for text in LINES[name].nothing:
         assert torch.equal(sample(spec, [f"{name}:{text}"]), plain(spec))
 
