@@ -11,6 +11,7 @@ the nearest call: a longer step counts as the steps that it takes together. Noth
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from sparsevid.diffusion.samplers import CONDITIONAL
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, SavingError, at_least
 from sparsevid.savings.fits import Fit, FittedPolicy
+
+LARGEST = math.log(sys.float_info.max)
 
 
 @dataclass
@@ -93,4 +96,7 @@ class MagCache(FittedPolicy):
         fit = super()._read(path)
         if min(ratio for ratios in fit.values.values() for ratio in ratios) <= 0:
             raise SavingError(f"saving magcache: the fit {path} is damaged: ratios of sizes are above 0")
+        # At fewer calls than were measured some of them multiply.
+        if max(sum(abs(math.log(ratio)) for ratio in ratios) for ratios in fit.values.values()) > LARGEST:
+            raise SavingError(f"saving magcache: the fit {path} is damaged: its ratios multiply to more than a float holds")
         return fit

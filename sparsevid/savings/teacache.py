@@ -11,13 +11,14 @@ and p(d) below 0 counts as 0. One number is taken over all clips of the batch: t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
 from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, at_least, relative_change
-from sparsevid.savings.fits import FittedPolicy
+from sparsevid.savings.base import Call, SavingError, at_least, relative_change
+from sparsevid.savings.fits import Fit, FittedPolicy
 
 DEGREE = 4
 
@@ -72,3 +73,9 @@ class TeaCache(FittedPolicy):
         for coefficient in values["coefficients"]:
             change = change * distance + coefficient
         return max(change, 0.0)
+
+    def _read(self, path: Path) -> Fit:
+        fit = super()._read(path)
+        if (limits := fit.values.get("range", [])) != sorted(limits):
+            raise SavingError(f"saving teacache: the fit {path} is damaged: the range goes from {limits[0]} to {limits[1]}")
+        return fit

@@ -125,8 +125,17 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         parse_saving("teacache").with_fits(tmp_path)
 
 
+LARGE = ({"conditional": [1e300, 1e300]}, "multiply to more than a float holds")
+
+
+def test_a_range_that_falls_is_refused(tmp_path):
+    replace(TEA, values={**TEA.values, "range": [0.5, 0.1]}).save(fit_file(tmp_path, "teacache"))
+    with pytest.raises(SavingError, match=r"is damaged: the range goes from 0\.5 to 0\.1"):
+        parse_saving("teacache").with_fits(tmp_path)
+
+
 def test_ratios_that_cannot_be_are_refused(tmp_path):
-    for values, said in (({"conditional": [0.9, 0.0]}, "above 0"), ({"null": [0.9]}, "conditional has 0 numbers")):
+    for values, said in (({"conditional": [0.9, 0.0]}, "above 0"), ({"null": [0.9]}, "conditional has 0 numbers"), LARGE):
         replace(MAG, values=values).save(fit_file(tmp_path, "magcache"))
         with pytest.raises(SavingError, match=said):
             parse_saving("magcache").with_fits(tmp_path)
