@@ -119,6 +119,10 @@ def run(args: argparse.Namespace) -> int:
     if args.preset == "benchmark" and chosen["sampler"] is None:
         chosen["sampler"] = BENCHMARK_SAMPLERS[pipeline.config.objective.kind]
     sampling = pipeline.sampling(**{name: chosen[name] for name in OPTIONS})
+    acting = {text.partition(":")[0] for text in sampling.savings}
+    if idle := [text for text in chosen["savings"] or () if text.partition(":")[0] not in acting]:
+        why = "" if sampling.guidance != 1.0 else ", without guidance"
+        logger.warning("%s: nothing is left out with these options%s", ", ".join(idle), why)
     report = generate(pipeline, sampling, chosen["num"], args.out, tuple(chosen["format"]), grid=args.grid)
     if is_main():
         times = report.times

@@ -19,7 +19,7 @@ from sparsevid.system.home import expand_home
 
 VERSION = 1
 WEIGHTS_FILE = "model.safetensors"  # beside the folder of fits
-_KINDS = {dict: "an object", list: "a list", str: "text", int: "a number"}
+_KINDS = {dict: "an object", list: "a list"}
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,15 @@ def test_the_command_takes_savings_and_lists_them(checkpoint, tmp_path, capsys, 
     assert all(f"\n  {name}" in printed.out for name in SAVINGS)
 
 
+def test_the_command_names_savings_that_leave_nothing_out(checkpoint, tmp_path, caplog):
+    job = [str(checkpoint), "--num", "1", "--batch", "1", "--steps", "2", "--format", "ffv1", "--device", "cpu"]
+    given = ["--saving", "static:every=2", "--saving", "guidance"]
+    for number, (options, why) in enumerate((([], ", without guidance"), (["--guidance", "3"], ""))):
+        assert run_tool("sample", [*job, *given, *options, "--out", str(tmp_path / str(number))]) == 0
+        assert f"guidance: nothing is left out with these options{why}" in caplog.messages
+    assert not any("static" in each and "nothing" in each for each in caplog.messages)
+
+
 def test_no_graph_is_recorded_of_calls_that_leave_something_out(pipeline):
     """What records stands in for a GPU: `tests/models/test_graphs.py`."""
     networks, settings = Networks(pipeline.model, compile=False), pipeline.sampling(steps=6, schedule="constant")
