@@ -24,6 +24,7 @@ from sparsevid.diffusion.samplers import NULL
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Policy, SavingError, at_least
 
+NULL_EVERY = 5  # calls from one computation of the half without a class to the next
 GROWTH = 1.1  # of a difference, a call
 LOW_TIMES = (99, 901)  # timesteps, exclusive
 HIGH_TIMES = (-1, 301)
@@ -33,7 +34,7 @@ LOW_RADIUS = 5  # low are frequencies up to a fifth of the smaller side
 @dataclass
 class Faster(Policy):
     """Computes attentions at every `every`-th call, the half without a class at every `null_every`-th, and extrapolates both in
-    between, from a share `start` of the calls on.
+    between, from a share `start` of the calls on. `every=1` computes both always, unless `null_every` is given.
     """
 
     name: ClassVar[str] = "faster"
@@ -42,7 +43,7 @@ class Faster(Policy):
     decides_null: ClassVar[bool] = True
 
     every: int = 2
-    null_every: int = 5
+    null_every: int | None = None
     start: float = 0.33
     _since: int = field(init=False, default=0, repr=False, compare=False)  # calls after the first that may leave out
     _weight: float = field(init=False, default=0.0, repr=False, compare=False)
@@ -51,6 +52,8 @@ class Faster(Policy):
 
     def __post_init__(self) -> None:
         at_least(self.every, 1, "every", self)
+        if self.null_every is None:
+            self.null_every = NULL_EVERY if self.every > 1 else 1
         at_least(self.null_every, 1, "null_every", self)
         if not 0 <= self.start <= 1:
             raise SavingError(f"saving faster: start = {self.start}; it is a share of the sampling, 0 to 1")

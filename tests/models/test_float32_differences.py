@@ -41,7 +41,7 @@ def upsampled(model: DiffusionTransformer) -> list[Tensor]:
 
 def changes(saving: TimedModel) -> list[Tensor]:
     """What the sparse layers of each module changed at the last refresh, as it is kept."""
-    ((_, _, (policy,)),) = saving.call._states.values()
+    ((_, (policy,)),) = saving.call._states.values()
     return [end.double() - start for start, end in policy.kept.values()]
 
 

@@ -51,7 +51,7 @@ LINES = {
     "taylor": Line(("every=1",), ("every=2", "every=3,order=2")),
     "pab": Line(("every=1", "every=2,above=0,below=0,mlp=off"), ("every=2", "spatial=2,temporal=3")),
     "foresight": Line(("threshold=0", "threshold=1e-30", "every=1"), ("threshold=1e9",), fixed=False),
-    "faster": Line(("every=1,null_every=1", "start=1"), ("start=0.2",)),
+    "faster": Line(("every=1", "every=1,null_every=1", "start=1"), ("start=0.2",)),
     "merging": Line(("ratio=0", "ratio=1e-30"), ("ratio=0.5",)),
     "guidance": Line(("every=1",), ("every=2",), ("sparse=off", "grid=1x1x1", "every=2,sparse=off,grid=1x1x1")),
 }

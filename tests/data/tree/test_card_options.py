@@ -64,7 +64,7 @@ def part(tmp_path):
     return tmp_path / "part.yaml"
 
 
-@pytest.mark.parametrize("key", [key for key in all_keys(Card) if key not in ("split", "clip")])
+@pytest.mark.parametrize("key", [key for key in all_keys(Card) if key not in ("split", "clip", "made")])
 def test_every_key_can_be_set(tmp_path, key):
     (tmp_path / "c.yaml").write_text("name: c\n")
     option = f"{key}={VALUES.get(key, '2024_01')}"
