@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.10 or newer and make; they make .venv and install the project if needed.
-# JOBS is the number of processes that run tests, each on one thread; some of them wait for others, so it is one more than two cores. CONSTRAINTS holds the tested versions; without them
-# (make install CONSTRAINTS=) the newest are taken that setup.cfg admits. A PyTorch that is there and fits is kept in either case.
+# JOBS is the number of processes that run tests, each on one thread: three on two cores, for tests wait a third of their time.
+# CONSTRAINTS holds the tested versions; without them (make install CONSTRAINTS=) the newest are taken that setup.cfg admits. A
+# PyTorch that is there and fits is kept in either case.
 PYTHON ?= python3
 VENV := .venv
 CONSTRAINTS ?= constraints.txt
@@ -8,7 +9,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST := -m "not slow and not gpu"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UPGRADE = $(if $(CONSTRAINTS),,--upgrade --upgrade-strategy eager)
