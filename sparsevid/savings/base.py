@@ -162,6 +162,23 @@ class Every:
         return due
 
 
+@dataclass
+class Periodic(Policy):
+    """A policy that computes all that it is asked about at every `every`-th call; 1: at each, which changes nothing."""
+
+    every: int = 2
+    _calls: Every = field(init=False, repr=False, compare=False)
+    _computes: bool = field(init=False, default=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least(self.every, 1, "every", self)
+        self._calls = Every(self.every)
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.every == 1
+
+
 def options_of(policy: type[Policy]) -> list:
     """The dataclass fields that are options."""
     return [each for each in fields(policy) if each.init]

@@ -4,33 +4,21 @@ As there, what is kept is the output before the gate, and the gates are those of
 are five kinds of layers, and those on sparse tokens are also computed where the sparse grid changes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import Call, Every, Policy, at_least
+from sparsevid.savings.base import Call, Periodic
 
 
 @dataclass
-class Static(Policy):
+class Static(Periodic):
     """Computes all attentions and MLPs at every `every`-th call, and takes their last outputs in between."""
 
     name: ClassVar[str] = "static"
     points: ClassVar = ("attention", "mlp")
-
-    every: int = 2
-    _calls: Every = field(init=False, repr=False, compare=False)
-    _computes: bool = field(init=False, default=True, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        at_least(self.every, 1, "every", self)
-        self._calls = Every(self.every)
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.every == 1
 
     def begin(self, call: Call) -> None:
         self._computes = self._calls.computes()

@@ -10,11 +10,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparsevid.models.saving import Part, Place
-from sparsevid.savings.base import Call, Every, Policy, at_least
+from sparsevid.savings.base import Call, Periodic
 
 
 @dataclass
-class Steps(Policy):
+class Steps(Periodic):
     """Computes sparse layers at every `every`-th call, and adds what they changed in between.
 
     They are also computed wherever the sparse grid or the batch is another one than before. In between, the tokens that a
@@ -26,18 +26,7 @@ class Steps(Policy):
     differences: ClassVar = True
     needs_sparse: ClassVar = True
 
-    every: int = 2
-    _calls: Every = field(init=False, repr=False, compare=False)
-    _computes: bool = field(init=False, default=True, repr=False, compare=False)
     _inside: Place | None = field(init=False, default=None, repr=False, compare=False)  # the M that began the module
-
-    def __post_init__(self) -> None:
-        at_least(self.every, 1, "every", self)
-        self._calls = Every(self.every)
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.every == 1
 
     def begin(self, call: Call) -> None:
         self._computes = self._calls.computes(anew=not self.kept)
