@@ -15,30 +15,34 @@ from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, wri
 
 
 class LinearAutoencoder(Autoencoder):
-    """PCA of p×p patches to C channels, each scaled to unit variance on the clips it was fitted to.
+    """PCA of p×p patches to C channels of unit variance on the mean, on the clips it was fitted to.
 
-    Unit variance in each channel, rather than over all, lets coarse structure be decided at middling noise levels, where
-    times are drawn most often; with one common scale the first components would be decided next to pure noise.
+    How far the channels' own variances are made equal is `whitening`. Wholly (1), faint components weigh as much as the first,
+    in the loss and in when they are decided; not at all (0), the first components are decided next to pure noise, where times
+    are drawn seldom.
 
     Args:
         mean: (P,) mean patch, in −1 … 1.
         basis: (C, P) orthonormal principal components.
-        std: (C,) standard deviation of each component.
+        scale: (C,) what each component is divided by.
     """
 
     kind = "linear"
 
-    def __init__(self, mean: Tensor, basis: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("basis", basis)
-        self.register_buffer("std", std)
+        self.register_buffer("scale", scale)
         self.channels = basis.shape[0]
         self.factor = round((basis.shape[1] / 3) ** 0.5)
 
     @classmethod
-    def fit(cls, clips: Tensor, *, patch: int = 8, channels: int = 16) -> "LinearAutoencoder":
+    def fit(cls, clips: Tensor, *, patch: int = 8, channels: int = 16, whitening: float = 1.0) -> "LinearAutoencoder":
         """Fit to uint8 clips (B, 3, T, H, W).
+
+        Args:
+            whitening: w in 0 … 1; components are divided by a common factor times their standard deviation to the power w.
 
         Raises:
             ValueError: more channels than values of a patch, sides that the patch does not divide, or fewer patches than
@@ -58,18 +62,20 @@ class LinearAutoencoder(Autoencoder):
         # An eigenvector's sign is arbitrary: fix it, so that every machine and rank gets the same latents.
         signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         std = variances.clamp(min=1e-8).sqrt()
-        return cls(mean.float(), (vectors * signs).T.contiguous().float(), std.float())
+        scale = std**whitening
+        scale *= (std / scale).square().mean().sqrt()  # unit variance over all channels
+        return cls(mean.float(), (vectors * signs).T.contiguous().float(), scale.float())
 
     def encode(self, clips: Tensor) -> Tensor:
         self.check_clips(clips)
         p = self.factor
         patches = rearrange(to_unit_range(clips), "b c t (h p) (w q) -> b t h w (c p q)", p=p, q=p)
-        latents = (patches - self.mean) @ self.basis.T / self.std  # (B, T, H/p, W/p, C)
+        latents = (patches - self.mean) @ self.basis.T / self.scale  # (B, T, H/p, W/p, C)
         return rearrange(latents, "b t h w c -> b c t h w").contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
         p = self.factor
-        patches = rearrange(latents.float(), "b c t h w -> b t h w c") * self.std @ self.basis + self.mean
+        patches = rearrange(latents.float(), "b c t h w -> b t h w c") * self.scale @ self.basis + self.mean
         return to_uint8(rearrange(patches, "b t h w (c p q) -> b c t (h p) (w q)", p=p, q=p))
 
     def save(self, folder: Path) -> None:
@@ -91,8 +97,10 @@ class LinearAutoencoder(Autoencoder):
             weights = load_file(folder / "autoencoder.safetensors")
         except SafetensorError as error:
             raise ValueError(f"{folder / 'autoencoder.safetensors'} is damaged: {error}") from error
+        if "std" in weights:  # its name while whitening was always 1
+            weights["scale"] = weights.pop("std")
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-        expected = {"mean": (3 * patch**2,), "basis": (channels, 3 * patch**2), "std": (channels,)}
+        expected = {"mean": (3 * patch**2,), "basis": (channels, 3 * patch**2), "scale": (channels,)}
         if shapes != expected:
             raise ValueError(f"{folder}: weights of shapes {shapes}, but autoencoder.json says {expected}")
         return cls(**weights)

@@ -1,26 +1,31 @@
-"""`sparsevid demo`: the whole path in some minutes: train, sample, score, and a table."""
+"""`sparsevid demo`: the whole path in some minutes: make the data, train, sample, score, and a table."""
 
 import argparse
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sparsevid.runs.config import load_config
+from sparsevid.data.made import MADE
+from sparsevid.runs.config import RunConfig, load_config
 from sparsevid.system.logging import get_logger, print_table, read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
-SCORED_CLIPS = 64
-SHOWN_CLIPS = 12
+SCORED_CLIPS = 96
+SHOWN_CLIPS = 12  # of a run without classes; else one a class
+PLAYING = 6  # clips of a class in the sheet that plays
 TIMED_STEPS = 10
 logger = get_logger(__name__)
 
 
 @dataclass
 class Summary:
-    """What `summary.json` holds. Costs are multiply-adds of a forward of one clip, seconds those of a denoising step."""
+    """What `summary.json` holds. Costs are multiply-adds of a forward of one clip, seconds those of a denoising step.
+
+    `classes` are shares of the samples of each class whose nearest real clip, by the detector's features, is of their class.
+    """
 
     parameters: int
     dense_macs: int
@@ -36,6 +41,7 @@ class Summary:
     motion_samples: float
     motion_real: float
     contact_sheet: str
+    classes: dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +60,22 @@ def run(args: argparse.Namespace) -> int:
         logger.info("train.global_batch = %d in place of %d: %d processes share it evenly", batch, config.train.global_batch,
                     processes)  # fmt: skip
         overrides.append(f"train.global_batch={batch}")
+    _make_data(config)
     _train(args.config, overrides, processes)
     summary = _evaluate(config.folder, args.out)
     (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
     _print(summary, args.out, config.folder)
     return 0
+
+
+def _make_data(config: RunConfig) -> None:
+    """If the run's data set is one that a program makes, make it, as far as it is not there."""
+    from sparsevid.data.made.default import make_default
+    from sparsevid.data.tree.cards import load_card, root_folder
+
+    card = load_card(config.data.card, config.data.card_options)
+    if card.name in MADE:
+        make_default(card.name, root_folder(card, config.data.root), workers=len(os.sched_getaffinity(0)))
 
 
 def batch_for(processes: int, global_batch: int, micro_batch: int | None) -> int:
@@ -86,28 +103,28 @@ def _train(config: Path, overrides: list[str], processes: int) -> None:
 def _evaluate(run_folder: Path, out: Path) -> Summary:
     import torch
 
-    from sparsevid.data.clips import fixed_clips
-    from sparsevid.data.open import open_data
     from sparsevid.evaluation.detectors import build_detector
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.models.transformer import DiffusionTransformer
     from sparsevid.sparsity.cost import parameter_count, sampling_macs
 
     pipeline = VideoPipeline.from_pretrained(run_folder)
-    spec, steps = pipeline.model.spec, pipeline.config.sample.steps
-    samples = pipeline(SCORED_CLIPS, batch=32)
+    spec, steps, names = pipeline.model.spec, pipeline.config.sample.steps, pipeline.classes
+    options = {"batch": 32, "classes": names or None}  # sample i is of class i mod their number
+    samples = pipeline(SCORED_CLIPS, **options)
     torch.manual_seed(0)
     fresh = DiffusionTransformer(spec).to(pipeline.device).eval()
     untrained = VideoPipeline(fresh, pipeline.autoencoder, pipeline.config, pipeline.schedule)
     # An untrained model predicts zero (adaLN-Zero), so that its samples are the same for any number of steps.
-    noise = untrained(SCORED_CLIPS, batch=32, steps=2)
-    _, _, dataset = open_data(pipeline.config)
-    keys = fixed_clips(dataset, 2 * SCORED_CLIPS, dataset.seed)
-    real, again = torch.stack([dataset[key]["clip"] for key in keys]).chunk(2)
+    noise = untrained(SCORED_CLIPS, **options, steps=2, guidance=1.0)
+    clips, labels = _real_clips(pipeline.config)
+    real, again = clips.chunk(2)
     frozen = again[:, :, :1].expand_as(again)
+    sets = {"real": real, "samples": samples, "untrained": noise, "again": again, "frozen": frozen}
     detector = build_detector("transnetv2")
-    scores = _scores(detector, real, {"samples": samples, "untrained": noise, "again": again, "frozen": frozen})
-    sheet = _write_clips(out, samples[:SHOWN_CLIPS], real[:SHOWN_CLIPS], pipeline.fps)
+    features = {name: torch.cat([detector(part) for part in each.contiguous().split(16)]) for name, each in sets.items()}
+    scores = _scores(features)
+    sheet = _write_clips(out, samples, real, labels, names, pipeline.fps)
     seconds = _step_seconds(pipeline)
     cost = sampling_macs(spec, pipeline.schedule, _times(pipeline, steps))
     first, last = _losses(run_folder)
@@ -126,20 +143,39 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
         motion_samples=_motion(samples),
         motion_real=_motion(real),
         contact_sheet=str(sheet),
+        classes=_recognised(features, labels, names),
     )
 
 
-def _scores(detector, real, others: dict) -> dict[str, float]:
-    """FD-TransNetV2 of each set of clips to the real ones."""
+def _real_clips(config: RunConfig):
+    """Twice as many clips as are scored, uint8 (N, 3, T, H, W), with their labels; of the split that the run validates on."""
     import torch
 
+    from sparsevid.data.clips import fixed_clips
+    from sparsevid.data.open import open_data
+
+    data = replace(config.data, split=config.monitor.validate_split or config.data.split)
+    _, _, dataset = open_data(replace(config, data=data))
+    chosen = [dataset[key] for key in fixed_clips(dataset, 2 * SCORED_CLIPS, dataset.seed)]
+    return torch.stack([each["clip"] for each in chosen]), [int(each["label"]) for each in chosen]
+
+
+def _scores(features: dict) -> dict[str, float]:
+    """FD-TransNetV2 of each set of features to that of the real clips."""
     from sparsevid.evaluation.metrics.distances import frechet_distance
 
-    def features(clips):
-        return torch.cat([detector(part) for part in clips.split(16)])
+    return {name: frechet_distance(features["real"], each) for name, each in features.items() if name != "real"}
 
-    reference = features(real)
-    return {name: frechet_distance(reference, features(clips.contiguous())) for name, clips in others.items()}
+
+def _recognised(features: dict, labels: list[int], names: list[str]) -> dict[str, float]:
+    """By class the share of its samples whose nearest real clip is of it."""
+    import torch
+
+    real = torch.cat([features["real"], features["again"]])
+    nearest = torch.cdist(features["samples"], real).argmin(1).tolist()
+    of_class = [labels[index] == sample % len(names) for sample, index in enumerate(nearest)] if names else []
+    shares = [of_class[label :: len(names)] for label in range(len(names))]
+    return {name: sum(each) / len(each) for name, each in zip(names, shares, strict=True)}
 
 
 def _motion(clips) -> float:
@@ -182,17 +218,23 @@ def _losses(run_folder: Path) -> tuple[float, float]:
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
-def _write_clips(out: Path, samples, real, fps: float) -> Path:
-    from sparsevid.videos.sheets import write_contact_sheet
+def _write_clips(out: Path, samples, real, labels: list[int], names: list[str], fps: float) -> Path:
+    """The clips as files, and sheets: one row a class, its name beside it, and a playing one."""
+    from sparsevid.videos.sheets import write_contact_sheet, write_grid
     from sparsevid.videos.write import write_gif, write_mp4
 
-    folder = out / "samples"
+    folder, count = out / "samples", len(names) or SHOWN_CLIPS
     folder.mkdir(parents=True, exist_ok=True)
-    for index, clip in enumerate(samples):
+    for index, clip in enumerate(samples[:count]):
         write_mp4(folder / f"{index:06d}.mp4", clip, fps)
         write_gif(folder / f"{index:06d}.gif", clip, fps, scale=4)
-    write_contact_sheet(out / "real_clips.png", real, scale=2)
-    write_contact_sheet(out / "contact_sheet.png", samples, scale=2)
+    shown = [labels.index(label) for label in range(count)] if names else range(count)
+    rows = {"scale": 2, "captions": names or None, "beside": True}
+    write_contact_sheet(out / "real_clips.png", [real[index] for index in shown], **rows)
+    write_contact_sheet(out / "contact_sheet.png", samples[:count], **rows)
+    columns = min(PLAYING, len(samples) // count) if names else 4
+    playing = [samples[row + column * count] for row in range(count) for column in range(columns)] if names else samples[:count]
+    write_grid(out / "contact_sheet.gif", playing, fps, columns, scale=2, names=names or None)
     return out / "contact_sheet.png"
 
 
@@ -223,9 +265,14 @@ def _print(summary: Summary, out: Path, run_folder: Path) -> None:
         ],
         ["  real clips", f"{summary.motion_real:.2f}", "1.00×"],
     ]
+    rows += [
+        [f"samples nearest to a real clip of their class: {name}", f"{share:.0%}", ""]
+        for name, share in summary.classes.items()
+    ]
     print_table("demo", ["what", "value", "ratio"], rows)
     for name, path in {
         "contact sheet": summary.contact_sheet,
+        "playing": out / "contact_sheet.gif",
         "real clips": out / "real_clips.png",
         "clips": out / "samples",
         "checkpoint": run_folder / "checkpoints",

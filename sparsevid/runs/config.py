@@ -4,9 +4,7 @@ Nothing is said twice: the model's input size follows from clip and autoencoder,
 and precision from `train`.
 """
 
-import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.runs.older import brought_forward
-from sparsevid.savings.options import SavingError, parse_savings
+from sparsevid.runs.values import check_values
 from sparsevid.system.home import expand_home
 from sparsevid.system.schema import AS_TYPED, check_keys, read_overrides, read_yaml
 
@@ -88,6 +86,7 @@ class AutoencoderConfig:
     channels: int = 16  # linear: latent channels
     patch: int = 8  # linear: pixels of a patch's side
     fit_clips: int = 64  # linear: training clips to fit on
+    whitening: float = 1.0  # linear: how far channels are brought to equal variance, 0: one common scale … 1: unit variance
 
 
 @dataclass
@@ -206,64 +205,6 @@ class RunConfig:
         return Path(self.output) / self.name
 
 
-CHOICES = {
-    "schedule.kind": ("paper", "constant", "table"),
-    "data.label_order": (None, "sorted", "official"),
-    "data.rule": (None, "stride", "latte_linspace"),
-    "data.short": (None, "exclude", "reduce_stride", "repeat_last"),
-    "data.decoder": ("pyav", "decord"),
-    "autoencoder.kind": ("linear", "kl", "pixels"),
-    "autoencoder.precision": (None, "float32", "bfloat16"),
-    "objective.kind": ("diffusion", "flow"),
-    "objective.times": (None, "uniform", "logit_normal"),
-    "train.lr_schedule": ("constant", "cosine"),
-    "train.optimizer": ("adamw", "adam", "sgd"),
-    "train.precision": ("float32", "bfloat16", "float16"),
-    "train.zero_stage": (None, 0, 1, 2, 3),
-    "train.ema_device": (None, "cpu"),
-}
-POSITIVE = (
-    "model.hidden_size",
-    "model.num_heads",
-    "model.patch_size",
-    "autoencoder.channels",
-    "autoencoder.patch",
-    "autoencoder.fit_clips",
-    "data.frames",
-    "data.stride",
-    "data.fold",
-    "train.steps",
-    "train.global_batch",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.log_every",
-    "train.max_skipped",
-    "monitor.validate_clips",
-    "monitor.sample_clips",
-    "monitor.score_clips",
-    "train.micro_batch",
-    "train.keep_every",
-    "sample.steps",
-    "sample.guidance_channels",
-)
-NOT_NEGATIVE = (
-    "data.images",
-    "data.workers",
-    "data.target_fps",
-    "train.warmup",
-    "train.gradient_clipping",
-    "train.lr",
-    "train.weight_decay",
-    "monitor.validate_every",
-    "monitor.sample_every",
-    "monitor.score_every",
-)
-ABOVE_ZERO = ("train.eps", "train.timeout", "train.start_timeout", "train.silence", "monitor.peak_tflops")
-SHARES = ("objective.label_dropout",)  # in [0, 1]
-INT64 = 2**63
-DECAYS = ("train.ema_decay", "train.betas")  # in [0, 1), alone or in a list
-
-
 class ConfigError(ValueError):
     """A config file or override that cannot be used; the message names the key and what is accepted."""
 
@@ -295,7 +236,10 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         resolved: RunConfig = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # a reference to nothing
         raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
-    _check_values(config)
+    try:
+        check_values(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return expand_home(resolved)
 
 
@@ -343,58 +287,3 @@ def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
         raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
-    """Every number of a configuration, under its dotted key."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield from _numbers(value, f"{key}.{name}" if key else name)
-    elif isinstance(values, list):
-        for value in values:
-            yield from _numbers(value, key)
-    elif isinstance(values, int | float):
-        yield key, values
-
-
-def _check_values(config: DictConfig) -> None:
-    for key, number in _numbers(OmegaConf.to_container(config)):
-        if isinstance(number, int) and not -INT64 <= number < INT64:
-            raise ConfigError(f"{key} = {number}; accepted are whole numbers of 64 bits, from -2^63 to 2^63 - 1")
-        if not math.isfinite(number):
-            raise ConfigError(f"{key} = {number}; accepted are finite numbers")
-    for key, accepted in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value not in accepted:
-            raise ConfigError(f"{key} = {value!r}; accepted are {', '.join(map(str, accepted))}")
-    for key in POSITIVE:
-        value = OmegaConf.select(config, key)
-        if value is not None and value < 1:
-            raise ConfigError(f"{key} = {value}; it is at least 1")
-    for key in NOT_NEGATIVE:
-        value = OmegaConf.select(config, key)
-        if value is not None and value < 0:
-            raise ConfigError(f"{key} = {value}; it is not negative")
-    for key in ABOVE_ZERO:
-        value = OmegaConf.select(config, key)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key} = {value}; it is above 0")
-    for key in (*SHARES, *DECAYS):
-        value = OmegaConf.select(config, key)
-        for each in value if isinstance(value, list | ListConfig) else [value]:
-            if not 0.0 <= each <= 1.0 or (each == 1.0 and key in DECAYS):
-                raise ConfigError(f"{key} = {value}; accepted is 0 up to 1{', without 1 itself' if key in DECAYS else ''}")
-    if len(config.train.betas) != 2:
-        raise ConfigError(f"train.betas = {list(config.train.betas)}; they are two, such as [0.9, 0.999]")
-    size = config.data.size
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ConfigError(f"data.size = {list(size)}; it is [height, width] in pixels, both from 1")
-    interval = config.sample.guidance_interval
-    if interval is not None and (len(interval) != 2 or not 0.0 <= interval[0] <= interval[1] <= 1.0):
-        raise ConfigError(f"sample.guidance_interval = {list(interval)}; it is [low, high] with 0 ≤ low ≤ high ≤ 1")
-    try:
-        parse_savings(config.sample.savings)
-    except SavingError as error:
-        raise ConfigError(f"sample.savings: {error}") from error
-    if config.data.cache_frames and config.data.workers:
-        raise ConfigError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")

@@ -116,7 +116,8 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
         )
     keys = fixed_clips(dataset, settings.fit_clips, config.seed)
     clips = torch.stack([dataset[key]["clip"] for key in keys])
-    fitted = LinearAutoencoder.fit(clips, patch=settings.patch, channels=settings.channels)
+    options = {name: getattr(settings, name) for name in ("patch", "channels", "whitening")}
+    fitted = LinearAutoencoder.fit(clips, **options)
     quality = psnr(fitted.decode(fitted.encode(clips)), clips)
     logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)
     return fitted

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import repeat
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -22,7 +23,11 @@ ELLIPSIS = "…"
 
 
 def contact_sheet(
-    clips: Tensor | Sequence[Tensor], captions: Sequence[str] | None = None, max_frames: int = 8, scale: int = 1
+    clips: Tensor | Sequence[Tensor],
+    captions: Sequence[str] | None = None,
+    max_frames: int = 8,
+    scale: int = 1,
+    beside: bool = False,
 ) -> Image.Image:
     """Clips in rows, frames in columns, a thin white gap between them.
 
@@ -31,6 +36,7 @@ def contact_sheet(
         captions: N lines, each above its row; what is wider than the row is cut and ends in "…".
         max_frames: of a longer clip this many frames are shown, evenly spaced, with the first and the last.
         scale: each pixel becomes this many in width and in height.
+        beside: write the captions, uncut, to the left of their rows.
 
     Returns:
         An RGB image.
@@ -44,6 +50,13 @@ def contact_sheet(
     count = min(max_frames, len(rows[0]))
     shown = np.linspace(0, len(rows[0]) - 1, count).round().astype(int)
     height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale
+    if captions is not None and beside:
+        frames = contact_sheet(clips, None, max_frames, scale)
+        names = name_column(captions, [height] * len(rows))
+        sheet = Image.new("RGB", (names.width + frames.width, frames.height), "white")
+        sheet.paste(names, (0, 0))
+        sheet.paste(frames, (names.width, 0))
+        return sheet
     line = CAPTION_HEIGHT if captions is not None else 0
     sheet = Image.new("RGB", (count * (width + GAP) - GAP, len(rows) * (height + GAP + line) - GAP), "white")
     draw = ImageDraw.Draw(sheet)
@@ -62,9 +75,30 @@ def write_contact_sheet(
     captions: Sequence[str] | None = None,
     max_frames: int = 8,
     scale: int = 1,
+    beside: bool = False,
 ) -> None:
     """Write a `contact_sheet` as PNG to `path`; the other arguments are its."""
-    _write_png(Path(path), contact_sheet(clips, captions, max_frames, scale))
+    _write_png(Path(path), contact_sheet(clips, captions, max_frames, scale, beside))
+
+
+def name_column(names: Sequence[str], heights: Sequence[int]) -> Image.Image:
+    """Names under one another, each in the middle of its row, as what stands beside rows of pictures.
+
+    Args:
+        names: lines of Pillow's default font; the widest one decides the width.
+        heights: of the rows, in pixels, without the gap between them.
+
+    Returns:
+        An RGB image.
+    """
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    width = math.ceil(max(draw.textlength(name) for name in names)) + BLOCK_GAP
+    column = Image.new("RGB", (width, sum(heights) + GAP * (len(heights) - 1)), "white")
+    draw, top = ImageDraw.Draw(column), 0
+    for name, height in zip(names, heights, strict=True):
+        draw.text((2, top + height / 2), name, fill="black", anchor="lm")
+        top += height + GAP
+    return column
 
 
 def board(blocks: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
@@ -105,19 +139,22 @@ def write_board(path: str | Path, blocks: Sequence[Image.Image], captions: Seque
     _write_png(Path(path), board(blocks, captions, columns))
 
 
-def clip_grid(clips: Tensor | Sequence[Tensor], columns: int | None = None, scale: int = 1) -> Tensor:
+def clip_grid(
+    clips: Tensor | Sequence[Tensor], columns: int | None = None, scale: int = 1, names: Sequence[str] | None = None
+) -> Tensor:
     """Clips side by side that play together, as one clip; what the last row lacks is white.
 
     Args:
         clips: uint8 (N,C,T,H,W).
         columns: clips of a row; default: as many as rows, or one more.
         scale: each pixel becomes this many in width and in height.
+        names: of the rows, written to their left.
 
     Returns:
         uint8 (C,T,H',W').
 
     Raises:
-        ValueError: not uint8 clips of one size, or a number out of range.
+        ValueError: not uint8 clips of one size, another number of names than rows, or a number out of range.
     """
     _rows_of(clips, None)
     columns = math.ceil(math.sqrt(len(clips))) if columns is None else columns
@@ -132,11 +169,21 @@ def clip_grid(clips: Tensor | Sequence[Tensor], columns: int | None = None, scal
         top, left = (index // columns) * (height + GAP), (index % columns) * (width + GAP)
         large = clip.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
         grid[..., top : top + height, left : left + width] = large
-    return grid
+    if names is None:
+        return grid
+    if len(names) != rows:
+        raise ValueError(f"{len(names)} names for {rows} rows")
+    column = torch.from_numpy(np.array(name_column(names, [height] * rows)))
+    return torch.cat([repeat(column, "h w c -> c t h w", t=frames), grid], dim=-1)
 
 
 def write_grid(
-    path: str | Path, clips: Tensor | Sequence[Tensor], fps: float, columns: int | None = None, scale: int = 1
+    path: str | Path,
+    clips: Tensor | Sequence[Tensor],
+    fps: float,
+    columns: int | None = None,
+    scale: int = 1,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Write a `clip_grid` as one video or GIF; the other arguments are its.
 
@@ -152,7 +199,7 @@ def write_grid(
     writers = {each.suffix: each.write for each in FORMATS.values() if each.suffix}
     if path.suffix.lower() not in writers:
         raise ValueError(f"a grid of clips is written as {', '.join(writers)}, got the name {path.name!r}")
-    writers[path.suffix.lower()](path, clip_grid(clips, columns, scale), fps)
+    writers[path.suffix.lower()](path, clip_grid(clips, columns, scale, names), fps)
 
 
 def fitted(caption: str, width: int) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from fake_gpu import fake_gpu
+from safetensors.torch import load_file, save_file
 
 from sparsevid.autoencoder.base import to_uint8, to_unit_range
 from sparsevid.autoencoder.kl import KLAutoencoder
@@ -50,6 +51,25 @@ def test_linear_latents_have_unit_scale_and_more_channels_reconstruct_better(cli
         torch.testing.assert_close(scale, torch.ones(4), atol=0.02, rtol=0)
         quality.append(psnr(autoencoder.decode(latents), clips))
     assert quality[0] < quality[1] < quality[2] and quality[2] > 50
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_whitening_decides_how_far_variances_are_made_equal(whitening, clips):
+    plain, white = (LinearAutoencoder.fit(clips, whitening=each) for each in (0.0, whitening))
+    deviations, own = (each.encode(clips).double().std(dim=(0, 2, 3, 4)) for each in (white, plain))
+    torch.testing.assert_close(deviations.square().mean().sqrt().item(), 1.0, atol=0.02, rtol=0)
+    torch.testing.assert_close(deviations / deviations[0], (own / own[0]) ** (1 - whitening), atol=2e-3, rtol=1e-3)
+    assert psnr(white.decode(white.encode(clips)), plain.decode(plain.encode(clips))) > 50
+
+
+def test_a_saved_linear_fit_of_before_whitening_is_read(clips, tmp_path):
+    autoencoder = LinearAutoencoder.fit(clips)
+    autoencoder.save(tmp_path)
+    weights = load_file(tmp_path / "autoencoder.safetensors")
+    save_file(
+        {"std" if name == "scale" else name: value for name, value in weights.items()}, tmp_path / "autoencoder.safetensors"
+    )
+    assert torch.equal(load_autoencoder(tmp_path).encode(clips), autoencoder.encode(clips))
 
 
 def test_linear_fit_is_the_optimal_projection(clips):

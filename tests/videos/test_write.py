@@ -277,6 +277,23 @@ def test_grid_plays_clips_side_by_side(columns, scale):
     assert (grid == 255).sum() == grid.numel() - clips.numel() * scale**2  # all else is white
 
 
+def test_names_stand_beside_their_rows():
+    clips = [smooth_clip(3, 16, 24).roll(shift, dims=-1) for shift in range(4)]
+    plain, named = (
+        np.array(contact_sheet(clips, each, beside=True)) for each in (None, ["owl", "a longer name", "elk", "yak"])
+    )
+    width = named.shape[1] - plain.shape[1]
+    assert np.array_equal(named[:, width:], plain) and named.shape[0] == plain.shape[0]
+    rows = [named[top : top + 16, :width] for top in range(0, named.shape[0], 16 + GAP)]
+    assert all((row < 128).any() for row in rows) and not np.array_equal(rows[0], rows[2])
+    grid, with_names = (clip_grid(clips, 2, names=names) for names in (None, ["owl", "elk"]))
+    left = with_names.shape[-1] - grid.shape[-1]
+    assert torch.equal(with_names[..., left:], grid)
+    assert (with_names[..., :left] < 128).any() and torch.equal(with_names[:, 0, :, :left], with_names[:, 2, :, :left])
+    with pytest.raises(ValueError, match="3 names for 2 rows"):
+        clip_grid(clips, 2, names=["owl", "elk", "yak"])
+
+
 @pytest.mark.parametrize("name", ["g.mp4", "g.gif", "g.mkv", "g.MKV"])
 def test_grid_as_a_file(tmp_path, name):
     clips = torch.stack([smooth_clip(4), 255 - smooth_clip(4)])

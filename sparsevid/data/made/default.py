@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 from sparsevid.data.made.base import MadeSet
+from sparsevid.data.made.folder import Made, make
 from sparsevid.data.tree.cards import load_card
 from sparsevid.system.logging import get_logger
 
@@ -40,6 +42,25 @@ class Comparison(NamedTuple):
 def set_class(name: str) -> type[MadeSet]:
     """The class of a set in `MADE`."""
     return import_module(f"sparsevid.data.made.{name}").SET
+
+
+def make_default(name: str, folder: Path, workers: int) -> Made:
+    """Make the set that its card describes, as far as it is not there, and compare it with the card.
+
+    Args:
+        name: a key of `MADE`.
+        folder: the set's.
+        workers: processes that make clips.
+
+    Raises:
+        ImportError, MadeError, LockedError, OSError: see `make`.
+    """
+    kind = set_class(name)
+    made = kind(kind.defaults)
+    result = make(made, folder, kind.default_counts, workers)
+    if compared := against_card(made, kind.default_counts, result.sha256):
+        compared.say()
+    return result
 
 
 def against_card(made: MadeSet, counts: Mapping[str, int], sha256: str) -> Comparison | None:

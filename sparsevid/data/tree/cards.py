@@ -184,17 +184,30 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
 
 
 def resolve_root(card: Card, root: str | Path | None = None) -> Path:
-    """The folder with a card's videos.
+    """The folder with a card's videos, as `root_folder` gives it; it exists.
+
+    Raises:
+        FileNotFoundError: no such folder, or as `root_folder`.
+        ValueError: as `root_folder`.
+    """
+    folder = root_folder(card, root)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"card {card.name!r}: no data folder {folder}{_how_to_make(card, folder)}")
+    return folder
+
+
+def root_folder(card: Card, root: str | Path | None = None) -> Path:
+    """Where a card's videos are, or are to be.
 
     Args:
         card: the dataset.
         root: overrides the card's own.
 
     Returns:
-        `root` if given, else the card's root, else $SPARSEVID_DATA/<name>; an existing folder.
+        `root` if given, else the card's root, else $SPARSEVID_DATA/<name>.
 
     Raises:
-        FileNotFoundError: no such folder, its package is not installed, or $SPARSEVID_DATA is needed and not set.
+        FileNotFoundError: its package is not installed, or $SPARSEVID_DATA is needed and not set.
         ValueError: the card's `package:` root does not name a folder inside a package.
     """
     if root is not None:
@@ -210,9 +223,12 @@ def resolve_root(card: Card, root: str | Path | None = None) -> Path:
                     "set it, or give the root"
                 )
             folder = expand_home(Path(os.environ[DATA_VARIABLE])) / folder
-    if not folder.is_dir():
-        raise FileNotFoundError(f"card {card.name!r}: no data folder {folder}")
     return folder
+
+
+def _how_to_make(card: Card, folder: Path) -> str:
+    """For a set that a program makes, the command."""
+    return f"; `sparsevid make_data {card.name} --out {folder}` makes it" if card.made.sha256 else ""
 
 
 def _find_card(name_or_path: str | Path) -> Path:
