@@ -143,7 +143,7 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
         motion_samples=_motion(samples),
         motion_real=_motion(real),
         contact_sheet=str(sheet),
-        classes=_recognised(features, labels, names),
+        classes=recognised(features, labels, names),
     )
 
 
@@ -167,7 +167,7 @@ def _scores(features: dict) -> dict[str, float]:
     return {name: frechet_distance(features["real"], each) for name, each in features.items() if name != "real"}
 
 
-def _recognised(features: dict, labels: list[int], names: list[str]) -> dict[str, float]:
+def recognised(features: dict, labels: list[int], names: list[str]) -> dict[str, float]:
     """By class the share of its samples whose nearest real clip is of it."""
     import torch
 
@@ -223,7 +223,7 @@ def _write_clips(out: Path, samples, real, labels: list[int], names: list[str], 
     from sparsevid.videos.sheets import write_contact_sheet, write_grid
     from sparsevid.videos.write import write_gif, write_mp4
 
-    folder, count = out / "samples", len(names) or SHOWN_CLIPS
+    folder, count = out / "samples", len(names) or min(SHOWN_CLIPS, len(samples))
     folder.mkdir(parents=True, exist_ok=True)
     for index, clip in enumerate(samples[:count]):
         write_mp4(folder / f"{index:06d}.mp4", clip, fps)

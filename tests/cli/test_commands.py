@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     small = ["model.hidden_size=32", "model.num_heads=2", "data.frames=4", "data.stride=2", "data.size=[32,32]"]
     short = ["train.steps=4", "train.warmup=0", "train.global_batch=4", "sample.steps=3"]
-    tool("train", "configs/demo/sparse.yaml", f"output={folder}", "name=tiny", *small, *short)
+    tool("train", "configs/demo/natural.yaml", f"output={folder}", "name=tiny", *small, *short)
     return folder / "tiny"
 
 

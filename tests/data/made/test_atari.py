@@ -242,7 +242,7 @@ def test_its_card_reads_it(tmp_path):
     manifest = build_manifest(tmp_path, load_card("atari").rules())
     assert manifest.classes == made.all_classes and len(manifest.classes) == 12
     assert manifest.splits == {"train": 12, "test": 12} and not manifest.rejects
-    config = load_config(ROOT / "configs" / "demo" / "sparse.yaml", ["data.card=atari", f"data.root={tmp_path}"])
+    config = load_config(ROOT / "configs" / "demo" / "natural.yaml", ["data.card=atari", f"data.root={tmp_path}"])
     nothing = {"frames": None, "stride": None, "size": None, "flip": None}
     _, _, dataset = open_data(replace(config, data=replace(config.data, **nothing)))
     sample = dataset[0, 0]
