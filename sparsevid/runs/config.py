@@ -109,7 +109,7 @@ class TrainConfig:
     # Weights to start from: a checkpoint, an exported folder, a public file (.pt, .pth, .safetensors), a hub id; dense ones
     # become sparse.
     init_from: str | None = None
-    optimizer: str = "adamw"  # adamw, adam, sgd
+    optimizer: str = "adamw"  # adamw, adam, sgd, muon (for the matrices of layers; all else adamw; ZeRO stage 0)
     lr: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # sgd: the first is its momentum
     eps: float = 1e-8
@@ -217,7 +217,7 @@ CHOICES = {
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),
-    "train.optimizer": ("adamw", "adam", "sgd"),
+    "train.optimizer": ("adamw", "adam", "sgd", "muon"),
     "train.precision": ("float32", "bfloat16", "float16"),
     "train.zero_stage": (None, 0, 1, 2, 3),
     "train.ema_device": (None, "cpu"),
