@@ -22,7 +22,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steep at 0; singular values end betw
 SMALLEST = 1e-7  # norm that a momentum is divided by, so that zero stays zero
 SCALE = 0.2  # of AdamW's moves: root mean square over rate
 MAPS = {"qkv": 3, "kv": 2}  # of layers that have several maps in one weight; Muon works better on each by itself
-BATCH = 2**24  # elements that are iterated together
+BATCH = 2**22  # elements that are iterated together: few kernels on a GPU, little memory
 KEPT = {True: ("exp_avg",), False: ("step", "exp_avg", "exp_avg_sq")}  # of a matrix; of all else
 
 
@@ -31,7 +31,7 @@ def maps_of(name: str, weight: Tensor) -> int:
 
     Muon's are the matrices that tokens pass inside of layers. Embeddings, the first and the last projection are not, nor is
     modulation: it sees one condition a clip, so that its gradient has no more rank than there are clips, and to make that
-    orthogonal would bring up noise; it would also cost half of what the others do.
+    orthogonal would bring up noise; it would also cost more than half of what all the others do.
     """
     if not name.startswith("blocks.") or weight.ndim != 2 or ".adaLN_modulation." in name:
         return 0

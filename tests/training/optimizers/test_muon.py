@@ -65,7 +65,7 @@ def test_matrices_of_layers_and_no_other_weights():
     assert {"final_layer.linear.weight", "y_embedder.embedding_table.weight", "blocks.0.adaLN_modulation.1.weight"} < others
 
 
-@pytest.mark.parametrize("batch", [1, 2**24])
+@pytest.mark.parametrize("batch", [1, 2**22])
 @pytest.mark.parametrize("steps", [1, 10])
 def test_matrices_move_as_pytorchs_own(monkeypatch, steps, batch):
     """In its precision, whatever is iterated together. Its products of single matrices may round otherwise: by one bit of
