@@ -3,7 +3,7 @@
 Muon moves a matrix along its momentum with all singular values set to about 1, which five Newton-Schulz steps do by products.
 The move is scaled to the root mean square of AdamW's (arXiv 2502.16982, equation 4), so that rate and decay fit both kinds.
 
-PyTorch's own (`torch.optim.Muon`, from 2.9 on) iterates in bfloat16, which is slow on processors without instructions for it,
+PyTorch's own (from 2.9 on, in torch.optim) iterates in bfloat16, which is slow on processors without instructions for it,
 and takes matrices alone.
 
 Dimensions: a weight has m maps of r×c, one above the other; in a batch are n matrices of a×b, a ≤ b.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_gpu import fake_gpu
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -148,6 +149,17 @@ def test_a_weight_without_a_gradient_is_passed_over():
     for name, weight in parts.items():
         torch.testing.assert_close(weight, whole[name], atol=1e-4, rtol=1e-4)
         assert optimizer.state[weight].get("step", 4) == 4
+
+
+def test_a_step_waits_for_no_device():
+    with fake_gpu() as traffic:
+        weights = {name: nn.Parameter(torch.ones(value.shape, device="cuda")) for name, value in model_weights().items()}
+        optimizer = Muon(weights, **OPTIONS)
+        for _ in range(2):
+            for weight in weights.values():
+                weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        assert traffic.events == []
 
 
 def engine(precision: str = "float32") -> tuple[Engine, dict[str, Tensor]]:
