@@ -108,7 +108,7 @@ class TrainConfig:
     # Weights to start from: a checkpoint, an exported folder, a public file (.pt, .pth, .safetensors), a hub id; dense ones
     # become sparse.
     init_from: str | None = None
-    optimizer: str = "adamw"  # adamw, adam, sgd
+    optimizer: str = "adamw"  # adamw, adam, sgd, muon (for the matrices of layers; all else adamw; ZeRO stage 0)
     lr: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # sgd: the first is its momentum
     eps: float = 1e-8

@@ -19,7 +19,7 @@ CHOICES = {
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),
-    "train.optimizer": ("adamw", "adam", "sgd"),
+    "train.optimizer": ("adamw", "adam", "sgd", "muon"),
     "train.precision": ("float32", "bfloat16", "float16"),
     "train.zero_stage": (None, 0, 1, 2, 3),
     "train.ema_device": (None, "cpu"),

@@ -35,6 +35,7 @@ from sparsevid.system.logging import get_logger
 from sparsevid.system.precision import set_float32
 from sparsevid.training import TrainingError
 from sparsevid.training.deepspeed_file import read_settings
+from sparsevid.training.optimizers.muon import Muon
 from sparsevid.training.unsharded import Unsharded
 
 logger = get_logger(__name__)
@@ -86,7 +87,7 @@ class Engine:
         if train.compile:
             compile_layers(model)
         self._whole = None if self.stage else Unsharded(self.names, self.dtype)
-        optimizer = build_optimizer(train, list(self._whole.masters.values()) if self._whole else parameters)
+        optimizer = build_optimizer(train, self._whole.masters if self._whole else self.names)
         with _quiet():
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model, model_parameters=parameters, optimizer=optimizer, config=settings
@@ -151,21 +152,20 @@ class Engine:
                 yield Fragment(name, 0, self._whole.masters[name].detach().flatten())
 
     def optimizer_fragments(self) -> dict[str, list[Fragment]]:
-        """The optimizer's state by kind, such as `exp_avg`, in the order of `fragments`; empty before the first step."""
+        """The optimizer's state by kind, such as `exp_avg`, in the order of `fragments`, of the weights that have it; empty
+        before the first step.
+        """
         state = self._torch_optimizer.state
-        if not state:
-            return {}
-        kinds = [kind for kind, value in next(iter(state.values())).items() if torch.is_tensor(value) and value.ndim]
-        return {kind: list(self._state_fragments(kind)) for kind in kinds}
+        kinds = (kind for each in state.values() for kind, value in each.items() if torch.is_tensor(value) and value.ndim)
+        return {kind: list(self._state_fragments(kind)) for kind in dict.fromkeys(kinds)}
 
     def scalars(self) -> dict[str, float]:
         """What the optimizer counts, and the state of a loss scale: numbers that are the same on all ranks."""
-        first = next(iter(self._torch_optimizer.state.values()), {})
-        numbers = {
-            f"optimizer.{key}": float(value) for key, value in first.items() if not torch.is_tensor(value) or not value.ndim
-        }
+        first: dict[str, Any] = {}
+        for state in self._torch_optimizer.state.values():
+            first = {key: value for key, value in state.items() if not torch.is_tensor(value) or not value.ndim} | first
         scaler = self._scaler()
-        return numbers | {
+        return {f"optimizer.{key}": float(value) for key, value in first.items()} | {
             f"scale.{key}": float(getattr(scaler, key)) for key in _SCALER if getattr(scaler, key, None) is not None
         }
 
@@ -180,6 +180,7 @@ class Engine:
         counts = {key.removeprefix("optimizer."): value for key, value in scalars.items() if key.startswith("optimizer.")}
         if kinds:
             self._make_state(kinds, counts)
+        kept = dict(self._kept(kinds))
         for name, parameter in self.names.items():
             if self.stage == 3:
                 self._load_third(name, read, kinds)
@@ -190,7 +191,7 @@ class Engine:
                         target[ours] = read(kind, name, theirs.start, theirs.stop - theirs.start).to(target)
             else:
                 master = self._whole.masters[name]
-                targets = {"master": master.data, **{kind: self._torch_optimizer.state[master][kind] for kind in kinds}}
+                targets = {"master": master.data} | {kind: self._torch_optimizer.state[master][kind] for kind in kept[master]}
                 for kind, target in targets.items():
                     target.copy_(read(kind, name, 0, target.numel()).view_as(target))
         scaler = self._scaler()
@@ -244,25 +245,32 @@ class Engine:
                 safe_set_local_optimizer_state(parameter, value, kind)
 
     def _state_fragments(self, kind: str) -> Iterator[Fragment]:
-        state = self._torch_optimizer.state
+        state, kept = self._torch_optimizer.state, dict(self._kept([kind]))
         for name, parameter in self.names.items():
             if self.stage == 3:
                 yield self._third(name, safe_get_local_optimizer_state(parameter, kind))
             elif self.stage:
                 for flat, ours, theirs in self._place(parameter):
                     yield Fragment(name, theirs.start, state[flat][kind][ours])
-            else:
+            elif kept[self._whole.masters[name]]:
                 yield Fragment(name, 0, state[self._whole.masters[name]][kind].flatten())
+
+    def _kept(self, keys: list[str]) -> Iterator[tuple[Tensor, list[str]]]:
+        """Each tensor that the optimizer moves, and what it keeps of `keys` for it: all, unless its group says what."""
+        for group in self._torch_optimizer.param_groups:
+            kept = [key for key in keys if key in group.get("keeps", keys)]
+            yield from ((tensor, kept) for tensor in group["params"])
 
     def _make_state(self, kinds: list[str], counts: dict[str, float]) -> None:
         """An optimizer state of zeros, for PyTorch makes it only at the first step."""
+        keys = [*kinds, *counts]
         if self.stage == 3:
-            tensors = self.optimizer.fp32_partitioned_groups_flat
+            tensors = [(tensor, keys) for tensor in self.optimizer.fp32_partitioned_groups_flat]
         else:
-            tensors = [tensor for group in self._torch_optimizer.param_groups for tensor in group["params"]]
-        for tensor in tensors:
-            state = {kind: torch.zeros_like(tensor, dtype=torch.float32) for kind in kinds}
-            scalars = {key: torch.tensor(value, device=tensor.device) for key, value in counts.items()}
+            tensors = self._kept(keys)
+        for tensor, kept in tensors:
+            state = {kind: torch.zeros_like(tensor, dtype=torch.float32) for kind in kinds if kind in kept}
+            scalars = {key: torch.tensor(value, device=tensor.device) for key, value in counts.items() if key in kept}
             self._torch_optimizer.state[tensor] = state | scalars
 
     def _scaler(self) -> Any:
@@ -273,8 +281,8 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     """DeepSpeed's configuration: its file, if the run names one, with what the run says of batch and precision.
 
     Raises:
-        ConfigError: the file is missing, broken, or says what the run says; float16 without sharding; or compiled layers with
-            sharded weights.
+        ConfigError: the file is missing, broken, or says what the run says; float16 without sharding; Muon with it; or compiled
+            layers with sharded weights.
     """
     settings: dict[str, Any] = {"zero_optimization": {"stage": train.zero_stage or 0}}
     if train.deepspeed is not None:
@@ -283,6 +291,11 @@ def engine_settings(train: TrainConfig, micro_batch: int, accumulation: int) -> 
     if train.precision == "float16" and not stage:
         # There DeepSpeed divides gradients by a loss scale that they were not multiplied with.
         raise ConfigError("train.precision=float16 needs train.zero_stage 1, 2 or 3; stage 0 takes float32 and bfloat16")
+    if train.optimizer == "muon" and stage:
+        raise ConfigError(
+            f"train.optimizer=muon needs train.zero_stage=0, and this run has stage {stage}: it moves whole matrices, and from "
+            "stage 1 on weights are cut into flat pieces. Stages 1 to 3 take adamw, adam and sgd"
+        )
     if train.compile and stage == 3:
         raise ConfigError(
             "train.compile=true needs train.zero_stage 0, 1 or 2: at stage 3 weights are gathered by hooks inside the layers, "
@@ -317,13 +330,16 @@ def check_precision(precision: str) -> None:
         )
 
 
-def build_optimizer(train: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """PyTorch's optimizer of the configured name."""
+def build_optimizer(train: TrainConfig, weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of the configured name, PyTorch's where it has one, over weights by name."""
     options = {"lr": train.lr, "weight_decay": train.weight_decay}
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=train.betas[0], **options)
+        return torch.optim.SGD(weights.values(), momentum=train.betas[0], **options)
+    options |= {"betas": tuple(train.betas), "eps": train.eps}
+    if train.optimizer == "muon":
+        return Muon(weights, **options)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    return kind(parameters, betas=tuple(train.betas), eps=train.eps, fused=True, **options)
+    return kind(weights.values(), fused=True, **options)
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:

@@ -125,8 +125,9 @@ def check_two_processes(tiny, stage: int, *overrides: str) -> None:
     assert all(value.isfinite().all() for value in weights(checkpoint_path(bad.folder, 6)).values())
 
 
-def test_two_processes_train_the_same_model_as_one(tiny):
-    check_two_processes(tiny, 1)
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), (0, "muon")])
+def test_two_processes_train_the_same_model_as_one(tiny, stage, optimizer):
+    check_two_processes(tiny, stage, f"train.optimizer={optimizer}")
 
 
 @pytest.mark.slow
@@ -137,9 +138,9 @@ def test_two_processes_at_every_zero_stage(tiny, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_from_one_rank_to_two(tiny, stage):
-    common = (f"train.zero_stage={stage}", "train.micro_batch=1")
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")])
+def test_from_one_rank_to_two(tiny, stage, optimizer):
+    common = (f"train.zero_stage={stage}", f"train.optimizer={optimizer}", "train.micro_batch=1")
     Trainer(tiny("name=more", *common, "train.steps=4")[0]).train()
     more, path = tiny("name=more", *common)
     assert "step-0000004" in run_all(RUNS, path, processes=2)
@@ -151,12 +152,13 @@ def test_from_one_rank_to_two(tiny, stage):
 @pytest.mark.slow
 def test_bfloat16_at_every_zero_stage(tiny):
     """bfloat16 keeps float32 masters: checkpoints hold weights that bfloat16 cannot represent. Resumed equals uninterrupted."""
-    for stage in range(4):
-        common = ("train.precision=bfloat16", f"train.zero_stage={stage}")
-        whole, whole_path = tiny(f"name=whole{stage}", *common)
-        _, half_path = tiny(f"name=halved{stage}", *common, "train.steps=4")
+    for stage, optimizer in ((0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")):
+        common = ("train.precision=bfloat16", f"train.zero_stage={stage}", f"train.optimizer={optimizer}")
+        name = f"{optimizer}{stage}"
+        whole, whole_path = tiny(f"name=whole-{name}", *common)
+        _, half_path = tiny(f"name=halved-{name}", *common, "train.steps=4")
         run_all(RUNS, whole_path, half_path, processes=2)
-        halved, halved_path = tiny(f"name=halved{stage}", *common)
+        halved, halved_path = tiny(f"name=halved-{name}", *common)
         run_all(RUNS, halved_path, processes=2)
         assert same_end(whole, halved)
         saved = weights(checkpoint_path(whole.folder, 6))
