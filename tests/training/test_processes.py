@@ -150,20 +150,19 @@ def test_from_one_rank_to_two(tiny, stage, optimizer):
 
 
 @pytest.mark.slow
-def test_bfloat16_at_every_zero_stage(tiny):
+@pytest.mark.parametrize(("stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")])
+def test_bfloat16_at_every_zero_stage(tiny, stage, optimizer):
     """bfloat16 keeps float32 masters: checkpoints hold weights that bfloat16 cannot represent. Resumed equals uninterrupted."""
-    for stage, optimizer in ((0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")):
-        common = ("train.precision=bfloat16", f"train.zero_stage={stage}", f"train.optimizer={optimizer}")
-        name = f"{optimizer}{stage}"
-        whole, whole_path = tiny(f"name=whole-{name}", *common)
-        _, half_path = tiny(f"name=halved-{name}", *common, "train.steps=4")
-        run_all(RUNS, whole_path, half_path, processes=2)
-        halved, halved_path = tiny(f"name=halved-{name}", *common)
-        run_all(RUNS, halved_path, processes=2)
-        assert same_end(whole, halved)
-        saved = weights(checkpoint_path(whole.folder, 6))
-        moved = [value for name, value in saved.items() if name.endswith("blocks.0.mlp.fc1.weight")]
-        assert all(not torch.equal(value, value.bfloat16().float()) for value in moved)
+    common = ("train.precision=bfloat16", f"train.zero_stage={stage}", f"train.optimizer={optimizer}")
+    whole, whole_path = tiny("name=whole", *common)
+    _, half_path = tiny("name=halved", *common, "train.steps=4")
+    run_all(RUNS, whole_path, half_path, processes=2)
+    halved, halved_path = tiny("name=halved", *common)
+    run_all(RUNS, halved_path, processes=2)
+    assert same_end(whole, halved)
+    saved = weights(checkpoint_path(whole.folder, 6))
+    moved = [value for name, value in saved.items() if name.endswith("blocks.0.mlp.fc1.weight")]
+    assert all(not torch.equal(value, value.bfloat16().float()) for value in moved)
 
 
 @pytest.mark.slow
