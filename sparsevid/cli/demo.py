@@ -124,7 +124,7 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     detector = build_detector("transnetv2")
     features = {name: torch.cat([detector(part) for part in each.contiguous().split(16)]) for name, each in sets.items()}
     scores = _scores(features)
-    sheet = _write_clips(out, samples, real, labels, names, pipeline.fps)
+    sheet = _write_clips(out, samples, clips, labels, names, pipeline.fps)
     seconds = _step_seconds(pipeline)
     cost = sampling_macs(spec, pipeline.schedule, _times(pipeline, steps))
     first, last = _losses(run_folder)
@@ -200,13 +200,15 @@ def _step_seconds(pipeline) -> dict[str, float]:
     spec, sampler, times = pipeline.model.spec, pipeline.default_sampler, _times(pipeline, TIMED_STEPS)
     dense = DiffusionTransformer(spec.dense()).to(pipeline.device).eval()
     x = torch.randn(8, spec.in_channels, *spec.input_size, device=pipeline.device)
+    condition = {"labels": torch.zeros(8, dtype=torch.long, device=pipeline.device)} if spec.num_classes else {}
+    unguided = pipeline.sampling(guidance=1.0)
 
     @torch.inference_mode()
     def walk(model):
         for u in times:
-            call_once(sampler, model, x, u)
+            call_once(sampler, model, x, u, **condition)
 
-    seconds = time_alternately({"dense": lambda: walk(dense), "sparse": lambda: walk(pipeline.denoiser())})
+    seconds = time_alternately({"dense": lambda: walk(dense), "sparse": lambda: walk(pipeline.denoiser(unguided))})
     return {name: value / TIMED_STEPS for name, value in seconds.items()}
 
 
