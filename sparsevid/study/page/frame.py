@@ -1,7 +1,7 @@
 """What plots share: scales with round ticks, the frame with its axes, and one picture for wide and one for narrow windows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,10 @@ from sparsevid.study.page.numbers import MINUS
 
 WIDE, NARROW = 720, 340  # pixels
 LETTER = 6.4  # width of a letter of a label, on average, in pixels
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+# Places of a point's name, from the point, and which part of it stands there.
+LABELS = [(10.0, 4.0, "start"), (-10.0, 4.0, "end"), (0.0, -12.0, "middle"), (0.0, 20.0, "middle")]
+LABELS += [(side * 9.0, up, anchor) for up in (-9.0, 17.0, -22.0, 30.0) for side, anchor in ((1, "start"), (-1, "end"))]
 SAME = 1e-9  # of a value: what differs by less is rounding
 DECADES = 8.0  # a scale whose end is so many times its beginning is logarithmic
 
@@ -118,7 +122,7 @@ def axes(x: Scale, y: Scale, titles: tuple[str, str], texts: tuple[Callable[[flo
         texts: of a tick's value.
     """
     bottom, left, right = y.start, min(x.start, x.end), max(x.start, x.end)
-    across = max(2, int((right - left) // 90))
+    across = max(3, int((right - left) // 90))
     parts = []
     for value in x.ticks(across):
         parts += [
@@ -145,34 +149,37 @@ def axes_below(x: Scale, top: float, bottom: float, title: str) -> Markup:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float, str]], box: tuple[float, float, float, float]
+    points: Sequence[tuple[float, float, str]], box: Box, bars: Sequence[Box] = ()
 ) -> list[tuple[float, float, str] | None]:
     """Where names of points can stand without covering points, each other or the frame.
 
     Args:
         points: x, y and name.
-        box: left, top, right, bottom.
+        box: of the frame.
+        bars: what is not covered either if it can be helped.
 
     Returns:
         For each point x, y and anchor of its label; None if there is no room.
     """
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in points]
+    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in points]
     found: list[tuple[float, float, str] | None] = []
-    for x, y, name in points:
-        wide = LETTER * len(name)
-        places = [(x + 10, y + 4, "start"), (x - 10, y + 4, "end"), (x, y - 12, "middle"), (x, y + 20, "middle"),
-                  (x + 8, y - 8, "start"), (x + 8, y + 16, "start"), (x - 8, y - 8, "end"), (x - 8, y + 16, "end")]  # fmt: skip
-        chosen = None
-        for place_x, place_y, anchor in places:
-            left = place_x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
-            area = (left, place_y - 10, left + wide, place_y + 3)
-            inside = area[0] >= box[0] and area[1] >= box[1] and area[2] <= box[2] and area[3] <= box[3]
-            if inside and not any(_overlap(area, other) for other in taken):
-                chosen = (place_x, place_y, anchor)
-                taken.append(area)
-                break
-        found.append(chosen)
+    for point in points:
+        places = list(_label_places(*point))
+        free = [(place, area) for place, area in places if _within(area, box) and not any(_overlap(area, t) for t in taken)]
+        clear = [each for each in free if not any(_overlap(each[1], bar) for bar in bars)]
+        place, area = next(iter(clear or free), (None, None))
+        found.append(place)
+        if area is not None:
+            taken.append(area)
     return found
+
+
+def _label_places(x: float, y: float, name: str) -> Iterator[tuple[tuple[float, float, str], Box]]:
+    """Where a point's name may stand, best first, and what it would cover."""
+    wide = LETTER * len(name)
+    for dx, dy, anchor in LABELS:
+        left = x + dx - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+        yield (x + dx, y + dy, anchor), (left, y + dy - 10, left + wide, y + dy + 3)
 
 
 def plain(value: float) -> str:
@@ -185,8 +192,12 @@ def cut(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _within(a: Box, b: Box) -> bool:
+    return a[0] >= b[0] and a[1] >= b[1] and a[2] <= b[2] and a[3] <= b[3]
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsevid.study.page.estimates import QUALITIES, Difference, Estimate, estimate, frontier
-from sparsevid.study.page.frame import Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
+from sparsevid.study.page.frame import Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import SHOWN, change
 from sparsevid.study.page.results import CONTROL, Study
@@ -74,7 +74,7 @@ def scatter(
         window = f"0 {top - 8} {width} {bottom - top + 16}"  # what is drawn stays in it
         field = element("svg", inside, y=top - 8, width=width, height=bottom - top + 16, viewBox=window)
         frame = axes(x, y, (SHOWN[cost].axis, SHOWN[quality].axis), (SHOWN[cost].tick, SHOWN[quality].tick))
-        return height, together([frame, field, _names(points, styles, places, (left, top, right, bottom))])
+        return height, together([frame, field, _names(points, styles, places, y, (left, top, right, bottom))])
 
     return plot(draw, f"{study.name}: {SHOWN[cost].axis} against {SHOWN[quality].axis}, a point a row")
 
@@ -139,11 +139,14 @@ def _names(
     points: Sequence[Point],
     styles: RowStyles,
     places: Sequence[tuple[float, float]],
-    box: tuple[float, float, float, float],
+    scale: Scale,
+    box: Box,
 ) -> list[Markup]:
     named = [(*place, cut(point.row, MOST_LETTERS)) for point, place in zip(points, places, strict=True)]
+    bars = [(x - 4, min(ends), x + 4, max(ends)) for (x, _), point in zip(places, points, strict=True)
+            if (ends := list(map(scale, point.quality.interval or ())))]  # fmt: skip
     found = []
-    for point, (_, _, name), label in zip(points, named, place_labels(named, box), strict=True):
+    for point, (_, _, name), label in zip(points, named, place_labels(named, box, bars), strict=True):
         if label is not None:
             x, y, anchor = label
             written = text(x, y, name, "name", anchor=anchor)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sparsevid.study.page.clips import encode
 from sparsevid.study.page.curves import curves_plot
-from sparsevid.study.page.estimates import QUALITIES, difference, estimate
+from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, difference, estimate
 from sparsevid.study.page.forest import forest
 from sparsevid.study.page.markup import Markup, element
 from sparsevid.study.page.numbers import SHOWN, short_hash
@@ -21,11 +21,11 @@ from sparsevid.study.page.tokens import tokens_plot
 
 ORDER = ("distance", "loss", "accuracy")  # of the choice of qualities
 SHEET_SIDE, SHEET_BYTES = 900, 200_000  # pixels, and bytes in base64
-CLIPS = "A column a row, a line a class. All rows begin from the same noise and play in step."
+CLIPS = "A column a row, a line a class. Rows of one seed begin from the same noise, and all play in step."
 POINTS = (
     "A point is the mean of a row, small dots are its seeds, and the bar is the 95 % interval of the mean over seeds; of one "
-    "seed it is that of its samples. Rows of equal cost stand side by side. No row is both cheaper and better than those on the "
-    "broad line, the frontier."
+    "seed it is that of its samples. Rows of equal cost stand side by side. By their means, no row is both cheaper and better "
+    "than those on the broad line, the frontier."
 )
 PAIRS = (
     f"Each row minus {CONTROL} of the same seed, with its 95 % interval: of a loss over clips and seeds, else over seeds. A "
@@ -61,7 +61,7 @@ def study_parts(study: Study, anchor: str, styles: RowStyles, clips: Markup | No
         _section(f"{anchor}-tables", "Tables", TABLE, study_table(study, styles, differences), each),
         _section(f"{anchor}-run", "What was run", None, facts_table(study, styles)),
     ]
-    return element("div", _hero(study), parts, class_="study", id=anchor)
+    return element("div", _hero(study, differences), parts, class_="study", id=anchor)
 
 
 def runs_part(runs: Sequence[Run], styles: RowStyles) -> Markup:
@@ -98,7 +98,7 @@ def _figure(title: str, drawn: Markup | None, text: str | None) -> Markup:
     return element("figure", element("h3", title), drawn, caption)
 
 
-def _hero(study: Study) -> Markup:
+def _hero(study: Study, differences: Differences) -> Markup:
     measured = [each for row in study.rows for each in study.of(row)]
 
     def of(key: str) -> list[str]:
@@ -118,8 +118,19 @@ def _hero(study: Study) -> Markup:
         "commit": listed(list(map(short_hash, of("commit")))),
         "date": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "not recorded",
     }
-    written = [element("div", element("dt", name), element("dd", text)) for name, text in facts.items()]
-    return element("header", element("h1", study.name), element("dl", written, class_="facts"), class_="hero")
+    found = {f"{SHOWN[name].title} against {CONTROL}": said for name in ORDER if (said := _counted(differences[name]))}
+    lists = [
+        element("dl", [element("div", element("dt", name), element("dd", text)) for name, text in each.items()], class_="facts")
+        for each in (facts, found)
+        if each
+    ]
+    return element("header", element("h1", study.name), lists, class_="hero")
+
+
+def _counted(differences: Mapping[str, Difference | None]) -> str:
+    """How many rows may be called better, and how many worse."""
+    found = [each.verdict for each in differences.values() if each is not None]
+    return ", ".join(f"{count} {verdict}" for verdict in (BETTER, WORSE, OPEN) if (count := found.count(verdict)))
 
 
 def _switch(name: str, title: str, choices: Mapping[str, str]) -> Markup:
@@ -163,7 +174,7 @@ def _quality(study: Study, anchor: str, styles: RowStyles, differences: Differen
 def _over_time(study: Study, anchor: str, styles: RowStyles) -> Markup:
     drawn = {f"relative to {CONTROL}": stage_dots(study, styles), "absolute": stage_lines(study, styles)}
     names = {f"way-{number}": name for number, (name, found) in enumerate(drawn.items()) if found is not None}
-    switch = element("div", _switch(f"{anchor}-stages", "shown", names), class_="switches") if len(names) > 1 else None
+    switch = element("div", _switch(f"{anchor}-stages", "as", names), class_="switches") if len(names) > 1 else None
     plots = [_when(value, drawn[name], "", number == 0) for number, (value, name) in enumerate(names.items())]
     head = element("div", element("h3", "Loss by stage"), switch, class_="headed")
     caption = element("figcaption", STAGES if names else "Not measured.")

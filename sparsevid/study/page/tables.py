@@ -36,7 +36,7 @@ def table(caption: str, heads: Sequence[str], lines: Sequence[tuple[int, Sequenc
     for number, cells in lines:
         name = element("th", element("div", cells[0].content), scope="row", data_v=cells[0].value)
         body.append(element("tr", name, map(_cell, cells[1:]), data_row=number))
-    parts = (element("caption", caption), element("thead", element("tr", columns)), element("tbody", body))
+    parts = (element("caption", caption, class_="unseen"), element("thead", element("tr", columns)), element("tbody", body))
     return element(
         "div", element("table", parts, class_="sortable"), class_="box tall", tabindex=0, role="group", aria_label=caption
     )
@@ -52,9 +52,9 @@ def study_table(study: Study, styles: RowStyles, differences: Differences) -> Ma
     """
     heads = ["row", "seeds"]
     for quality in QUALITIES:
-        heads += [SHOWN[quality].title, f"… against {CONTROL}"]
+        heads += [SHOWN[quality].title, f"{SHOWN[quality].title} against {CONTROL}"]
     for cost in COSTS:
-        heads += [SHOWN[cost].title, f"× {CONTROL}"]
+        heads += [SHOWN[cost].title, f"{SHOWN[cost].title}, × {CONTROL}"]
     heads += [SHOWN[figure].title for figure in ("training_seconds", "parameters", "steps")] + ["note"]
     lines = []
     for row in study.rows:
