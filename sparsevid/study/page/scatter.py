@@ -64,7 +64,7 @@ def scatter(
         x = spread_scale([point.cost.mean for point in points], left, right, margin=0.1)
         y = _quality_scale(points, level, bottom, top)
         places = [(across, y(point.quality.mean)) for point, across in
-                  zip(points, beside([x(point.cost.mean) for point in points]), strict=True)]  # fmt: skip
+                  zip(points, beside([x(point.cost.mean) for point in points], (right - left) / 2), strict=True)]  # fmt: skip
         inside = [_front([places[index] for index in front], right, top if QUALITIES[quality] else bottom)]
         if level is not None:
             label = text(right - 4, y(level) - 6, "test clips", anchor="end")
@@ -79,19 +79,27 @@ def scatter(
     return plot(draw, f"{study.name}: {SHOWN[cost].axis} against {SHOWN[quality].axis}, a point a row")
 
 
-def beside(places: Sequence[float]) -> list[float]:
-    """Places of points across, in pixels: those that would cover each other stand side by side, around where they are."""
-    found = list(places)
+def beside(places: Sequence[float], most: float) -> list[float]:
+    """Places of points across, in pixels: those that would cover each other stand side by side, around where they are.
+
+    Args:
+        places: where they are.
+        most: the widest that some of them may stand. They come no nearer to their neighbours than half of the way.
+    """
     order = sorted(range(len(places)), key=lambda index: places[index])
-    first = 0
-    for last in range(1, len(order) + 1):
-        if last < len(order) and places[order[last]] - places[order[last - 1]] < ALIKE:
-            continue
-        group = order[first:last]
-        middle = math.fsum(places[index] for index in group) / len(group)
-        for number, index in enumerate(group if len(group) > 1 else []):
-            found[index] = middle + PITCH * (number - (len(group) - 1) / 2)
-        first = last
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and places[index] - places[groups[-1][-1]] < ALIKE:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    found = list(places)
+    middles = [math.fsum(places[index] for index in group) / len(group) for group in groups]
+    for number, (group, middle) in enumerate(zip(groups, middles, strict=True)):
+        gaps = [abs(middle - middles[other]) for other in (number - 1, number + 1) if 0 <= other < len(groups)]
+        width = min([PITCH * (len(group) - 1), most, *(0.9 * gap for gap in gaps)])
+        for turn, index in enumerate(group if len(group) > 1 else []):
+            found[index] = middle + width * (turn / (len(group) - 1) - 0.5)
     return found
 
 
