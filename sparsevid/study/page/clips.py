@@ -6,6 +6,7 @@ Dimensions: N clips, C = 3 channels (RGB), T frames, H height, W width.
 import base64
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from sparsevid.study.page.rows import RowStyles
 Name = TypeVar("Name")
 SIDE = 16383  # the longest side of a WebP picture
 QUALITIES = (None, 92, 80, 60, 40)  # None: without loss
-NAMES = ("clips", "shown", "arr_0")  # of the array in an .npz file, the first that is there, else its only one
 
 
 @dataclass(frozen=True)
@@ -52,47 +52,51 @@ class ShownClips:
         return found
 
 
-def read_clips(path: Path) -> np.ndarray:
-    """An array of clips.
+def read_clips(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """An array of clips, with their names if the file has them.
 
     Args:
-        path: .npy or .npz file; of several arrays in it the one that is called `clips`.
+        path: .npy or .npz file; of several arrays in the latter the one that is called `clips`. Names are `classes`.
 
     Raises:
         ValueError, OSError: it cannot be read, or is no uint8 (N, 3, T, H, W).
     """
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path} is no .npy or .npz file")
+    names: tuple[str, ...] = ()
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                name = next((name for name in (*NAMES, *loaded.files[:1]) if name in loaded.files), None)
-                if name is None:
-                    raise ValueError(f"{path} holds no array")
-                loaded = loaded[name]
-    except (EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+            with loaded as archive:
+                if not archive.files:
+                    raise ValueError("no array in it")
+                names = tuple(map(str, archive["classes"].ravel())) if "classes" in archive.files else ()
+                loaded = archive["clips" if "clips" in archive.files else archive.files[0]]
+    except (EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if loaded.dtype != np.uint8 or loaded.ndim != 5 or loaded.shape[1] != 3 or not loaded.size:
         raise ValueError(f"{path} holds {loaded.dtype} {loaded.shape}; accepted are clips, uint8 (N, 3, T, H, W)")
-    return loaded
+    return loaded, names
 
 
 def clips_of(study: Study, problems: list[str]) -> list[ShownClips]:
-    """The clips of each row, of the lowest seed that has any that can be read; real ones first."""
-    found = []
-    for row in [REAL, *study.rows]:
-        for each in study.of(row):
-            if each.shown is None:
-                continue
-            try:
-                clips = read_clips(each.shown)
-            except (ValueError, OSError) as error:
-                problems.append(f"clips of {row!r}, seed {each.seed}, are not shown: {error}")
-                continue
-            found.append(ShownClips(row, each.seed, each.classes, clips))
-            break
-    return found
+    """Clips of real videos, then of each row; of the lowest seed whose clips can be read."""
+    measured = [each for row in study.rows for each in study.of(row)]
+    wanted = [(REAL, each, each.shown) for each in study.of(REAL)] + [(REAL, each, each.shown_real) for each in measured]
+    wanted += [(each.row, each, each.shown) for each in measured]
+    found: dict[str, ShownClips] = {}
+    failed: set[Path] = set()
+    for row, each, path in wanted:
+        if path is None or row in found or path in failed:
+            continue
+        try:
+            clips, names = read_clips(path)
+        except (ValueError, OSError) as error:
+            failed.add(path)
+            problems.append(f"clips of {row!r}, seed {each.seed}, are not shown: {error}")
+            continue
+        found[row] = ShownClips(row, each.seed, names or each.classes, clips)
+    return list(found.values())
 
 
 def trimmed(each: ShownClips, lines: Sequence[tuple[str, int]]) -> ShownClips:

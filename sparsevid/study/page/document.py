@@ -10,10 +10,10 @@ from string import Template
 
 from sparsevid import __version__
 from sparsevid.study.page.clips import ShownClips, clips_of, encode, lines_of, sprite, trimmed, wall
-from sparsevid.study.page.estimates import estimate
+from sparsevid.study.page.estimates import ratio
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import signed
-from sparsevid.study.page.results import CONTROL, REAL, Study, read_results
+from sparsevid.study.page.results import REAL, Study, read_results
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import CONFIG, METRICS, Run, is_run, read_run
 from sparsevid.study.page.sections import runs_part, study_parts
@@ -164,6 +164,6 @@ def _walls(studies: Sequence[Study], shown: Mapping[str, list[ShownClips]], most
 def _caption(study: Study, each: ShownClips) -> str:
     if each.row == REAL:
         return "test clips"
-    macs, control = (estimate(study.of(row), "macs") for row in (each.row, CONTROL))
-    known = macs and control and control.mean and each.row != CONTROL
-    return f"seed {each.seed}" + (f" · {signed(macs.mean / control.mean, 2)}× cost" if known else "")
+    control = study.control(each.row)
+    share = ratio(study.of(each.row), study.of(control), "macs") if control is not None else None
+    return f"seed {each.seed}" + (f" · {signed(share, 2)}× cost" if share is not None else "")

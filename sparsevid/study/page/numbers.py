@@ -51,14 +51,18 @@ class Figure:
 SHOWN = {
     "loss": Figure("loss", "held-out loss"),
     "distance": Figure("distance", "distance to test clips"),
+    "distance_real": Figure("distance, real clips", "distance of real clips"),
+    "clips": Figure("samples", "samples", "si"),
     "accuracy": Figure("accuracy", "class accuracy of samples", "%"),
     "accuracy_real": Figure("accuracy, test clips", "class accuracy of test clips", "%"),
     "macs": Figure("multiply–adds", "multiply–adds a sampled clip", "si"),
     "seconds": Figure("time a clip", "seconds a sampled clip", "s"),
     "training_seconds": Figure("training", "seconds of training", "s"),
     "training_macs": Figure("training, multiply–adds", "multiply–adds of training", "si"),
+    "total_training_macs": Figure("training in all, multiply–adds", "multiply–adds of training, with those of its start", "si"),
     "parameters": Figure("parameters", "parameters", "si"),
     "steps": Figure("steps", "training steps", "si"),
+    "total_steps": Figure("steps in all", "training steps, with those of its start", "si"),
 }
 
 

@@ -199,4 +199,4 @@ document.addEventListener("focusout", () => say(null, null));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") say(null, null);
 });
-document.addEventListener("scroll", () => say(null, null), { passive: true });
+document.addEventListener("scroll", () => say(document.activeElement, null), { passive: true });

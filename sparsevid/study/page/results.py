@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CONTROL = "dense"  # the row that others are compared with
+CONTROL = "dense"  # the row that others are compared with, where their lines name no other
 REAL = "real"  # a row that has clips to show and is nobody's measurement
-FIGURES = ("loss", "distance", "accuracy", "accuracy_real", "macs", "seconds", "training_seconds", "training_macs",
-           "parameters", "steps")  # fmt: skip
+FIGURES = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
+           "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
 LARGEST = 1e30  # pictures can be drawn of numbers up to here
-FACTS = ("note", "date", "commit", "hardware", "versions", "command", "settings")
+FACTS = ("note", "date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data")
 
 
 class StageLoss(NamedTuple):
@@ -45,7 +45,9 @@ class Measurement:
         distance_interval: low and high end, of the samples of this seed.
         schedule: sparse tokens over time; empty of a dense model, or if it is not said.
         shown: file of clips to show.
-        classes: names of these clips.
+        shown_real: file of real clips beside them.
+        classes: names of the clips in `shown`.
+        control: the row that it is compared with; None of what is compared with nothing.
         facts: texts by their names in `FACTS`, of those that are known.
     """
 
@@ -58,7 +60,9 @@ class Measurement:
     distance_interval: tuple[float, float] | None = None
     schedule: tuple[TokenStep, ...] = ()
     shown: Path | None = None
+    shown_real: Path | None = None
     classes: tuple[str, ...] = ()
+    control: str | None = CONTROL
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -81,6 +85,28 @@ class Study:
         """Names of the rows that are measured, the control first, the others in the order of the file."""
         names = dict.fromkeys(row for row, _ in self.measurements if row != REAL)
         return [*(name for name in names if name == CONTROL), *(name for name in names if name != CONTROL)]
+
+    def control(self, row: str) -> str | None:
+        """The row that a row is compared with; None if there is none but itself, or nothing measured of it."""
+        said = [each.control for each in self.of(row)]
+        found = said[-1] if said else None
+        return found if found in self.rows and found != row else None
+
+    @property
+    def against(self) -> str:
+        """What rows are compared with, in a word."""
+        found = list(dict.fromkeys(filter(None, map(self.control, self.rows))))
+        return found[0] if len(found) == 1 else "the control"
+
+    def on_one_hardware(self) -> tuple["Study", str]:
+        """What was measured on the hardware that most rows were measured on, and what it is; times compare there alone."""
+        rows: dict[str, set[str]] = {}
+        for (row, _), each in self.measurements.items():
+            if "seconds" in each.figures:
+                rows.setdefault(each.facts.get("hardware", ""), set()).add(row)
+        most = max(rows, key=lambda name: len(rows[name]), default="")
+        kept = {key: each for key, each in self.measurements.items() if each.facts.get("hardware", "") == most}
+        return Study(self.name, kept, self.sources), most
 
     def of(self, row: str) -> list[Measurement]:
         """The measurements of a row, by seed."""
@@ -146,7 +172,7 @@ def _measurement(values: dict[str, Any], where: str, folder: Path, problems: lis
             return missing
 
     figures = {key: read(key, finite, None) for key in FIGURES}
-    shown = read("shown", _text, None)
+    shown, real = read("shown", _text, None), read("shown_real", _text, None)
     return Measurement(
         study=values["study"],
         row=values["row"],
@@ -157,6 +183,8 @@ def _measurement(values: dict[str, Any], where: str, folder: Path, problems: lis
         distance_interval=read("distance_interval", _span, None),
         schedule=read("schedule", token_steps, ()),
         shown=None if shown is None else _found(shown, folder),
+        shown_real=None if real is None else _found(real, folder),
+        control=read("control", _text, None) if "control" in values else CONTROL,
         classes=read("classes", lambda found: tuple(map(str, _list(found))), ()),
         facts={key: text for key in FACTS if (text := _fact(values.get(key)))},
     )
@@ -214,7 +242,7 @@ def _list(value: Any) -> list[Any]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{cut(value)} is no path")
+        raise ValueError(f"{cut(value)} is no text")
     return value
 
 

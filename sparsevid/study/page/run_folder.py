@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from sparsevid.benchmark.candidates import open_run
 from sparsevid.runs.checkpoints import list_checkpoints, step_of
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study.page.numbers import with_prefix
@@ -82,6 +81,8 @@ def _metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _read_settings(run: Run, source: Path, problems: list[str]) -> None:
     """Model, schedule and training, from a configuration that may be of before or of elsewhere."""
+    from sparsevid.benchmark.candidates import open_run  # a page of results alone does not wait for it
+
     try:
         found = open_run(source)
     except (ValueError, KeyError, OSError, ImportError) as error:

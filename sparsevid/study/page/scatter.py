@@ -8,11 +8,13 @@ from sparsevid.study.page.estimates import QUALITIES, Difference, Estimate, esti
 from sparsevid.study.page.frame import Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import SHOWN, change
-from sparsevid.study.page.results import CONTROL, Study
+from sparsevid.study.page.results import Study
 from sparsevid.study.page.rows import RowStyles
 
 ALIKE, PITCH = 6.0, 12.0  # pixels: points whose costs are closer stand so far from each other
+REAL_CLIPS = {"distance": "real clips", "accuracy": "test clips"}  # a level beside which samples are seen
 MOST_LETTERS = 22  # of a row's name
+FAR = 2.0  # ranges of the rows
 BEYOND = 0.6  # intervals may widen the scale by this share of the points' range on each side; the rest is cut off
 
 
@@ -56,7 +58,7 @@ def scatter(
     if not points:
         return None
     front = front_of(points, quality)
-    level = _level(study) if quality == "accuracy" else None
+    level = _level(study, quality, [value for point in points for value in point.quality.values])
 
     def draw(width: int) -> tuple[int, Markup]:
         height = 440 if width > 500 else 340
@@ -67,10 +69,14 @@ def scatter(
                   zip(points, beside([x(point.cost.mean) for point in points], (right - left) / 2), strict=True)]  # fmt: skip
         inside = [_front([places[index] for index in front], right, top if QUALITIES[quality] else bottom)]
         if level is not None:
-            label = text(right - 4, y(level) - 6, "test clips", anchor="end")
+            label = text(right - 4, y(level) - 6, REAL_CLIPS[quality], anchor="end")
             inside += [line(left, y(level), right, y(level), "level"), label]
         for point, place in zip(points, places, strict=True):
-            inside.append(_point(point, styles, place[0], y, _tip(point, cost, quality, differences.get(point.row))))
+            inside.append(
+                _point(
+                    point, styles, place[0], y, _tip(point, cost, quality, differences.get(point.row), study.control(point.row))
+                )
+            )
         window = f"0 {top - 8} {width} {bottom - top + 16}"  # what is drawn stays in it
         field = element("svg", inside, y=top - 8, width=width, height=bottom - top + 16, viewBox=window)
         frame = axes(x, y, (SHOWN[cost].axis, SHOWN[quality].axis), (SHOWN[cost].tick, SHOWN[quality].tick))
@@ -112,10 +118,12 @@ def legend(study: Study, styles: RowStyles) -> Markup:
     return element("div", buttons, class_="legend", role="group", aria_label="rows; press one to see it among the others")
 
 
-def _level(study: Study) -> float | None:
-    """The accuracy on test clips, on average."""
-    found = [each.figures["accuracy_real"] for each in study.measurements.values() if "accuracy_real" in each.figures]
-    return math.fsum(found) / len(found) if found else None
+def _level(study: Study, quality: str, values: Sequence[float]) -> float | None:
+    """The figure of real clips, on average; None if there is none, or it is too far off to be seen beside the rows."""
+    found = [each.figures[name] for each in study.measurements.values() if (name := f"{quality}_real") in each.figures]
+    level = math.fsum(found) / len(found) if found and quality in REAL_CLIPS else None
+    low, high = min(values), max(values)
+    return level if level is not None and low - FAR * (high - low) <= level <= high + FAR * (high - low) else None
 
 
 def _quality_scale(points: Sequence[Point], level: float | None, bottom: float, top: float) -> Scale:
@@ -162,7 +170,7 @@ def _names(
     return found
 
 
-def _tip(point: Point, cost: str, quality: str, difference: Difference | None) -> str:
+def _tip(point: Point, cost: str, quality: str, difference: Difference | None, control: str | None) -> str:
     found, figure = point.quality, SHOWN[quality]
     own = f"{figure.title} {figure.text(found.mean)}"
     if found.interval is not None:
@@ -171,5 +179,5 @@ def _tip(point: Point, cost: str, quality: str, difference: Difference | None) -
         own += ", one seed"
     said = [point.row, own, f"{SHOWN[cost].title} {SHOWN[cost].text(point.cost.mean)}"]
     if difference is not None:
-        said.append(f"against {CONTROL}: {change(quality, difference.mean, difference.interval)}, {difference.verdict}")
+        said.append(f"against {control}: {change(quality, difference.mean, difference.interval)}, {difference.verdict}")
     return "\n".join(said)

@@ -7,11 +7,11 @@ from PIL import Image
 
 from sparsevid.study.page.clips import encode
 from sparsevid.study.page.curves import curves_plot
-from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, difference, estimate
+from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, Difference, differences, estimate
 from sparsevid.study.page.forest import forest
-from sparsevid.study.page.markup import Markup, element
+from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import SHOWN, short_hash
-from sparsevid.study.page.results import CONTROL, Study
+from sparsevid.study.page.results import Study
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 from sparsevid.study.page.scatter import legend, scatter
@@ -28,14 +28,14 @@ POINTS = (
     "than those on the broad line, the frontier."
 )
 PAIRS = (
-    f"Each row minus {CONTROL} of the same seed, with its 95 % interval: of a loss over clips and seeds, else over seeds. A "
-    "full marker: the interval excludes zero. A hollow one: it cannot be told. Each interval is for its row alone: of twenty "
-    "rows without any difference, one is expected to seem to have one."
+    "Each row minus {} of the same seed, with its 95 % interval, for other clips and other seeds; of one seed, for other clips "
+    "alone. A full marker: the interval excludes zero. A hollow one: it cannot be told. Each interval is for its row alone: of "
+    "twenty rows without any difference, one is expected to seem to have one."
 )
-STAGES = f"Means over seeds; the bars are 95 % intervals over seeds, of ratios to {CONTROL} of the same seed."
+STAGES = "Means over seeds; the bars are 95 % intervals over seeds, of ratios to {} of the same seed."
 TOKENS = "How many sparse tokens a row computes with. Sampling goes from left to right, from noise to data."
 TABLE = (
-    f"Each column sorts. Means ± standard deviation over seeds; differences to {CONTROL} are paired, with their 95 % interval. "
+    "Each column sorts. Means ± standard deviation over seeds; differences to {} are paired by seed, with their 95 % interval. "
     "A row is called better or worse only where the interval excludes zero."
 )
 
@@ -49,19 +49,17 @@ def study_parts(study: Study, anchor: str, styles: RowStyles, clips: Markup | No
         styles: of the page.
         clips: its clips; None if there are none.
     """
-    control = study.of(CONTROL)
-    others = [row for row in study.rows if row != CONTROL]
-    differences = {name: {row: difference(study.of(row), control, name) for row in others} for name in QUALITIES}
+    found = differences(study)
     each = element("details", element("summary", "each measurement"), measurements_table(study, styles))
-    quality = _quality(study, anchor, styles, differences)
+    quality = _quality(study, anchor, styles, found)
     parts = [
         _section(f"{anchor}-clips", "Clips", CLIPS if clips else "No clips were kept with these results.", clips),
         _section(f"{anchor}-quality", "Cost and quality", None, quality),
         _section(f"{anchor}-time", "Over time", None, _over_time(study, anchor, styles)),
-        _section(f"{anchor}-tables", "Tables", TABLE, study_table(study, styles, differences), each),
+        _section(f"{anchor}-tables", "Tables", TABLE.format(study.against), study_table(study, styles, found), each),
         _section(f"{anchor}-run", "What was run", None, facts_table(study, styles)),
     ]
-    return element("div", _hero(study, differences), parts, class_="study", id=anchor)
+    return element("div", _hero(study, found), parts, class_="study", id=anchor)
 
 
 def runs_part(runs: Sequence[Run], styles: RowStyles) -> Markup:
@@ -118,7 +116,7 @@ def _hero(study: Study, differences: Differences) -> Markup:
         "commit": listed(list(map(short_hash, of("commit")))),
         "date": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "not recorded",
     }
-    found = {f"{SHOWN[name].title} against {CONTROL}": said for name in ORDER if (said := _counted(differences[name]))}
+    found = {f"{SHOWN[name].title} against {study.against}": said for name in ORDER if (said := _counted(differences[name]))}
     lists = [
         element("dl", [element("div", element("dt", name), element("dd", text)) for name, text in each.items()], class_="facts")
         for each in (facts, found)
@@ -150,34 +148,38 @@ def _when(choices: str, content: Markup | None, missing: str, first: bool) -> Ma
 def _quality(study: Study, anchor: str, styles: RowStyles, differences: Differences) -> Markup:
     measured = [name for name in ORDER if any(estimate(study.of(row), name) for row in study.rows)]
     order = measured or ORDER
+    timed, hardware = study.on_one_hardware()
+    others = len(timed.measurements) < len(study.measurements)
     points, pairs = [], []
     for quality in order:
         first = quality == order[0]
         for cost in COSTS:
-            drawn = scatter(study, styles, cost, quality, differences[quality])
+            drawn = scatter(timed if cost == "seconds" else study, styles, cost, quality, differences[quality])
             missing = f"Not measured: no row has both {SHOWN[quality].title} and {SHOWN[cost].title}."
-            points.append(_when(f"{quality} {cost}", drawn, missing, first and cost == COSTS[0]))
-        missing = f"Not comparable: no row shares a seed with {CONTROL} and has its {SHOWN[quality].title} measured."
-        pairs.append(_when(quality, forest(study.name, styles, quality, differences[quality]), missing, first))
+            only = element("p", f"Rows measured on {hardware} alone.", class_="note") if others and cost == "seconds" else None
+            shown = together([drawn, only]) if drawn else None
+            points.append(_when(f"{quality} {cost}", shown, missing, first and cost == COSTS[0]))
+        missing = f"Not comparable: no row shares a seed with {study.against} and has its {SHOWN[quality].title} measured."
+        pairs.append(_when(quality, forest(study, styles, quality, differences[quality]), missing, first))
     switches = (
         _switch(f"{anchor}-quality", "quality", {name: SHOWN[name].title for name in order}),
         _switch(f"{anchor}-cost", "cost", {name: SHOWN[name].title for name in COSTS}),
     )
     figures = (
         element("figure", element("h3", "What it costs"), points, element("figcaption", POINTS)),
-        element("figure", element("h3", f"Against {CONTROL}"), pairs, element("figcaption", PAIRS)),
+        element("figure", element("h3", f"Against {study.against}"), pairs, element("figcaption", PAIRS.format(study.against))),
     )
     above = (element("div", switches, class_="switches"), legend(study, styles))
     return element("div", above, element("div", figures, class_="pair"), class_="switched")
 
 
 def _over_time(study: Study, anchor: str, styles: RowStyles) -> Markup:
-    drawn = {f"relative to {CONTROL}": stage_dots(study, styles), "absolute": stage_lines(study, styles)}
+    drawn = {f"relative to {study.against}": stage_dots(study, styles), "absolute": stage_lines(study, styles)}
     names = {f"way-{number}": name for number, (name, found) in enumerate(drawn.items()) if found is not None}
     switch = element("div", _switch(f"{anchor}-stages", "as", names), class_="switches") if len(names) > 1 else None
     plots = [_when(value, drawn[name], "", number == 0) for number, (value, name) in enumerate(names.items())]
     head = element("div", element("h3", "Loss by stage"), switch, class_="headed")
-    caption = element("figcaption", STAGES if names else "Not measured.")
+    caption = element("figcaption", STAGES.format(study.against) if names else "Not measured.")
     left = element("figure", head, plots if len(names) > 1 else list(filter(None, drawn.values())), caption, class_="switched")
     schedules = {row: next((each.schedule for each in study.of(row) if each.schedule), ()) for row in study.rows}
     tokens = tokens_plot(schedules, styles, study.name)

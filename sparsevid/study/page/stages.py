@@ -11,7 +11,7 @@ from sparsevid.study.page.estimates import LEVEL
 from sparsevid.study.page.frame import Scale, axes, line, plain, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import signed
-from sparsevid.study.page.results import CONTROL, Measurement, StageLoss, Study
+from sparsevid.study.page.results import Measurement, StageLoss, Study
 from sparsevid.study.page.rows import RowStyles
 
 NOISE_TO_DATA = "diffusion time u, from noise (1) to data (0)"
@@ -70,11 +70,16 @@ def stage_lines(study: Study, styles: RowStyles) -> Markup | None:
 
 def stage_dots(study: Study, styles: RowStyles) -> Markup | None:
     """Loss relative to the control in each stage, a marker a row; None if there is nothing to compare."""
-    control = study.of(CONTROL)
-    found = {row: each for row in study.rows if row != CONTROL and (each := stage_changes(study.of(row), control))}
+    controls = {row: control for row in study.rows if (control := study.control(row)) is not None}
+    spans = next((_spans(mean) for control in controls.values() if (mean := mean_stages(study.of(control)))), [])
+    found = {}
+    for row, control in controls.items():
+        changes = stage_changes(study.of(row), study.of(control))
+        if changes and _spans(mean_stages(study.of(control))) == spans:
+            found[row] = changes
     if not found:
         return None
-    spans = _spans(mean_stages(control))[::-1]  # from noise to data
+    spans.reverse()  # from noise to data
     values = [change.mean + sign * (change.half or 0.0) for each in found.values() for change in each for sign in (-1, 1)]
 
     def draw(width: int) -> tuple[int, Markup]:
@@ -83,16 +88,16 @@ def stage_dots(study: Study, styles: RowStyles) -> Markup | None:
         y = spread_scale([0.0, *values], height - 46, 14, log=False)
         band = (right - left) / len(spans)
         slot = band * 0.84 / len(found)
-        parts = [_bands(spans, y, left, right)]
+        parts = [_bands(spans, y, left, right, study.against)]
         for place, (row, each) in enumerate(found.items()):
             marks = []
             for number, (span, change) in enumerate(zip(spans, reversed(each), strict=True)):
                 x = left + band * (number + 0.08) + slot * (place + 0.5)
-                marks.append(_dot(row, span, change, styles, x, y, min(5.0, max(2.5, slot / 2.4))))
+                marks.append(_dot((row, controls[row]), span, change, styles, x, y, min(5.0, max(2.5, slot / 2.4))))
             parts.append(element("g", marks, class_=styles.classes(row, "series"), data_row=styles.index(row)))
         return height, together(parts)
 
-    return plot(draw, f"{study.name}: loss by stage of each row, relative to {CONTROL}")
+    return plot(draw, f"{study.name}: loss by stage of each row, relative to {study.against}")
 
 
 def steps_path(steps: Sequence[tuple[float, float, float]], x: Scale, y: Scale) -> str:
@@ -112,7 +117,7 @@ def _steps(row: str, stages: Sequence[StageLoss], styles: RowStyles, x: Scale, y
     return element("g", marks, class_=styles.classes(row, "series"), data_row=styles.index(row))
 
 
-def _bands(spans: Sequence[tuple[float, float]], y: Scale, left: float, right: float) -> Markup:
+def _bands(spans: Sequence[tuple[float, float]], y: Scale, left: float, right: float, against: str) -> Markup:
     """The stages beside each other, each as wide as the others."""
     band = (right - left) / len(spans)
     shades = [element("rect", x=left + band * number, y=y.end, width=band, height=y.start - y.end, class_="band")
@@ -124,18 +129,20 @@ def _bands(spans: Sequence[tuple[float, float]], y: Scale, left: float, right: f
         parts.append(text(left + band * (number + 0.5), y.start + 17, f"{high:.2g}–{low:.2g}", anchor="middle"))
     parts += [line(left, y(0), right, y(0), "zero"), line(left, y.start, right, y.start, "axis")]
     parts.append(text((left + right) / 2, y.start + 36, NOISE_TO_DATA, "title", anchor="middle"))
-    parts.append(text(13, (y.start + y.end) / 2, f"loss against {CONTROL}, %", "title", anchor="middle", turned=True))
+    parts.append(text(13, (y.start + y.end) / 2, f"loss against {against}, %", "title", anchor="middle", turned=True))
     return element("g", parts, aria_hidden="true")
 
 
-def _dot(row: str, span: tuple[float, float], change: StageChange, styles: RowStyles, x: float, y: Scale, r: float) -> Markup:
-    interval, parts = "one seed", []
+def _dot(
+    rows: tuple[str, str], span: tuple[float, float], change: StageChange, styles: RowStyles, x: float, y: Scale, r: float
+) -> Markup:
+    (row, control), interval, parts = rows, "one seed", []
     if change.half is not None:
         low, high = change.mean - change.half, change.mean + change.half
         interval = f"[{signed(low)}, {signed(high)}], 95 % over {change.seeds} seeds"
         parts.append(line(x, y(low), x, y(high), "bar"))
     parts.append(styles.marker(row, x, y(change.mean), r))
-    said = f"u {span[1]:g} to {span[0]:g}: loss {signed(change.mean)} % against {CONTROL}"
+    said = f"u {span[1]:g} to {span[0]:g}: loss {signed(change.mean)} % against {control}"
     return told(parts, "\n".join([row, said, interval]), "spot")
 
 

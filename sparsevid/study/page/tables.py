@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, estimate
+from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, estimate, ratio
 from sparsevid.study.page.markup import Markup, element
 from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, short_hash, signed
-from sparsevid.study.page.results import CONTROL, FACTS, FIGURES, Measurement, Study
+from sparsevid.study.page.results import FACTS, FIGURES, Measurement, Study
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 
 COSTS = ("macs", "seconds")
+LAST = ("training_seconds", "total_training_macs", "parameters", "steps")  # of a row's columns
 Differences = Mapping[str, Mapping[str, Difference | None]]  # by quality and row
 MARKS = {BETTER: "▲", WORSE: "▼", OPEN: "·"}
 
@@ -52,19 +53,19 @@ def study_table(study: Study, styles: RowStyles, differences: Differences) -> Ma
     """
     heads = ["row", "seeds"]
     for quality in QUALITIES:
-        heads += [SHOWN[quality].title, f"{SHOWN[quality].title} against {CONTROL}"]
+        heads += [SHOWN[quality].title, f"{SHOWN[quality].title} against {study.against}"]
     for cost in COSTS:
-        heads += [SHOWN[cost].title, f"{SHOWN[cost].title}, × {CONTROL}"]
-    heads += [SHOWN[figure].title for figure in ("training_seconds", "parameters", "steps")] + ["note"]
+        heads += [SHOWN[cost].title, f"{SHOWN[cost].title}, × {study.against}"]
+    heads += [*(SHOWN[figure].title for figure in LAST), "note"]
     lines = []
     for row in study.rows:
         own = study.of(row)
         cells = [_name(row, styles), Cell(str(len(own)), len(own), "number")]
         for quality in QUALITIES:
-            cells += [_mean(own, quality), _difference(row, quality, differences[quality].get(row))]
+            cells += [_mean(own, quality), _difference(study, row, quality, differences[quality].get(row))]
         for cost in COSTS:
-            cells += [_mean(own, cost), _ratio(own, study.of(CONTROL), cost)]
-        cells += [_mean(own, figure) for figure in ("training_seconds", "parameters", "steps")]
+            cells += [_mean(own, cost), _ratio(own, study.of(study.control(row) or row), cost)]
+        cells += [_mean(own, figure) for figure in LAST]
         note = next((each.facts["note"] for each in own if "note" in each.facts), "")
         lines.append((styles.index(row), [*cells, Cell(note, note or None, "words")]))
     return table(f"{study.name}: a line a row, means ± standard deviation over seeds", heads, lines)
@@ -129,27 +130,27 @@ def _mean(own: Sequence[Measurement], figure: str) -> Cell:
         text.append(element("small", f" ± {SHOWN[figure].spread(found.spread)}"))
     elif figure == "distance" and found.interval is not None and found.spread is None:
         text.append(element("small", f" [{signed(found.interval.low, 3)}, {signed(found.interval.high, 3)}]"))
+    if figure == "seconds" and len({each.facts.get("hardware") for each in own if figure in each.figures}) > 1:
+        text.append(element("small", " on several machines"))
     if len(found.values) < len(own):
         text.append(element("small", f" of {len(found.values)}"))
     return Cell(text, found.mean, "number")
 
 
-def _difference(row: str, quality: str, found: Difference | None) -> Cell:
-    if row == CONTROL:
-        return Cell("control", 0.0, "number")
+def _difference(study: Study, row: str, quality: str, found: Difference | None) -> Cell:
+    control = study.control(row)
+    if control is None:
+        return Cell(_missing("control" if row in map(study.control, study.rows) else "no control"), None, "number")
     if found is None:
         return Cell(_missing("not comparable"), None, "number")
     verdict = element("span", f"{MARKS[found.verdict]} {found.verdict}", class_=f"verdict {found.verdict.split()[0]}")
-    return Cell((change(quality, found.mean, found.interval), " ", verdict), found.mean, "number")
+    named = element("small", f" {control}") if study.against != control else None  # where rows have several controls
+    return Cell((change(quality, found.mean, found.interval), " ", verdict, named), found.mean, "number")
 
 
 def _ratio(own: Sequence[Measurement], control: Sequence[Measurement], cost: str) -> Cell:
-    """Of the mean to that of the control, over the seeds that each has."""
-    found, other = estimate(own, cost), estimate(control, cost)
-    if found is None or other is None or not other.mean:
-        return Cell(_missing("–"), None, "number")
-    ratio = found.mean / other.mean
-    return Cell(f"{signed(ratio)}×", ratio, "number")
+    found = ratio(own, control, cost)
+    return Cell(_missing("–") if found is None else f"{signed(found)}×", found, "number")
 
 
 def _measured(each: Measurement, figure: str) -> Cell:

@@ -48,6 +48,8 @@ def line(row: str, seed: int, study: str = "paper", clips: int = 48) -> dict:
         "distance_interval": [distance - 7.5, distance + 8.1],
         "accuracy": accuracy + own.normal(0, 0.012),
         "accuracy_real": 0.93,
+        "clips": 512,
+        "control": None if row == "dense" else "dense",
         "macs": macs * steps,
         "seconds": seconds * (1 + own.normal(0, 0.01)),
         "training_seconds": 900.0 * (0.6 if schedule else 1.0) + seed,

@@ -1,13 +1,14 @@
 """Means, paired differences and what is said of them; the frontier."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, difference, estimate, frontier
-from sparsevid.study.page.results import Measurement
+from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, difference, differences, estimate, frontier, ratio
+from sparsevid.study.page.results import Measurement, Study
 
 
 def measured(row: str, seed: int, losses=(), interval=None, **figures: float) -> Measurement:
@@ -93,10 +94,54 @@ def test_one_seed_alone_says_nothing_without_samples_of_known_scatter():
         found = difference(row, control, figure)
         assert (found.interval, found.verdict) == (None, OPEN)
     found = difference(row, control, "distance")
-    assert found.interval == pytest.approx((60 - math.hypot(12, 15), 60 + math.hypot(20, 10)))
+    half = math.hypot(25, 32) / 2  # as of two independent draws of samples
+    assert found.interval == pytest.approx((60 - half, 60 + half), rel=1e-4)
     assert found.verdict == WORSE
     bare = difference([measured("sparse", 0, distance=160.0)], control, "distance")
     assert (bare.mean, bare.interval, bare.verdict) == (60.0, None, OPEN)
+
+
+def test_an_accuracy_is_as_sure_as_its_samples_are_many():
+    for clips, verdict in ((40.0, OPEN), (4000.0, WORSE)):
+        control = [measured("dense", 0, accuracy=0.75, clips=clips)]
+        found = difference([measured("sparse", 0, accuracy=0.70, clips=clips)], control, "accuracy")
+        half = 1.96 * math.sqrt((0.75 * 0.25 + 0.7 * 0.3) / clips)
+        assert found.interval.high - found.mean == pytest.approx(half, rel=0.05)
+        assert found.verdict == verdict
+    none = difference([measured("sparse", 0, accuracy=0.0, clips=40.0)], control, "accuracy")
+    assert none.interval.low < none.interval.high < 0
+
+
+def test_samples_widen_what_seeds_alone_say():
+    control = [measured("dense", seed, distance=100.0, interval=(70.0, 130.0)) for seed in range(3)]
+    row = [measured("sparse", seed, distance=101.0 + 0.01 * seed, interval=(70.0, 130.0)) for seed in range(3)]
+    assert difference(row, control, "distance").verdict == OPEN
+    bare = [[replace(each, distance_interval=None) for each in each_row] for each_row in (row, control)]
+    assert difference(*bare, "distance").verdict == WORSE
+
+
+def test_each_row_is_compared_with_the_control_that_its_line_names():
+    lines = [measured(row, 0, loss=loss) for row, loss in (("dense", 1.0), ("small", 2.0), ("sparse", 3.0), ("tiny", 4.0))]
+    controls = {"dense": None, "small": "dense", "sparse": "small", "tiny": "gone"}
+    study = Study("scale", {(each.row, 0): replace(each, control=controls[each.row]) for each in lines})
+    found = differences(study)["loss"]
+    assert {row: each.mean for row, each in found.items()} == {"small": 1.0, "sparse": 1.0}
+    assert study.against == "the control"
+    assert Study("paper", {(each.row, 0): each for each in lines}).against == "dense"
+
+
+def test_times_compare_on_the_same_hardware_alone():
+    def timed(row: str, seed: int, seconds: float, hardware: str) -> Measurement:
+        return replace(measured(row, seed, seconds=seconds, macs=seconds), facts={"hardware": hardware})
+
+    control = [timed("dense", 0, 4.0, "a"), timed("dense", 1, 1.0, "b")]
+    row = [timed("sparse", 0, 2.0, "a"), timed("sparse", 1, 1.0, "a")]
+    assert ratio(row, control, "seconds") == 0.5
+    assert ratio(row, control, "macs") == 0.75
+    assert ratio(row[1:], control, "seconds") is None
+    study = Study("paper", {(each.row, each.seed): each for each in [*control, *row, timed("fast", 0, 0.1, "b")]})
+    kept, hardware = study.on_one_hardware()
+    assert (hardware, sorted(kept.measurements)) in (("a", [("dense", 0), ("sparse", 0), ("sparse", 1)]),)
 
 
 def test_only_seeds_that_both_have_are_compared():

@@ -43,7 +43,7 @@ def plots(study):
     found["tokens"] = tokens_plot({row: study.of(row)[0].schedule for row in study.rows}, styles, study.name)
     for quality in QUALITIES:
         own = differences_of(study, quality)
-        found[f"forest {quality}"] = forest(study.name, styles, quality, own)
+        found[f"forest {quality}"] = forest(study, styles, quality, own)
         found |= {f"{cost} {quality}": scatter(study, styles, cost, quality, own) for cost in COSTS}
     return {name: plot for name, plot in found.items() if plot is not None}
 
@@ -110,7 +110,7 @@ def test_a_marker_is_full_only_where_the_interval_excludes_zero(study):
     styles = RowStyles(study.rows)
     for quality in QUALITIES:
         own = differences_of(study, quality)
-        wide = ET.fromstring(forest("paper", styles, quality, own)).find("svg")
+        wide = ET.fromstring(forest(study, styles, quality, own)).find("svg")
         for each in (each for each in wide.iter("g") if each.get("data-tip")):
             row = study.rows[int(each.get("data-row"))]
             excludes = not own[row].interval.low <= 0 <= own[row].interval.high
