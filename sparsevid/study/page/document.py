@@ -131,7 +131,9 @@ def _problems(problems: Sequence[str]) -> Markup | None:
     if not problems:
         return None
     listed = element("ul", [element("li", each) for each in problems])
-    return element("div", element("b", "Left out, for it could not be read"), listed, class_="problems", role="note")
+    return element(
+        "details", element("summary", f"Left out, for it could not be read: {len(problems)}"), listed, class_="problems"
+    )
 
 
 def _footer(sources: Sources) -> Markup:
