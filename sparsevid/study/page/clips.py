@@ -167,7 +167,7 @@ def wall(
     """
     cells = [element("div", class_="corner")]
     for each in shown:
-        head = (element("b", styles.chip(each.row), each.row), element("small", captions.get(each.row, "")))
+        head = (element("b", styles.name(each.row)), element("small", captions.get(each.row, "")))
         cells.append(element("div", head, class_="head", data_row=styles.index(each.row)))
     for key in lines:
         title = _title(*key)

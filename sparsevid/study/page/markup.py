@@ -6,7 +6,7 @@ from typing import Any
 
 from sparsevid.system.logging import printable
 
-VOID = ("br", "hr", "img", "input", "meta")  # elements of HTML that hold nothing and are not closed
+VOID = ("img", "input", "wbr")  # elements of HTML that hold nothing and are not closed
 
 
 class Markup(str):

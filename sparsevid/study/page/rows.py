@@ -7,9 +7,9 @@ from sparsevid.study.page.markup import Markup, element, short
 from sparsevid.study.page.results import CONTROL, REAL
 
 COLOURS = 7  # of `page.css`, .c1 to .c7; .c0 is the control's, in the colour of the text
-POLYGONS = {"square": (4, 45, 1.2), "diamond": (4, 0, 1.25), "triangle": (3, 0, 1.25), "wedge": (3, 180, 1.25),
-            "pentagon": (5, 0, 1.1), "hexagon": (6, 90, 1.1)}  # corners, degrees turned, size  # fmt: skip
-SHAPES = ("circle", "square", "diamond", "triangle", "wedge", "pentagon", "cross", "hexagon")
+SHAPES = ("circle", "square", "diamond", "triangle", "wedge", "star", "cross", "saltire")
+# Corners, degrees turned, and size.
+POLYGONS = {"square": (4, 45, 1.2), "diamond": (4, 0, 1.25), "triangle": (3, 0, 1.25), "wedge": (3, 180, 1.25)}
 
 
 class RowStyles:
@@ -44,6 +44,11 @@ class RowStyles:
         """Its marker at a place of a picture."""
         return element("path", d=_path(self.shape(row), x, y, size), class_="marker")
 
+    def name(self, row: str) -> Markup:
+        """A row's name after its marker, if it has one; it may go on in another line after an underscore."""
+        words = [(element("wbr"), f"_{word}") if number else word for number, word in enumerate(row.split("_"))]
+        return element("span", None if row == REAL else self.chip(row), element("span", words), class_="row-name")
+
     def chip(self, row: str) -> Markup:
         """Its marker among text."""
         drawn = element("svg", self.marker(row, 7, 7), viewBox="0 0 14 14", aria_hidden="true", class_="chip")
@@ -52,13 +57,24 @@ class RowStyles:
 
 def _path(shape: str, x: float, y: float, r: float) -> str:
     if shape == "circle":
-        r = short(r)
-        return f"M{short(x)} {short(y)}m-{r} 0a{r} {r} 0 1 0 {short(2 * float(r))} 0a{r} {r} 0 1 0 -{short(2 * float(r))} 0z"
-    if shape == "cross":
-        a, b = r * 0.38, r * 1.05
-        corners = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
-    else:
-        sides, turn, scale = POLYGONS[shape]
-        angles = [math.radians(turn + 360 * number / sides - 90) for number in range(sides)]
-        corners = [(r * scale * math.cos(angle), r * scale * math.sin(angle)) for angle in angles]
-    return "M" + "L".join(f"{short(x + dx)} {short(y + dy)}" for dx, dy in corners) + "z"
+        wide = short(2 * r)
+        return f"M{short(x - r)} {short(y)}a{short(r)} {short(r)} 0 1 0 {wide} 0a{short(r)} {short(r)} 0 1 0 -{wide} 0z"
+    return "M" + "L".join(f"{short(x + r * dx)} {short(y + r * dy)}" for dx, dy in _corners(shape)) + "z"
+
+
+def _corners(shape: str) -> list[tuple[float, float]]:
+    """Around the middle, at a size of one."""
+    if shape in ("cross", "saltire"):
+        a, b = 0.36, 1.1
+        upright = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        half = math.sqrt(0.5)
+        return upright if shape == "cross" else [(half * (dx - dy), half * (dx + dy)) for dx, dy in upright]
+    if shape == "star":
+        return [_around(36 * number, 0.6 if number % 2 else 1.4) for number in range(10)]
+    sides, turn, size = POLYGONS[shape]
+    return [_around(turn + 360 * number / sides, size) for number in range(sides)]
+
+
+def _around(degrees: float, size: float) -> tuple[float, float]:
+    """A point so far from the middle, clockwise from the top."""
+    return size * math.sin(math.radians(degrees)), -size * math.cos(math.radians(degrees))

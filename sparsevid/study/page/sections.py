@@ -21,7 +21,7 @@ from sparsevid.study.page.tokens import tokens_plot
 
 ORDER = ("distance", "loss", "accuracy")  # of the choice of qualities
 SHEET_SIDE, SHEET_BYTES = 900, 200_000  # pixels, and bytes in base64
-CLIPS = "A column a row, a line a class. Rows of one seed begin from the same noise, and all play in step."
+CLIPS = "A column a row, a line a class. Rows of one seed share their noise, and all play in step."
 POINTS = (
     "A point is the mean of a row, small dots are its seeds, and the bar is the 95 % interval of the mean over seeds; of one "
     "seed it is that of its samples. Rows of equal cost stand side by side. By their means, no row is both cheaper and better "

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, estimate, ratio
-from sparsevid.study.page.markup import Markup, element
+from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, short_hash, signed
 from sparsevid.study.page.results import FACTS, FIGURES, Measurement, Study
 from sparsevid.study.page.rows import RowStyles
@@ -35,7 +35,7 @@ def table(caption: str, heads: Sequence[str], lines: Sequence[tuple[int, Sequenc
     columns = [element("th", element("button", head, type="button"), scope="col", aria_sort="none") for head in heads]
     body = []
     for number, cells in lines:
-        name = element("th", element("div", cells[0].content), scope="row", data_v=cells[0].value)
+        name = element("th", cells[0].content, scope="row", data_v=cells[0].value)
         body.append(element("tr", name, map(_cell, cells[1:]), data_row=number))
     parts = (element("caption", caption, class_="unseen"), element("thead", element("tr", columns)), element("tbody", body))
     return element(
@@ -83,15 +83,18 @@ def measurements_table(study: Study, styles: RowStyles) -> Markup:
 
 
 def facts_table(study: Study, styles: RowStyles) -> Markup:
-    """What was run, where, when, at which commit, by which command."""
-    keys = [key for key in FACTS if key != "note"]
+    """What was run, where, when, at which commit, by which command: first what holds for all."""
+    measured = [(row, each) for row in study.rows for each in study.of(row)]
+    values = {key: list(dict.fromkeys(each.facts.get(key, "") for _, each in measured)) for key in FACTS if key != "note"}
+    of_all = {key: found[0] for key, found in values.items() if len(found) == 1}
+    listed = [element("div", element("dt", key), element("dd", _fact(key, text).content)) for key, text in of_all.items()]
+    keys = [key for key in values if key not in of_all]
     lines = []
-    for row in study.rows:
-        for each in study.of(row):
-            cells = [_name(row, styles), Cell(str(each.seed), each.seed, "number")]
-            cells += [_fact(key, each.facts.get(key, "")) for key in keys]
-            lines.append((styles.index(row), cells))
-    return table(f"{study.name}: what was run", ["row", "seed", *keys], lines)
+    for row, each in measured:
+        cells = [_name(row, styles), Cell(str(each.seed), each.seed, "number")]
+        lines.append((styles.index(row), [*cells, *(_fact(key, each.facts.get(key, "")) for key in keys)]))
+    written = element("dl", listed, class_="facts plain") if listed else None
+    return together([written, table(f"{study.name}: what was run", ["row", "seed", *keys], lines)])
 
 
 def runs_table(runs: Sequence[Run], styles: RowStyles) -> Markup:
@@ -118,7 +121,7 @@ def _missing(text: str = NOT_MEASURED) -> Markup:
 
 
 def _name(row: str, styles: RowStyles) -> Cell:
-    return Cell((styles.chip(row), element("span", row)), row)
+    return Cell(styles.name(row), row)
 
 
 def _mean(own: Sequence[Measurement], figure: str) -> Cell:
@@ -166,8 +169,10 @@ def _measured(each: Measurement, figure: str) -> Cell:
 def _fact(key: str, text: str) -> Cell:
     if not text:
         return Cell(_missing("not recorded"), None)
-    if key in ("commit", "settings"):
+    if key in ("commit", "settings", "data"):
         return Cell(element("code", short_hash(text), title=text), text)
     if key in ("command", "folder"):
         return Cell(element("code", text), text, "words")
-    return Cell(text, text, "words" if len(text) > 30 else "")
+    if key == "date":
+        return Cell(text[:16].replace("T", " "), text)  # to the minute
+    return Cell(text, text, "words" if len(text) > 48 else "")

@@ -17,7 +17,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
          "--mute-audio", "--remote-debugging-pipe")  # fmt: skip
-PATIENCE = 120.0  # seconds after which a browser that says nothing is taken to hang
+PATIENCE = 300.0  # seconds after which a browser that says nothing is taken to hang
 ABOVE_PIPES = 10  # file descriptors 3 and 4 are the browser's
 
 

@@ -82,8 +82,8 @@ def test_points_stand_where_their_figures_say(study, cost, quality):
 def place(point):
     path = next(each for each in point.iter("path") if each.get("class") == "marker").get("d")
     numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
-    if "a" in path:
-        return numbers[0], numbers[1]
+    if "a" in path:  # a circle begins at its left
+        return numbers[0] + numbers[2], numbers[1]
     return sum(numbers[::2]) / len(numbers[::2]), sum(numbers[1::2]) / len(numbers[1::2])
 
 
