@@ -23,12 +23,12 @@ COMMANDS = {
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
     "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",
     "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
+    "report": "Make one static page of studies and runs: clips in step, cost against quality, tables that sort.",
     "convert": "Convert public Latte, DiT and SparseDiT checkpoints and back, dense models to sparse ones; export a run.",
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",
     "make_data": "Make a data set by a program, the same to the bit on every machine: games, played at random in an emulator.",
     "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
     "benchmark": "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint.",
-    "report": "Make one static page of studies and runs: clips in step, cost against quality, tables that sort.",
     "demo": "Train a small sparse video model on four real clips, sample from it, score the samples, and print a table.",
 }
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
