@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
          "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
          "--mute-audio", "--remote-debugging-pipe")  # fmt: skip
 PATIENCE = 300.0  # seconds after which a browser that says nothing is taken to hang
+# A process that becomes the browser, with its ends of the pipes where it expects them.
+HAND_OVER = """import os, sys
+for end, place in zip(map(int, sys.argv[1:3]), (3, 4)):
+    os.dup2(end, place)
+    os.close(end)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 ABOVE_PIPES = 10  # file descriptors 3 and 4 are the browser's
 
 
@@ -37,14 +45,9 @@ class Browser:
         ours, self._write = self._pipe()
         self._read, theirs = self._pipe()
 
-        def hand_over() -> None:
-            os.dup2(ours, 3)
-            os.dup2(theirs, 4)
-
-        self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}"], close_fds=False, preexec_fn=hand_over,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [sys.executable, "-c", HAND_OVER, str(ours), str(theirs), program, *FLAGS, f"--user-data-dir={profile}"]
+        nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, pass_fds=(ours, theirs), **nothing)
         os.close(ours)
         os.close(theirs)
         self.events: list[dict[str, Any]] = []
