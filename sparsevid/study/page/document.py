@@ -1,0 +1,171 @@
+"""The page: what there is to show, in the order in which it is looked at."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from sparsevid import __version__
+from sparsevid.study.page.clips import ShownClips, clips_of, encode, lines_of, sprite, trimmed, wall
+from sparsevid.study.page.estimates import ratio
+from sparsevid.study.page.markup import Markup, element, together
+from sparsevid.study.page.numbers import signed
+from sparsevid.study.page.results import REAL, Study, read_results
+from sparsevid.study.page.rows import RowStyles
+from sparsevid.study.page.run_folder import CONFIG, METRICS, Run, is_run, read_run
+from sparsevid.study.page.sections import runs_part, study_parts
+from sparsevid.system.atomic import renamed
+from sparsevid.system.logging import get_logger
+
+PAGE = "index.html"
+RESULTS_SUFFIX = ".jsonl"
+CLIP_BYTES = 3_000_000  # of all clips together, in base64
+MOST_LINES = 12  # of clips
+PARTS = {"clips": "clips", "quality": "cost and quality", "time": "over time", "tables": "tables", "run": "what was run"}
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the page is of: studies, runs, and a sentence for each thing that could not be read."""
+
+    studies: Sequence[Study]
+    runs: Sequence[Run]
+    problems: list[str]
+
+
+def write_page(paths: Sequence[Path], out: Path, *, lines: int = MOST_LINES) -> Sources:
+    """Write the page of some results and runs.
+
+    Args:
+        paths: files of results and folders of runs.
+        out: folder, made if it is missing; `index.html` in it is replaced.
+        lines: classes of which clips are shown, at most; 0 shows none.
+
+    Returns:
+        What is on it.
+
+    Raises:
+        ValueError: a path is neither, or there is nothing in any of them.
+        OSError: a file cannot be read or written.
+    """
+    if lines < 0:
+        raise ValueError(f"{lines} classes of clips: a number from 0 is wanted")
+    sources = read_sources(paths)
+    page = build_page(sources, lines)
+    for problem in sources.problems:
+        logger.warning("%s", problem)
+    out.mkdir(parents=True, exist_ok=True)
+    with renamed(out / PAGE) as draft:
+        draft.write_text(page, encoding="utf-8")
+    return sources
+
+
+def read_sources(paths: Sequence[Path]) -> Sources:
+    """Read what some paths hold. See `write_page`."""
+    results, folders = [], []
+    for path in dict.fromkeys(paths):
+        if is_run(path):
+            folders.append(path)
+        elif path.is_file() and path.suffix == RESULTS_SUFFIX:
+            results.append(path)
+        else:
+            raise ValueError(
+                f"{path} {'is neither' if path.exists() else 'is not there'}; accepted are a study's results, such as "
+                f"docs/study/paper{RESULTS_SUFFIX}, and the folder of a run, with {CONFIG} or {METRICS} in it"
+            )
+    studies, problems = read_results(results)
+    runs = [read_run(folder, problems) for folder in folders]
+    _tell_apart(runs)
+    if not studies and not runs:
+        raise ValueError("; ".join([f"{', '.join(map(str, paths))}: there is no line of results to show", *problems]))
+    return Sources(studies, runs, problems)
+
+
+def build_page(sources: Sources, lines: int = MOST_LINES) -> str:
+    """The page as HTML. What cannot be shown is added to `sources.problems`."""
+    styles = RowStyles([row for study in sources.studies for row in [*study.rows, REAL]] + [run.name for run in sources.runs])
+    shown = {study.name: clips_of(study, sources.problems) if lines else [] for study in sources.studies}
+    walls = _walls(sources.studies, shown, lines, styles)
+    parts = [study_parts(each, f"study-{n}", styles, walls.get(each.name)) for n, each in enumerate(sources.studies)]
+    if sources.runs:
+        parts.append(runs_part(sources.runs, styles))
+    body = (_bar(sources), element("main", _problems(sources.problems), parts), _footer(sources))
+    return _filled(", ".join([study.name for study in sources.studies] or [run.name for run in sources.runs]), body)
+
+
+def _filled(title: str, body: Sequence[Markup]) -> str:
+    """The page's template with all that stands in it. Its script alone may run: the policy in it has its hash."""
+    own = files(__package__)
+    template, style, script = (own.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    values = {"style": style, "script": script, "hash": digest, "generator": f"sparsevid {__version__}"}
+    return Template(template).substitute(values, title=together([f"{title} – sparsevid"]), body=together(body))
+
+
+def _tell_apart(runs: Sequence[Run]) -> None:
+    """Runs of one name are called by as much of their folders' paths as it takes."""
+    parts = [run.folder.absolute().parts for run in runs]
+    for run, own in zip(runs, parts, strict=True):
+        depths = range(1, len(own) + 1)
+        depth = next((n for n in depths if sum(other[-n:] == own[-n:] for other in parts) == 1), len(own))
+        run.name = "/".join(own[-depth:])
+
+
+def _bar(sources: Sources) -> Markup:
+    if len(sources.studies) == 1:
+        links = [element("a", title, href=f"#study-0-{name}") for name, title in PARTS.items()]
+    else:
+        links = [element("a", study.name, href=f"#study-{number}") for number, study in enumerate(sources.studies)]
+    if sources.runs:
+        links.append(element("a", "runs", href="#runs"))
+    nav = element("nav", links, aria_label="parts of the page")
+    inside = (element("b", "sparsevid"), nav, element("button", "Dark", type="button", id="theme"))
+    return element("div", element("div", inside, class_="top"), class_="bar-top")
+
+
+def _problems(problems: Sequence[str]) -> Markup | None:
+    if not problems:
+        return None
+    listed = element("ul", [element("li", each) for each in problems])
+    return element(
+        "details", element("summary", f"Left out, for it could not be read: {len(problems)}"), listed, class_="problems"
+    )
+
+
+def _footer(sources: Sources) -> Markup:
+    paths = [str(path) for study in sources.studies for path in study.sources] + [str(run.folder) for run in sources.runs]
+    return element("footer", f"Made by sparsevid {__version__} from ", ", ".join(dict.fromkeys(paths)), ".")
+
+
+def _walls(studies: Sequence[Study], shown: Mapping[str, list[ShownClips]], most: int, styles: RowStyles) -> dict[str, Markup]:
+    """The clips of each study that has any, all within one budget of bytes."""
+    lines = {name: lines_of(each, most) for name, each in shown.items()}
+    kept = {name: [trimmed(each, lines[name]) for each in found] for name, found in shown.items()}
+    pictures = {(name, each.row): sprite(each.clips) for name, found in kept.items() for each in found if len(each.clips)}
+    uris, quality = encode(pictures, CLIP_BYTES)
+    called = {key: f"sprite-{number}" for number, key in enumerate(pictures)}
+    walls = {}
+    for study in studies:
+        clips = [each for each in kept[study.name] if len(each.clips)]
+        if not clips:
+            continue
+        own = {each.row: (called[study.name, each.row], uris[study.name, each.row]) for each in clips}
+        captions = {each.row: _caption(study, each) for each in clips}
+        said = "Pixels as they were made." if quality is None else f"Pixels kept by WebP of quality {quality}."
+        left_out = len(lines_of(shown[study.name], None)) - len(lines[study.name])
+        said += f" {left_out} more classes are not shown (--clips)." if left_out else ""
+        drawn = wall(study.name, clips, lines[study.name], own, styles, captions)
+        walls[study.name] = together([drawn, element("p", said, class_="note")])
+    return walls
+
+
+def _caption(study: Study, each: ShownClips) -> str:
+    if each.row == REAL:
+        return "test clips"
+    control = study.control(each.row)
+    share = ratio(study.of(each.row), study.of(control), "macs") if control is not None else None
+    return f"seed {each.seed}" + (f" · {signed(share, 2)}× cost" if share is not None else "")

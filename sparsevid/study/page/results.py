@@ -1,0 +1,261 @@
+"""Lines of a study's results, as they stand on disk: what is missing is missing, what is damaged is named."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONTROL = "dense"  # the row that others are compared with, where their lines name no other
+REAL = "real"  # a row that has clips to show and is nobody's measurement
+FIGURES = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
+           "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
+LARGEST = 1e30  # pictures can be drawn of numbers up to here
+FACTS = ("note", "date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data")
+
+
+class StageLoss(NamedTuple):
+    """The held-out loss over diffusion times from `low` to `high`."""
+
+    low: float
+    high: float
+    loss: float
+
+
+class TokenStep(NamedTuple):
+    """The number of sparse tokens over diffusion times from `low` to `high`."""
+
+    low: float
+    high: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a row and a seed.
+
+    Attributes:
+        study: name.
+        row: name.
+        seed: of training and sampling.
+        figures: numbers by their names in `FIGURES`, of those that were measured; all finite.
+        losses: held-out losses clip by clip, the same clips in all rows; empty if they were not kept.
+        stages: held-out loss by stage; empty if it was not measured.
+        distance_interval: low and high end, of the samples of this seed.
+        schedule: sparse tokens over time; empty of a dense model, or if it is not said.
+        shown: file of clips to show.
+        shown_real: file of real clips beside them.
+        classes: names of the clips in `shown`.
+        control: the row that it is compared with; None of what is compared with nothing.
+        facts: texts by their names in `FACTS`, of those that are known.
+    """
+
+    study: str
+    row: str
+    seed: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    stages: tuple[StageLoss, ...] = ()
+    distance_interval: tuple[float, float] | None = None
+    schedule: tuple[TokenStep, ...] = ()
+    shown: Path | None = None
+    shown_real: Path | None = None
+    classes: tuple[str, ...] = ()
+    control: str | None = CONTROL
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Study:
+    """A table of rows.
+
+    Attributes:
+        name: of the study.
+        measurements: the newest of each row and seed.
+        sources: files that they were read from.
+    """
+
+    name: str
+    measurements: dict[tuple[str, int], Measurement] = field(default_factory=dict)
+    sources: list[Path] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the rows that are measured, the control first, the others in the order of the file."""
+        names = dict.fromkeys(row for row, _ in self.measurements if row != REAL)
+        return [*(name for name in names if name == CONTROL), *(name for name in names if name != CONTROL)]
+
+    def control(self, row: str) -> str | None:
+        """The row that a row is compared with; None if there is none but itself, or nothing measured of it."""
+        said = [each.control for each in self.of(row)]
+        found = said[-1] if said else None
+        return found if found in self.rows and found != row else None
+
+    @property
+    def against(self) -> str:
+        """What rows are compared with, in a word."""
+        found = list(dict.fromkeys(filter(None, map(self.control, self.rows))))
+        return found[0] if len(found) == 1 else "the control"
+
+    def on_one_hardware(self) -> tuple["Study", str]:
+        """What was measured on the hardware that most rows were measured on, and what it is; times compare there alone."""
+        rows: dict[str, set[str]] = {}
+        for (row, _), each in self.measurements.items():
+            if "seconds" in each.figures:
+                rows.setdefault(each.facts.get("hardware", ""), set()).add(row)
+        most = max(rows, key=lambda name: len(rows[name]), default="")
+        kept = {key: each for key, each in self.measurements.items() if each.facts.get("hardware", "") == most}
+        return Study(self.name, kept, self.sources), most
+
+    def of(self, row: str) -> list[Measurement]:
+        """The measurements of a row, by seed."""
+        return [self.measurements[key] for key in sorted(key for key in self.measurements if key[0] == row)]
+
+
+def read_results(paths: Iterable[Path]) -> tuple[list[Study], list[str]]:
+    """Read files of results. Lines of one study add up to one table, from whichever file they come.
+
+    Args:
+        paths: files with a JSON object a line. Of lines of one study, row and seed the last one counts.
+
+    Returns:
+        The studies in the order in which they are met, and a sentence for everything that was left out.
+    """
+    studies: dict[str, Study] = {}
+    problems: list[str] = []
+    for path in paths:
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                found = _measurement(_json_object(line), where, path.parent, problems)
+            except ValueError as error:
+                problems.append(f"{where} is left out: {error}")
+                continue
+            study = studies.setdefault(found.study, Study(found.study))
+            study.measurements[found.row, found.seed] = found
+            if path not in study.sources:
+                study.sources.append(path)
+    return list(studies.values()), problems
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON, as a line that was cut off ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _measurement(values: dict[str, Any], where: str, folder: Path, problems: list[str]) -> Measurement:
+    """A line's values. What cannot be read of them is said in `problems`.
+
+    Raises:
+        ValueError: it does not say what it is of.
+    """
+    for key, kind in (("study", str), ("row", str), ("seed", int)):
+        if not isinstance(values.get(key), kind) or isinstance(values[key], bool):
+            raise ValueError(f"its key {key!r} holds no {'text' if kind is str else 'whole number'}")
+
+    def read(key: str, parse: Any, missing: Any) -> Any:
+        """A key's value; `missing`, and a word about it, if it is not as it should be."""
+        if values.get(key) is None:
+            return missing
+        try:
+            return parse(values[key])
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            problems.append(f"{where}: {key} of {values['row']!r}, seed {values['seed']}, is passed over: {error}")
+            return missing
+
+    figures = {key: read(key, finite, None) for key in FIGURES}
+    shown, real = read("shown", _text, None), read("shown_real", _text, None)
+    return Measurement(
+        study=values["study"],
+        row=values["row"],
+        seed=values["seed"],
+        figures={key: value for key, value in figures.items() if value is not None},
+        losses=read("losses", lambda found: tuple(map(finite, _list(found))), ()),
+        stages=read("stages", _stages, ()),
+        distance_interval=read("distance_interval", _span, None),
+        schedule=read("schedule", token_steps, ()),
+        shown=None if shown is None else _found(shown, folder),
+        shown_real=None if real is None else _found(real, folder),
+        control=read("control", _text, None) if "control" in values else CONTROL,
+        classes=read("classes", lambda found: tuple(map(str, _list(found))), ()),
+        facts={key: text for key in FACTS if (text := _fact(values.get(key)))},
+    )
+
+
+def finite(value: Any) -> float:
+    """A number of JSON as a float; what is next to nothing is zero.
+
+    Raises:
+        ValueError: it is none, not finite, or beyond all measure.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LARGEST:
+        raise ValueError(f"{cut(value)} is no finite number up to {LARGEST:g}")
+    return float(value) if abs(value) > 1 / LARGEST else 0.0
+
+
+def cut(value: Any) -> str:
+    """A value for a message, shortened where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def token_steps(rows: Sequence[Sequence[float]]) -> tuple[TokenStep, ...]:
+    """Rows (u, tokens) as steps: with rising u that begin at 0, u is from where on; else it is up to where.
+
+    Raises:
+        ValueError: times that do not rise within 0 to 1, or a row of another form.
+    """
+    pairs = [(finite(u), finite(tokens)) for u, tokens in map(_list, _list(rows))]
+    times = [u for u, _ in pairs]
+    if not pairs or times != sorted(set(times)) or times[0] < 0 or times[-1] > 1:
+        raise ValueError(f"the times {times} of a schedule do not rise within 0 to 1")
+    starts = times[0] == 0
+    lows, highs = (times, [*times[1:], 1.0]) if starts else ([0.0, *times[:-1]], [*times[:-1], 1.0])
+    return tuple(TokenStep(low, high, each[1]) for low, high, each in zip(lows, highs, pairs, strict=True) if low < high)
+
+
+def _stages(rows: Any) -> tuple[StageLoss, ...]:
+    found = [StageLoss(*_span(row["u"]), finite(row["loss"])) for row in _list(rows)]
+    return tuple(sorted(found))
+
+
+def _span(value: Any) -> tuple[float, float]:
+    low, high = map(finite, _list(value))
+    if low > high:
+        raise ValueError(f"{cut(value)} ends before it begins")
+    return low, high
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{cut(value)} is no list")
+    return list(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{cut(value)} is no text")
+    return value
+
+
+def _found(name: str, folder: Path) -> Path:
+    """A path that is relative to the folder of the results, or to the working directory."""
+    beside = folder / name
+    return beside if beside.exists() else Path(name)
+
+
+def _fact(value: Any) -> str:
+    """A value of any kind as a text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value))
+    return "" if value is None else str(value)

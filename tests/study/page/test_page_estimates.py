@@ -1,0 +1,162 @@
+"""Means, paired differences and what is said of them; the frontier."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, difference, differences, estimate, frontier, ratio
+from sparsevid.study.page.results import Measurement, Study
+
+
+def measured(row: str, seed: int, losses=(), interval=None, **figures: float) -> Measurement:
+    return Measurement("paper", row, seed, figures, tuple(losses), distance_interval=interval)
+
+
+def losses_of(row: str, seeds, clips) -> list[Measurement]:
+    return [measured(row, seed, each, loss=float(np.mean(each))) for seed, each in zip(seeds, clips, strict=True)]
+
+
+def test_no_other_point_beats_one_of_the_frontier():
+    drawn = np.random.default_rng(0).integers(0, 12, (200, 40, 2)).astype(float)  # with ties
+    for points in drawn:
+        front = frontier([tuple(point) for point in points])
+        beaten = [any((q <= p).all() and (q < p).any() for q in points) for p in points]
+        assert {tuple(points[i]) for i in front} == {tuple(p) for p, no in zip(points, beaten, strict=True) if not no}
+        xs, ys = points[front].T
+        assert (np.diff(xs) > 0).all()
+        assert (np.diff(ys) < 0).all()
+    assert frontier([]) == []
+
+
+def test_over_seeds_it_is_students_interval_of_paired_differences():
+    own, control = [190.0, 205.0, 201.0], [180.0, 191.0, 197.0]
+    rows = [[measured(name, seed, distance=value) for seed, value in enumerate(values)]
+            for name, values in (("sparse", own), ("dense", control))]  # fmt: skip
+    found = difference(*rows, "distance")
+    reference = ttest_1samp(np.subtract(own, control), 0).confidence_interval()
+    assert found.interval == pytest.approx((reference.low, reference.high))
+    assert (found.seeds, found.verdict) == (3, OPEN)
+    mean = estimate(rows[0], "distance")
+    assert mean.interval == pytest.approx(tuple(ttest_1samp(own, 0).confidence_interval()))
+    assert mean.spread == pytest.approx(np.std(own, ddof=1))
+
+
+def test_of_one_seed_a_loss_varies_over_paired_clips():
+    drawn = np.random.default_rng(1)
+    clips = drawn.normal(0.3, 0.1, 64)  # much wider than the difference
+    other = clips + drawn.normal(0.004, 0.003, 64)
+    found = difference(losses_of("sparse", [5], [other]), losses_of("dense", [5], [clips]), "loss")
+    reference = ttest_1samp(other - clips, 0).confidence_interval()
+    assert found.interval == pytest.approx((reference.low, reference.high))
+    assert found.verdict == WORSE
+    assert found.of == "64 clips of one seed"
+
+
+def test_over_seeds_and_clips_the_interval_holds_what_was_planted():
+    """Of studies with drawn seeds and clips, 95 in 100 hold the true difference, or more."""
+    drawn, truth, hits, trials = np.random.default_rng(2), 0.01, 0, 600
+    for _ in range(trials):
+        seeds, clips = drawn.normal(0, 0.004, (3, 1)), drawn.normal(0, 0.02, (1, 32))
+        control = drawn.normal(0.3, 0.1, (1, 32)) + np.zeros((3, 1))
+        own = control + truth + seeds + clips + drawn.normal(0, 0.01, (3, 32))
+        found = difference(losses_of("sparse", range(3), own), losses_of("dense", range(3), control), "loss")
+        hits += found.interval.low <= truth <= found.interval.high
+    assert hits / trials >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_seeds_that_differ_widen_what_clips_alone_say():
+    clips = np.random.default_rng(3).normal(0.3, 0.01, 40)
+    control = losses_of("dense", range(3), [clips] * 3)
+    alike = difference(losses_of("a", range(3), [clips + 0.01 + 1e-4 * n for n in (-1, 0, 1)]), control, "loss")
+    apart = difference(losses_of("b", range(3), [clips + 0.01 + 2e-2 * n for n in (-1, 0, 1)]), control, "loss")
+    assert alike.mean == pytest.approx(apart.mean)
+    assert (alike.verdict, apart.verdict) == (WORSE, OPEN)
+
+
+@pytest.mark.parametrize(("figure", "sign"), [("loss", 1), ("distance", 1), ("accuracy", -1)])
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.5, BETTER), (0.5, WORSE), (0.0, OPEN)])
+def test_a_row_is_better_only_where_the_interval_excludes_zero(figure, sign, shift, verdict):
+    noise = [0.02, -0.01, -0.015]
+    control = [measured("dense", seed, **{figure: 1.0}) for seed in range(3)]
+    row = [measured("sparse", seed, **{figure: 1.0 + sign * shift + each}) for seed, each in enumerate(noise)]
+    found = difference(row, control, figure)
+    assert found.verdict == verdict
+    assert (found.interval.low <= 0 <= found.interval.high) == (verdict == OPEN)
+
+
+def test_one_seed_alone_says_nothing_without_samples_of_known_scatter():
+    control = [measured("dense", 0, accuracy=0.9, distance=100.0, interval=(90.0, 115.0), loss=0.3)]
+    row = [measured("sparse", 0, accuracy=0.1, distance=160.0, interval=(148.0, 180.0), loss=0.2)]
+    for figure in ("accuracy", "loss"):
+        found = difference(row, control, figure)
+        assert (found.interval, found.verdict) == (None, OPEN)
+    found = difference(row, control, "distance")
+    half = math.hypot(25, 32) / 2  # as of two independent draws of samples
+    assert found.interval == pytest.approx((60 - half, 60 + half), rel=1e-4)
+    assert found.verdict == WORSE
+    bare = difference([measured("sparse", 0, distance=160.0)], control, "distance")
+    assert (bare.mean, bare.interval, bare.verdict) == (60.0, None, OPEN)
+
+
+def test_an_accuracy_is_as_sure_as_its_samples_are_many():
+    for clips, verdict in ((40.0, OPEN), (4000.0, WORSE)):
+        control = [measured("dense", 0, accuracy=0.75, clips=clips)]
+        found = difference([measured("sparse", 0, accuracy=0.70, clips=clips)], control, "accuracy")
+        half = 1.96 * math.sqrt((0.75 * 0.25 + 0.7 * 0.3) / clips)
+        assert found.interval.high - found.mean == pytest.approx(half, rel=0.05)
+        assert found.verdict == verdict
+    none = difference([measured("sparse", 0, accuracy=0.0, clips=40.0)], control, "accuracy")
+    assert none.interval.low < none.interval.high < 0
+
+
+def test_samples_widen_what_seeds_alone_say():
+    control = [measured("dense", seed, distance=100.0, interval=(70.0, 130.0)) for seed in range(3)]
+    row = [measured("sparse", seed, distance=101.0 + 0.01 * seed, interval=(70.0, 130.0)) for seed in range(3)]
+    assert difference(row, control, "distance").verdict == OPEN
+    bare = [[replace(each, distance_interval=None) for each in each_row] for each_row in (row, control)]
+    assert difference(*bare, "distance").verdict == WORSE
+
+
+def test_each_row_is_compared_with_the_control_that_its_line_names():
+    lines = [measured(row, 0, loss=loss) for row, loss in (("dense", 1.0), ("small", 2.0), ("sparse", 3.0), ("tiny", 4.0))]
+    controls = {"dense": None, "small": "dense", "sparse": "small", "tiny": "gone"}
+    study = Study("scale", {(each.row, 0): replace(each, control=controls[each.row]) for each in lines})
+    found = differences(study)["loss"]
+    assert {row: each.mean for row, each in found.items()} == {"small": 1.0, "sparse": 1.0}
+    assert study.against == "the control"
+    assert Study("paper", {(each.row, 0): each for each in lines}).against == "dense"
+
+
+def test_times_compare_on_the_same_hardware_alone():
+    def timed(row: str, seed: int, seconds: float, hardware: str) -> Measurement:
+        return replace(measured(row, seed, seconds=seconds, macs=seconds), facts={"hardware": hardware})
+
+    control = [timed("dense", 0, 4.0, "a"), timed("dense", 1, 1.0, "b")]
+    row = [timed("sparse", 0, 2.0, "a"), timed("sparse", 1, 1.0, "a")]
+    assert ratio(row, control, "seconds") == 0.5
+    assert ratio(row, control, "macs") == 0.75
+    assert ratio(row[1:], control, "seconds") is None
+    study = Study("paper", {(each.row, each.seed): each for each in [*control, *row, timed("fast", 0, 0.1, "b")]})
+    kept, hardware = study.on_one_hardware()
+    assert (hardware, sorted(kept.measurements)) in (("a", [("dense", 0), ("sparse", 0), ("sparse", 1)]),)
+
+
+def test_only_seeds_that_both_have_are_compared():
+    control = [measured("dense", seed, distance=100.0 + seed) for seed in (0, 1, 2)]
+    row = [measured("sparse", seed, distance=110.0 + seed) for seed in (1, 2, 7)]
+    found = difference(row, control, "distance")
+    assert (found.seeds, found.mean) == (2, 10.0)
+    assert difference(row[2:], control, "distance") is None
+    assert difference(row, control, "accuracy") is None
+    assert estimate(row, "accuracy") is None
+
+
+def test_clips_of_other_numbers_are_not_paired():
+    control = losses_of("dense", (0, 1), [[0.1, 0.2, 0.3]] * 2)
+    row = losses_of("sparse", (0, 1), [[0.2, 0.3]] * 2)
+    found = difference(row, control, "loss")
+    assert found.of == "2 seeds"
+    assert found.interval.low == pytest.approx(found.mean)  # seeds without any difference
