@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         wanted = [line for line in lines if _asked(args, line)]
         if not wanted:
             raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
-        print(study_table(wanted, study.control, list(study.file.rows)))
+        rows = list(study.file.rows)
+        print(study_table(wanted, {name: study.control(name) for name in rows}))
         return 0
     plans = chosen_plans(study, args.rows, args.seeds)
     siblings = [path for path in sorted(files[0].parent.glob("*.jsonl")) if path not in files] + files[1:]

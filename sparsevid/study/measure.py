@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsevid import __version__
 from sparsevid.benchmark.savings import warm_call
 from sparsevid.benchmark.timing import time_turn
 from sparsevid.evaluation.classifier import ClipClassifier
@@ -73,12 +74,20 @@ class Circumstances:
     def line(self, plan: Plan) -> Line:
         """The beginning of a line."""
         header = self.header
+        row = plan.row
         return {
-            "study": plan.row.study.name, "row": plan.row.name, "seed": plan.seed, "note": plan.row.settings.note,
-            "settings": plan.settings, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": header["commit"], "hardware": self.hardware, "command": header["command"],
-            "versions": {name: header[name] for name in ("python", "torch")},
-        }  # fmt: skip
+            "study": row.study.name,
+            "row": row.name,
+            "seed": plan.seed,
+            "note": row.settings.note,
+            "control": row.study.control(row.name),
+            "settings": plan.settings,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": header["commit"],
+            "hardware": self.hardware,
+            "command": header["command"],
+            "versions": {"sparsevid": __version__} | {name: header[name] for name in ("python", "torch")},
+        }
 
 
 def measure_row(plan: Plan, circumstances: Circumstances) -> Line:

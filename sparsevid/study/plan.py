@@ -218,15 +218,13 @@ class Study:
         """Folder of its runs."""
         return self.out / self.name
 
-    @property
-    def base(self) -> Path:
-        """The run that its rows are variants of."""
-        return self.path.parent / self.file.base
-
-    @property
-    def control(self) -> str | None:
-        """The row that others are compared with, if there is one."""
-        return self.file.control if self.file.control in self.file.rows else None
+    def control(self, name: str) -> str | None:
+        """The row of this study that a row is compared with, if there is one; none for itself."""
+        own = self.file.rows[name].control if name in self.file.rows else None
+        if own is not None:
+            self._check(own, f"{self.path}: rows.{name}.control")
+        found = own or self.file.control
+        return found if found in self.file.rows and found != name else None
 
     def row(self, name: str) -> Row:
         """A row with all that it is like.
@@ -250,7 +248,7 @@ class Study:
     def _like(self, row: Row) -> Row:
         other, name = self.find(row.settings.like)
         below, own = other.row(name), row.settings
-        names = ("note", "measured", *REFERENCES)
+        names = ("note", "base", "measured", *REFERENCES)
         merged = {key: getattr(below.settings, key) if getattr(own, key) in (None, "") else getattr(own, key) for key in names}
         merged["sample"] = {**below.settings.sample, **own.sample}
         settings = replace(own, **merged, like=None)
@@ -315,7 +313,10 @@ class Study:
         keys = {"start": "train.init_from", "teacher": "distill.teacher"}
         sources = [f"{keys[each]}={needs[each].folder}" for each in keys if needs[each] is not None]
         below = ["train.keep_checkpoints=1", *self.overrides, *self.given]
-        return open_run(self.base, [*below, *row.overrides, *UNWATCHED, *place, *sources, *more])
+        return open_run(
+            self.path.parent / (row.settings.base or self.file.base),
+            [*below, *row.overrides, *UNWATCHED, *place, *sources, *more],
+        )
 
     def _named(self, row: Row, key: str, seed: int) -> Plan | None:
         """The row that a key of another one names."""

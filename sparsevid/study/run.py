@@ -132,7 +132,9 @@ def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budg
     found = of_settings(rates.lines, plan.settings) if plan.row.measured else None
     if found is not None:
         logger.info("%s: of the same settings as %s/%s, whose figures it has", plan.name, found["study"], found["row"])
-        own = {key: value for key, value in circumstances.line(plan).items() if key in ("study", "row", "seed", "note")}
+        own = {
+            key: value for key, value in circumstances.line(plan).items() if key in ("study", "row", "seed", "note", "control")
+        }
         from_main(lambda: append_result(circumstances.results, found | own | {"same_as": f"{found['study']}/{found['row']}"}))
         report.done.append(plan.name)
         return

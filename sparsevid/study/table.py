@@ -50,19 +50,17 @@ def rows_of(lines: Sequence[Line], names: Sequence[str] = ()) -> Rows:
     return {row: dict(sorted(seeds.items())) for row, seeds in found.items() if seeds}
 
 
-def study_table(lines: Sequence[Line], control: str | None = None, names: Sequence[str] = ()) -> str:
+def study_table(lines: Sequence[Line], controls: Mapping[str, str | None]) -> str:
     """The table, after what a reader has to know of it.
 
     Args:
         lines: of the results of one study, also of several files, oldest first.
-        control: the row that others are compared with; None: there is none.
-        names: the order of rows.
+        controls: the rows, in their order, each with the row that it is compared with, if there is one.
     """
-    rows = rows_of(lines, names)
-    base = rows.get(control or "", {})
+    rows = rows_of(lines, list(controls))
     hardware = {name: mark for name, mark in zip(_distinct(rows, "hardware"), _marks(), strict=False)}
-    cells = [_cells(row, seeds, base if row != control else {}, base, hardware) for row, seeds in rows.items()]
-    return as_markdown({}, _lines(rows, control, hardware), COLUMNS, cells)
+    cells = [_cells(row, seeds, rows.get(controls.get(row) or "", {}), hardware) for row, seeds in rows.items()]
+    return as_markdown({}, _lines(rows, controls, hardware), COLUMNS, cells)
 
 
 def differences(seeds: Mapping[int, Line], control: Mapping[int, Line]) -> dict[str, Difference | None]:
@@ -103,10 +101,8 @@ def _clips(pairs: list[tuple[Line, Line]]) -> int:
     return min(each.get("clips") or 2 for pair in pairs for each in pair)
 
 
-def _cells(
-    row: str, seeds: dict[int, Line], compared: dict[int, Line], control: dict[int, Line], hardware: dict[str, str]
-) -> list[str]:
-    lines, found = list(seeds.values()), differences(seeds, compared)
+def _cells(row: str, seeds: dict[int, Line], control: dict[int, Line], hardware: dict[str, str]) -> list[str]:
+    lines, found = list(seeds.values()), differences(seeds, control)
     return [
         row,
         str(len(lines)),
@@ -166,14 +162,13 @@ def _ratio(seeds: dict[int, Line], control: dict[int, Line], key: str, same: str
     return f"{statistics.fmean(ratios):.2f}×" if inverse else f"{statistics.fmean(ratios):.3f}"
 
 
-def _lines(rows: Rows, control: str | None, hardware: dict[str, str]) -> list[str]:
+def _lines(rows: Rows, controls: Mapping[str, str | None], hardware: dict[str, str]) -> list[str]:
+    named = " or ".join(f"`{name}`" for name in dict.fromkeys(filter(None, controls.values())) if name in rows) or "of none"
     every = [line for seeds in rows.values() for line in seeds.values()]
     real = [line for line in every if line.get("accuracy_real") is not None]
     told = [
-        f"means ± standard deviations over seeds; − control: to the row `{control}` of the same seed, with an interval of "
-        f"{LEVEL:.0%} for other clips and other seeds, bold where it excludes zero; †: of one seed, for other clips alone"
-        if control in rows
-        else "means ± standard deviations over seeds; there is no control to compare with",
+        f"means ± standard deviations over seeds; − control: to the row {named} of the same seed, with an interval of "
+        f"{LEVEL:.0%} for other clips and other seeds, bold where it excludes zero; †: of one seed, for other clips alone",
         "s/clip: from noise to latents, warm; control / this: seconds on the same hardware; steps, training PMACs: with those "
         "of the row it starts from; training s: its own",
     ]
