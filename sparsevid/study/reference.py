@@ -80,11 +80,13 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
     found = from_main(lambda: read_json(kept))
     if not found:
         distance = _real_distance(config, measure, protocol, clips, folder)
-        accuracy = from_main(partial(_fit, config, measure, classes, classifier))
+        sets = [split_clips(config, measure, split) for split in (measure.train_split, measure.split)]
+        accuracy = from_main(partial(_fit, *sets, classes, measure.seed, classifier))
         found = {"accuracy": accuracy, "distance": distance}
         from_main(partial(write_json, kept, found))
     shown = folder / SHOWN_REAL
-    from_main(lambda: shown.is_file() or _show_real(config, measure, classes, shown))
+    if not from_main(shown.is_file):
+        from_main(partial(_show_real, split_clips(config, measure, measure.split), classes, shown))
     return Reference(protocol, classes, classifier, found["accuracy"], found["distance"], shown)
 
 
@@ -120,7 +122,7 @@ def save_shown(path: Path, clips: Tensor, classes: list[str]) -> None:
 
 
 def split_clips(config: RunConfig, measure: MeasureSettings, split: str) -> ClipDataset:
-    """The clips of a split, drawn by the seed of what is measured, not mirrored."""
+    """The clips of a split, drawn by the seed of what is measured, not mirrored. All ranks call it together."""
     config = heldout_config(config, measure)
     _, manifest, dataset = open_data(config)
     source = VideoFrames(manifest.root, tuple(config.data.size), config.data.decoder)
@@ -140,24 +142,22 @@ def _real_distance(config: RunConfig, measure: MeasureSettings, protocol: Protoc
     return next(iter(compute_metrics(sides[measure.split], sides[measure.train_split], protocol).values()))
 
 
-def _fit(config: RunConfig, measure: MeasureSettings, classes: tuple[str, ...], path: Path) -> float:
+def _fit(train: ClipDataset, heldout: ClipDataset, classes: tuple[str, ...], seed: int, path: Path) -> float:
     """Train the classifier, keep it, and say how good it is on the held-out split. On rank 0."""
-    sets = {}
-    for split in (measure.train_split, measure.split):
-        dataset = split_clips(config, measure, split)
-        samples = [dataset[index] for index in progress(range(len(dataset)), desc=f"clips of {split}")]
-        sets[split] = torch.stack([each["clip"] for each in samples]), [each["label"] for each in samples]
-    model = ClipClassifier.fit(*sets[measure.train_split], classes, measure.seed)
-    accuracy = model.accuracy(*sets[measure.split])
+    sets = []
+    for dataset in (train, heldout):
+        samples = [dataset[index] for index in progress(range(len(dataset)), desc="clips for the classifier")]
+        sets.append((torch.stack([each["clip"] for each in samples]), [each["label"] for each in samples]))
+    model = ClipClassifier.fit(*sets[0], classes, seed)
+    accuracy = model.accuracy(*sets[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    logger.info("classifier: %.1f %% of the real clips of %s", 100 * accuracy, measure.split)
+    logger.info("classifier: %.1f %% of %d real held-out clips", 100 * accuracy, len(heldout))
     return accuracy
 
 
-def _show_real(config: RunConfig, measure: MeasureSettings, classes: tuple[str, ...], path: Path) -> None:
-    """Keep a held-out clip of each class, in the order of labels."""
-    dataset = split_clips(config, measure, measure.split)
+def _show_real(dataset: ClipDataset, classes: tuple[str, ...], path: Path) -> None:
+    """Keep a held-out clip of each class, in the order of labels. On rank 0."""
     chosen = {}
     for key in fixed_clips(dataset, len(dataset), dataset.seed):
         label = dataset.videos[key[1]].label

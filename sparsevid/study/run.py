@@ -79,6 +79,11 @@ def failure(plan: Plan) -> str | None:
     return found.get("reason") if found.get("settings") == plan.settings else None
 
 
+def machine_folder() -> Path:
+    """What a study locks on this machine; the folder of caches may be shared by several."""
+    return cache_folder().with_name(f"study-on-{socket.gethostname()}")
+
+
 @contextmanager
 def alone_on_machine() -> Iterator[None]:
     """No other study of this user runs on this machine meanwhile. All ranks enter it together.
@@ -86,10 +91,9 @@ def alone_on_machine() -> Iterator[None]:
     Raises:
         LockedError: one does, and is named.
     """
-    folder = cache_folder().with_name(f"study-on-{socket.gethostname()}")
     with ExitStack() as stack:
         try:
-            stack.enter_context(folder_locked(folder, "used", beside=True))
+            stack.enter_context(folder_locked(machine_folder(), "used", beside=True))
         except LockedError as error:
             holder = str(error).partition(" by ")[2].partition(":")[0]
             raise LockedError(
