@@ -1,6 +1,7 @@
 """`sparsevid study`: a table of runs, trained, sampled and measured alike, row by row and seed by seed."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: 
 def _command(args: argparse.Namespace) -> str:
     """The command that a reader repeats; what the budget was and which rows it was for makes no figure another."""
     words = ["sparsevid", "study", str(args.study), *args.overrides]
-    return " ".join([*words, *(["--scale", args.scale] if args.scale else [])])
+    return shlex.join([*words, *(["--scale", args.scale] if args.scale else [])])
 
 
 def _say(study: "Study", report: "Report", results: Path) -> None:

@@ -44,6 +44,7 @@ class MeasureSettings:
     protocol: str | None = None  # whose detector and metric are taken; default: that of the run's monitor
     bootstrap: int = 200  # resamplings for the interval of a distance
     repeats: int = 3  # timed batches
+    classifier_steps: int = 500
     seed: int = 0  # of clips, times and noise, and of the classifier
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -24,9 +25,14 @@ from sparsevid.benchmark.timing import time_turn
 from sparsevid.evaluation.classifier import ClipClassifier
 from sparsevid.evaluation.comparison import Extras
 from sparsevid.evaluation.evaluate import measure as score_clips
+from sparsevid.generation.calibration import fit_all
+from sparsevid.generation.calibration import measure as measure_calls
 from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
+from sparsevid.savings.calibrate import CALIBRATED
+from sparsevid.savings.fits import fit_file, fits_folder
+from sparsevid.savings.options import parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError
@@ -45,6 +51,7 @@ SAMPLES = "samples"  # folder of a row's samples, until it is measured
 LOSSES = "losses.json"  # in a run's folder: its held-out losses, which rows that sample it otherwise share
 SHOWN = "shown.npz"  # a sample of each class, of the same noise in all rows
 FORMAT = "ffv1"
+CALIBRATION_SAMPLES = 16  # on which caches that need it are fitted to a model
 DIGITS = 6  # of a loss that is kept
 logger = get_logger(__name__)
 
@@ -101,7 +108,8 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = settings(plan, pipeline)
+    from_main(partial(_calibrate, plan, pipeline))
+    sampling = settings(plan, pipeline, plan.sample.savings)
     samples = plan.own_folder / SAMPLES / plan.settings
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
     line |= _distance(plan, pipeline, reference, samples)
@@ -116,8 +124,8 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     return line
 
 
-def settings(plan: Plan, pipeline: VideoPipeline) -> Sampling:
-    """How a row is sampled.
+def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
+    """How a row is sampled, with these savings.
 
     Raises:
         ValueError: as `VideoPipeline.sampling`.
@@ -125,8 +133,19 @@ def settings(plan: Plan, pipeline: VideoPipeline) -> Sampling:
     sample = plan.sample
     return pipeline.sampling(
         sampler=sample.sampler, steps=sample.steps, seed=sample.seed, batch=min(sample.batch, sample.clips),
-        guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=sample.savings,
+        guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=list(savings),
     )  # fmt: skip
+
+
+def _calibrate(plan: Plan, pipeline: VideoPipeline) -> None:
+    """Fit what the row's savings have to know of the model, unless it was fitted: on the first samples. On rank 0."""
+    folder = fits_folder(pipeline.weights_file)
+    names = [name for text in plan.sample.savings if (name := parse_saving(text).name) in CALIBRATED]
+    if lacking := [name for name in names if not fit_file(folder, name).is_file()]:
+        sampling = settings(plan, pipeline, ())
+        measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
+        for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
+            fit.save(fit_file(folder, fit.saving))
 
 
 def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
@@ -196,7 +215,7 @@ def _of_samples(plan: Plan, sampling: Sampling, reference: Reference, samples: P
     for first in range(0, count, batch):
         own = labels[first : first + batch]
         clips = torch.stack([_read(samples, index, sampling.input_size[0]) for index in range(first, first + len(own))])
-        right += round(classifier.accuracy(clips, own) * len(own))
+        right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)
     path, classes = plan.own_folder / SHOWN, [reference.classes[label] for label in sorted(shown)]

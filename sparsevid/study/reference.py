@@ -81,7 +81,7 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
     if not found:
         distance = _real_distance(config, measure, protocol, clips, folder)
         sets = [split_clips(config, measure, split) for split in (measure.train_split, measure.split)]
-        accuracy = from_main(partial(_fit, *sets, classes, measure.seed, classifier))
+        accuracy = from_main(partial(_fit, *sets, classes, measure, classifier))
         found = {"accuracy": accuracy, "distance": distance}
         from_main(partial(write_json, kept, found))
     shown = folder / SHOWN_REAL
@@ -142,13 +142,13 @@ def _real_distance(config: RunConfig, measure: MeasureSettings, protocol: Protoc
     return next(iter(compute_metrics(sides[measure.split], sides[measure.train_split], protocol).values()))
 
 
-def _fit(train: ClipDataset, heldout: ClipDataset, classes: tuple[str, ...], seed: int, path: Path) -> float:
+def _fit(train: ClipDataset, heldout: ClipDataset, classes: tuple[str, ...], measure: MeasureSettings, path: Path) -> float:
     """Train the classifier, keep it, and say how good it is on the held-out split. On rank 0."""
     sets = []
     for dataset in (train, heldout):
         samples = [dataset[index] for index in progress(range(len(dataset)), desc="clips for the classifier")]
         sets.append((torch.stack([each["clip"] for each in samples]), [each["label"] for each in samples]))
-    model = ClipClassifier.fit(*sets[0], classes, seed)
+    model = ClipClassifier.fit(*sets[0], classes, measure.seed, steps=measure.classifier_steps)
     accuracy = model.accuracy(*sets[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)

@@ -20,7 +20,7 @@ def coloured(count: int, seed: int) -> tuple[torch.Tensor, list[int]]:
 
 
 def test_it_tells_colours():
-    model = ClipClassifier.fit(*coloured(48, 0), NAMES, steps=60)
+    model = ClipClassifier.fit(*coloured(48, 0), NAMES, steps=30)
     clips, labels = coloured(30, 1)
     assert model.accuracy(clips, labels) == 1.0
     assert torch.equal(model.logits(clips).argmax(dim=1), torch.tensor(labels))
@@ -29,14 +29,14 @@ def test_it_tells_colours():
 
 def test_it_tells_where_something_moves_to():
     """Single frames are of one class as of the other."""
-    model = ClipClassifier.fit(*moving_clips(120, 0), CLASSES, steps=150)
+    model = ClipClassifier.fit(*moving_clips(60, 0), CLASSES, steps=40)
     assert model.accuracy(*moving_clips(60, 1)) >= 0.95
 
 
 def test_labels_that_mean_nothing_give_chance():
     clips, _ = coloured(60, 0)
     labels = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(0))
-    model = ClipClassifier.fit(clips, labels, NAMES, steps=60)
+    model = ClipClassifier.fit(clips, labels, NAMES, steps=30)
     drawn = torch.randint(0, 3, (300,), generator=torch.Generator().manual_seed(1))
     assert model.accuracy(coloured(300, 2)[0], drawn) == pytest.approx(1 / 3, abs=0.1)
 

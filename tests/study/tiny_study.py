@@ -100,7 +100,15 @@ def write_study(folder: Path, name: str = "tiny", rows: dict | None = None, *, d
         "study": name,
         "base": "base.yaml",
         "sample": {"clips": 4, "steps": 2, "guidance": 2.0, "batch": 2},
-        "measure": {"clips": 3, "times": 2, "protocol": str(data / "short.yaml"), "bootstrap": 2, "repeats": 1, "batch": 2},
+        "measure": {
+            "clips": 3,
+            "times": 2,
+            "protocol": str(data / "short.yaml"),
+            "bootstrap": 2,
+            "repeats": 1,
+            "batch": 2,
+            "classifier_steps": 5,
+        },
         "rows": ROWS if rows is None else rows,
     }
     path = folder / f"{name}.yaml"
