@@ -124,8 +124,8 @@ def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: 
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command that a reader repeats; what the budget was and which rows it was for makes no figure another."""
-    words = ["sparsevid", "study", str(args.study), *args.overrides]
+    """The command that a reader repeats. Budget, chosen rows and the place of the data are each machine's own."""
+    words = ["sparsevid", "study", str(args.study), *(each for each in args.overrides if not each.startswith("data.root="))]
     return shlex.join([*words, *(["--scale", args.scale] if args.scale else [])])
 
 

@@ -113,7 +113,8 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
         budget: the time that there is.
     """
     report = Report()
-    for plan in plans:
+    for number, plan in enumerate(plans, start=1):
+        logger.info("%d of %d: %s", number, len(plans), plan.name)
         if from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
             report.there.append(plan.name)
             continue
