@@ -73,9 +73,9 @@ def test_a_study_is_done_once_and_each_line_says_all(study_file):
 
 
 def test_a_seed_repeats_bit_for_bit_and_two_differ(study_file):
-    path = study_file(seeds=[0, 1])
-    first = do(path, "--rows", "sparse", folder="first")
-    again = do(path, "--rows", "sparse", "--seeds", "0", folder="second")
+    path = study_file(seeds=[0, 1], rows={"sparse": {"overrides": SPARSE}})
+    first = do(path, folder="first")
+    again = do(path, "--seeds", "0", folder="second")
     assert same(first["sparse", 0]) == same(again["sparse", 0])
     for key in ("loss", "distance", "settings"):
         assert first["sparse", 0][key] != first["sparse", 1][key]
@@ -85,7 +85,7 @@ def test_a_seed_repeats_bit_for_bit_and_two_differ(study_file):
 
 
 def test_a_study_that_is_stopped_goes_on_to_the_same_figures(study_file):
-    path = study_file(rows={"long": {"overrides": {"train.steps": 40}}})
+    path = study_file(rows={"long": {"overrides": {"train.steps": 15}}})
     undisturbed = do(path, folder="undisturbed")
     checkpoints = path.parent / "out/runs/tiny/long/seed-0/checkpoints"
 
