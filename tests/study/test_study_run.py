@@ -166,6 +166,13 @@ def test_with_no_time_nothing_is_begun(study_file, caplog):
     assert not (path.parent / "out/runs").exists() and "the budget is over before tiny/pretrain" in caplog.text
 
 
+def test_training_stops_when_the_time_is_over(study_file, caplog):
+    path = study_file(rows={"endless": {"overrides": {"train.steps": 1_000_000, "train.checkpoint_every": 1_000_000}}})
+    assert do(path, "--budget", 0.03) == {}
+    assert "stopped in training by the budget" in caplog.text or "the budget is over before" in caplog.text
+    assert state(plan_of(path, "endless"), []).startswith(("part (step ", "open"))
+
+
 def test_a_row_whose_settings_have_changed_is_done_again(study_file):
     path = study_file(rows=ROWS)
     before = do(path)
