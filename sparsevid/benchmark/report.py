@@ -36,10 +36,11 @@ MODEL_COLUMNS = (
 )
 DATA_COLUMNS = ("source", "workers", "clips/s", "spread", "of the first", "frames decoded / clip", "feeds the model")
 TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed")
+RESULTS = "docs/study"  # where a measurement adds to what is kept: it changes no code
 MISSING = "–"  # in a cell that has no value
 # Columns set to the left.
 WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured")
-WORDS += ("decoder", "measure", "file", "result", "what", "model", "savings", "frontier")
+WORDS += ("decoder", "measure", "file", "result", "what", "model", "savings", "frontier", "row")
 
 
 def describe_run(command: str, device: torch.device) -> dict[str, str | int | None]:
@@ -68,7 +69,7 @@ def describe_run(command: str, device: torch.device) -> dict[str, str | int | No
 
 
 def find_commit(folder: Path) -> str | None:
-    """The commit that `folder` is checked out at, with a remark if tracked files were changed since.
+    """The commit that `folder` is checked out at, with a remark if tracked files were changed since, other than results.
 
     Returns:
         None where there is no git, or where the files of the folder are not kept in it (an installed package).
@@ -85,7 +86,8 @@ def find_commit(folder: Path) -> str | None:
     commit = git("rev-parse", "HEAD") if git("ls-files", ".") else None
     if commit is None:
         return None
-    return f"{commit} with local changes" if git("status", "--porcelain", "--untracked-files=no") else commit
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", f":(top,exclude){RESULTS}")
+    return f"{commit} with local changes" if changed else commit
 
 
 def model_as_json(header: dict, measured: Measurement) -> dict:

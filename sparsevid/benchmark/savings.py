@@ -195,16 +195,26 @@ def time_savings(
     """
     candidates = {}
     for case, result in measured.results.items():
-        pipeline, sampling = models[case.model], settings(models[case.model], case, **options | {"batch": result.batch})
-        if pipeline.graphed and not case.savings:
-            pipeline.warm_up(sampling)  # all else was called when it was measured
-        candidates[case] = partial(pipeline.denoise, range(result.batch), sampling)
+        pipeline = models[case.model]
+        candidates[case] = warm_call(pipeline, settings(pipeline, case, **options | {"batch": result.batch}))
     for _ in progress(range(repeats), desc="turns"):
         for case, seconds in time_turn(candidates).items():
             result = measured.results[case]
             measured.results[case] = replace(result, turns=(*result.turns, seconds))
         on_change(measured)
     return measured
+
+
+def warm_call(pipeline: VideoPipeline, sampling: Sampling) -> Callable[[], Tensor]:
+    """What denoises the first batch of these settings, to be timed: as `sample` does it, on a GPU by CUDA graphs.
+
+    Args:
+        pipeline: of the model.
+        sampling: its batch has been denoised before, but for the graphs.
+    """
+    if pipeline.graphed and not sampling.savings:
+        pipeline.warm_up(sampling)
+    return partial(pipeline.denoise, range(sampling.batch), sampling)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:

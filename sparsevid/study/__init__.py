@@ -1,6 +1,15 @@
-"""Tables of runs, and what is shown of them. `page` makes one static page of results and of runs.
+"""Studies: tables of runs. Rows are variants of one run, each for some seeds; all are trained, sampled and measured alike.
 
-Lines of results and folders of runs come in, and out comes a file that a browser opens from the disk.
+A study's file comes in (`file`), and lines of results go out, one a row and seed (`results`), which add up to a table (`table`,
+with the intervals of `intervals`). `plan` says what a row is: its run, what it starts from, what it costs. `run` does the rows
+that are open, within a budget, as far as `estimate` tells; `listing` says how far they are. `train` and `measure` are what is
+done with a row, `heldout` and `reference` what it is measured by. `page` makes one static page of results and of runs.
 
 It imports any room below.
 """
+
+from sparsevid.system.errors import ExpectedError
+
+
+class StudyError(ExpectedError):
+    """A study that cannot be done, or a row of it; the message says which and why."""

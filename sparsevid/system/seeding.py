@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     SAMPLE_CLASSES = 18  # (seed): the order in which samples go through all classes
     MADE_CLIP = 19  # (seed, split, class, clip): what happens in a clip of a made set
     MERGING = 20  # (seed, call): the tokens into which others are merged at a call of the model
+    HELD_OUT = 21  # (seed, interval, clip): time and noise of a held-out clip in an interval of times
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

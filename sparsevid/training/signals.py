@@ -26,7 +26,7 @@ class StopRequest:
     Attributes:
         can_save: whether a loop that looks at the flag has begun.
         flag: whether this rank got a signal.
-        signal_name: the first that it got, such as `SIGUSR1`; None if it got none.
+        signal_name: the first that it got, such as `SIGUSR1`, or what asked in place of one; None if nothing did.
     """
 
     def __init__(self) -> None:
@@ -50,8 +50,16 @@ class StopRequest:
             self._told.close()  # ends the thread that watches
         self._before = {}
 
+    def ask(self, by: str) -> None:
+        """Ask the loop to end as a signal does, for another reason, such as that a time is over.
+
+        Args:
+            by: what asks, for the log.
+        """
+        self.flag, self.signal_name = True, self.signal_name or by
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.flag, self.signal_name = True, self.signal_name or signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
 
     def _watch(self, watched: socket.socket) -> None:
         """Read the numbers of signals, which Python's handler in C writes whatever the main thread does."""

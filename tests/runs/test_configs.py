@@ -26,8 +26,11 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DATASETS = ("faceforensics", "sky_timelapse", "ucf101", "taichi_hd")
 FACTORS = {"kl": (8, 4), "linear": (8, 16)}  # of the autoencoders that configs name: pixels of a latent's side, channels
+# Files whose names begin with `_` are parts of runs, and those of `study/` are tables of them.
 RUNS = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if not any(part.startswith("_") for part in path.relative_to(CONFIGS).parts)
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if not any(part.startswith(("_", "study")) for part in path.relative_to(CONFIGS).parts)
 )
 LONG, QUICK = ([path for path in RUNS if path.parent.name in names] for names in (DATASETS, ("quick",)))
 FLOWS = [path for path in LONG if path.stem.endswith("_flow")]

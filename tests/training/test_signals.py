@@ -21,6 +21,13 @@ def test_signal_raises_the_flag_and_nothing_else(number):
         assert stop.flag and stop.signal_name == signal.Signals(number).name
 
 
+def test_others_may_ask_as_a_signal_does():
+    with StopRequest() as stop:
+        stop.ask("the clock")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.flag and stop.signal_name == "the clock"
+
+
 def test_first_signal_keeps_its_name():
     with StopRequest() as stop:
         for number in (signal.SIGUSR1, signal.SIGTERM):

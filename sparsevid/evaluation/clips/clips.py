@@ -254,9 +254,13 @@ def _in_two_formats(videos: Sequence[Video]) -> list[str]:
 def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRules]:
     """Folder, card name and rules of a source."""
     if isinstance(source, CardSource):
-        if source.options and Path(source.card).is_dir():
-            raise ValueError(f"{str(source.card)!r} is a folder, and options ({', '.join(source.options)}) are those of a card")
-        card = load_card(source.card, source.options)
+        try:
+            card = load_card(source.card, source.options)
+        except FileNotFoundError as error:
+            if not source.options or not Path(source.card).is_dir():
+                raise
+            shown = ", ".join(source.options)
+            raise ValueError(f"{str(source.card)!r} is a folder, and options ({shown}) are those of a card") from error
         return resolve_root(card), card.name, card.rules()
     folder = expand_home(Path(source))
     try:

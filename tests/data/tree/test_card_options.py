@@ -141,6 +141,17 @@ def test_a_protocol_takes_clips_of_the_card_as_it_is_used(part):
         choose_clips(CardSource(part.parent, ["fps=5"]), "real", protocol)
 
 
+def test_a_card_is_one_also_beside_a_folder_of_its_name(part, tmp_path, monkeypatch):
+    """A run that was trained on the card is scored where somebody keeps the data in a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "own.yaml").write_text(part.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    protocol = load_protocol("sparsevid/fd-transnetv2-v1")
+    with pytest.raises(ValueError, match="2 of 2 real videos are shorter"):
+        choose_clips(CardSource("own", ["split.max_missing=1", "fps=5"]), "real", protocol)
+
+
 def test_commands_take_options_of_the_card(part, tmp_path, capsys):
     assert main(["prepare_data", str(part), "--clips", "0"]) == 2
     assert "--card-option split.max_missing=1" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""`sparsevid study`: a table of runs, trained, sampled and measured alike, row by row and seed by seed."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsevid.system.logging import get_logger, print_table
+
+if TYPE_CHECKING:
+    from sparsevid.study.measure import Circumstances
+    from sparsevid.study.plan import Plan, Study
+    from sparsevid.study.run import Report
+
+EXAMPLES = """examples:
+  sparsevid study configs/study/paper.yaml --list                  # what there is to do, and how far it is
+  sparsevid study configs/study/paper.yaml --budget 60             # go on for an hour, at most
+  sparsevid study configs/study/paper.yaml --rows dense sparse --seeds 0
+  sparsevid study configs/study/paper.yaml --table                 # the results in Markdown
+  sparsevid study configs/study/paper.yaml --scale gpu             # the same rows at another size
+  torchrun --nproc_per_node 8 -- tools/study.py configs/study/paper.yaml --scale gpu
+
+A row that is done is never done again; one whose settings have changed is. Killed at any time, the same command goes on where
+it was. Rows that need others (what they are fine-tuned from, a teacher) do those first. The status is 1 if a row failed; the
+others are done all the same. docs/study.md says what the figures mean.
+"""
+logger = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument(
+        "overrides", nargs="*", help="dotted settings of the base run, below those of rows: data.root=/data/atari"
+    )
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone, with what they need; default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these alone; default: of each row its own")
+    text = "begin no row that would not end in time, as far as earlier rows tell, and stop training with a checkpoint then"
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help=f"{text}; default: no end")
+    parser.add_argument("--scale", metavar="NAME", help="another size of data and model, as the file's `scales` says it")
+    parser.add_argument("--list", action="store_true", help="print rows, how far they are and what they cost, and do nothing")
+    parser.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
+    text = "files of results: the first is read and added to, the others are read. Default: docs/study/NAME.jsonl"
+    parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the runs of all studies")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do, list or print a study. Returns 0; 1 if a row failed. What is wrong with the study itself raises."""
+    if args.budget is not None and not args.budget >= 0:
+        raise ValueError(f"--budget {args.budget}: minutes, from 0")
+    from sparsevid.study.plan import Study
+    from sparsevid.study.results import read_results
+    from sparsevid.study.run import chosen_plans
+    from sparsevid.study.table import study_table
+
+    study = Study(args.study, args.out, args.scale, args.overrides)
+    files = args.results or [Path("docs/study") / f"{study.name}.jsonl"]
+    if args.table:
+        lines = [line for file in reversed(files) for line in read_results(file) if line["study"] == study.name]
+        wanted = [line for line in lines if _asked(args, line)]
+        if not wanted:
+            raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
+        rows = list(study.file.rows)
+        print(study_table(wanted, {name: study.control(name) for name in rows}))
+        return 0
+    plans = chosen_plans(study, args.rows, args.seeds)
+    siblings = [path for path in sorted(files[0].parent.glob("*.jsonl")) if path not in files] + files[1:]
+    if args.list:
+        return _list(study, plans, files[0], siblings)
+    return _do(args, study, plans, files[0], siblings)
+
+
+def _asked(args: argparse.Namespace, line: dict) -> bool:
+    return (not args.rows or line["row"] in args.rows) and (not args.seeds or line["seed"] in args.seeds)
+
+
+def _circumstances(study: "Study", results: Path, command: str = "") -> "Circumstances":
+    from sparsevid.benchmark.report import describe_run
+    from sparsevid.study.measure import Circumstances
+    from sparsevid.system.distributed import default_device
+
+    return Circumstances(describe_run(command, default_device()), results)
+
+
+def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path]) -> int:
+    from sparsevid.study.listing import LISTED, listing
+    from sparsevid.study.results import read_results
+
+    lines = [line for path in (results, *siblings) for line in read_results(path)]
+    hardware = _circumstances(study, results).hardware
+    print_table(
+        f"{study.name}: {len(plans)} rows and seeds, results in {results}", list(LISTED), listing(plans, lines, hardware)
+    )
+    return 0
+
+
+def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path]) -> int:
+    from sparsevid.study.run import alone_on_machine, run_study
+    from sparsevid.study.train import Budget
+    from sparsevid.system.atomic import check_writable
+    from sparsevid.system.distributed import (
+        LONG_WAIT,
+        check_ranks,
+        init_process_group_if_launched,
+        is_main,
+        peers_may_die,
+        shutdown,
+    )
+
+    budget = Budget(args.budget)
+    init_process_group_if_launched(LONG_WAIT)  # ranks wait for rank 0, which measures some things alone
+    check_ranks()
+    if is_main():
+        results.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(results.parent)
+    circumstances = _circumstances(study, results, _command(args))
+    with alone_on_machine(), peers_may_die("a study"):
+        report = run_study(plans, circumstances, siblings, budget)
+    if is_main():
+        _say(study, report, results)
+    shutdown()
+    return 1 if report.failed else 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that a reader repeats. Budget, chosen rows and the place of the data are each machine's own."""
+    words = ["sparsevid", "study", str(args.study), *(each for each in args.overrides if not each.startswith("data.root="))]
+    return shlex.join([*words, *(["--scale", args.scale] if args.scale else [])])
+
+
+def _say(study: "Study", report: "Report", results: Path) -> None:
+    for name, reason in report.failed.items():
+        logger.warning("failed: %s: %s", name, reason)
+    for name in report.left:
+        logger.info("left for another time, for it would not end within the budget: %s", name)
+    if report.stopped:
+        logger.info("%s: the same command goes on", report.stopped)
+    counts = f"{len(report.done)} rows and seeds done, {len(report.there)} were there, {len(report.failed)} failed"
+    logger.info("%s: %s; results in %s", study.name, counts, results)

@@ -1,0 +1,175 @@
+"""The file of a study: YAML with typed keys, strict as a run's configuration is."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsevid.study import StudyError
+from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml
+
+_TYPED = {AS_TYPED: True}  # text all through: what it means, the schema that it is laid over says
+_MARKS = set(",[]{}#&*!|>'\"%@`: ")  # in an element of a list, what has to be quoted
+
+
+@dataclass
+class SampleSettings:
+    """How clips of a row are sampled."""
+
+    clips: int = 512
+    sampler: str | None = None  # default: the run's own
+    steps: int = 20
+    guidance: float = 1.0  # scale of classifier-free guidance; 1: none
+    guidance_interval: list[float] | None = None
+    schedule: str | None = None  # of a sparse model: paper, constant, off; default: as it was trained
+    savings: list[str] = field(default_factory=list)  # what calls of the model leave out, such as static:every=2
+    batch: int = 16
+    seed: int = 0  # sample i starts from the same noise in all rows, for all seeds of training
+
+
+@dataclass
+class MeasureSettings:
+    """What is measured, on which clips."""
+
+    split: str = "test"  # of held-out losses, of the distance, of the classifier's accuracy
+    train_split: str = "train"  # of the classifier, and of the distance between real clips
+    clips: int = 240  # held-out ones of the loss
+    times: int = 8  # of each of them: one in each of so many intervals that training draws equally often
+    batch: int = 16
+    protocol: str | None = None  # whose detector and metric are taken; default: that of the run's monitor
+    bootstrap: int = 200  # resamplings for the interval of a distance
+    repeats: int = 3  # timed batches
+    classifier_steps: int = 500
+    seed: int = 0  # of clips, times and noise, and of the classifier
+
+
+@dataclass
+class RowSettings:
+    """A row: a variant of the base run."""
+
+    note: str = ""  # for the reader of the table
+    base: str | None = None  # the run that it is a variant of, in place of the study's
+    control: str | None = None  # the row that it is compared with, in place of the study's
+    like: str | None = None  # another row, whose keys count where this one has none, its overrides below this one's
+    overrides: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # of the base run, dotted or nested
+    start: str | None = None  # the row whose run of the same seed it is fine-tuned from
+    teacher: str | None = None  # the row whose run of the same seed it is distilled from
+    of: str | None = None  # the row whose run it samples with other settings; nothing is trained
+    steps_of: str | None = None  # train as many steps as this row and what it starts from
+    macs_of: str | None = None  # train as many multiply-adds
+    sample: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # over the study's
+    seeds: list[int] | None = None  # default: the study's
+    measured: bool | None = None  # false: only a start for others; default: true
+
+
+@dataclass
+class ScaleSettings:
+    """What is other at another size of data and model."""
+
+    overrides: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # of the base run, below the rows'
+    rows: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # overrides of single rows, above all
+    sample: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)
+    measure: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)
+    seeds: list[int] | None = None
+
+
+@dataclass
+class StudyFile:
+    """A study."""
+
+    study: str = ""  # its name: of its results and of the folder of its runs
+    base: str = ""  # the run that rows are variants of, relative to this file
+    control: str = "dense"  # the row that others are compared with, of the same seed
+    seeds: list[int] = field(default_factory=lambda: [0])
+    overrides: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # of the base run, for all rows
+    sample: SampleSettings = field(default_factory=SampleSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+    scales: dict[str, ScaleSettings] = field(default_factory=dict)
+    rows: dict[str, RowSettings] = field(default_factory=dict)
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read a study's file.
+
+    Raises:
+        StudyError: no such file, broken YAML, an unknown key (with the nearest valid one), or a value of the wrong type.
+    """
+    if not path.is_file():
+        raise StudyError(f"no study {path}; give the path of a YAML file such as configs/study/paper.yaml")
+    try:
+        values = _without_empty(read_yaml(path.read_text(encoding="utf-8"), StudyFile, str(path)))
+        check_keys(values, StudyFile, str(path))
+        for part, schema in (("rows", RowSettings), ("scales", ScaleSettings)):
+            for name, section in values.get(part, {}).items():
+                if not isinstance(section, Mapping):
+                    raise StudyError(f"{path}: {part}.{name} is a section with keys, got {section!r}")
+                check_keys(section, schema, f"{path}: {part}.{name}")
+        found: StudyFile = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), values))
+    except OmegaConfBaseException as error:
+        raise StudyError(f"{path}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StudyError(str(error)) from error
+    for key in ("study", "base", "rows", "seeds"):
+        if not getattr(found, key):
+            raise StudyError(f"{path}: {key} is not given")
+    for name in (found.study, *found.rows):
+        if not name or not all(letter.isalnum() or letter in "-_.+" for letter in name) or name.startswith("."):
+            raise StudyError(f"{path}: {name!r} names folders: letters, digits, '-', '_', '+' and '.' make it")
+    return found
+
+
+def laid_over(settings: Any, changes: Mapping[str, Any], source: str) -> Any:
+    """Settings with the changes of a row or scale over them, of the types that the settings' class says.
+
+    Raises:
+        StudyError: an unknown key, or a value of the wrong type.
+    """
+    try:
+        check_keys(changes, type(settings), source)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), dict(changes)))
+    except OmegaConfBaseException as error:
+        raise StudyError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+
+
+def dotted(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Overrides, dotted or nested, as a command line has them: `key=value`, in their order."""
+    found = []
+    for key, value in overrides.items():
+        name = f"{prefix}{key}"
+        found += dotted(value, f"{name}.") if isinstance(value, Mapping) else [f"{name}={_typed(value)}"]
+    return found
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a name that is not known, and those that are."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(known)}"
+
+
+def _typed(value: Any) -> str:
+    """A value that was text all through, as it was typed."""
+    if value is None:
+        return "null"
+    if not isinstance(value, list):
+        return str(value)
+    return f"[{', '.join(each if _is_plain(each) else json.dumps(each) for each in map(_typed, value))}]"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text stands in a list as it is: nested lists do, and what has no mark of YAML in it."""
+    return (text.startswith("[") and text.endswith("]")) or not _MARKS.intersection(text)
+
+
+def _without_empty(values: DictConfig) -> DictConfig:
+    """Rows without a key of their own, such as `dense:`, are rows all the same."""
+    for name, row in (values.get("rows") or {}).items():
+        if row is None:
+            values.rows[name] = {}
+    return values

@@ -1,0 +1,254 @@
+"""What is measured of a row whose run is trained: held-out loss, samples and what they are like, cost, seconds.
+
+Dimensions: N samples, T frames, H×W pixels, B clips of a batch.
+"""
+
+import gc
+import math
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsevid import __version__
+from sparsevid.benchmark.savings import warm_call
+from sparsevid.benchmark.timing import time_turn
+from sparsevid.evaluation.classifier import ClipClassifier
+from sparsevid.evaluation.comparison import Extras
+from sparsevid.evaluation.evaluate import measure as score_clips
+from sparsevid.generation.calibration import fit_all
+from sparsevid.generation.calibration import measure as measure_calls
+from sparsevid.generation.job import generate
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.generation.sampling import Sampling
+from sparsevid.savings.calibrate import CALIBRATED
+from sparsevid.savings.fits import fit_file, fits_folder
+from sparsevid.savings.options import parse_saving
+from sparsevid.savings.tally import Tally
+from sparsevid.sparsity.cost import parameter_count
+from sparsevid.study import StudyError
+from sparsevid.study.heldout import heldout_losses, time_edges
+from sparsevid.study.plan import Plan, changed
+from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
+from sparsevid.study.results import Line, check_line, read_json, write_json
+from sparsevid.study.train import seconds_trained
+from sparsevid.system.distributed import from_main, world_size
+from sparsevid.system.logging import get_logger
+from sparsevid.training.scoring import real_videos
+from sparsevid.videos.read import read_frames
+from sparsevid.videos.write import clip_path
+
+SAMPLES = "samples"  # folder of a row's samples, until it is measured
+LOSSES = "losses.json"  # in a run's folder: its held-out losses, which rows that sample it otherwise share
+SHOWN = "shown.npz"  # a sample of each class, of the same noise in all rows
+FORMAT = "ffv1"
+CALIBRATION_SAMPLES = 16  # on which caches that need it are fitted to a model
+DIGITS = 6  # of a loss that is kept
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What every line says of how its figures came to be.
+
+    Attributes:
+        header: as `describe_run` gives it.
+        results: file of the lines; what they name lies relative to its folder.
+    """
+
+    header: dict[str, Any]
+    results: Path
+
+    @property
+    def hardware(self) -> str:
+        """On what, in one line: figures of time are compared where these are the same."""
+        cores, threads, ranks = self.header["cores"], self.header["threads"], world_size()
+        plural = {number: "" if number == 1 else "s" for number in (cores, threads, ranks)}
+        return (
+            f"{self.header['device']}, {cores} core{plural[cores]}, {ranks} rank{plural[ranks]} of {threads} "
+            f"thread{plural[threads]}"
+        )
+
+    def line(self, plan: Plan) -> Line:
+        """The beginning of a line."""
+        header = self.header
+        row = plan.row
+        return {
+            "study": row.study.name,
+            "row": row.name,
+            "seed": plan.seed,
+            "note": row.settings.note,
+            "control": row.study.control(row.name),
+            "settings": plan.settings,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": header["commit"],
+            "hardware": self.hardware,
+            "command": header["command"],
+            "versions": {"sparsevid": __version__} | {name: header[name] for name in ("python", "torch")},
+        }
+
+
+def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
+    """All figures of a row, as a line of results. All ranks call it together; samples that are there are kept.
+
+    Raises:
+        StudyError: a figure that is not finite, or a row that cannot be measured.
+        GenerationError, ValueError, OSError, …: as what it calls.
+    """
+    pipeline = VideoPipeline.from_pretrained(plan.folder)
+    reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
+    began = time.monotonic()  # the reference is made once for all rows
+    line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
+    from_main(partial(_calibrate, plan, pipeline))
+    sampling = settings(plan, pipeline, plan.sample.savings)
+    samples = plan.own_folder / SAMPLES / plan.settings
+    report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
+    line |= _distance(plan, pipeline, reference, samples)
+    line |= from_main(partial(_of_samples, plan, sampling, reference, samples, circumstances.results.parent))
+    line |= from_main(partial(_cost, plan, pipeline, sampling))
+    del pipeline
+    gc.collect()
+    whole = report.written == plan.sample.clips  # else another process has done some of it
+    line["measuring_seconds"] = round(time.monotonic() - began, 1) if whole else None
+    check_line(line)
+    from_main(partial(shutil.rmtree, plan.own_folder / SAMPLES))
+    return line
+
+
+def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
+    """How a row is sampled, with these savings.
+
+    Raises:
+        ValueError: as `VideoPipeline.sampling`.
+    """
+    sample = plan.sample
+    return pipeline.sampling(
+        sampler=sample.sampler, steps=sample.steps, seed=sample.seed, batch=min(sample.batch, sample.clips),
+        guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=list(savings),
+    )  # fmt: skip
+
+
+def _calibrate(plan: Plan, pipeline: VideoPipeline) -> None:
+    """Fit what the row's savings have to know of the model, unless it was fitted: on the first samples. On rank 0."""
+    folder = fits_folder(pipeline.weights_file)
+    names = [name for text in plan.sample.savings if (name := parse_saving(text).name) in CALIBRATED]
+    if lacking := [name for name in names if not fit_file(folder, name).is_file()]:
+        sampling = settings(plan, pipeline, ())
+        measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
+        for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
+            fit.save(fit_file(folder, fit.saving))
+
+
+def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
+    source, schedule = plan.source, pipeline.schedule
+    found = {
+        "steps": source.config.train.steps,
+        "total_steps": source.total_steps,
+        "training_macs": source.training_macs,
+        "total_training_macs": source.total_macs,
+        "training_seconds": round(from_main(lambda: seconds_trained(source)), 1),
+        "parameters": parameter_count(pipeline.model.spec),
+        "layout": pipeline.model.spec.layout,
+        "data": pipeline.config.record.fingerprint,
+        "sample": changed(vars(plan.sample), {}),
+    }
+    if schedule is not None:
+        found["schedule"] = [[stage.high, stage.grid.tokens] for stage in schedule.stages]
+    return found
+
+
+def _losses(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
+    """Held-out loss with that of each clip and of each interval of times; of a run it is computed once."""
+    measure = plan.measure
+    told = {"trained": plan.trained, **{name: getattr(measure, name) for name in ("split", "clips", "times", "seed")}}
+    kept = from_main(lambda: read_json(plan.folder / LOSSES))
+    if kept.get("told") != told:
+        losses = heldout_losses(pipeline, measure)
+        kept = {"told": told, "clips": losses.mean(dim=1).tolist(), "intervals": losses.mean(dim=0).tolist()}
+        from_main(partial(write_json, plan.folder / LOSSES, kept))
+    edges = time_edges(pipeline.config, measure.times)
+    return {
+        "loss": statistics.fmean(kept["clips"]),
+        "losses": [round(loss, DIGITS) for loss in kept["clips"]],
+        "stages": [
+            {"u": [round(edges[number], DIGITS), round(edges[number + 1], DIGITS)], "loss": round(loss, DIGITS)}
+            for number, loss in enumerate(kept["intervals"])
+        ],
+    }
+
+
+def _distance(plan: Plan, pipeline: VideoPipeline, reference: Reference, samples: Path) -> dict[str, Any]:
+    keep, extras = plan.row.study.runs / FEATURES, Extras(bootstrap=plan.measure.bootstrap)
+    source = real_videos(pipeline.config.data)
+    record = score_clips(source, samples, protocol=reference.protocol, extras=extras, keep=keep).record
+    from_main(partial(_remove_features, keep))
+    interval = record.interval
+    return {
+        "metric": record.metric,
+        "distance": record.score,
+        "distance_interval": None if interval is None else [interval["low"], interval["high"]],
+        "distance_real": reference.distance,
+    }
+
+
+def _remove_features(folder: Path) -> None:
+    """Of samples: ten megabytes a row, and needed no more."""
+    for path in folder.glob("fake-*"):
+        path.unlink()
+
+
+def _of_samples(plan: Plan, sampling: Sampling, reference: Reference, samples: Path, beside: Path) -> dict[str, Any]:
+    """Accuracy, and clips to look at. On rank 0."""
+    count, batch = plan.sample.clips, plan.sample.batch
+    classifier = ClipClassifier.load(reference.classifier)
+    shown: dict[int, Tensor] = {}
+    right, labels = 0, [sampling.label(index) for index in range(count)]
+    for first in range(0, count, batch):
+        own = labels[first : first + batch]
+        clips = torch.stack([_read(samples, index, sampling.input_size[0]) for index in range(first, first + len(own))])
+        right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
+        for label, clip in zip(own, clips, strict=True):
+            shown.setdefault(label, clip)
+    path, classes = plan.own_folder / SHOWN, [reference.classes[label] for label in sorted(shown)]
+    save_shown(path, torch.stack([shown[label] for label in sorted(shown)]), classes)
+    return {
+        "clips": count,
+        "accuracy": right / count,
+        "accuracy_real": reference.accuracy,
+        "classes": classes,
+        "shown": os.path.relpath(path, beside),
+        "shown_real": os.path.relpath(reference.shown, beside),
+    }
+
+
+def _read(samples: Path, index: int, frames: int) -> Tensor:
+    """A sample, uint8 (3, T, H, W)."""
+    return read_frames(clip_path(samples / f"{index:06d}", FORMAT), range(frames)).transpose(0, 1)
+
+
+def _cost(plan: Plan, pipeline: VideoPipeline, sampling: Sampling) -> dict[str, Any]:
+    """Multiply-adds of a sampled clip, as they were counted in the first batch, and its seconds from noise to latents, warm.
+
+    On rank 0, while the others wait.
+    """
+    tally = Tally()
+    pipeline.denoise(range(sampling.batch), sampling, tally=tally)
+    call = warm_call(pipeline, sampling)
+    turns = [time_turn({"row": call})["row"] for _ in range(plan.measure.repeats)]
+    if not turns or not math.isfinite(sum(turns)):
+        raise StudyError(f"measure.repeats = {plan.measure.repeats}; it is at least 1")
+    return {
+        "macs": tally.macs / sampling.batch,
+        "layers": tally.share,
+        "seconds": statistics.median(turns) / sampling.batch,
+        "seconds_of_turns": [turn / sampling.batch for turn in turns],
+    }

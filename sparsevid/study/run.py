@@ -1,0 +1,197 @@
+"""Doing the rows of a study that are open: one after the other, within a budget; a row that fails stops no other."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sparsevid.data.tree.manifest import cache_folder
+from sparsevid.study import StudyError
+from sparsevid.study.estimate import Rates
+from sparsevid.study.measure import Circumstances, measure_row
+from sparsevid.study.plan import Plan, Study
+from sparsevid.study.results import Line, append_result, newest, of_settings, read_json, read_results, write_json
+from sparsevid.study.train import Budget, Stopped, is_trained, train
+from sparsevid.system.distributed import RankError, from_main, is_main
+from sparsevid.system.errors import ExpectedError
+from sparsevid.system.locks import LockedError, folder_locked
+from sparsevid.system.logging import get_logger
+
+FAILED = "failed.json"  # in a row's folder: why it failed the last time
+MENDABLE = (ExpectedError, ValueError, KeyError, OSError, ImportError)  # said without a traceback
+logger = get_logger(__name__)
+
+
+@dataclass
+class Report:
+    """What became of the rows that were asked for.
+
+    Attributes:
+        done: names of rows and seeds that were done now.
+        there: that had been done.
+        left: that are open, because they would not end in time.
+        failed: with the reason.
+        stopped: what stopped the study; None: nothing did.
+    """
+
+    done: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+
+
+class RowFailed(StudyError):
+    """A row that another one needs has failed."""
+
+
+def chosen_plans(study: Study, rows: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[Plan]:
+    """Rows and seeds that are asked for, all rows of a seed before those of the next.
+
+    Args:
+        study: whose they are.
+        rows: names; default: all.
+        seeds: default: of each row its own. A row that is asked for by name is also done for others.
+
+    Raises:
+        StudyError, ConfigError, …: as `Study.plan`.
+    """
+    chosen = [study.row(name) for name in (rows or study.file.rows)]
+    every = [[each for each in (seeds if seeds and rows else row.seeds) if not seeds or each in seeds] for row in chosen]
+    order = sorted({seed for some in every for seed in some})
+    return [study.plan(row.name, seed) for seed in order for row, some in zip(chosen, every, strict=True) if seed in some]
+
+
+def is_done(plan: Plan, lines: Sequence[Line]) -> bool:
+    """Whether a row has its line, of these settings; of a row that is not measured, whether it is trained."""
+    if not plan.row.measured:
+        return is_trained(plan.source)
+    line = newest(each for each in lines if each["study"] == plan.row.study.name).get((plan.row.name, plan.seed))
+    return line is not None and line["settings"] == plan.settings
+
+
+def failure(plan: Plan) -> str | None:
+    """Why a row failed the last time, if it did by these settings."""
+    found = read_json(plan.own_folder / FAILED)
+    return found.get("reason") if found.get("settings") == plan.settings else None
+
+
+def machine_folder() -> Path:
+    """What a study locks on this machine; the folder of caches may be shared by several."""
+    return cache_folder().with_name(f"study-on-{socket.gethostname()}")
+
+
+@contextmanager
+def alone_on_machine() -> Iterator[None]:
+    """No other study of this user runs on this machine meanwhile. All ranks enter it together.
+
+    Raises:
+        LockedError: one does, and is named.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_locked(machine_folder(), "used", beside=True))
+        except LockedError as error:
+            holder = str(error).partition(" by ")[2].partition(":")[0]
+            raise LockedError(
+                f"another study runs on this machine, {holder}: two would share its cores, and no time that they take would "
+                "mean anything; wait for its end, or stop it"
+            ) from error
+        yield
+
+
+def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Sequence[Path], budget: Budget) -> Report:
+    """Do the rows that are open. All ranks call it together.
+
+    Args:
+        plans: of `chosen_plans`, in the order in which they are done.
+        circumstances: of all figures; its file of results is added to.
+        siblings: further files of results, out of which lines of the same settings are taken.
+        budget: the time that there is.
+    """
+    report = Report()
+    for number, plan in enumerate(plans, start=1):
+        logger.info("%d of %d: %s", number, len(plans), plan.name)
+        if from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
+            report.there.append(plan.name)
+            continue
+        try:
+            with torch.random.fork_rng(devices=()):
+                _do(plan, circumstances, siblings, budget, report)
+        except Stopped as stop:
+            report.stopped = str(stop)
+            break
+        except RankError:  # others are gone
+            raise
+        except Exception as error:
+            _note_failure(plan, error, report)
+    return report
+
+
+def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budget: Budget, report: Report) -> None:
+    """One row."""
+    rates = Rates(from_main(lambda: [line for path in (circumstances.results, *siblings) for line in read_results(path)]))
+    found = of_settings(rates.lines, plan.settings) if plan.row.measured else None
+    if found is not None:
+        logger.info("%s: of the same settings as %s/%s, whose figures it has", plan.name, found["study"], found["row"])
+        own = {
+            key: value for key, value in circumstances.line(plan).items() if key in ("study", "row", "seed", "note", "control")
+        }
+        from_main(lambda: append_result(circumstances.results, found | own | {"same_as": f"{found['study']}/{found['row']}"}))
+        report.done.append(plan.name)
+        return
+    hardware = circumstances.hardware
+    if not from_main(lambda: budget.admits(rates.seconds(plan, hardware))):
+        if from_main(lambda: budget.over):
+            raise Stopped(f"the budget is over before {plan.name}")
+        report.left.append(plan.name)
+        return
+    _train_all(plan.source, budget, report)
+    if plan.row.measured:
+        if not from_main(lambda: budget.admits(rates.measuring_seconds(plan, hardware))):
+            report.left.append(plan.name)  # it is trained
+            return
+        line = measure_row(plan, circumstances)
+        from_main(lambda: append_result(circumstances.results, line))
+        logger.info("%s: loss %.4f, distance %.1f, accuracy %.1f %%, %.4g GMACs and %.3g s a clip", plan.name, line["loss"],
+                    line["distance"], 100 * line["accuracy"], line["macs"] / 1e9, line["seconds"])  # fmt: skip
+    from_main(lambda: (plan.own_folder / FAILED).unlink(missing_ok=True))
+    report.done.append(plan.name)
+
+
+def _train_all(plan: Plan, budget: Budget, report: Report) -> None:
+    """A row's run and those that it needs, each unless it is trained."""
+    if from_main(lambda: is_trained(plan)):
+        return
+    for each in plan.needed:
+        if each.name in report.failed:
+            raise RowFailed(f"{each.name}, which it needs, failed: {report.failed[each.name]}")
+        try:
+            _train_all(each, budget, report)
+        except (Stopped, RankError, RowFailed):
+            raise
+        except Exception as error:
+            _note_failure(each, error, report)
+            raise RowFailed(f"{each.name}, which it needs, failed: {report.failed[each.name]}") from error
+    if from_main(lambda: budget.over):
+        raise Stopped(f"the budget is over before {plan.name}")
+    train(plan, budget)
+
+
+def _note_failure(plan: Plan, error: Exception, report: Report) -> None:
+    """Say and keep why a row failed."""
+    reason = _text(error) if isinstance(error, MENDABLE) else f"{type(error).__name__}: {error}"
+    report.failed[plan.name] = reason
+    logger.warning("%s failed: %s", plan.name, reason, exc_info=None if isinstance(error, MENDABLE) else error)
+    if is_main():
+        try:
+            write_json(plan.own_folder / FAILED, {"settings": plan.settings, "reason": reason})
+        except OSError as unwritten:
+            logger.warning("%s: %s", plan.name, unwritten)
+
+
+def _text(error: Exception) -> str:
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)

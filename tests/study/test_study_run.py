@@ -1,0 +1,212 @@
+"""A study from its file to its results: done once, repeated, stopped, killed, failing, changed, by one process and by two."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
+
+from sparsevid.cli import run_tool
+from sparsevid.study.listing import state
+from sparsevid.study.plan import Study
+from sparsevid.study.results import FIGURES, newest, read_results
+from sparsevid.study.run import alone_on_machine, machine_folder
+from sparsevid.system.locks import LockedError
+
+SAME = (*FIGURES[:4], "losses", "stages", "distance_interval", "accuracy_real", "distance_real", "training_macs", "settings")
+KEYS = {
+    "study", "row", "seed", *FIGURES, "losses", "stages", "distance_interval", "distance_real", "accuracy_real", "macs",
+    "training_seconds", "training_macs", "parameters", "steps", "note", "commit", "hardware", "date", "versions", "command",
+    "settings", "shown", "classes", "control",
+}  # fmt: skip
+
+
+def do(path: Path, *options: object, status: int = 0, folder: str = "out") -> dict[tuple[str, int], dict]:
+    """Run the command on a study, beside its file, and give the newest lines."""
+    results = path.parent / folder / f"{path.stem}.jsonl"
+    given = ["--out", path.parent / folder / "runs", "--results", results, *options]
+    assert run_tool("study", [str(path), *map(str, given)]) == status
+    return newest(read_results(results))
+
+
+def same(line: dict) -> dict:
+    """What does not depend on when and how fast a row was done."""
+    return {key: line[key] for key in SAME}
+
+
+def plan_of(path: Path, row: str, seed: int = 0, folder: str = "out"):
+    return Study(path, path.parent / folder / "runs").plan(row, seed)
+
+
+def test_a_study_is_done_once_and_each_line_says_all(study_file):
+    rows = ROWS | {"few": {"of": "sparse", "sample": {"steps": 1}}, "again": {"of": "sparse", "note": "the same"}}
+    path = study_file(rows=rows)
+    lines = do(path)
+    assert list(lines) == [("dense", 0), ("sparse", 0), ("few", 0), ("again", 0)]  # not that which is only a start
+    for line in lines.values():
+        assert (
+            set(line) >= KEYS and line["study"] == "tiny" and line["control"] == (None if line["row"] == "dense" else "dense")
+        )
+        assert all(math.isfinite(line[key]) for key in FIGURES) and 0 <= line["accuracy"] <= 1
+        assert len(line["losses"]) == 3 and line["loss"] == pytest.approx(sum(line["losses"]) / 3, abs=1e-5)
+        assert line["loss"] == pytest.approx(sum(each["loss"] for each in line["stages"]) / 2, abs=1e-5)
+        with np.load(path.parent / "out" / line["shown"]) as shown:
+            assert shown["clips"].shape == (2, 3, FRAMES, SIDE, SIDE) and shown["clips"].dtype == np.uint8
+            assert tuple(shown["classes"]) == CLASSES == tuple(line["classes"])
+    dense, sparse, few, again = lines.values()
+    assert dense["stages"][0]["u"] == sparse["stages"][0]["u"] and "schedule" in sparse and "schedule" not in dense
+    assert sparse["macs"] < dense["macs"] and few["macs"] < sparse["macs"] and few["losses"] == sparse["losses"]
+    assert (dense["steps"], dense["total_steps"]) == (3, 6) and dense["total_training_macs"] == 2 * dense["training_macs"]
+    assert same(again) == same(sparse) and again["same_as"] == "tiny/sparse" and again["note"] == "the same"
+    assert not list((path.parent / "out/runs").rglob("samples")) and not list((path.parent / "out/runs").rglob("fake-*"))
+    before = (path.parent / "out/tiny.jsonl").read_bytes()
+    do(path)
+    assert (path.parent / "out/tiny.jsonl").read_bytes() == before
+
+
+def test_a_seed_repeats_bit_for_bit_and_two_differ(study_file):
+    path = study_file(seeds=[0, 1], rows={"sparse": {"overrides": SPARSE}})
+    first = do(path, folder="first")
+    again = do(path, "--seeds", "0", folder="second")
+    assert same(first["sparse", 0]) == same(again["sparse", 0])
+    for key in ("loss", "distance", "settings"):
+        assert first["sparse", 0][key] != first["sparse", 1][key]
+    clips = [np.load(path.parent / name / line["shown"])["clips"] for name, line in
+             (("first", first["sparse", 0]), ("second", again["sparse", 0]), ("first", first["sparse", 1]))]  # fmt: skip
+    assert np.array_equal(clips[0], clips[1]) and not np.array_equal(clips[0], clips[2])
+
+
+def test_a_study_that_is_stopped_goes_on_to_the_same_figures(study_file):
+    path = study_file(rows={"long": {"overrides": {"train.steps": 15}}})
+    undisturbed = do(path, folder="undisturbed")
+    checkpoints = path.parent / "out/runs/tiny/long/seed-0/checkpoints"
+
+    def stop() -> None:
+        while not list(checkpoints.glob("step-*")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = threading.Thread(target=stop, daemon=True)
+    watch.start()
+    assert do(path) == {}
+    watch.join()
+    assert state(plan_of(path, "long"), []).startswith("part (step ")
+    assert {key: same(line) for key, line in do(path).items()} == {key: same(line) for key, line in undisturbed.items()}
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_goes_on_to_the_same_figures(study_file):
+    """Killed in training, while samples are written, and before the line is: each time it goes on."""
+    path = study_file(rows=ROWS | {"sparse": ROWS["sparse"] | {"overrides": SPARSE | {"train.steps": 30}}})
+    undisturbed = do(path, folder="undisturbed")
+    runs, results = path.parent / "out/runs", path.parent / "out/tiny.jsonl"
+    moments = (
+        "tiny/pretrain/seed-0/checkpoints/step-*", "tiny/dense/seed-0/trained.json", "tiny/dense/seed-0/shown.npz",
+        "tiny/sparse/seed-0/checkpoints/step-*", "tiny/sparse/seed-0/samples/*/000000.mkv",
+    )  # fmt: skip
+    for moment in moments:
+        process = start(path, "--out", runs, "--results", results)
+        while process.poll() is None and not list(runs.glob(moment)):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(path, "--out", runs, "--results", results)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    lines = newest(read_results(results))
+    assert {key: same(line) for key, line in lines.items()} == {key: same(line) for key, line in undisturbed.items()}
+
+
+@pytest.mark.slow
+def test_two_ranks_share_each_row(study_file):
+    path = study_file()
+    process = start(path, "--out", path.parent / "out/runs", "--results", path.parent / "out/tiny.jsonl", processes=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    lines = read_results(path.parent / "out/tiny.jsonl")
+    assert [line["row"] for line in lines] == ["dense", "sparse"] and "2 ranks of 1 thread" in lines[0]["hardware"]
+    alone = do(path, folder="alone")
+    for line in lines:  # other noise in training, for each slot has its own, but the same clips and cost
+        assert line["macs"] == alone[line["row"], 0]["macs"] and line["settings"] == alone[line["row"], 0]["settings"]
+        assert line["accuracy_real"] == alone[line["row"], 0]["accuracy_real"]
+        assert line["loss"] == pytest.approx(alone[line["row"], 0]["loss"], rel=0.2)
+
+
+def test_a_row_that_fails_is_reported_and_stops_no_other(study_file, caplog):
+    rows = {
+        "pretrain": {"measured": False},
+        "other": {"start": "pretrain", "overrides": {"model.hidden_size": 16}},
+        "after": {"start": "other"},
+        "diverges": {"overrides": {"train.lr": "1e30", "train.steps": 12, "train.max_skipped": 2}},
+        "dense": {"start": "pretrain"},
+    }
+    path = study_file(rows=rows)
+    lines = do(path, status=1)
+    assert list(lines) == [("dense", 0)]
+    assert "failed: tiny/other, seed 0: " in caplog.text and "hidden_size is 32 there and 16 here" in caplog.text
+    assert "tiny/other, seed 0, which it needs, failed" in caplog.text
+    assert "steps in a row were skipped" in caplog.text
+    assert "hidden_size is 32" in state(plan_of(path, "other"), list(lines.values()))
+    rows["other"]["overrides"] = {}
+    lines = do(study_file(rows=rows), "--rows", "after")  # mended, it is done, with what needs it
+    assert list(lines) == [("dense", 0), ("after", 0)]
+
+
+def test_with_no_time_nothing_is_begun(study_file, caplog):
+    path = study_file()
+    assert do(path, "--budget", 0) == {}
+    assert not (path.parent / "out/runs").exists() and "the budget is over before tiny/pretrain" in caplog.text
+
+
+def test_training_stops_when_the_time_is_over(study_file, caplog):
+    path = study_file(rows={"endless": {"overrides": {"train.steps": 1_000_000, "train.checkpoint_every": 1_000_000}}})
+    assert do(path, "--budget", 0.03) == {}
+    assert "stopped in training by the budget" in caplog.text or "the budget is over before" in caplog.text
+    assert state(plan_of(path, "endless"), []).startswith(("part (step ", "open"))
+
+
+def test_a_row_whose_settings_have_changed_is_done_again(study_file):
+    path = study_file(rows=ROWS)
+    before = do(path)
+    path = study_file(rows=ROWS | {"sparse": ROWS["sparse"] | {"overrides": SPARSE | {"train.steps": 2}, "note": "shorter"}})
+    assert state(plan_of(path, "sparse"), list(before.values())) == "changed (done by other settings)"
+    after = do(path)
+    assert after["dense", 0] == before["dense", 0] and after["sparse", 0]["steps"] == 2
+    assert len(read_results(path.parent / "out/tiny.jsonl")) == 3
+    aside = list((path.parent / "out/runs/tiny/sparse").glob("seed-0-aside-*"))
+    assert [each.name for each in aside] == [f"seed-0-aside-{json.loads((aside[0] / 'study.json').read_text())['trained']}"]
+    sampled = study_file(rows=ROWS | {"dense": ROWS["dense"] | {"sample": {"steps": 1}}})
+    assert do(sampled, "--rows", "dense")["dense", 0]["macs"] < before["dense", 0]["macs"]  # its run is not trained again
+    assert not list((path.parent / "out/runs/tiny/dense").glob("*aside*"))
+
+
+def test_rows_start_from_those_of_another_study_and_take_its_figures(study_file):
+    first = do(study_file())
+    rows = {"dense": {"of": "tiny/dense"}, "sparse": {"like": "tiny/sparse", "overrides": {"train.steps": 2}}}
+    lines = do(study_file("more", rows=rows))
+    assert same(lines["dense", 0]) == same(first["dense", 0]) and lines["dense", 0]["study"] == "more"
+    assert lines["sparse", 0]["total_steps"] == 5
+
+
+def test_two_studies_at_one_time_are_refused():
+    holds = Path(__file__).parents[1] / "system" / "holds.py"
+    command = [sys.executable, holds, f"beside:{machine_folder()}"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        reason = rf"another study runs on this machine, pid {holder.pid} on .+: .*stop it"
+        with pytest.raises(LockedError, match=reason), alone_on_machine():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with alone_on_machine():
+        pass

@@ -1,0 +1,118 @@
+"""Lines of results, whole and cut off, and the table that they add up to, from one machine or from two."""
+
+import json
+import re
+
+import pytest
+
+from sparsevid.cli import run_tool
+from sparsevid.study import StudyError
+from sparsevid.study.results import append_result, check_line, newest, of_settings, read_results
+from sparsevid.study.table import COLUMNS, differences, rows_of, study_table
+
+
+def line(row: str, seed: int = 0, shift: float = 0.0, **values) -> dict:
+    """A result, of which losses and distance are shifted."""
+    losses = [round(0.2 + 0.01 * clip + shift + 0.0001 * ((clip * 7 + seed) % 3), 6) for clip in range(20)]
+    found = {"study": "s", "row": row, "seed": seed, "settings": f"{row}{seed}", "losses": losses}
+    found |= {"loss": sum(losses) / 20, "distance": 100 + 1000 * shift, "accuracy": 0.5, "macs": 2e9, "seconds": 0.5}
+    found |= {
+        "distance_interval": [95 + 1000 * shift, 105 + 1000 * shift],
+        "clips": 64,
+        "hardware": "one",
+        "date": "2026-01-02",
+    }
+    found |= {"accuracy_real": 0.9, "distance_real": 10.0, "commit": "abc", "total_steps": 5, "training_seconds": 9.0}
+    return found | values
+
+
+def cells(table: str) -> dict[str, dict[str, str]]:
+    """The table's cells by row and column."""
+    rows = [[cell.strip() for cell in text.strip("|").split("|")] for text in table.splitlines() if text.startswith("|")]
+    assert tuple(rows[0]) == COLUMNS
+    return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in rows[2:]}
+
+
+def test_lines_are_added_whole_and_the_newest_counts(tmp_path):
+    path = tmp_path / "folder" / "s.jsonl"
+    for each in (line("a"), line("b"), line("a", shift=0.1)):
+        append_result(path, each)
+    lines = read_results(path)
+    assert [each["row"] for each in lines] == ["a", "b", "a"] and newest(lines)["a", 0] == line("a", shift=0.1)
+    assert of_settings(lines, "b0") == line("b") and of_settings(lines, "c") is None
+
+
+def test_a_line_that_was_cut_off_is_passed_over_and_ended(tmp_path, caplog):
+    path = tmp_path / "s.jsonl"
+    append_result(path, line("a"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    assert read_results(path) == [line("a")]
+    assert f"{path}, line 2, is left out" in caplog.text
+    append_result(path, line("b"))
+    assert path.read_bytes().startswith(whole + whole[: len(whole) // 2] + b"\n")
+    assert [each["row"] for each in read_results(path)] == ["a", "b"]
+    assert read_results(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1", True])
+def test_figures_that_are_no_finite_numbers_are_no_result(tmp_path, value):
+    with pytest.raises(StudyError, match="distance = "):
+        append_result(tmp_path / "s.jsonl", line("a", distance=value))
+    assert not (tmp_path / "s.jsonl").exists()
+    with pytest.raises(StudyError, match="a result without loss, macs"):
+        check_line({key: each for key, each in line("a").items() if key not in ("loss", "macs")})
+
+
+def test_differences_are_to_the_control_of_the_same_seed():
+    lines = [line("dense", seed, 0.1 * seed) for seed in range(3)] + [
+        line("worse", seed, 0.1 * seed + 0.02) for seed in range(3)
+    ]
+    lines += [line("alone", 7)]
+    rows = rows_of(lines)
+    found = differences(rows["worse"], rows["dense"])
+    assert found["loss"].mean == pytest.approx(0.02) and found["loss"].told and found["loss"].seeds == 3
+    assert found["distance"].mean == pytest.approx(20.0) and not found["accuracy"].told
+    assert set(differences(rows["alone"], rows["dense"]).values()) == {None}
+    shorter = differences({0: line("x", losses=[0.1])}, rows["dense"])
+    assert shorter["loss"] is None and shorter["distance"] is not None  # other clips are no pairs
+    table = cells(study_table(lines, {"worse": "dense", "dense": None}))
+    assert list(table) == ["worse", "dense", "alone"]
+    assert re.fullmatch(r"\*\*\+0\.0200 \[\+0\.\d+, \+0\.\d+\]\*\*", table["worse"]["loss − control"])
+    assert table["dense"]["loss − control"] == "–" and table["dense"]["seeds"] == "3" and "±" in table["dense"]["loss"]
+    assert "±" not in table["alone"]["loss"]
+
+
+def test_no_row_is_called_other_than_the_control_where_the_interval_has_zero():
+    lines = [line("dense"), line("same", losses=[each + (-1) ** n * 0.01 for n, each in enumerate(line("dense")["losses"])])]
+    cell = cells(study_table(lines, {"dense": None, "same": "dense"}))["same"]["loss − control"]
+    assert "**" not in cell and cell.endswith("†")  # of one seed
+
+
+def test_results_of_two_machines_add_up_and_seconds_stay_apart(tmp_path, capsys):
+    first, second = tmp_path / "s.jsonl", tmp_path / "elsewhere.jsonl"
+    for each in (line("dense"), line("sparse", seconds=0.25)):
+        append_result(first, each)
+    for each in (line("dense", 1, hardware="two", seconds=0.1), line("fast", 1, hardware="two", seconds=0.05)):
+        append_result(second, each)
+    (tmp_path / "s.yaml").write_text("study: s\nbase: b.yaml\nrows: {dense: {}, sparse: {}, fast: {}}\n", encoding="utf-8")
+    given = [str(tmp_path / "s.yaml"), "--table", "--results", str(first), str(second)]
+    assert run_tool("study", given) == 0
+    printed = capsys.readouterr().out
+    table = cells(printed)
+    marks = dict(re.findall(r"hardware \((.)\): (\w+)", printed))
+    seconds = re.findall(r"([\d.]+) \((.)\)", table["dense"]["s/clip"])
+    assert {marks[mark]: each for each, mark in seconds} == {"one": "0.5", "two": "0.1"} and table["dense"]["seeds"] == "2"
+    assert table["sparse"]["control / this"] == "2.00×" == table["fast"]["control / this"]
+    across = [line("dense", hardware="one"), line("sparse", hardware="two")]
+    assert cells(study_table(across, {"dense": None, "sparse": "dense"}))["sparse"]["control / this"] == "–"
+    assert run_tool("study", [*given[:-2], str(tmp_path / "none.jsonl")]) == 2
+    assert "no results of s" in capsys.readouterr().err
+
+
+def test_what_lines_lack_is_missing_and_no_error():
+    bare = {key: value for key, value in line("a").items() if key in ("study", "row", "seed", "settings", "loss", "distance")}
+    bare |= {"accuracy": 0.1, "macs": 1e9, "seconds": 1.0}
+    table = cells(study_table([bare, line("b")], {"a": "b"}))
+    assert table["a"]["loss − control"] == table["a"]["steps"] == "–"
+    assert json.dumps(table)
