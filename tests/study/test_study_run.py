@@ -196,6 +196,19 @@ def test_rows_start_from_those_of_another_study_and_take_its_figures(study_file)
     assert lines["sparse", 0]["total_steps"] == 5
 
 
+def test_rows_are_taught_and_sampled_with_savings_that_are_fitted_first(study_file):
+    rows = ROWS | {
+        "taught": {"like": "sparse", "teacher": "pretrain", "overrides": {"distill.features": 1.0}},
+        "residual": {"like": "sparse", "overrides": {"model.residual_upsampling": True}},
+        "cached": {"of": "dense", "sample": {"steps": 4, "savings": ["teacache:threshold=1000"]}},
+        "plain": {"of": "dense", "sample": {"steps": 4}},
+    }
+    lines = do(study_file(rows=rows), "--rows", "taught", "residual", "cached", "plain")
+    taught, residual, cached, plain = lines.values()
+    assert taught["training_macs"] > residual["training_macs"] and taught["losses"] != residual["losses"]
+    assert cached["macs"] < plain["macs"] and cached["layers"] < 1.0 == plain["layers"] and cached["losses"] == plain["losses"]
+
+
 def test_two_studies_at_one_time_are_refused():
     holds = Path(__file__).parents[1] / "system" / "holds.py"
     command = [sys.executable, holds, f"beside:{machine_folder()}"]
