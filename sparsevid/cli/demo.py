@@ -13,9 +13,9 @@ from sparsevid.runs.config import RunConfig, load_config
 from sparsevid.system.logging import get_logger, print_table, read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
-SCORED_CLIPS = 96
+SCORED_CLIPS = 60
 SHOWN_CLIPS = 12  # of a run without classes; else one a class
-PLAYING = 6  # clips of a class in the sheet that plays
+PLAYING = 5  # clips of a class in the sheet that plays
 TIMED_STEPS = 10
 logger = get_logger(__name__)
 

@@ -29,12 +29,13 @@ KEPT = {True: ("exp_avg",), False: ("step", "exp_avg", "exp_avg_sq")}  # of a ma
 def maps_of(name: str, weight: Tensor) -> int:
     """The number of maps in a weight that Muon is for; 0: it is for AdamW.
 
-    Muon's are the matrices that tokens pass inside of layers. Embeddings, the first and the last projection are not, nor is
-    modulation: it sees one condition a clip, so that its gradient has no more rank than there are clips, and to make that
-    orthogonal would bring up noise; it would also cost more than half of what all the others do.
+    Muon's are the matrices of layers: those that tokens pass, and those of modulation, by which alone times and classes reach
+    them: with these, samples of short runs come into their class sooner. Embeddings, first and last projection are not.
     """
-    if not name.startswith("blocks.") or weight.ndim != 2 or ".adaLN_modulation." in name:
+    if not name.startswith("blocks.") or weight.ndim != 2:
         return 0
+    if ".adaLN_modulation." in name:  # shift, scale and gate, for attention and MLP
+        return weight.shape[0] // weight.shape[1]
     return MAPS.get(name.split(".")[-2], 1)
 
 
