@@ -5,8 +5,8 @@ import argparse
 from sparsevid.runs.config import load_config
 
 EXAMPLES = """examples:
-  python tools/train.py configs/demo/sparse.yaml
-  torchrun --nproc_per_node 2 tools/train.py configs/demo/sparse.yaml train.lr=1e-3 train.zero_stage=2
+  python tools/train.py configs/demo/natural.yaml
+  torchrun --nproc_per_node 2 tools/train.py configs/demo/natural.yaml train.lr=1e-3 train.zero_stage=2
 """
 BUGS = (ValueError, KeyError, ImportError, OSError)
 
