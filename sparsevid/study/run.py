@@ -70,11 +70,11 @@ def is_done(plan: Plan, lines: Sequence[Line]) -> bool:
     """Whether a row has its line, of these settings; of a row that is not measured, whether it is trained."""
     if not plan.row.measured:
         return is_trained(plan.source)
-    line = _own_line(plan, lines)
+    line = own_line(plan, lines)
     return line is not None and line["settings"] == plan.settings
 
 
-def _own_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
+def own_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
     """The newest line of a row and seed."""
     return newest(each for each in lines if each["study"] == plan.row.study.name).get((plan.row.name, plan.seed))
 
@@ -140,7 +140,7 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
 
 def _tell_anew(plan: Plan, circumstances: Circumstances) -> None:
     """The line of a row that is done again, if the file says another note or control by now. On rank 0."""
-    line, own = _own_line(plan, read_results(circumstances.results)), _told(plan, circumstances)
+    line, own = own_line(plan, read_results(circumstances.results)), _told(plan, circumstances)
     if line is not None and any(line.get(key) != value for key, value in own.items()):
         append_result(circumstances.results, line | own)
 

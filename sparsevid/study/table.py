@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from sparsevid.benchmark.report import MISSING, as_markdown
-from sparsevid.study.findings import Difference, difference, estimates, ratio
+from sparsevid.study.effects import Difference, difference, estimates, ratio
 from sparsevid.study.intervals import LEVEL
 from sparsevid.study.measurements import Measurement, StudyResults
 

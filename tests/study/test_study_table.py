@@ -8,7 +8,7 @@ import pytest
 
 from sparsevid.cli import run_tool
 from sparsevid.study import StudyError
-from sparsevid.study.findings import difference
+from sparsevid.study.effects import difference
 from sparsevid.study.measurements import StudyResults, read_studies
 from sparsevid.study.results import append_result, check_line, newest, of_settings, read_results
 from sparsevid.study.table import COLUMNS, study_table
@@ -119,6 +119,12 @@ def test_results_of_two_machines_add_up_and_seconds_stay_apart(tmp_path, capsys)
     assert cells(study_table(study_of(tmp_path, across)))["sparse"]["control / this"] == "–"
     assert run_tool("study", [*given[:-2], str(tmp_path / "none.jsonl")]) == 2
     assert "no results of s" in capsys.readouterr().err
+
+
+def test_what_is_for_other_seeds_alone_is_marked(tmp_path):
+    lines = [line(row, seed, 0.02 * (row == "x"), losses=[]) for row in ("dense", "x") for seed in range(3)]
+    cell = cells(study_table(study_of(tmp_path, lines)))["x"]
+    assert cell["loss − control"].endswith("‡") and not cell["distance − control"].endswith("‡")
 
 
 def test_what_lines_lack_is_missing_and_no_error(tmp_path):

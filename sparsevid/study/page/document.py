@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from sparsevid import __version__
-from sparsevid.study.findings import ratio
+from sparsevid.study.effects import ratio
 from sparsevid.study.measurements import REAL, StudyResults, read_studies
 from sparsevid.study.page.clips import ShownClips, clips_of, encode, lines_of, sprite, trimmed, wall
 from sparsevid.study.page.markup import Markup, element, together

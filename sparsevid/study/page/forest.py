@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sparsevid.study.findings import OPEN, QUALITIES, Difference
+from sparsevid.study.effects import OPEN, QUALITIES, Difference
 from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.frame import Scale, axes_below, cut, line, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, together

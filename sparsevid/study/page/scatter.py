@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsevid.sparsity.cost import frontier
-from sparsevid.study.findings import QUALITIES, Difference, Estimate, estimate
+from sparsevid.study.effects import QUALITIES, Difference, Estimate, estimate
 from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.frame import Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together

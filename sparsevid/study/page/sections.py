@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sparsevid.study.findings import BETTER, OPEN, WORSE, Difference, differences, estimate
+from sparsevid.study.effects import BETTER, OPEN, WORSE, Difference, differences, estimate
 from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.clips import encode
 from sparsevid.study.page.curves import curves_plot

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sparsevid.study.findings import BETTER, OPEN, QUALITIES, WORSE, Difference, estimates, ratio
+from sparsevid.study.effects import BETTER, OPEN, QUALITIES, WORSE, Difference, estimates, ratio
 from sparsevid.study.measurements import FACTS, NUMBERS, Measurement, StudyResults
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, short_hash, signed

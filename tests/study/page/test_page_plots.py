@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 from study_lines import HOSTILE, ROWS, line, lines, write
 
-from sparsevid.study.findings import QUALITIES, difference, estimate
+from sparsevid.study.effects import QUALITIES, difference, estimate
 from sparsevid.study.measurements import CONTROL, read_studies, token_steps
 from sparsevid.study.page.curves import averaged, curves_plot
 from sparsevid.study.page.forest import forest

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from sparsevid.study.findings import BETTER, OPEN, WORSE, difference, differences, estimate, estimates, ratio
+from sparsevid.study.effects import BETTER, OPEN, WORSE, difference, differences, estimate, estimates, ratio
 from sparsevid.study.measurements import Measurement, StudyResults
 
 
