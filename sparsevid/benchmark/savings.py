@@ -4,7 +4,7 @@ Dimensions: N clips, B clips of a batch.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -215,11 +215,6 @@ def warm_call(pipeline: VideoPipeline, sampling: Sampling) -> Callable[[], Tenso
     if pipeline.graphed and not sampling.savings:
         pipeline.warm_up(sampling)
     return partial(pipeline.denoise, range(sampling.batch), sampling)
-
-
-def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which of (cost, distance) no other excels: none that costs at most as much is at most as far, and less in one of both."""
-    return [not any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points) for point in points]
 
 
 def _measure(

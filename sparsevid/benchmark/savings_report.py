@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from sparsevid.benchmark.report import MISSING
-from sparsevid.benchmark.savings import SavingsMeasurement, SavingsResult, frontier
+from sparsevid.benchmark.savings import SavingsMeasurement, SavingsResult
 from sparsevid.benchmark.savings_cases import SavingsCase
 from sparsevid.evaluation.comparison import LEVEL
+from sparsevid.sparsity.cost import frontier
 from sparsevid.training.scoring import Scoring
 from sparsevid.videos.sheets import contact_sheet, write_board
 

@@ -50,20 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.budget is not None and not args.budget >= 0:
         raise ValueError(f"--budget {args.budget}: minutes, from 0")
     from sparsevid.study.plan import Study
-    from sparsevid.study.results import read_results
     from sparsevid.study.run import chosen_plans
-    from sparsevid.study.table import study_table
 
     study = Study(args.study, args.out, args.scale, args.overrides)
     files = args.results or [Path("docs/study") / f"{study.name}.jsonl"]
     if args.table:
-        lines = [line for file in reversed(files) for line in read_results(file) if line["study"] == study.name]
-        wanted = [line for line in lines if _asked(args, line)]
-        if not wanted:
-            raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
-        rows = list(study.file.rows)
-        print(study_table(wanted, {name: study.control(name) for name in rows}))
-        return 0
+        return _print_table(args, study, files)
     plans = chosen_plans(study, args.rows, args.seeds)
     siblings = [path for path in sorted(files[0].parent.glob("*.jsonl")) if path not in files] + files[1:]
     if args.list:
@@ -71,8 +63,20 @@ def run(args: argparse.Namespace) -> int:
     return _do(args, study, plans, files[0], siblings)
 
 
-def _asked(args: argparse.Namespace, line: dict) -> bool:
-    return (not args.rows or line["row"] in args.rows) and (not args.seeds or line["seed"] in args.seeds)
+def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) -> int:
+    from sparsevid.study.measurements import StudyResults, read_studies
+    from sparsevid.study.table import study_table
+
+    found, problems = read_studies(file for file in reversed(files) if file.is_file())
+    for problem in problems:
+        logger.warning("%s", problem)
+    every = next((each.measurements for each in found if each.name == study.name), {})
+    wanted = {(row, seed): each for (row, seed), each in every.items()
+              if (not args.rows or row in args.rows) and (not args.seeds or seed in args.seeds)}  # fmt: skip
+    if not wanted:
+        raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
+    print(study_table(StudyResults(study.name, wanted), list(study.file.rows)))
+    return 0
 
 
 def _circumstances(study: "Study", results: Path, command: str = "") -> "Circumstances":

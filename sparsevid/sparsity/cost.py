@@ -157,3 +157,8 @@ def parameter_count(spec: ModelSpec) -> int:
     labels = spec.labels * d
     head = 2 * (d * d + d) + patch * spec.out_channels * (d + 1)
     return per_layer + common + embed + labels + head
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which of (cost, distance) no other excels: none that costs at most as much is at most as far, and less in one of both."""
+    return [not any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points) for point in points]

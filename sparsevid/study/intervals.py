@@ -1,4 +1,8 @@
-"""What can be told from some seeds and some clips: means, and differences to the control with their intervals.
+"""What can be told from some seeds and some clips: intervals of means, whose variance is a sum of parts.
+
+Of a mean difference to the control there are two parts: that of the mean over seeds, s² / S, and that of the clips or samples
+on which all seeds are measured alike, which more seeds do not reduce. The first holds some of the second, so that the interval
+is rather too wide.
 
 Dimensions: S seeds, N clips.
 """
@@ -6,80 +10,73 @@ Dimensions: S seeds, N clips.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import t as student
 
 LEVEL = 0.95
 NORMAL = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A difference to the control, with its interval of `LEVEL`.
+class Interval(NamedTuple):
+    """Both ends of an interval of `LEVEL`."""
 
-    Attributes:
-        mean: over seeds.
-        low, high: ends of the interval.
-        seeds: S; of one seed the interval is for other clips alone, not for another training.
-    """
-
-    mean: float
     low: float
     high: float
-    seeds: int
-
-    @property
-    def told(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
 
 
-def difference(by_seed: Sequence[float], clip_variance: float, clips: int) -> Difference:
-    """The mean of differences over seeds, each to the control of the same seed.
+class Part(NamedTuple):
+    """A part of the variance of a mean, and its degrees of freedom."""
 
-    Its variance is taken as the sum of two parts: that of the mean over seeds, s² / S, with S − 1 degrees of freedom, and that
-    of the clips, on which all seeds are measured alike and which more seeds do not reduce. The first holds some of the second,
-    so that the interval is rather too wide. Degrees of freedom of the sum are those of Welch and Satterthwaite.
+    variance: float
+    freedom: float
 
-    Args:
-        by_seed: S differences.
-        clip_variance: squared standard error of a difference by its clips.
-        clips: N.
 
-    Raises:
-        ValueError: no difference.
+def interval_of(mean: float, parts: Sequence[Part]) -> Interval | None:
+    """The interval of a mean; None without a part, for then nothing says how far it may be off.
+
+    Degrees of freedom of a sum of parts are those of Welch and Satterthwaite.
     """
-    if not by_seed:
-        raise ValueError("a difference takes one seed or more that row and control share")
-    parts = [(clip_variance, max(1, clips - 1))]
-    if len(by_seed) > 1:
-        parts.append((statistics.variance(by_seed) / len(by_seed), len(by_seed) - 1))
-    variance, mean = sum(part for part, _ in parts), statistics.fmean(by_seed)
-    if not variance:
-        return Difference(mean, mean, mean, len(by_seed))
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    variance = math.fsum(part.variance for part in parts)
+    if not parts or variance == 0:
+        return Interval(mean, mean) if parts else None
+    freedom = 1 / math.fsum((part.variance / variance) ** 2 / part.freedom for part in parts)
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
-    return Difference(mean, mean - half, mean + half, len(by_seed))
+    return Interval(mean - half, mean + half)
 
 
-def paired_difference(rows: Sequence[Sequence[float]], controls: Sequence[Sequence[float]]) -> Difference:
-    """The difference of means of values that were measured on the same clips: what clips have in common drops out.
+def of_seeds(values: Sequence[float]) -> list[Part]:
+    """What S values say of their mean: s² / S; one value says nothing."""
+    count = len(values)
+    return [Part(float(np.var(values, ddof=1)) / count, count - 1)] if count > 1 else []
+
+
+def of_paired_clips(rows: Sequence[Sequence[float]], controls: Sequence[Sequence[float]]) -> Part:
+    """What clips say of a mean difference of values that were measured on the same ones: what they have in common drops out.
 
     Args:
         rows: S lists of N values, by seed and clip.
         controls: the same of the control.
 
     Raises:
-        ValueError: other clips, or none.
+        ValueError: other clips, or fewer than two.
     """
-    pairs = list(zip(rows, controls, strict=True))
-    if not pairs or any(len(row) != len(control) or not row for row, control in pairs):
-        raise ValueError("paired differences take values of the same clips of row and control")
-    by_clip = [[a - b for a, b in zip(row, control, strict=True)] for row, control in pairs]
-    means = [statistics.fmean(values) for values in zip(*by_clip, strict=True)]  # over seeds, of each clip
-    variance = statistics.variance(means) / len(means) if len(means) > 1 else 0.0
-    return difference([statistics.fmean(values) for values in by_clip], variance, len(means))
+    lengths = {len(values) for values in (*rows, *controls)}
+    if len(rows) != len(controls) or len(lengths) != 1 or min(lengths) < 2:
+        raise ValueError("paired differences take values of the same clips, two or more, of row and control")
+    of_clips = (np.array(rows) - np.array(controls)).mean(axis=0)  # (N): over seeds
+    return Part(float(np.var(of_clips, ddof=1)) / len(of_clips), len(of_clips) - 1)
+
+
+def of_errors(errors: Sequence[Sequence[float]], samples: float) -> Part:
+    """What samples say of a mean difference, as if row and control had been drawn independently.
+
+    Args:
+        errors: S pairs of standard errors, of row and control.
+        samples: N, of the smaller one.
+    """
+    return Part(statistics.fmean(math.fsum(error**2 for error in pair) for pair in errors), samples - 1)
 
 
 def error_of_interval(interval: Sequence[float]) -> float:
@@ -88,7 +85,7 @@ def error_of_interval(interval: Sequence[float]) -> float:
     return (high - low) / (2 * NORMAL)
 
 
-def error_of_share(share: float, clips: int) -> float:
+def error_of_share(share: float, clips: float) -> float:
     """The standard error of a share of clips; of none and of all that of half a clip less."""
     share = min(max(share, 0.5 / clips), 1 - 0.5 / clips)
     return math.sqrt(share * (1 - share) / clips)
@@ -96,4 +93,4 @@ def error_of_share(share: float, clips: int) -> float:
 
 def spread(values: Sequence[float]) -> float | None:
     """The standard deviation over seeds; None of one."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sparsevid.study.estimate import Rates, untrained
 from sparsevid.study.plan import Plan
-from sparsevid.study.results import Line, newest
-from sparsevid.study.run import failure, is_done
+from sparsevid.study.results import Line
+from sparsevid.study.run import failure, is_done, own_line
 from sparsevid.study.train import is_trained, steps_done
 
 LISTED = ("row", "seed", "state", "training PMACs", "sampled GMACs/clip", "left, about")
@@ -40,8 +40,7 @@ def state(plan: Plan, lines: Sequence[Line]) -> str:
         return "trained"
     if steps := steps_done(source):
         return f"part (step {steps} of {source.config.train.steps})"
-    own = newest(line for line in lines if line["study"] == plan.row.study.name)
-    if (plan.row.name, plan.seed) in own:
+    if own_line(plan, lines) is not None:
         return "changed (done by other settings)"
     lacking = [each.row.name for each in untrained(plan) if each is not source]
     return f"open (needs {', '.join(lacking)})" if lacking else "open"

@@ -4,10 +4,9 @@ And the small files of JSON in which a study keeps its state.
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsevid.study import StudyError
 from sparsevid.system.atomic import renamed
@@ -15,41 +14,60 @@ from sparsevid.system.logging import get_logger
 
 FIGURES = ("loss", "distance", "accuracy", "macs", "seconds")  # of every line, all finite
 IDENTITY = ("study", "row", "seed", "settings")
+LARGEST = 1e30  # of a figure: pictures can be drawn of numbers up to here
 logger = get_logger(__name__)
 
 Line = dict[str, Any]
+Parsed = TypeVar("Parsed")
 
 
 def read_results(path: Path) -> list[Line]:
-    """The lines of a file, oldest first; without the file there are none. What a kill cut off is passed over,
-    with a warning.
+    """The results in a file, oldest first; without the file there are none. Lines that are none are passed over, with a
+    warning.
     """
-    lines = []
-    for number, text in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
+
+    def checked(line: Line, where: str) -> Line:
+        check_line(line)
+        return line
+
+    return list(parsed(path, checked, logger.warning)) if path.is_file() else []
+
+
+def parsed(path: Path, parse: Callable[[Line, str], Parsed], say: Callable[[str], object]) -> Iterator[Parsed]:
+    """What is made of each line of a file. One that is damaged, such as one that a kill cut off, is passed over.
+
+    Args:
+        path: of a file with a JSON object a line.
+        parse: makes something of an object and of where it stands, or raises ValueError or StudyError.
+        say: told what is left out, and why.
+    """
+    for number, text in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not text.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            line = json.loads(text)
-            check_line(line)
+            found = parse(_json_object(text), where)
         except (ValueError, StudyError) as error:
-            logger.warning("%s, line %d, is left out: %s", path, number, str(error).partition("\n")[0])
+            say(f"{where} is left out: {str(error).partition(chr(10))[0]}")
         else:
-            lines.append(line)
-    return lines
+            yield found
 
 
-def check_line(line: Any) -> None:
+def check_line(line: Line) -> None:
     """Refuse what is no result.
 
     Raises:
         StudyError: a key is missing, or a figure is no finite number.
     """
-    if not isinstance(line, dict):
-        raise StudyError(f"a result is a JSON object, got {type(line).__name__}")
     if missing := [key for key in (*IDENTITY, *FIGURES) if key not in line]:
         raise StudyError(f"a result without {', '.join(missing)}")
-    if broken := [f"{key} = {line[key]!r}" for key in FIGURES if not _is_finite(line[key])]:
+    if broken := [f"{key} = {line[key]!r}" for key in FIGURES if not is_finite(line[key])]:
         raise StudyError(f"{', '.join(broken)}: figures are finite numbers")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of JSON is a number up to `LARGEST`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def newest(lines: Iterable[Mapping]) -> dict[tuple[str, int], Line]:
@@ -94,5 +112,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _json_object(text: bytes) -> Line:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON, as a line that was cut off ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values

@@ -21,6 +21,7 @@ from sparsevid.system.locks import LockedError, folder_locked
 from sparsevid.system.logging import get_logger
 
 FAILED = "failed.json"  # in a row's folder: why it failed the last time
+TOLD = ("study", "row", "seed", "note", "control")
 MENDABLE = (ExpectedError, ValueError, KeyError, OSError, ImportError)  # said without a traceback
 logger = get_logger(__name__)
 
@@ -69,8 +70,13 @@ def is_done(plan: Plan, lines: Sequence[Line]) -> bool:
     """Whether a row has its line, of these settings; of a row that is not measured, whether it is trained."""
     if not plan.row.measured:
         return is_trained(plan.source)
-    line = newest(each for each in lines if each["study"] == plan.row.study.name).get((plan.row.name, plan.seed))
+    line = own_line(plan, lines)
     return line is not None and line["settings"] == plan.settings
+
+
+def own_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
+    """The newest line of a row and seed."""
+    return newest(each for each in lines if each["study"] == plan.row.study.name).get((plan.row.name, plan.seed))
 
 
 def failure(plan: Plan) -> str | None:
@@ -117,6 +123,7 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
         logger.info("%d of %d: %s", number, len(plans), plan.name)
         if from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
             report.there.append(plan.name)
+            from_main(lambda plan=plan: _tell_anew(plan, circumstances))
             continue
         try:
             with torch.random.fork_rng(devices=()):
@@ -131,16 +138,26 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
     return report
 
 
+def _tell_anew(plan: Plan, circumstances: Circumstances) -> None:
+    """The line of a row that is done again, if the file says another note or control by now. On rank 0."""
+    line, own = own_line(plan, read_results(circumstances.results)), _told(plan, circumstances)
+    if line is not None and any(line.get(key) != value for key, value in own.items()):
+        append_result(circumstances.results, line | own)
+
+
+def _told(plan: Plan, circumstances: Circumstances) -> Line:
+    """What a line says that follows from no measurement."""
+    return {key: value for key, value in circumstances.line(plan).items() if key in TOLD}
+
+
 def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budget: Budget, report: Report) -> None:
     """One row."""
     rates = Rates(from_main(lambda: [line for path in (circumstances.results, *siblings) for line in read_results(path)]))
     found = of_settings(rates.lines, plan.settings) if plan.row.measured else None
     if found is not None:
         logger.info("%s: of the same settings as %s/%s, whose figures it has", plan.name, found["study"], found["row"])
-        own = {
-            key: value for key, value in circumstances.line(plan).items() if key in ("study", "row", "seed", "note", "control")
-        }
-        from_main(lambda: append_result(circumstances.results, found | own | {"same_as": f"{found['study']}/{found['row']}"}))
+        own = _told(plan, circumstances) | {"same_as": f"{found['study']}/{found['row']}"}
+        from_main(lambda: append_result(circumstances.results, found | own))
         report.done.append(plan.name)
         return
     hardware = circumstances.hardware

@@ -1,20 +1,12 @@
 """The table of a study in Markdown: means over seeds, and differences to the control of the same seed with their intervals."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sparsevid.benchmark.report import MISSING, as_markdown
-from sparsevid.study.intervals import (
-    LEVEL,
-    Difference,
-    difference,
-    error_of_interval,
-    error_of_share,
-    paired_difference,
-    spread,
-)
-from sparsevid.study.results import Line, newest
+from sparsevid.study.effects import Difference, difference, estimates, ratio
+from sparsevid.study.intervals import LEVEL
+from sparsevid.study.measurements import Measurement, StudyResults
 
 COLUMNS = (
     "row",
@@ -34,164 +26,86 @@ COLUMNS = (
     "training s",
     "note",
 )
-Rows = dict[str, dict[int, Line]]  # lines by row and seed
+FORMS = {"loss": (".4f", 1.0, ""), "distance": (".1f", 1.0, ""), "accuracy": (".1f", 100.0, " %")}  # form, factor, unit
+Marks = dict[str, str]  # of hardware, where there are several
 
 
-def rows_of(lines: Sequence[Line], names: Sequence[str] = ()) -> Rows:
-    """The newest lines by row and seed.
-
-    Args:
-        lines: of results, oldest first.
-        names: the order of rows; others follow as they came.
-    """
-    found: Rows = {name: {} for name in names}
-    for (row, seed), line in newest(lines).items():
-        found.setdefault(row, {})[seed] = line
-    return {row: dict(sorted(seeds.items())) for row, seeds in found.items() if seeds}
-
-
-def study_table(lines: Sequence[Line], controls: Mapping[str, str | None]) -> str:
+def study_table(study: StudyResults, names: Sequence[str] = ()) -> str:
     """The table, after what a reader has to know of it.
 
     Args:
-        lines: of the results of one study, also of several files, oldest first.
-        controls: the rows, in their order, each with the row that it is compared with, if there is one.
+        study: what was measured of it.
+        names: the order of rows; others follow.
     """
-    rows = rows_of(lines, list(controls))
-    hardware = {name: mark for name, mark in zip(_distinct(rows, "hardware"), _marks(), strict=False)}
-    cells = [_cells(row, seeds, rows.get(controls.get(row) or "", {}), hardware) for row, seeds in rows.items()]
-    return as_markdown({}, _lines(rows, controls, hardware), COLUMNS, cells)
+    rows = [row for row in dict.fromkeys([*names, *study.rows]) if row in study.rows]
+    measured = [each for row in rows for each in study.of(row)]
+    hardware = list(dict.fromkeys(each.hardware for each in measured))
+    marks = {name: f" ({chr(ord('A') + number)})" if len(hardware) > 1 else "" for number, name in enumerate(hardware)}
+    return as_markdown({}, _lines(study, rows, measured, marks), COLUMNS, [_cells(study, row, marks) for row in rows])
 
 
-def differences(seeds: Mapping[int, Line], control: Mapping[int, Line]) -> dict[str, Difference | None]:
-    """A row's differences to the control, of the seeds that both have; None where nothing can be compared.
-
-    Args:
-        seeds: lines of the row by seed.
-        control: those of the control.
-    """
-    pairs = [(seeds[seed], control[seed]) for seed in seeds if seed in control]
-    if not pairs:
-        return dict.fromkeys(("loss", "distance", "accuracy"))
-    return {"loss": _of_loss(pairs), "distance": _of_distance(pairs), "accuracy": _of_accuracy(pairs)}
-
-
-def _of_loss(pairs: list[tuple[Line, Line]]) -> Difference | None:
-    clips = [(row.get("losses"), other.get("losses")) for row, other in pairs]
-    if any(not a or not b or len(a) != len(b) for a, b in clips) or len({len(a) for a, _ in clips}) > 1:
-        return None
-    return paired_difference(*zip(*clips, strict=True))
-
-
-def _of_distance(pairs: list[tuple[Line, Line]]) -> Difference | None:
-    if any(not each.get("distance_interval") for pair in pairs for each in pair):
-        return None
-    errors = [sum(error_of_interval(each["distance_interval"]) ** 2 for each in pair) for pair in pairs]
-    return difference([a["distance"] - b["distance"] for a, b in pairs], statistics.fmean(errors), _clips(pairs))
-
-
-def _of_accuracy(pairs: list[tuple[Line, Line]]) -> Difference | None:
-    if any(not each.get("clips") for pair in pairs for each in pair):
-        return None
-    errors = [sum(error_of_share(each["accuracy"], each["clips"]) ** 2 for each in pair) for pair in pairs]
-    return difference([a["accuracy"] - b["accuracy"] for a, b in pairs], statistics.fmean(errors), _clips(pairs))
-
-
-def _clips(pairs: list[tuple[Line, Line]]) -> int:
-    return min(each.get("clips") or 2 for pair in pairs for each in pair)
-
-
-def _cells(row: str, seeds: dict[int, Line], control: dict[int, Line], hardware: dict[str, str]) -> list[str]:
-    lines, found = list(seeds.values()), differences(seeds, control)
+def _cells(study: StudyResults, row: str, marks: Marks) -> list[str]:
+    own, control = study.of(row), study.of(study.control(row) or "")
+    qualities = []
+    for quality, (form, factor, unit) in FORMS.items():
+        found = difference(own, control, quality)
+        qualities += [_mean(own, quality, form, factor, unit, spread=True), _shown(found, form, factor)]
+    macs, faster = ratio(own, control, "macs"), ratio(control, own, "seconds")
     return [
         row,
-        str(len(lines)),
-        _mean(lines, "loss", ".4f"),
-        _shown(found["loss"], ".4f"),
-        _mean(lines, "distance", ".1f"),
-        _shown(found["distance"], ".1f"),
-        _mean(lines, "accuracy", ".1f", 100, " %"),
-        _shown(found["accuracy"], ".1f", 100),
-        _mean(lines, "macs", ".4g", 1e-9, shown=False),
-        _ratio(seeds, control, "macs"),
-        _seconds(lines, hardware),
-        _ratio(seeds, control, "seconds", same="hardware", inverse=True),
-        _mean(lines, "total_steps", ".0f", shown=False),
-        _mean(lines, "total_training_macs", ".3g", 1e-15, shown=False),
-        _mean(lines, "training_seconds", ".0f", shown=False),
-        next((line["note"] for line in lines if line.get("note")), ""),
+        str(len(own)),
+        *qualities,
+        _mean(own, "macs", ".4g", 1e-9),
+        MISSING if macs is None else f"{macs:.3f}",
+        _mean(own, "seconds", ".3g", marks=marks),
+        MISSING if faster is None else f"{faster:.2f}×",
+        _mean(own, "total_steps", ".0f"),
+        _mean(own, "total_training_macs", ".3g", 1e-15),
+        _mean(own, "training_seconds", ".0f", marks=marks),
+        next((each.note for each in own if each.note), ""),
     ]
 
 
-def _mean(lines: list[Line], key: str, form: str, scale: float = 1.0, unit: str = "", shown: bool = True) -> str:
-    """Mean and, if it is to be shown, standard deviation over seeds."""
-    values = [scale * line[key] for line in lines if line.get(key) is not None]
-    if not values:
+def _mean(
+    own: Sequence[Measurement], figure: str, form: str, factor: float = 1.0, unit: str = "", *, spread: bool = False,
+    marks: Marks | None = None,
+) -> str:  # fmt: skip
+    """Mean and, if it is to be shown, standard deviation over seeds; of times each hardware by itself."""
+    cells = []
+    for hardware, each in estimates(own, figure).items():
+        deviation = f" ± {factor * each.spread:{form}}" if spread and each.spread is not None else ""
+        cells.append(f"{factor * each.mean:{form}}{deviation}{unit}{marks[hardware] if marks else ''}")
+    return ", ".join(cells) or MISSING
+
+
+def _shown(found: Difference | None, form: str, factor: float) -> str:
+    """A difference with its interval; bold where that excludes zero, with a mark where it is not for both clips and seeds."""
+    if found is None or found.interval is None:
         return MISSING
-    deviation = spread(values) if shown else None
-    return f"{statistics.fmean(values):{form}}{'' if deviation is None else f' ± {deviation:{form}}'}{unit}"
+    mean, low, high = (f"{factor * value:{form.replace('.', '+.', 1)}}" for value in (found.mean, *found.interval))
+    text = f"{mean} [{low}, {high}]"
+    return (f"**{text}**" if found.told else text) + ("†" if found.seeds == 1 else "" if found.clips else "‡")
 
 
-def _shown(found: Difference | None, form: str, scale: float = 1.0) -> str:
-    """A difference with its interval; bold where that excludes zero, with a mark where it is of one seed."""
-    if found is None:
-        return MISSING
-    sign = form.replace(".", "+.", 1)
-    text = f"{scale * found.mean:{sign}} [{scale * found.low:{sign}}, {scale * found.high:{sign}}]"
-    return (f"**{text}**" if found.told else text) + ("†" if found.seeds == 1 else "")
-
-
-def _seconds(lines: list[Line], hardware: dict[str, str]) -> str:
-    """Of each hardware by itself, marked where there are several."""
-    groups: dict[str, list[float]] = {}
-    for line in lines:
-        groups.setdefault(line.get("hardware", ""), []).append(line["seconds"])
-    marked = len(hardware) > 1
-    return ", ".join(
-        f"{statistics.fmean(values):.3g}{f' ({hardware[name]})' if marked else ''}" for name, values in groups.items()
-    )
-
-
-def _ratio(seeds: dict[int, Line], control: dict[int, Line], key: str, same: str | None = None, inverse: bool = False) -> str:
-    """The mean over seeds of a row's value over the control's, of those that are alike in `same`."""
-    pairs: list[tuple[Any, Any]] = [(seeds[seed], control[seed]) for seed in seeds if seed in control]
-    pairs = [(a, b) for a, b in pairs if same is None or a.get(same) == b.get(same)]
-    if not pairs:
-        return MISSING
-    ratios = [b[key] / a[key] if inverse else a[key] / b[key] for a, b in pairs]
-    return f"{statistics.fmean(ratios):.2f}×" if inverse else f"{statistics.fmean(ratios):.3f}"
-
-
-def _lines(rows: Rows, controls: Mapping[str, str | None], hardware: dict[str, str]) -> list[str]:
-    named = " or ".join(f"`{name}`" for name in dict.fromkeys(filter(None, controls.values())) if name in rows) or "of none"
-    every = [line for seeds in rows.values() for line in seeds.values()]
-    real = [line for line in every if line.get("accuracy_real") is not None]
+def _lines(study: StudyResults, rows: Sequence[str], measured: Sequence[Measurement], marks: Marks) -> list[str]:
+    controls = dict.fromkeys(filter(None, map(study.control, rows)))
+    named = " or ".join(f"`{name}`" for name in controls) or "of none"
     told = [
         f"means ± standard deviations over seeds; − control: to the row {named} of the same seed, with an interval of "
-        f"{LEVEL:.0%} for other clips and other seeds, bold where it excludes zero; †: of one seed, for other clips alone",
+        f"{LEVEL:.0%} for other clips and other seeds, bold where it excludes zero; †: of one seed, for other clips alone; "
+        "‡: for other seeds alone",
         "s/clip: from noise to latents, warm; control / this: seconds on the same hardware; steps, training PMACs: with those "
         "of the row it starts from; training s: its own",
     ]
-    if real:
-        numbers = ", ".join(sorted({f"{value:.1f}" for value in _of(real, "distance_real")}))
-        share = statistics.fmean(_of(real, "accuracy_real"))
+    if real := [each for each in measured if "accuracy_real" in each.figures]:
+        numbers = sorted({f"{each.figures['distance_real']:.1f}" for each in real if "distance_real" in each.figures})
+        share = statistics.fmean(each.figures["accuracy_real"] for each in real)
+        samples = real[0].figures.get("clips")
         told.append(
-            f"{real[0].get('metric', 'distance')} of {real[0]['clips']} samples; of real training clips: {numbers}; "
-            f"classifier: {share:.1%} of the real held-out clips"
+            f"{real[0].facts.get('metric', 'distance')} of {'?' if samples is None else f'{samples:.0f}'} samples; of real "
+            f"training clips: {', '.join(numbers) or MISSING}; classifier: {share:.1%} of the real held-out clips"
         )
-    told += [f"hardware{f' ({mark})' if len(hardware) > 1 else ''}: {name or 'not said'}" for name, mark in hardware.items()]
-    commits = sorted({str(line.get("commit"))[:12] for line in every})
-    dates = sorted(str(line.get("date"))[:10] for line in every)
-    return [*told, *([f"commits: {', '.join(commits)}; {dates[0]} to {dates[-1]}"] if every else [])]
-
-
-def _of(lines: list[Line], key: str) -> list[float]:
-    return [line[key] for line in lines if line.get(key) is not None]
-
-
-def _distinct(rows: Rows, key: str) -> list[str]:
-    return list(dict.fromkeys(line.get(key, "") for seeds in rows.values() for line in seeds.values()))
-
-
-def _marks() -> list[str]:
-    return [chr(ord("A") + number) for number in range(26)]
+    told += [f"hardware{mark}: {name or 'not said'}" for name, mark in marks.items()]
+    commits = sorted({each.facts.get("commit", "not said")[:12] for each in measured})
+    dates = sorted(each.facts.get("date", "not said")[:10] for each in measured)
+    return [*told, *([f"commits: {', '.join(commits)}; {dates[0]} to {dates[-1]}"] if measured else [])]

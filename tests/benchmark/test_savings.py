@@ -15,7 +15,7 @@ from PIL import Image
 from videos.made import write_video
 
 from sparsevid.autoencoder.pixels import Pixels
-from sparsevid.benchmark.savings import SHOWN_CLIPS, frontier, measure_savings, open_scoring, time_savings
+from sparsevid.benchmark.savings import SHOWN_CLIPS, measure_savings, open_scoring, time_savings
 from sparsevid.benchmark.savings_cases import SavingsCase, distinct_savings, model_names, plan_savings, savings_of, settings
 from sparsevid.benchmark.savings_plot import plot_savings
 from sparsevid.benchmark.savings_report import (
@@ -240,12 +240,6 @@ def test_records_say_how_the_samples_were_made(measured, checkpoints, models):
         assert record["interval"]["low"] <= record["interval"]["high"] and record["interval"]["repeats"] == 2
     text = json.dumps(savings_as_json({}, measured), allow_nan=False)
     assert len(json.loads(text)["results"]) == len(measured.results)
-
-
-def test_frontier_of_planted_points():
-    points = [(1.0, 9.0), (2.0, 5.0), (3.0, 5.0), (2.0, 6.0), (4.0, 1.0), (4.0, 1.0), (0.5, 9.5), (5.0, 0.5)]
-    assert frontier(points) == [True, True, False, False, True, True, True, True]
-    assert frontier([]) == [] and frontier([(1.0, 1.0)]) == [True]
 
 
 def test_table_and_json_have_a_row_for_each_result(measured, scoring):

@@ -1,5 +1,7 @@
 """The analytic cost against the published figures and against the real modules."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.models.presets import PRESETS, build_spec, preset_schedule
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.sparsity.cost import forward_macs, parameter_count, sampling_macs
+from sparsevid.sparsity.cost import forward_macs, frontier, parameter_count, sampling_macs
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -73,3 +75,18 @@ def test_conditional_and_flow_models_are_counted_too():
     spec = ModelSpec("1P 1(1M1S1R1D)", 24, 2, (4, 8, 8), 3, num_classes=5, learn_sigma=False, sparse_grid=(2, 2, 2))
     model = DiffusionTransformer(spec)
     assert parameter_count(spec) == sum(p.numel() for p in model.parameters())
+
+
+def test_frontier_of_planted_points():
+    points = [(1.0, 9.0), (2.0, 5.0), (3.0, 5.0), (2.0, 6.0), (4.0, 1.0), (4.0, 1.0), (0.5, 9.5), (5.0, 0.5)]
+    assert frontier(points) == [True, True, False, False, True, True, True, True]
+    assert frontier([]) == [] and frontier([(1.0, 1.0)]) == [True]
+
+
+def test_no_other_point_beats_one_of_the_frontier():
+    for points in torch.randint(0, 12, (200, 40, 2), generator=torch.Generator().manual_seed(0)).double():  # with ties
+        lies = frontier([tuple(point) for point in points.tolist()])
+        beaten = [bool(((points <= point).all(dim=1) & (points < point).any(dim=1)).any()) for point in points]
+        assert lies == [not each for each in beaten]
+        front = sorted({tuple(point) for point, own in zip(points.tolist(), lies, strict=True) if own})
+        assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(front))

@@ -70,6 +70,9 @@ def test_a_study_is_done_once_and_each_line_says_all(study_file):
     before = (path.parent / "out/tiny.jsonl").read_bytes()
     do(path)
     assert (path.parent / "out/tiny.jsonl").read_bytes() == before
+    study_file(rows=rows | {"few": rows["few"] | {"note": "fewer", "control": "sparse"}})  # nothing to be measured anew
+    assert do(path) == lines | {("few", 0): few | {"note": "fewer", "control": "sparse"}}
+    assert (path.parent / "out/tiny.jsonl").read_bytes().startswith(before)
 
 
 def test_a_seed_repeats_bit_for_bit_and_two_differ(study_file):

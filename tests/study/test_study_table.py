@@ -2,13 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from sparsevid.cli import run_tool
 from sparsevid.study import StudyError
+from sparsevid.study.effects import difference
+from sparsevid.study.measurements import StudyResults, read_studies
 from sparsevid.study.results import append_result, check_line, newest, of_settings, read_results
-from sparsevid.study.table import COLUMNS, differences, rows_of, study_table
+from sparsevid.study.table import COLUMNS, study_table
 
 
 def line(row: str, seed: int = 0, shift: float = 0.0, **values) -> dict:
@@ -33,6 +36,14 @@ def cells(table: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in rows[2:]}
 
 
+def study_of(folder: Path, lines: list[dict]) -> StudyResults:
+    path = folder / "table.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
+    (study,), problems = read_studies([path])
+    assert problems == []
+    return study
+
+
 def test_lines_are_added_whole_and_the_newest_counts(tmp_path):
     path = tmp_path / "folder" / "s.jsonl"
     for each in (line("a"), line("b"), line("a", shift=0.1)):
@@ -48,14 +59,15 @@ def test_a_line_that_was_cut_off_is_passed_over_and_ended(tmp_path, caplog):
     whole = path.read_bytes()
     path.write_bytes(whole + whole[: len(whole) // 2])
     assert read_results(path) == [line("a")]
-    assert f"{path}, line 2, is left out" in caplog.text
+    assert f"{path}, line 2 is left out" in caplog.text
     append_result(path, line("b"))
     assert path.read_bytes().startswith(whole + whole[: len(whole) // 2] + b"\n")
+    path.write_bytes(path.read_bytes() + b"[" * 100_000 + b"\n" + whole.replace(b'"loss": ', b'"loss": 1' + b"0" * 400))
     assert [each["row"] for each in read_results(path)] == ["a", "b"]
     assert read_results(tmp_path / "none.jsonl") == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1", True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1", True, 10**400])
 def test_figures_that_are_no_finite_numbers_are_no_result(tmp_path, value):
     with pytest.raises(StudyError, match="distance = "):
         append_result(tmp_path / "s.jsonl", line("a", distance=value))
@@ -64,28 +76,27 @@ def test_figures_that_are_no_finite_numbers_are_no_result(tmp_path, value):
         check_line({key: each for key, each in line("a").items() if key not in ("loss", "macs")})
 
 
-def test_differences_are_to_the_control_of_the_same_seed():
+def test_differences_are_to_the_control_of_the_same_seed(tmp_path):
     lines = [line("dense", seed, 0.1 * seed) for seed in range(3)] + [
         line("worse", seed, 0.1 * seed + 0.02) for seed in range(3)
     ]
-    lines += [line("alone", 7)]
-    rows = rows_of(lines)
-    found = differences(rows["worse"], rows["dense"])
-    assert found["loss"].mean == pytest.approx(0.02) and found["loss"].told and found["loss"].seeds == 3
-    assert found["distance"].mean == pytest.approx(20.0) and not found["accuracy"].told
-    assert set(differences(rows["alone"], rows["dense"]).values()) == {None}
-    shorter = differences({0: line("x", losses=[0.1])}, rows["dense"])
-    assert shorter["loss"] is None and shorter["distance"] is not None  # other clips are no pairs
-    table = cells(study_table(lines, {"worse": "dense", "dense": None}))
-    assert list(table) == ["worse", "dense", "alone"]
+    study = study_of(tmp_path, [*lines, line("alone", 7), line("short", losses=[0.1])])
+    worse, dense = study.of("worse"), study.of("dense")
+    loss, distance, accuracy = (difference(worse, dense, each) for each in ("loss", "distance", "accuracy"))
+    assert loss.mean == pytest.approx(0.02) and loss.told and loss.seeds == 3
+    assert distance.mean == pytest.approx(20.0) and not accuracy.told
+    table = cells(study_table(study, ["worse", "dense"]))
+    assert {table["alone"][name] for name in COLUMNS if "control" in name} == {"–"}
+    assert table["short"]["loss − control"] == "–" != table["short"]["distance − control"]  # other clips are no pairs
+    assert list(table) == ["worse", "dense", "alone", "short"]
     assert re.fullmatch(r"\*\*\+0\.0200 \[\+0\.\d+, \+0\.\d+\]\*\*", table["worse"]["loss − control"])
     assert table["dense"]["loss − control"] == "–" and table["dense"]["seeds"] == "3" and "±" in table["dense"]["loss"]
     assert "±" not in table["alone"]["loss"]
 
 
-def test_no_row_is_called_other_than_the_control_where_the_interval_has_zero():
+def test_no_row_is_called_other_than_the_control_where_the_interval_has_zero(tmp_path):
     lines = [line("dense"), line("same", losses=[each + (-1) ** n * 0.01 for n, each in enumerate(line("dense")["losses"])])]
-    cell = cells(study_table(lines, {"dense": None, "same": "dense"}))["same"]["loss − control"]
+    cell = cells(study_table(study_of(tmp_path, lines)))["same"]["loss − control"]
     assert "**" not in cell and cell.endswith("†")  # of one seed
 
 
@@ -105,14 +116,20 @@ def test_results_of_two_machines_add_up_and_seconds_stay_apart(tmp_path, capsys)
     assert {marks[mark]: each for each, mark in seconds} == {"one": "0.5", "two": "0.1"} and table["dense"]["seeds"] == "2"
     assert table["sparse"]["control / this"] == "2.00×" == table["fast"]["control / this"]
     across = [line("dense", hardware="one"), line("sparse", hardware="two")]
-    assert cells(study_table(across, {"dense": None, "sparse": "dense"}))["sparse"]["control / this"] == "–"
+    assert cells(study_table(study_of(tmp_path, across)))["sparse"]["control / this"] == "–"
     assert run_tool("study", [*given[:-2], str(tmp_path / "none.jsonl")]) == 2
     assert "no results of s" in capsys.readouterr().err
 
 
-def test_what_lines_lack_is_missing_and_no_error():
+def test_what_is_for_other_seeds_alone_is_marked(tmp_path):
+    lines = [line(row, seed, 0.02 * (row == "x"), losses=[]) for row in ("dense", "x") for seed in range(3)]
+    cell = cells(study_table(study_of(tmp_path, lines)))["x"]
+    assert cell["loss − control"].endswith("‡") and not cell["distance − control"].endswith("‡")
+
+
+def test_what_lines_lack_is_missing_and_no_error(tmp_path):
     bare = {key: value for key, value in line("a").items() if key in ("study", "row", "seed", "settings", "loss", "distance")}
-    bare |= {"accuracy": 0.1, "macs": 1e9, "seconds": 1.0}
-    table = cells(study_table([bare, line("b")], {"a": "b"}))
+    bare |= {"accuracy": 0.1, "macs": 1e9, "seconds": 1.0, "control": "b"}
+    table = cells(study_table(study_of(tmp_path, [bare, line("b")])))
     assert table["a"]["loss − control"] == table["a"]["steps"] == "–"
     assert json.dumps(table)

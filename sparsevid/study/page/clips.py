@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from sparsevid.study.measurements import REAL, StudyResults
 from sparsevid.study.page.markup import Markup, element
-from sparsevid.study.page.results import REAL, Study
 from sparsevid.study.page.rows import RowStyles
 
 Name = TypeVar("Name")
@@ -79,7 +79,7 @@ def read_clips(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     return loaded, names
 
 
-def clips_of(study: Study, problems: list[str]) -> list[ShownClips]:
+def clips_of(study: StudyResults, problems: list[str]) -> list[ShownClips]:
     """Clips of real videos, then of each row; of the lowest seed whose clips can be read."""
     measured = [each for row in study.rows for each in study.of(row)]
     wanted = [(REAL, each, each.shown) for each in study.of(REAL)] + [(REAL, each, each.shown_real) for each in measured]

@@ -9,11 +9,11 @@ from pathlib import Path
 from string import Template
 
 from sparsevid import __version__
+from sparsevid.study.effects import ratio
+from sparsevid.study.measurements import REAL, StudyResults, read_studies
 from sparsevid.study.page.clips import ShownClips, clips_of, encode, lines_of, sprite, trimmed, wall
-from sparsevid.study.page.estimates import ratio
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import signed
-from sparsevid.study.page.results import REAL, Study, read_results
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import CONFIG, METRICS, Run, is_run, read_run
 from sparsevid.study.page.sections import runs_part, study_parts
@@ -32,7 +32,7 @@ logger = get_logger(__name__)
 class Sources:
     """What the page is of: studies, runs, and a sentence for each thing that could not be read."""
 
-    studies: Sequence[Study]
+    studies: Sequence[StudyResults]
     runs: Sequence[Run]
     problems: list[str]
 
@@ -77,7 +77,7 @@ def read_sources(paths: Sequence[Path]) -> Sources:
                 f"{path} {'is neither' if path.exists() else 'is not there'}; accepted are a study's results, such as "
                 f"docs/study/paper{RESULTS_SUFFIX}, and the folder of a run, with {CONFIG} or {METRICS} in it"
             )
-    studies, problems = read_results(results)
+    studies, problems = read_studies(results)
     runs = [read_run(folder, problems) for folder in folders]
     _tell_apart(runs)
     if not studies and not runs:
@@ -141,7 +141,9 @@ def _footer(sources: Sources) -> Markup:
     return element("footer", f"Made by sparsevid {__version__} from ", ", ".join(dict.fromkeys(paths)), ".")
 
 
-def _walls(studies: Sequence[Study], shown: Mapping[str, list[ShownClips]], most: int, styles: RowStyles) -> dict[str, Markup]:
+def _walls(
+    studies: Sequence[StudyResults], shown: Mapping[str, list[ShownClips]], most: int, styles: RowStyles
+) -> dict[str, Markup]:
     """The clips of each study that has any, all within one budget of bytes."""
     lines = {name: lines_of(each, most) for name, each in shown.items()}
     kept = {name: [trimmed(each, lines[name]) for each in found] for name, found in shown.items()}
@@ -163,7 +165,7 @@ def _walls(studies: Sequence[Study], shown: Mapping[str, list[ShownClips]], most
     return walls
 
 
-def _caption(study: Study, each: ShownClips) -> str:
+def _caption(study: StudyResults, each: ShownClips) -> str:
     if each.row == REAL:
         return "test clips"
     control = study.control(each.row)

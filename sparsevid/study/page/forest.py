@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 
-from sparsevid.study.page.estimates import OPEN, QUALITIES, Difference
+from sparsevid.study.effects import OPEN, QUALITIES, Difference
+from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.frame import Scale, axes_below, cut, line, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, together
 from sparsevid.study.page.numbers import SHOWN, change
-from sparsevid.study.page.results import Study
 from sparsevid.study.page.rows import RowStyles
 
 STEP = 29  # pixels from row to row
 NAMES = {True: (190, 26), False: (116, 15)}  # of a wide and a narrow plot: pixels for names, and most letters of one
 
 
-def forest(study: Study, styles: RowStyles, quality: str, differences: Mapping[str, Difference | None]) -> Markup | None:
+def forest(study: StudyResults, styles: RowStyles, quality: str, differences: Mapping[str, Difference | None]) -> Markup | None:
     """The plot of one figure.
 
     Args:

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
+from sparsevid.study.measurements import CONTROL, REAL
 from sparsevid.study.page.markup import Markup, element, short
-from sparsevid.study.page.results import CONTROL, REAL
 
 COLOURS = 7  # of `page.css`, .c1 to .c7; .c0 is the control's, in the colour of the text
 SHAPES = ("circle", "square", "diamond", "triangle", "wedge", "star", "cross", "saltire")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sparsevid.runs.checkpoints import list_checkpoints, step_of
 from sparsevid.sparsity.cost import parameter_count
+from sparsevid.study.measurements import TokenStep
 from sparsevid.study.page.numbers import with_prefix
-from sparsevid.study.page.results import TokenStep
 from sparsevid.system.logging import read_metrics
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsevid.study.page.estimates import QUALITIES, Difference, Estimate, estimate, frontier
+from sparsevid.sparsity.cost import frontier
+from sparsevid.study.effects import QUALITIES, Difference, Estimate, estimate
+from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.frame import Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import SHOWN, change
-from sparsevid.study.page.results import Study
 from sparsevid.study.page.rows import RowStyles
 
 ALIKE, PITCH = 6.0, 12.0  # pixels: points whose costs are closer stand so far from each other
@@ -27,7 +28,7 @@ class Point:
     quality: Estimate
 
 
-def points_of(study: Study, cost: str, quality: str) -> list[Point]:
+def points_of(study: StudyResults, cost: str, quality: str) -> list[Point]:
     """The rows of which both are measured."""
     found = [(row, estimate(study.of(row), cost), estimate(study.of(row), quality)) for row in study.rows]
     return [Point(row, x, y) for row, x, y in found if x is not None and y is not None]
@@ -36,11 +37,12 @@ def points_of(study: Study, cost: str, quality: str) -> list[Point]:
 def front_of(points: Sequence[Point], quality: str) -> list[int]:
     """Which points lie on the frontier, by rising cost."""
     sign = 1.0 if QUALITIES[quality] else -1.0
-    return frontier([(point.cost.mean, sign * point.quality.mean) for point in points])
+    lies = frontier([(point.cost.mean, sign * point.quality.mean) for point in points])
+    return sorted((index for index, own in enumerate(lies) if own), key=lambda index: points[index].cost.mean)
 
 
 def scatter(
-    study: Study, styles: RowStyles, cost: str, quality: str, differences: Mapping[str, Difference | None]
+    study: StudyResults, styles: RowStyles, cost: str, quality: str, differences: Mapping[str, Difference | None]
 ) -> Markup | None:
     """The plot of a cost and a quality.
 
@@ -109,7 +111,7 @@ def beside(places: Sequence[float], most: float) -> list[float]:
     return found
 
 
-def legend(study: Study, styles: RowStyles) -> Markup:
+def legend(study: StudyResults, styles: RowStyles) -> Markup:
     """Buttons that show one row among all others."""
     buttons = []
     for row in study.rows:
@@ -118,7 +120,7 @@ def legend(study: Study, styles: RowStyles) -> Markup:
     return element("div", buttons, class_="legend", role="group", aria_label="rows; press one to see it among the others")
 
 
-def _level(study: Study, quality: str, values: Sequence[float]) -> float | None:
+def _level(study: StudyResults, quality: str, values: Sequence[float]) -> float | None:
     """The figure of real clips, on average; None if there is none, or it is too far off to be seen beside the rows."""
     found = [each.figures[name] for each in study.measurements.values() if (name := f"{quality}_real") in each.figures]
     level = math.fsum(found) / len(found) if found and quality in REAL_CLIPS else None

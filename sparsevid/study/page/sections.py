@@ -5,13 +5,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from sparsevid.study.effects import BETTER, OPEN, WORSE, Difference, differences, estimate
+from sparsevid.study.measurements import StudyResults
 from sparsevid.study.page.clips import encode
 from sparsevid.study.page.curves import curves_plot
-from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, Difference, differences, estimate
 from sparsevid.study.page.forest import forest
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import SHOWN, short_hash
-from sparsevid.study.page.results import Study
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 from sparsevid.study.page.scatter import legend, scatter
@@ -40,7 +40,7 @@ TABLE = (
 )
 
 
-def study_parts(study: Study, anchor: str, styles: RowStyles, clips: Markup | None) -> Markup:
+def study_parts(study: StudyResults, anchor: str, styles: RowStyles, clips: Markup | None) -> Markup:
     """All of a study.
 
     Args:
@@ -96,7 +96,7 @@ def _figure(title: str, drawn: Markup | None, text: str | None) -> Markup:
     return element("figure", element("h3", title), drawn, caption)
 
 
-def _hero(study: Study, differences: Differences) -> Markup:
+def _hero(study: StudyResults, differences: Differences) -> Markup:
     measured = [each for row in study.rows for each in study.of(row)]
 
     def of(key: str) -> list[str]:
@@ -145,7 +145,7 @@ def _when(choices: str, content: Markup | None, missing: str, first: bool) -> Ma
     return element("div", content or element("p", missing, class_="note"), data_when=choices, hidden=not first)
 
 
-def _quality(study: Study, anchor: str, styles: RowStyles, differences: Differences) -> Markup:
+def _quality(study: StudyResults, anchor: str, styles: RowStyles, differences: Differences) -> Markup:
     measured = [name for name in ORDER if any(estimate(study.of(row), name) for row in study.rows)]
     order = measured or ORDER
     timed, hardware = study.on_one_hardware()
@@ -173,7 +173,7 @@ def _quality(study: Study, anchor: str, styles: RowStyles, differences: Differen
     return element("div", above, element("div", figures, class_="pair"), class_="switched")
 
 
-def _over_time(study: Study, anchor: str, styles: RowStyles) -> Markup:
+def _over_time(study: StudyResults, anchor: str, styles: RowStyles) -> Markup:
     drawn = {f"relative to {study.against}": stage_dots(study, styles), "absolute": stage_lines(study, styles)}
     names = {f"way-{number}": name for number, (name, found) in enumerate(drawn.items()) if found is not None}
     switch = element("div", _switch(f"{anchor}-stages", "as", names), class_="switches") if len(names) > 1 else None

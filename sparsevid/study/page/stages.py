@@ -4,14 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.stats import t as student
-
-from sparsevid.study.page.estimates import LEVEL
+from sparsevid.study.intervals import Interval, interval_of, of_seeds
+from sparsevid.study.measurements import Measurement, StageLoss, StudyResults
 from sparsevid.study.page.frame import Scale, axes, line, plain, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import signed
-from sparsevid.study.page.results import Measurement, StageLoss, Study
 from sparsevid.study.page.rows import RowStyles
 
 NOISE_TO_DATA = "diffusion time u, from noise (1) to data (0)"
@@ -19,10 +16,10 @@ NOISE_TO_DATA = "diffusion time u, from noise (1) to data (0)"
 
 @dataclass(frozen=True)
 class StageChange:
-    """A row's loss in a stage relative to the control's: mean over seeds and half its interval, in percent."""
+    """A row's loss in a stage relative to the control's: mean over seeds and its interval, in percent; None of one seed."""
 
     mean: float
-    half: float | None
+    interval: Interval | None
     seeds: int
 
 
@@ -43,15 +40,12 @@ def stage_changes(row: Sequence[Measurement], control: Sequence[Measurement]) ->
     pairs = [(own, other) for own, other in pairs if _spans(own) == _spans(other) == _spans(pairs[0][1])]
     if not pairs or any(not stage.loss for _, other in pairs for stage in other):
         return []
-    ratios = np.array([[100 * (a.loss / b.loss - 1) for a, b in zip(own, other, strict=True)] for own, other in pairs])
-    half: list[float | None] = [None] * ratios.shape[1]
-    if len(pairs) > 1:
-        factor = float(student.ppf((1 + LEVEL) / 2, len(pairs) - 1)) / math.sqrt(len(pairs))
-        half = [factor * float(each) for each in ratios.std(axis=0, ddof=1)]
-    return [StageChange(float(mean), each, len(pairs)) for mean, each in zip(ratios.mean(axis=0), half, strict=True)]
+    ratios = [[100 * (a.loss / b.loss - 1) for a, b in zip(own, other, strict=True)] for own, other in pairs]
+    found = [(math.fsum(of_stage) / len(pairs), of_stage) for of_stage in zip(*ratios, strict=True)]
+    return [StageChange(mean, interval_of(mean, of_seeds(of_stage)), len(pairs)) for mean, of_stage in found]
 
 
-def stage_lines(study: Study, styles: RowStyles) -> Markup | None:
+def stage_lines(study: StudyResults, styles: RowStyles) -> Markup | None:
     """Loss over time, a line a row; None if no row has stages."""
     found = {row: stages for row in study.rows if (stages := mean_stages(study.of(row)))}
     if not found:
@@ -68,7 +62,7 @@ def stage_lines(study: Study, styles: RowStyles) -> Markup | None:
     return plot(draw, f"{study.name}: held-out loss over diffusion time, a line a row")
 
 
-def stage_dots(study: Study, styles: RowStyles) -> Markup | None:
+def stage_dots(study: StudyResults, styles: RowStyles) -> Markup | None:
     """Loss relative to the control in each stage, a marker a row; None if there is nothing to compare."""
     controls = {row: control for row in study.rows if (control := study.control(row)) is not None}
     spans = next((_spans(mean) for control in controls.values() if (mean := mean_stages(study.of(control)))), [])
@@ -80,7 +74,7 @@ def stage_dots(study: Study, styles: RowStyles) -> Markup | None:
     if not found:
         return None
     spans.reverse()  # from noise to data
-    values = [change.mean + sign * (change.half or 0.0) for each in found.values() for change in each for sign in (-1, 1)]
+    values = [end for each in found.values() for change in each for end in (change.mean, *(change.interval or ()))]
 
     def draw(width: int) -> tuple[int, Markup]:
         height = 380 if width > 500 else 320
@@ -137,8 +131,8 @@ def _dot(
     rows: tuple[str, str], span: tuple[float, float], change: StageChange, styles: RowStyles, x: float, y: Scale, r: float
 ) -> Markup:
     (row, control), interval, parts = rows, "one seed", []
-    if change.half is not None:
-        low, high = change.mean - change.half, change.mean + change.half
+    if change.interval is not None:
+        low, high = change.interval
         interval = f"[{signed(low)}, {signed(high)}], 95 % over {change.seeds} seeds"
         parts.append(line(x, y(low), x, y(high), "bar"))
     parts.append(styles.marker(row, x, y(change.mean), r))

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sparsevid.study.page.estimates import BETTER, OPEN, QUALITIES, WORSE, Difference, estimate, ratio
+from sparsevid.study.effects import BETTER, OPEN, QUALITIES, WORSE, Difference, estimates, ratio
+from sparsevid.study.measurements import FACTS, NUMBERS, Measurement, StudyResults
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, short_hash, signed
-from sparsevid.study.page.results import FACTS, FIGURES, Measurement, Study
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 
@@ -43,7 +43,7 @@ def table(caption: str, heads: Sequence[str], lines: Sequence[tuple[int, Sequenc
     )
 
 
-def study_table(study: Study, styles: RowStyles, differences: Differences) -> Markup:
+def study_table(study: StudyResults, styles: RowStyles, differences: Differences) -> Markup:
     """A line a row: means over seeds with their spread, differences to the control, costs.
 
     Args:
@@ -66,26 +66,26 @@ def study_table(study: Study, styles: RowStyles, differences: Differences) -> Ma
         for cost in COSTS:
             cells += [_mean(own, cost), _ratio(own, study.of(study.control(row) or row), cost)]
         cells += [_mean(own, figure) for figure in LAST]
-        note = next((each.facts["note"] for each in own if "note" in each.facts), "")
+        note = next((each.note for each in own if each.note), "")
         lines.append((styles.index(row), [*cells, Cell(note, note or None, "words")]))
     return table(f"{study.name}: a line a row, means ± standard deviation over seeds", heads, lines)
 
 
-def measurements_table(study: Study, styles: RowStyles) -> Markup:
+def measurements_table(study: StudyResults, styles: RowStyles) -> Markup:
     """A line a row and seed, as measured."""
-    heads = ["row", "seed", *(SHOWN[figure].title for figure in FIGURES)]
+    heads = ["row", "seed", *(SHOWN[figure].title for figure in NUMBERS)]
     lines = []
     for row in study.rows:
         for each in study.of(row):
             cells = [_name(row, styles), Cell(str(each.seed), each.seed, "number")]
-            lines.append((styles.index(row), [*cells, *(_measured(each, figure) for figure in FIGURES)]))
+            lines.append((styles.index(row), [*cells, *(_measured(each, figure) for figure in NUMBERS)]))
     return table(f"{study.name}: each measurement", heads, lines)
 
 
-def facts_table(study: Study, styles: RowStyles) -> Markup:
+def facts_table(study: StudyResults, styles: RowStyles) -> Markup:
     """What was run, where, when, at which commit, by which command: first what holds for all."""
     measured = [(row, each) for row in study.rows for each in study.of(row)]
-    values = {key: list(dict.fromkeys(each.facts.get(key, "") for _, each in measured)) for key in FACTS if key != "note"}
+    values = {key: list(dict.fromkeys(each.facts.get(key, "") for _, each in measured)) for key in FACTS}
     of_all = {key: found[0] for key, found in values.items() if len(found) == 1}
     listed = [element("div", element("dt", key), element("dd", _fact(key, text).content)) for key, text in of_all.items()]
     keys = [key for key in values if key not in of_all]
@@ -125,22 +125,26 @@ def _name(row: str, styles: RowStyles) -> Cell:
 
 
 def _mean(own: Sequence[Measurement], figure: str) -> Cell:
-    found = estimate(own, figure)
-    if found is None:
+    """Of times one of each hardware, sorted by the first."""
+    found = estimates(own, figure)
+    if not found:
         return Cell(_missing(), None, "number")
-    text = [SHOWN[figure].text(found.mean)]
-    if found.spread:
-        text.append(element("small", f" ± {SHOWN[figure].spread(found.spread)}"))
-    elif figure == "distance" and found.interval is not None and found.spread is None:
-        text.append(element("small", f" [{signed(found.interval.low, 3)}, {signed(found.interval.high, 3)}]"))
-    if figure == "seconds" and len({each.facts.get("hardware") for each in own if figure in each.figures}) > 1:
-        text.append(element("small", " on several machines"))
-    if len(found.values) < len(own):
-        text.append(element("small", f" of {len(found.values)}"))
-    return Cell(text, found.mean, "number")
+    text: list[Any] = []
+    for hardware, each in found.items():
+        text += [", " if text else "", SHOWN[figure].text(each.mean)]
+        if each.spread:
+            text.append(element("small", f" ± {SHOWN[figure].spread(each.spread)}"))
+        elif figure == "distance" and each.interval is not None and each.spread is None:
+            text.append(element("small", f" [{signed(each.interval.low, 3)}, {signed(each.interval.high, 3)}]"))
+        if len(found) > 1:
+            text.append(element("small", f" on {hardware or 'what is not said'}"))
+    measured = sum(len(each.values) for each in found.values())
+    if measured < len(own):
+        text.append(element("small", f" of {measured}"))
+    return Cell(text, next(iter(found.values())).mean, "number")
 
 
-def _difference(study: Study, row: str, quality: str, found: Difference | None) -> Cell:
+def _difference(study: StudyResults, row: str, quality: str, found: Difference | None) -> Cell:
     control = study.control(row)
     if control is None:
         return Cell(_missing("control" if row in map(study.control, study.rows) else "no control"), None, "number")

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from sparsevid.study.measurements import TokenStep
 from sparsevid.study.page.frame import Scale, axes, plain, plot, told
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import count_tick, with_prefix
-from sparsevid.study.page.results import TokenStep
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.stages import NOISE_TO_DATA, steps_path
 

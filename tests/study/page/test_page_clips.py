@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from study_lines import line, moving, write, write_clips
 
+from sparsevid.study.measurements import read_studies
 from sparsevid.study.page.clips import (
     SIDE,
     ShownClips,
@@ -19,7 +20,6 @@ from sparsevid.study.page.clips import (
     sprite,
     trimmed,
 )
-from sparsevid.study.page.results import read_results
 
 
 def frame_at(picture: np.ndarray, clips: np.ndarray, number: int, frame: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_clips_that_cannot_be_read_are_named_and_another_seed_stands_in(tmp_path
         {"study": "paper", "row": "real", "seed": 0, "shown": "one.npz"},
         line("sparse", 0),
     ]
-    (study,), _ = read_results([write(tmp_path / "paper.jsonl", written)])
+    (study,), _ = read_studies([write(tmp_path / "paper.jsonl", written)])
     problems: list[str] = []
     found = clips_of(study, problems)
     assert [(each.row, each.seed) for each in found] == [("real", 0), ("dense", 1)]
@@ -108,7 +108,7 @@ def test_real_clips_are_those_that_lines_name_beside_their_own(tmp_path):
     np.savez_compressed(tmp_path / "real.npz", clips=moving(2), classes=np.array(["qbert", "pong"]))
     own = write_clips(tmp_path, "own.npz", moving(1))
     written = [line("sparse", 0) | {"shown": own, "shown_real": "real.npz", "classes": ["pong"]}]
-    (study,), _ = read_results([write(tmp_path / "paper.jsonl", written)])
+    (study,), _ = read_studies([write(tmp_path / "paper.jsonl", written)])
     found = clips_of(study, [])
     assert [(each.row, each.classes) for each in found] == [("real", ("qbert", "pong")), ("sparse", ("pong",))]
 

@@ -129,6 +129,15 @@ def test_what_was_not_measured_is_said_to_be_so(tmp_path):
         assert text in page.words, text
 
 
+def test_times_of_two_machines_stand_apart(tmp_path):
+    timed = [line("dense", seed) | {"hardware": name, "seconds": seconds, "training_seconds": 100.0 * seconds}
+             for seed, (name, seconds) in enumerate((("slow", 8.0), ("fast", 2.0)))]  # fmt: skip
+    words = Page(page_of(write(tmp_path / "paper.jsonl", timed))).words
+    assert "8.00 s on slow , 2.00 s on fast" in words
+    assert "13.3 min on slow , 3.33 min on fast" in words
+    assert "5.00 s" not in words
+
+
 def test_damage_is_named_on_the_page(tmp_path):
     path = write(tmp_path / "paper.jsonl", [line("dense", 0) | {"shown": "<gone>.npz", "macs": "many"}])
     path.write_bytes(path.read_bytes() + b'{"study": "paper", "row"')

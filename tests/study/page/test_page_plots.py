@@ -6,15 +6,16 @@ from importlib.resources import files
 from itertools import combinations, pairwise
 
 import pytest
+from scipy.stats import ttest_1samp
 from study_lines import HOSTILE, ROWS, line, lines, write
 
+from sparsevid.study.effects import QUALITIES, difference, estimate
+from sparsevid.study.measurements import CONTROL, read_studies, token_steps
 from sparsevid.study.page.curves import averaged, curves_plot
-from sparsevid.study.page.estimates import QUALITIES, difference, estimate
 from sparsevid.study.page.forest import forest
 from sparsevid.study.page.frame import LETTER, Scale, place_labels, spread_scale
 from sparsevid.study.page.markup import Markup, element
 from sparsevid.study.page.numbers import change, seconds, short_hash, signed, with_prefix
-from sparsevid.study.page.results import CONTROL, read_results, token_steps
 from sparsevid.study.page.rows import COLOURS, RowStyles
 from sparsevid.study.page.scatter import beside, front_of, points_of, scatter
 from sparsevid.study.page.stages import stage_changes, stage_dots, stage_lines
@@ -24,7 +25,7 @@ COSTS = ("macs", "seconds")
 
 
 def study_of(tmp_path, written):
-    return read_results([write(tmp_path / "paper.jsonl", written)])[0][0]
+    return read_studies([write(tmp_path / "paper.jsonl", written)])[0][0]
 
 
 @pytest.fixture
@@ -123,7 +124,9 @@ def test_stages_are_compared_seed_by_seed(study):
     ratios = [[100 * (a.loss / b.loss - 1) for a, b in zip(own.stages, other.stages, strict=True)]
               for own, other in zip(study.of("sparse"), study.of(CONTROL), strict=True)]  # fmt: skip
     assert [each.mean for each in found] == pytest.approx([sum(column) / 3 for column in zip(*ratios, strict=True)])
-    assert all(each.half > 0 and each.seeds == 3 for each in found)
+    for each, column in zip(found, zip(*ratios, strict=True), strict=True):
+        assert each.seeds == 3
+        assert each.interval == pytest.approx(tuple(ttest_1samp(column, 0).confidence_interval()))
     assert stage_changes(study.of(CONTROL), study.of(CONTROL))[0].mean == 0
 
 

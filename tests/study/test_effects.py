@@ -1,4 +1,4 @@
-"""Means, paired differences and what is said of them; the frontier."""
+"""Means, paired differences and what is said of them."""
 
 import math
 from dataclasses import replace
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from sparsevid.study.page.estimates import BETTER, OPEN, WORSE, difference, differences, estimate, frontier, ratio
-from sparsevid.study.page.results import Measurement, Study
+from sparsevid.study.effects import BETTER, OPEN, WORSE, difference, differences, estimate, estimates, ratio
+from sparsevid.study.measurements import Measurement, StudyResults
 
 
 def measured(row: str, seed: int, losses=(), interval=None, **figures: float) -> Measurement:
@@ -17,18 +17,6 @@ def measured(row: str, seed: int, losses=(), interval=None, **figures: float) ->
 
 def losses_of(row: str, seeds, clips) -> list[Measurement]:
     return [measured(row, seed, each, loss=float(np.mean(each))) for seed, each in zip(seeds, clips, strict=True)]
-
-
-def test_no_other_point_beats_one_of_the_frontier():
-    drawn = np.random.default_rng(0).integers(0, 12, (200, 40, 2)).astype(float)  # with ties
-    for points in drawn:
-        front = frontier([tuple(point) for point in points])
-        beaten = [any((q <= p).all() and (q < p).any() for q in points) for p in points]
-        assert {tuple(points[i]) for i in front} == {tuple(p) for p, no in zip(points, beaten, strict=True) if not no}
-        xs, ys = points[front].T
-        assert (np.diff(xs) > 0).all()
-        assert (np.diff(ys) < 0).all()
-    assert frontier([]) == []
 
 
 def test_over_seeds_it_is_students_interval_of_paired_differences():
@@ -53,18 +41,6 @@ def test_of_one_seed_a_loss_varies_over_paired_clips():
     assert found.interval == pytest.approx((reference.low, reference.high))
     assert found.verdict == WORSE
     assert found.of == "64 clips of one seed"
-
-
-def test_over_seeds_and_clips_the_interval_holds_what_was_planted():
-    """Of studies with drawn seeds and clips, 95 in 100 hold the true difference, or more."""
-    drawn, truth, hits, trials = np.random.default_rng(2), 0.01, 0, 600
-    for _ in range(trials):
-        seeds, clips = drawn.normal(0, 0.004, (3, 1)), drawn.normal(0, 0.02, (1, 32))
-        control = drawn.normal(0.3, 0.1, (1, 32)) + np.zeros((3, 1))
-        own = control + truth + seeds + clips + drawn.normal(0, 0.01, (3, 32))
-        found = difference(losses_of("sparse", range(3), own), losses_of("dense", range(3), control), "loss")
-        hits += found.interval.low <= truth <= found.interval.high
-    assert hits / trials >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / trials)
 
 
 def test_seeds_that_differ_widen_what_clips_alone_say():
@@ -123,11 +99,11 @@ def test_samples_widen_what_seeds_alone_say():
 def test_each_row_is_compared_with_the_control_that_its_line_names():
     lines = [measured(row, 0, loss=loss) for row, loss in (("dense", 1.0), ("small", 2.0), ("sparse", 3.0), ("tiny", 4.0))]
     controls = {"dense": None, "small": "dense", "sparse": "small", "tiny": "gone"}
-    study = Study("scale", {(each.row, 0): replace(each, control=controls[each.row]) for each in lines})
+    study = StudyResults("scale", {(each.row, 0): replace(each, control=controls[each.row]) for each in lines})
     found = differences(study)["loss"]
     assert {row: each.mean for row, each in found.items()} == {"small": 1.0, "sparse": 1.0}
     assert study.against == "the control"
-    assert Study("paper", {(each.row, 0): each for each in lines}).against == "dense"
+    assert StudyResults("paper", {(each.row, 0): each for each in lines}).against == "dense"
 
 
 def test_times_compare_on_the_same_hardware_alone():
@@ -139,7 +115,9 @@ def test_times_compare_on_the_same_hardware_alone():
     assert ratio(row, control, "seconds") == 0.5
     assert ratio(row, control, "macs") == 0.75
     assert ratio(row[1:], control, "seconds") is None
-    study = Study("paper", {(each.row, each.seed): each for each in [*control, *row, timed("fast", 0, 0.1, "b")]})
+    assert {name: each.mean for name, each in estimates(control, "seconds").items()} == {"a": 4.0, "b": 1.0}
+    assert {name: each.mean for name, each in estimates(control, "macs").items()} == {"": 2.5}
+    study = StudyResults("paper", {(each.row, each.seed): each for each in [*control, *row, timed("fast", 0, 0.1, "b")]})
     kept, hardware = study.on_one_hardware()
     assert (hardware, sorted(kept.measurements)) in (("a", [("dense", 0), ("sparse", 0), ("sparse", 1)]),)
 
@@ -154,9 +132,10 @@ def test_only_seeds_that_both_have_are_compared():
     assert estimate(row, "accuracy") is None
 
 
-def test_clips_of_other_numbers_are_not_paired():
+def test_losses_of_other_numbers_of_clips_are_not_compared():
     control = losses_of("dense", (0, 1), [[0.1, 0.2, 0.3]] * 2)
-    row = losses_of("sparse", (0, 1), [[0.2, 0.3]] * 2)
-    found = difference(row, control, "loss")
-    assert found.of == "2 seeds"
-    assert found.interval.low == pytest.approx(found.mean)  # seeds without any difference
+    assert difference(losses_of("sparse", (0, 1), [[0.2, 0.3]] * 2), control, "loss") is None
+    for kept in ([], [[0.4]] * 2):  # not at all, and too few to vary: seeds are all that is known
+        bare = [[replace(each, losses=tuple(kept[0]) if kept else ()) for each in row] for row in (control, control)]
+        found = difference(*bare, "loss")
+        assert (found.of, found.clips, found.interval) == ("2 seeds", "", (0.0, 0.0))

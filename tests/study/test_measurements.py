@@ -5,15 +5,15 @@ import json
 import pytest
 from study_lines import line, lines, write
 
-from sparsevid.study.page.results import FIGURES, TokenStep, read_results, token_steps
+from sparsevid.study.measurements import NUMBERS, TokenStep, read_studies, token_steps
 
 
 def test_what_was_written_is_read(tmp_path):
     written = lines(["sparse", "dense"], seeds=2)
-    (study,), problems = read_results([write(tmp_path / "paper.jsonl", written)])
+    (study,), problems = read_studies([write(tmp_path / "paper.jsonl", written)])
     assert (study.name, study.rows, problems) == ("paper", ["dense", "sparse"], [])
     found = study.of("sparse")[1]
-    assert found.figures == {name: written[1][name] for name in FIGURES if name in written[1]}
+    assert found.figures == {name: written[1][name] for name in NUMBERS if name in written[1]}
     assert found.losses == tuple(written[1]["losses"])
     assert [[*stage] for stage in found.stages] == [[*each["u"], each["loss"]] for each in written[1]["stages"]]
     assert found.facts["hardware"] == "cpu AMD EPYC, cores 2, threads 1"
@@ -25,7 +25,7 @@ def test_the_newest_line_of_a_row_and_seed_counts(tmp_path):
     del new["accuracy"]
     first = write(tmp_path / "a.jsonl", [old, line("dense", 1)])
     second = write(tmp_path / "b.jsonl", [line("sparse", 0), new, line("dense", 0, study="scale")])
-    studies, problems = read_results([first, second])
+    studies, problems = read_studies([first, second])
     assert [study.name for study in studies] == ["paper", "scale"]
     assert problems == []
     assert set(studies[0].measurements) == {("dense", 0), ("dense", 1), ("sparse", 0)}
@@ -39,7 +39,7 @@ def test_damaged_lines_are_named_and_the_others_stay(tmp_path):
     path = tmp_path / "paper.jsonl"
     text = "\n".join([*bad, good, "", good.replace('"seed": 0', '"seed": 1')[:-40]])
     path.write_bytes(text.encode("latin-1"))
-    (study,), problems = read_results([path])
+    (study,), problems = read_studies([path])
     assert set(study.measurements) == {("dense", 0)}
     assert [problem.split(" is left out")[0] for problem in problems] == [f"{path}, line {n}" for n in (1, 2, 3, 4, 5, 8)]
     assert "'row'" in problems[1]
@@ -48,8 +48,8 @@ def test_damaged_lines_are_named_and_the_others_stay(tmp_path):
 @pytest.mark.parametrize("value", ["fast", float("nan"), float("inf"), True, [1], 10**400, 1e200])
 @pytest.mark.parametrize("key", ["distance", "macs"])
 def test_a_figure_that_is_no_number_is_passed_over_and_named(tmp_path, key, value):
-    (study,), problems = read_results([write(tmp_path / "paper.jsonl", [line("dense", 3) | {key: value}])])
-    assert set(study.of("dense")[0].figures) == set(line("dense", 3)) & set(FIGURES) - {key}
+    (study,), problems = read_studies([write(tmp_path / "paper.jsonl", [line("dense", 3) | {key: value}])])
+    assert set(study.of("dense")[0].figures) == set(line("dense", 3)) & set(NUMBERS) - {key}
     (problem,) = problems
     assert f"{key} of 'dense', seed 3" in problem
     assert len(problem) < 300
@@ -69,14 +69,14 @@ def test_a_figure_that_is_no_number_is_passed_over_and_named(tmp_path, key, valu
     ],
 )
 def test_other_keys_of_another_form_are_passed_over_and_named(tmp_path, key, value):
-    (study,), (problem,) = read_results([write(tmp_path / "paper.jsonl", [line("dense", 0) | {key: value}])])
+    (study,), (problem,) = read_studies([write(tmp_path / "paper.jsonl", [line("dense", 0) | {key: value}])])
     assert f"{key} of 'dense'" in problem
     assert not getattr(study.of("dense")[0], key)
 
 
 def test_only_what_a_line_is_of_has_to_be_said(tmp_path):
     path = write(tmp_path / "paper.jsonl", [{"study": "paper", "row": "dense", "seed": 0}])
-    (study,), problems = read_results([path])
+    (study,), problems = read_studies([path])
     assert study.of("dense")[0].figures == {}
     assert problems == []
 
@@ -92,6 +92,16 @@ def test_clips_lie_beside_the_results_or_where_one_stands(tmp_path, monkeypatch)
     (tmp_path / "results" / "beside.npz").touch()
     monkeypatch.chdir(tmp_path)
     written = [line("dense", 0) | {"shown": "beside.npz"}, line("sparse", 0) | {"shown": "runs/x/shown.npz"}]
-    (study,), _ = read_results([write(tmp_path / "results" / "paper.jsonl", written)])
+    (study,), _ = read_studies([write(tmp_path / "results" / "paper.jsonl", written)])
     assert study.of("dense")[0].shown.resolve() == tmp_path / "results" / "beside.npz"
     assert study.of("sparse")[0].shown.resolve() == tmp_path / "runs" / "x" / "shown.npz"
+
+
+def test_a_row_that_has_the_figures_of_another_says_so(tmp_path):
+    written = [line("dense", 0) | {"note": "the control"}, line("same", 0) | {"note": "again", "same_as": "paper/dense"}]
+    (study,), _ = read_studies([write(tmp_path / "paper.jsonl", [*written, line("bare", 0) | {"same_as": "paper/dense"}])])
+    assert [study.of(row)[0].note for row in ("dense", "same", "bare")] == [
+        "the control",
+        "again; figures of paper/dense",
+        "figures of paper/dense",
+    ]

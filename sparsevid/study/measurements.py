@@ -1,18 +1,18 @@
-"""Lines of a study's results, as they stand on disk: what is missing is missing, what is damaged is named."""
+"""What lines of a study's results say: what is missing is missing, what is damaged is named."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sparsevid.study.results import LARGEST, Line, is_finite, parsed
+
 CONTROL = "dense"  # the row that others are compared with, where their lines name no other
 REAL = "real"  # a row that has clips to show and is nobody's measurement
-FIGURES = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
+NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
            "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
-LARGEST = 1e30  # pictures can be drawn of numbers up to here
-FACTS = ("note", "date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data")
+FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data")
 
 
 class StageLoss(NamedTuple):
@@ -39,7 +39,7 @@ class Measurement:
         study: name.
         row: name.
         seed: of training and sampling.
-        figures: numbers by their names in `FIGURES`, of those that were measured; all finite.
+        figures: numbers by their names in `NUMBERS`, of those that were measured; all finite.
         losses: held-out losses clip by clip, the same clips in all rows; empty if they were not kept.
         stages: held-out loss by stage; empty if it was not measured.
         distance_interval: low and high end, of the samples of this seed.
@@ -48,6 +48,7 @@ class Measurement:
         shown_real: file of real clips beside them.
         classes: names of the clips in `shown`.
         control: the row that it is compared with; None of what is compared with nothing.
+        note: for the reader, with the row whose figures it has, if they were measured of another one of the same settings.
         facts: texts by their names in `FACTS`, of those that are known.
     """
 
@@ -63,12 +64,18 @@ class Measurement:
     shown_real: Path | None = None
     classes: tuple[str, ...] = ()
     control: str | None = CONTROL
+    note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hardware(self) -> str:
+        """What it was measured on; empty if that is not said. Times compare where it is the same."""
+        return self.facts.get("hardware", "")
 
 
 @dataclass
-class Study:
-    """A table of rows.
+class StudyResults:
+    """What was measured of a study's rows.
 
     Attributes:
         name: of the study.
@@ -98,22 +105,22 @@ class Study:
         found = list(dict.fromkeys(filter(None, map(self.control, self.rows))))
         return found[0] if len(found) == 1 else "the control"
 
-    def on_one_hardware(self) -> tuple["Study", str]:
+    def on_one_hardware(self) -> tuple["StudyResults", str]:
         """What was measured on the hardware that most rows were measured on, and what it is; times compare there alone."""
         rows: dict[str, set[str]] = {}
         for (row, _), each in self.measurements.items():
             if "seconds" in each.figures:
-                rows.setdefault(each.facts.get("hardware", ""), set()).add(row)
+                rows.setdefault(each.hardware, set()).add(row)
         most = max(rows, key=lambda name: len(rows[name]), default="")
-        kept = {key: each for key, each in self.measurements.items() if each.facts.get("hardware", "") == most}
-        return Study(self.name, kept, self.sources), most
+        kept = {key: each for key, each in self.measurements.items() if each.hardware == most}
+        return StudyResults(self.name, kept, self.sources), most
 
     def of(self, row: str) -> list[Measurement]:
         """The measurements of a row, by seed."""
         return [self.measurements[key] for key in sorted(key for key in self.measurements if key[0] == row)]
 
 
-def read_results(paths: Iterable[Path]) -> tuple[list[Study], list[str]]:
+def read_studies(paths: Iterable[Path]) -> tuple[list[StudyResults], list[str]]:
     """Read files of results. Lines of one study add up to one table, from whichever file they come.
 
     Args:
@@ -122,36 +129,18 @@ def read_results(paths: Iterable[Path]) -> tuple[list[Study], list[str]]:
     Returns:
         The studies in the order in which they are met, and a sentence for everything that was left out.
     """
-    studies: dict[str, Study] = {}
+    studies: dict[str, StudyResults] = {}
     problems: list[str] = []
     for path in paths:
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                found = _measurement(_json_object(line), where, path.parent, problems)
-            except ValueError as error:
-                problems.append(f"{where} is left out: {error}")
-                continue
-            study = studies.setdefault(found.study, Study(found.study))
+        for found in parsed(path, partial(_measurement, folder=path.parent, problems=problems), problems.append):
+            study = studies.setdefault(found.study, StudyResults(found.study))
             study.measurements[found.row, found.seed] = found
             if path not in study.sources:
                 study.sources.append(path)
     return list(studies.values()), problems
 
 
-def _json_object(line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON, as a line that was cut off ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError("no JSON object")
-    return values
-
-
-def _measurement(values: dict[str, Any], where: str, folder: Path, problems: list[str]) -> Measurement:
+def _measurement(values: Line, where: str, folder: Path, problems: list[str]) -> Measurement:
     """A line's values. What cannot be read of them is said in `problems`.
 
     Raises:
@@ -171,7 +160,7 @@ def _measurement(values: dict[str, Any], where: str, folder: Path, problems: lis
             problems.append(f"{where}: {key} of {values['row']!r}, seed {values['seed']}, is passed over: {error}")
             return missing
 
-    figures = {key: read(key, finite, None) for key in FIGURES}
+    figures = {key: read(key, finite, None) for key in NUMBERS}
     shown, real = read("shown", _text, None), read("shown_real", _text, None)
     return Measurement(
         study=values["study"],
@@ -186,8 +175,14 @@ def _measurement(values: dict[str, Any], where: str, folder: Path, problems: lis
         shown_real=None if real is None else _found(real, folder),
         control=read("control", _text, None) if "control" in values else CONTROL,
         classes=read("classes", lambda found: tuple(map(str, _list(found))), ()),
+        note=_note(values),
         facts={key: text for key in FACTS if (text := _fact(values.get(key)))},
     )
+
+
+def _note(values: Line) -> str:
+    same = _fact(values.get("same_as"))
+    return "; ".join(filter(None, [_fact(values.get("note")), f"figures of {same}" if same else ""]))
 
 
 def finite(value: Any) -> float:
@@ -196,7 +191,7 @@ def finite(value: Any) -> float:
     Raises:
         ValueError: it is none, not finite, or beyond all measure.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LARGEST:
+    if not is_finite(value):
         raise ValueError(f"{cut(value)} is no finite number up to {LARGEST:g}")
     return float(value) if abs(value) > 1 / LARGEST else 0.0
 
