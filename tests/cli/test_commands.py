@@ -112,9 +112,9 @@ def _protocol(folder: Path) -> Path:
     ("name", "arguments", "reason"),
     [
         ("train", ["nothing.yaml"], "no config file nothing.yaml"),
-        ("train", ["configs/demo/sparse.yaml", "train.stepz=3"], "did you mean 'train.steps'"),
-        ("train", ["configs/demo/sparse.yaml", "data.card=nowhere"], "demo"),
-        ("train", ["configs/demo/sparse.yaml", "model.preset=Latte-M/2"], "no preset 'Latte-M/2'"),
+        ("train", ["configs/demo/natural.yaml", "train.stepz=3"], "did you mean 'train.steps'"),
+        ("train", ["configs/demo/natural.yaml", "data.card=nowhere"], "demo"),
+        ("train", ["configs/demo/natural.yaml", "model.preset=Latte-M/2"], "no preset 'Latte-M/2'"),
         ("sample", ["nothing"], "neither a checkpoint"),
         ("sample", ["nothing", "--sampler", "magic"], "invalid choice"),
         ("sample", ["nothing", "--num", "0"], "--num is at least 1"),

@@ -25,7 +25,7 @@ from sparsevid.training.objective import build_objective
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DATASETS = ("faceforensics", "sky_timelapse", "ucf101", "taichi_hd")
-FACTORS = {"kl": (8, 4), "linear": (8, 16)}  # of the autoencoders that configs name: pixels of a latent's side, channels
+FACTORS = {"kl": (8, 4)}  # of fixed autoencoders that configs name: pixels of a latent's side, channels
 # Files whose names begin with `_` are parts of runs, and those of `study/` are tables of them.
 RUNS = sorted(
     path
@@ -61,7 +61,8 @@ def card_and_spec(path: Path) -> tuple[Card, ModelSpec]:
     """The card of a run and the spec of its model, without data or autoencoder."""
     config = load(path)
     card = load_card(config.data.card)
-    factor, channels = FACTORS[config.autoencoder.kind]
+    linear = config.autoencoder.kind == "linear"
+    factor, channels = (config.autoencoder.patch, config.autoencoder.channels) if linear else FACTORS[config.autoencoder.kind]
     height, width = config.data.size or card.clip.size
     return card, spec_from_config(
         config,
