@@ -13,7 +13,7 @@ from sparsevid.runs.config import RunConfig, load_config
 from sparsevid.system.logging import get_logger, print_table, read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
-SCORED_CLIPS = 60
+SCORED_CLIPS = 60  # or one a class, where there are more classes
 SHOWN_CLIPS = 12  # of a run without classes; else one a class
 PLAYING = 5  # clips of a class in the sheet that plays
 TIMED_STEPS = 10
@@ -111,13 +111,14 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     pipeline = VideoPipeline.from_pretrained(run_folder)
     spec, steps, names = pipeline.model.spec, pipeline.config.sample.steps, pipeline.classes
     options = {"batch": 32, "classes": names or None}  # sample i is of class i mod their number
-    samples = pipeline(SCORED_CLIPS, **options)
+    count = max(SCORED_CLIPS, len(names))
+    samples = pipeline(count, **options)
     torch.manual_seed(0)
     fresh = DiffusionTransformer(spec).to(pipeline.device).eval()
     untrained = VideoPipeline(fresh, pipeline.autoencoder, pipeline.config, pipeline.schedule)
     # An untrained model predicts zero (adaLN-Zero), so that its samples are the same for any number of steps.
-    noise = untrained(SCORED_CLIPS, **options, steps=2, guidance=1.0)
-    clips, labels = _real_clips(pipeline.config)
+    noise = untrained(count, **options, steps=2, guidance=1.0)
+    clips, labels = _real_clips(pipeline.config, 2 * count)
     real, again = clips.chunk(2)
     frozen = again[:, :, :1].expand_as(again)
     sets = {"real": real, "samples": samples, "untrained": noise, "again": again, "frozen": frozen}
@@ -147,8 +148,8 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     )
 
 
-def _real_clips(config: RunConfig):
-    """Twice as many clips as are scored, uint8 (N, 3, T, H, W), with their labels; of the split that the run validates on."""
+def _real_clips(config: RunConfig, count: int):
+    """Real clips, uint8 (N, 3, T, H, W), with their labels; of the split that the run validates on."""
     import torch
 
     from sparsevid.data.clips import fixed_clips
@@ -156,7 +157,7 @@ def _real_clips(config: RunConfig):
 
     data = replace(config.data, split=config.monitor.validate_split or config.data.split)
     _, _, dataset = open_data(replace(config, data=data))
-    chosen = [dataset[key] for key in fixed_clips(dataset, 2 * SCORED_CLIPS, dataset.seed)]
+    chosen = [dataset[key] for key in fixed_clips(dataset, count, dataset.seed)]
     return torch.stack([each["clip"] for each in chosen]), [int(each["label"]) for each in chosen]
 
 
@@ -230,10 +231,11 @@ def _write_clips(out: Path, samples, real, labels: list[int], names: list[str], 
     for index, clip in enumerate(samples[:count]):
         write_mp4(folder / f"{index:06d}.mp4", clip, fps)
         write_gif(folder / f"{index:06d}.gif", clip, fps, scale=4)
-    shown = [labels.index(label) for label in range(count)] if names else range(count)
-    rows = {"scale": 2, "captions": names or None, "beside": True}
-    write_contact_sheet(out / "real_clips.png", [real[index] for index in shown], **rows)
-    write_contact_sheet(out / "contact_sheet.png", samples[:count], **rows)
+    there = sorted(set(labels)) if names else []  # a split may lack a class
+    shown, rows = [labels.index(label) for label in there] or range(count), {"scale": 2, "beside": True}
+    real_names = [names[label] for label in there] or None
+    write_contact_sheet(out / "real_clips.png", [real[index] for index in shown], real_names, **rows)
+    write_contact_sheet(out / "contact_sheet.png", samples[:count], names or None, **rows)
     columns = min(PLAYING, len(samples) // count) if names else 4
     playing = [samples[row + column * count] for row in range(count) for column in range(columns)] if names else samples[:count]
     write_grid(out / "contact_sheet.gif", playing, fps, columns, scale=2, names=names or None)

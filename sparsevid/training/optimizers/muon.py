@@ -30,7 +30,7 @@ def maps_of(name: str, weight: Tensor) -> int:
     """The number of maps in a weight that Muon is for; 0: it is for AdamW.
 
     Muon's are the matrices of layers: those that tokens pass, and those of modulation, by which alone times and classes reach
-    them: with these, samples of short runs come into their class sooner. Embeddings, first and last projection are not.
+    them. Embeddings, first and last projection are not.
     """
     if not name.startswith("blocks.") or weight.ndim != 2:
         return 0
