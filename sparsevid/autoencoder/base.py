@@ -1,11 +1,13 @@
 """What every first stage offers and shares.
 
-Dimensions: B clips, T frames, C latent channels, f the factor between pixels and latents, M channels of the moments.
+Dimensions: B clips, T frames, C latent channels, f and g the factors between pixels and latents in space and time (1 where
+single frames are encoded), M channels of the moments.
 """
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +22,7 @@ class Autoencoder(nn.Module, ABC):
         kind: the name in configs.
         channels: C, channels of the latents.
         factor: f, pixels a latent's side; height and width of clips are multiples of it.
+        time_factor: g, frames a latent's duration; clips have a multiple of it.
         source: where its weights came from, a folder or a hub id; None if it needs none.
         cache_dtypes: data types in which a cache may hold its moments, the usual one first; none, if they cannot be cached.
         moment_channels: M, channels of the moments; 0, if they cannot be cached.
@@ -28,17 +31,18 @@ class Autoencoder(nn.Module, ABC):
     kind: ClassVar[str]
     channels: int
     factor: int
+    time_factor: int = 1
     source: str | None = None
     cache_dtypes: ClassVar[tuple[torch.dtype, ...]] = ()
     moment_channels: int = 0
 
     @abstractmethod
     def encode(self, clips: Tensor) -> Tensor:
-        """uint8 (B, 3, T, H, W) → float32 latents of about unit variance (B, C, T, H/f, W/f)."""
+        """uint8 (B, 3, T, H, W) → float32 latents of about unit variance (B, C, T/g, H/f, W/f)."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, T, H/f, W/f) → uint8 (B, 3, T, H, W)."""
+        """Latents (B, C, T/g, H/f, W/f) → uint8 (B, 3, T, H, W)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -106,11 +110,34 @@ class Autoencoder(nn.Module, ABC):
         return digest.hexdigest()
 
     def check_clips(self, clips: Tensor) -> None:
-        """Raise ValueError unless clips are uint8 (B, 3, T, H, W) with sides that are multiples of the factor."""
+        """Raise ValueError unless clips are uint8 (B, 3, T, H, W) with frames and sides that are multiples of the factors."""
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips are uint8 (B, 3, T, H, W), got {clips.dtype} {tuple(clips.shape)}")
-        if clips.shape[3] % self.factor or clips.shape[4] % self.factor:
-            raise ValueError(f"height and width {tuple(clips.shape[3:])} are not multiples of the factor {self.factor}")
+        latent_size(clips.shape[2:], self.time_factor, self.factor)
+
+    def clip_size(self, latents: Sequence[int]) -> tuple[int, int, int]:
+        """(T, H, W) of the clips whose latents are of size (T/g, H/f, W/f)."""
+        frames, height, width = latents
+        return frames * self.time_factor, height * self.factor, width * self.factor
+
+
+def latent_size(clip: Sequence[int], time_factor: int, factor: int) -> tuple[int, int, int]:
+    """(T/g, H/f, W/f), the size of latents of clips of (T, H, W).
+
+    Args:
+        clip: frames, height and width in pixels.
+        time_factor: g.
+        factor: f.
+
+    Raises:
+        ValueError: they are no multiples of the factors.
+    """
+    frames, height, width = clip
+    if frames % time_factor:
+        raise ValueError(f"{frames} frames are no multiple of {time_factor}, the frames of a patch of the autoencoder")
+    if height % factor or width % factor:
+        raise ValueError(f"height and width {height}×{width} are no multiples of {factor}, the autoencoder's factor")
+    return frames // time_factor, height // factor, width // factor
 
 
 def to_unit_range(clips: Tensor) -> Tensor:

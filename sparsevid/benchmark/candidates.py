@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsevid.autoencoder.base import latent_size
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.models.presets import build_spec
@@ -74,10 +75,10 @@ def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:
     objective = build_objective(config.objective)
     known = config.record.fingerprint is not None  # what training found out says all
     card = None if known else load_card(config.data.card, config.data.card_options)
-    factor, channels = _latents(config.autoencoder)
+    factors, channels = _latents(config.autoencoder)
     spec = spec_from_config(
         config,
-        input_size=_input_size(config, card, factor),
+        input_size=_input_size(config, card, factors),
         in_channels=channels,
         num_classes=len(config.record.classes) if card is None else _classes(card),
         learn_sigma=objective.learn_sigma,
@@ -115,31 +116,33 @@ def _schedule(config: RunConfig, spec: ModelSpec) -> TokenSchedule | None:
     return schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset) if spec.is_sparse else None
 
 
-def _input_size(config: RunConfig, card: Card | None, factor: int) -> tuple[int, int, int]:
+def _input_size(config: RunConfig, card: Card | None, factors: tuple[int, int]) -> tuple[int, int, int]:
     """Latent frames, height and width; what the run leaves open is the card's."""
     frames, size = config.data.frames, config.data.size
     if card is not None:
         frames, size = frames or card.clip.frames, size or card.clip.size
     if frames is None or size is None:
         raise ConfigError("data.frames and data.size are not said, and the run has no card to ask")
-    if size[0] % factor or size[1] % factor:
-        raise ConfigError(f"data.size = {list(size)}: height and width are no multiples of {factor}, the autoencoder's factor")
-    return frames, size[0] // factor, size[1] // factor
+    try:
+        return latent_size((frames, *size), *factors)
+    except ValueError as error:
+        raise ConfigError(f"data.frames = {frames}, data.size = {list(size)}: {error}") from error
 
 
-def _latents(autoencoder: AutoencoderConfig) -> tuple[int, int]:
-    """Pixels of a latent's side, and channels."""
+def _latents(autoencoder: AutoencoderConfig) -> tuple[tuple[int, int], int]:
+    """Frames of a latent's duration and pixels of its side, and channels."""
     if autoencoder.kind == "linear":
-        return autoencoder.patch, autoencoder.channels
+        return (autoencoder.patch_frames, autoencoder.patch), autoencoder.channels
     if autoencoder.kind == "pixels":
-        return 1, 3
+        return (1, 1), 3
     found = KLAutoencoder.latents_of(autoencoder.source)
     if found is None:
         logger.warning(
             "autoencoder.source = %s is not here: its latents are taken for those of Stable Diffusion, %d channels, a side of "
             "%d pixels", autoencoder.source, *reversed(STABLE_DIFFUSION),
         )  # fmt: skip
-    return found or STABLE_DIFFUSION
+    side, channels = found or STABLE_DIFFUSION
+    return (1, side), channels
 
 
 def _classes(card: Card) -> int:

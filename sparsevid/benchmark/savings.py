@@ -251,8 +251,7 @@ def _ssim(samples: Tensor, same: Tensor, device: torch.device) -> float:
 
 def _clip_size(pipeline: VideoPipeline) -> list[int]:
     """Frames, height and width of a model's clips."""
-    frames, *sides = pipeline.model.spec.input_size
-    return [frames, *(side * pipeline.autoencoder.factor for side in sides)]
+    return list(pipeline.autoencoder.clip_size(pipeline.model.spec.input_size))
 
 
 def _step(pipeline: VideoPipeline) -> int | None:

@@ -82,8 +82,7 @@ def generate(
     """
     if num < 1:
         raise ValueError(f"num is at least 1, got {num}")
-    (t, height, width), factor = sampling.input_size, pipeline.autoencoder.factor
-    folder = ClipFolder(Path(out), formats, (t, height * factor, width * factor), pipeline.fps)
+    folder = ClipFolder(Path(out), formats, pipeline.autoencoder.clip_size(sampling.input_size), pipeline.fps)
     if is_main():
         pipeline.warn_of_size(sampling)
     record = _common_record(pipeline, sampling, num, formats)

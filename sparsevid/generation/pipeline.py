@@ -26,8 +26,8 @@ from sparsevid.generation.sampling import (
     check_sampling,
     class_labels,
     class_names,
-    latent_size,
     listed_savings,
+    sampled_size,
     time_interval,
     token_schedule,
     whole_number,
@@ -251,7 +251,7 @@ class VideoPipeline:
             schedule=schedule or ("off" if not spec.is_sparse else "constant" if self.schedule is None else "paper"),
             savings=listed_savings(defaults.savings) if own is None else own,
             eta=float(eta),
-            input_size=latent_size(spec, self.autoencoder.factor, size, frames),
+            input_size=sampled_size(spec, self.autoencoder, size, frames),
         )
         chosen = check_sampling(named, spec, self.config.objective)
         try:
@@ -331,7 +331,7 @@ class VideoPipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, T, H, W) → uint8 (B, 3, T, f·H, f·W) on the CPU, clip by clip: memory does not grow with B."""
+        """Latents (B, C, T, H, W) → uint8 (B, 3, g·T, f·H, f·W) on the CPU, clip by clip: memory does not grow with B."""
         clips = [self.autoencoder.decode(latent).cpu() for latent in latents.split(1)]
         return clips[0] if len(clips) == 1 else torch.cat(clips)
 
@@ -383,9 +383,9 @@ class VideoPipeline:
 
     def warn_of_size(self, sampling: Sampling) -> None:
         """Log what the model was trained on, if the settings have another size."""
-        trained, factor = self.model.spec.input_size, self.autoencoder.factor
-        if sampling.input_size != trained:
-            shown = [f"{t} frames of {height * factor}×{width * factor}" for t, height, width in (trained, sampling.input_size)]
+        sizes = [self.model.spec.input_size, sampling.input_size]
+        if sizes[0] != sizes[1]:
+            shown = [f"{t} frames of {height}×{width}" for t, height, width in map(self.autoencoder.clip_size, sizes)]
             logger.warning("the model was trained on %s pixels, and is asked for %s: quality may suffer", *shown)
 
     def _condition(self, indices: Sequence[int], sampling: Sampling) -> dict[str, Tensor]:

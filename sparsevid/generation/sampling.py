@@ -1,6 +1,7 @@
 """What decides generated samples beside the model and their noise: settings, resolved and checked.
 
-Dimensions: B clips, C latent channels, T frames, H×W latent height and width, f the autoencoder's factor, p patch size.
+Dimensions: B clips, C latent channels, T frames, H×W latent height and width, f and g the autoencoder's factors in space and
+time, p patch size.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.generation import GenerationError
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
@@ -212,38 +214,40 @@ def class_labels(
     return tuple(_label(item, names[:count], count) for item in given)
 
 
-def latent_size(
-    spec: ModelSpec, factor: int, size: Sequence[int] | None = None, frames: int | None = None
+def sampled_size(
+    spec: ModelSpec, autoencoder: Autoencoder, size: Sequence[int] | None = None, frames: int | None = None
 ) -> tuple[int, int, int]:
     """(T, H, W) of latents for clips of a size.
 
     Args:
-        factor: f, pixels a latent's side.
+        autoencoder: that decodes them.
         size: (height, width) in pixels; default: as trained.
         frames: default: as trained.
 
     Raises:
-        ValueError: no multiples of f·p, with the nearest accepted ones; or frames that the model cannot take.
+        ValueError: no multiples of f·p or g, with the nearest accepted ones; or frames that the model cannot take.
     """
     count, *sides = spec.input_size
     if size is not None:
         if len(size) != 2:
             raise ValueError(f"size = {list(size)}; it is (height, width) in pixels")
         size = [whole_number("size", side) for side in size]
-        cell = factor * spec.patch_size
+        cell = autoencoder.factor * spec.patch_size
         for name, side in zip(("height", "width"), size, strict=True):
             if side < cell or side % cell:
                 near = sorted({max(cell, side // cell * cell), max(cell, -(-side // cell) * cell)})
                 raise ValueError(
                     f"{name} = {side}; accepted are multiples of {cell} pixels (a patch), such as {' or '.join(map(str, near))}"
                 )
-        sides = [side // factor for side in size]
+        sides = [side // autoencoder.factor for side in size]
     if frames is not None:
         frames = whole_number("frames", frames)
-        if frames < 1 or (frames > 1 and not spec.is_video):
-            accepted = "at least 1" if spec.is_video else "1: the model makes images"
+        unit = autoencoder.time_factor
+        count, rest = divmod(frames, unit)
+        if count < 1 or rest or (count > 1 and not spec.is_video):
+            multiples = "at least 1" if unit == 1 else f"multiples of {unit}, the frames of a patch of the autoencoder"
+            accepted = multiples if spec.is_video else f"{unit}: the model makes images" if unit == 1 else str(unit)
             raise ValueError(f"frames = {frames}; accepted is {accepted}")
-        count = frames
     return count, sides[0], sides[1]
 
 

@@ -85,6 +85,7 @@ class AutoencoderConfig:
     precision: str | None = None
     channels: int = 16  # linear: latent channels
     patch: int = 8  # linear: pixels of a patch's side
+    patch_frames: int = 1  # linear: frames of a patch; data.frames is a multiple of it
     fit_clips: int = 64  # linear: training clips to fit on
     whitening: float = 1.0  # linear: how far channels are brought to equal variance, 0: one common scale … 1: unit variance
 

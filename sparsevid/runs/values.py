@@ -30,6 +30,7 @@ POSITIVE = (
     "model.patch_size",
     "autoencoder.channels",
     "autoencoder.patch",
+    "autoencoder.patch_frames",
     "autoencoder.fit_clips",
     "data.frames",
     "data.stride",
@@ -110,6 +111,9 @@ def check_values(config: DictConfig) -> None:
         parse_savings(config.sample.savings)
     except SavingError as error:
         raise ValueError(f"sample.savings: {error}") from error
+    if config.data.images and config.autoencoder.kind == "linear" and config.autoencoder.patch_frames > 1:
+        raise ValueError(f"data.images = {config.data.images}: stills cannot be cut into patches of several frames; take "
+                         "autoencoder.patch_frames=1")  # fmt: skip
     if config.data.cache_frames and config.data.workers:
         raise ValueError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")
 

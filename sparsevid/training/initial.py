@@ -116,7 +116,7 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
         )
     keys = fixed_clips(dataset, settings.fit_clips, config.seed)
     clips = torch.stack([dataset[key]["clip"] for key in keys])
-    options = {name: getattr(settings, name) for name in ("patch", "channels", "whitening")}
+    options = {name: getattr(settings, name) for name in ("patch", "patch_frames", "channels", "whitening")}
     fitted = LinearAutoencoder.fit(clips, **options)
     quality = psnr(fitted.decode(fitted.encode(clips)), clips)
     logger.info("linear autoencoder: %d clips, reconstruction PSNR %.1f dB", len(clips), quality)

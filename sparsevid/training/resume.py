@@ -20,7 +20,8 @@ from sparsevid.system.logging import get_logger
 logger = get_logger(__name__)
 LABELS_NAMED = 3  # of those that differ
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
-FIXED = ("autoencoder.kind", "autoencoder.channels", "autoencoder.patch", "objective.kind", "train.optimizer")
+FIXED = ("objective.kind", "train.optimizer")
+FIXED += tuple(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "patch_frames"))
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")

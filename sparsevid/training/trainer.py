@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparsevid.autoencoder.base import latent_size
 from sparsevid.data.feed import Feed, split_batch
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
@@ -108,10 +109,10 @@ class Trainer:
         self.autoencoder = open_autoencoder(self.config, self.dataset, self.resume_from)
         self.origin = origin(self.config, self.resume_from, self.autoencoder)
         use_latents(data, self.autoencoder)
-        factor, (height, width) = self.autoencoder.factor, self.config.data.size
+        data, first_stage = self.config.data, self.autoencoder
         self.spec = spec_from_config(
             self.config,
-            input_size=(self.config.data.frames, height // factor, width // factor),
+            input_size=latent_size((data.frames, *data.size), first_stage.time_factor, first_stage.factor),
             in_channels=self.autoencoder.channels,
             num_classes=len(self.manifest.classes),
             learn_sigma=self.objective.learn_sigma,

@@ -53,6 +53,18 @@ def test_linear_latents_have_unit_scale_and_more_channels_reconstruct_better(cli
     assert quality[0] < quality[1] < quality[2] and quality[2] > 50
 
 
+def test_patches_of_several_frames_share_channels(clips):
+    still = clips[:, :, :1].expand_as(clips)
+    one, two = (LinearAutoencoder.fit(still, patch_frames=frames, channels=48) for frames in (1, 2))
+    latents = two.encode(still)
+    assert latents.shape == (4, 48, 2, 4, 6) and two.clip_size(latents.shape[2:]) == still.shape[2:]
+    assert torch.equal(latents[:, :, 0], latents[:, :, 1])
+    # What does not move costs no channel.
+    torch.testing.assert_close(psnr(two.decode(latents), still), psnr(one.decode(one.encode(still)), still), atol=0.05, rtol=0)
+    whole = LinearAutoencoder.fit(clips.repeat(2, 1, 1, 1, 1), patch=4, patch_frames=2, channels=96)
+    assert psnr(whole.decode(whole.encode(clips)), clips) > 50  # as many channels as values
+
+
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_whitening_decides_how_far_variances_are_made_equal(whitening, clips):
     plain, white = (LinearAutoencoder.fit(clips, whitening=each) for each in (0.0, whitening))
@@ -83,15 +95,15 @@ def test_linear_fit_is_the_optimal_projection(clips):
     torch.testing.assert_close(remainder, values[8:].square().sum(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["linear", "pixels", "kl"])
+@pytest.mark.parametrize("kind", ["linear", "frames", "pixels", "kl"])
 def test_saved_and_loaded_decodes_the_same(kind, clips, vae, tmp_path):
     if kind == "kl":
         vae.save_pretrained(tmp_path / "vae")
         autoencoder = KLAutoencoder.from_source(str(tmp_path / "vae"))
     else:
-        autoencoder = LinearAutoencoder.fit(clips) if kind == "linear" else Pixels()
+        autoencoder = Pixels() if kind == "pixels" else LinearAutoencoder.fit(clips, patch_frames=2 if kind == "frames" else 1)
     latents = autoencoder.encode(clips)
-    assert latents.shape == (4, autoencoder.channels, 4, 32 // autoencoder.factor, 48 // autoencoder.factor)
+    assert latents.shape[:2] == (4, autoencoder.channels) and autoencoder.clip_size(latents.shape[2:]) == clips.shape[2:]
     autoencoder.save(tmp_path / "saved")
     again = load_autoencoder(tmp_path / "saved")
     assert torch.equal(again.encode(clips), latents)
@@ -103,8 +115,10 @@ def test_saved_and_loaded_decodes_the_same(kind, clips, vae, tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "reason"),
     [
-        (lambda c, t: LinearAutoencoder.fit(c, patch=7), ValueError, "patches of 7×7"),
+        (lambda c, t: LinearAutoencoder.fit(c, patch=7), ValueError, "32×48 are no multiples of 7"),
         (lambda c, t: LinearAutoencoder.fit(c, patch=2, channels=13), ValueError, "1 to 12 channels"),
+        (lambda c, t: LinearAutoencoder.fit(c, patch_frames=3), ValueError, "4 frames are no multiple of 3"),
+        (lambda c, t: LinearAutoencoder.fit(c, patch_frames=2).encode(c[:, :, 1:]), ValueError, "3 frames are no multiple of"),
         (lambda c, t: LinearAutoencoder.fit(c[:1, :, :1, :16, :16]), ValueError, "too few"),
         (lambda c, t: Pixels().encode(c.float()), ValueError, "uint8"),
         (lambda c, t: KLAutoencoder.from_source(str(t / "no")), FileNotFoundError, "stabilityai/sd-vae-ft-ema"),

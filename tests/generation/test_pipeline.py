@@ -11,6 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from parity import relative_error
 from safetensors.torch import load_file
 
+from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
 from sparsevid.generation.pipeline import VideoPipeline
@@ -300,6 +301,18 @@ def test_other_sizes_and_lengths(pipeline, caplog):
     assert clips.shape == (2, 3, 6, 32, 24)
     assert "trained on 4 frames of 16×24 pixels, and is asked for 6 frames of 32×24" in caplog.text
     assert torch.equal(pipeline(1, size=(16, 24), frames=4, **QUIET), pipeline(1, **QUIET))
+
+
+def test_frames_of_a_patch_are_counted_in_clips(tmp_path, caplog):
+    folder = write_checkpoint(tmp_path / "step")
+    noise = torch.randint(0, 256, (8, 3, 4, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    LinearAutoencoder.fit(noise, patch=4, patch_frames=2, channels=4).save(folder / "autoencoder")
+    pipeline = VideoPipeline.from_pretrained(folder)
+    assert pipeline(1, **QUIET).shape == (1, 3, 8, 16, 24)  # latents of 4 frames
+    assert pipeline(1, frames=12, **QUIET).shape == (1, 3, 12, 16, 24)
+    assert "trained on 8 frames of 16×24 pixels, and is asked for 12 frames" in caplog.text
+    with pytest.raises(ValueError, match="frames = 5; accepted is multiples of 2"):
+        pipeline.sampling(frames=5)
 
 
 def test_scaled_schedules_keep_proportions():

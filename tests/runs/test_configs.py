@@ -61,12 +61,13 @@ def card_and_spec(path: Path) -> tuple[Card, ModelSpec]:
     """The card of a run and the spec of its model, without data or autoencoder."""
     config = load(path)
     card = load_card(config.data.card)
-    linear = config.autoencoder.kind == "linear"
-    factor, channels = (config.autoencoder.patch, config.autoencoder.channels) if linear else FACTORS[config.autoencoder.kind]
+    own, frames = config.autoencoder, config.data.frames or card.clip.frames
+    linear = own.kind == "linear"
+    factor, channels = (own.patch, own.channels) if linear else FACTORS[own.kind]
     height, width = config.data.size or card.clip.size
     return card, spec_from_config(
         config,
-        input_size=(config.data.frames or card.clip.frames, height // factor, width // factor),
+        input_size=(frames // (own.patch_frames if linear else 1), height // factor, width // factor),
         in_channels=channels,
         num_classes=len(card.classes),
         learn_sigma=build_objective(config.objective).learn_sigma,

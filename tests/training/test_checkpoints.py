@@ -129,6 +129,8 @@ def test_another_objective_or_autoencoder_is_not_resumed(tiny):
     Trainer(tiny("train.steps=2")[0]).train()
     with pytest.raises(CheckpointError, match="another autoencoder: patch is 8 there and 4 here"):
         Trainer(tiny("train.steps=2", "autoencoder.patch=4")[0])
+    with pytest.raises(CheckpointError, match="another autoencoder: patch_frames is 1 there and 2 here"):
+        Trainer(tiny("train.steps=2", "autoencoder.patch_frames=2", "schedule.frames=1")[0])
 
 
 def test_what_changes_no_meaning_of_the_weights_may_change(tiny, caplog):

@@ -61,6 +61,17 @@ def _stage(schedule, grid):
     return next(stage for stage in schedule.stages if stage.grid == grid)
 
 
+def test_latents_of_patches_of_several_frames_are_as_many_fewer(tiny):
+    trainer = Trainer(tiny("train.steps=2", "autoencoder.patch_frames=2", "schedule.frames=1")[0])
+    assert trainer.spec.input_size == (2, 4, 4)
+    trainer.train()
+    assert VideoPipeline.from_pretrained(trainer.config.folder)(1, show_progress=False).shape == (1, 3, 4, 32, 32)
+    with pytest.raises(ValueError, match="5 frames are no multiple of 2"):
+        Trainer(tiny("name=odd", "autoencoder.patch_frames=2", "data.frames=5")[0])
+    with pytest.raises(ConfigError, match=r"data.images = 1: stills .* autoencoder.patch_frames=1"):
+        tiny("autoencoder.patch_frames=2", "data.images=1")
+
+
 def test_average_is_that_of_the_weights(tiny):
     config, _ = tiny("train.ema_decay=0.5", "train.checkpoint_every=100")
     trainer = Trainer(config)
