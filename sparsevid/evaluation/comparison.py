@@ -26,6 +26,7 @@ class Extras:
     Attributes:
         repeats: draws of clips, by seeds that follow the protocol's; the score is their mean.
         bootstrap: resamplings for an interval of the first draw's score, 2 or more; 0 for none.
+        halves: keep the values that the interval is made of, by which scores of the same clips and noise are compared.
         extrapolate: fit the first draw's score against 1/N.
         pictures: pictures are to be drawn: the fit, where there are clips enough for it, and clips beside real ones.
 
@@ -35,6 +36,7 @@ class Extras:
 
     repeats: int = 1
     bootstrap: int = 0
+    halves: bool = False
     extrapolate: bool = False
     pictures: bool = False
 
@@ -199,7 +201,9 @@ def _spread(real: FeatureFile | None, fake: FeatureFile, protocol: Protocol | No
     if extras.bootstrap:
         rule = {"repeats": extras.bootstrap, "level": LEVEL}
         interval = bootstrap_interval(distance, real.features, fake.features, seed=options["seed"], **rule)
-        found["interval"] = asdict(interval) | rule
+        found["interval"] = {"low": interval.low, "high": interval.high} | rule
+        if extras.halves:
+            found["interval"]["halves"] = list(interval.halves)
     if extras.extrapolate:
         found["extrapolation"] = asdict(extrapolate(distance, real.features, fake.features, seed=options["seed"]))
     return found

@@ -29,7 +29,7 @@ class ProtocolRecord:
         computation: batch size and kind of device, by side.
         split: the part of the real data; None if no protocol chose it.
         seed: of the draws of clips; of the first draw if there were several.
-        interval: bootstrap interval of the score: {"low", "high", "level", "repeats"}, or None.
+        interval: bootstrap interval of the score: {"low", "high", "level", "repeats"}, and "halves" if they are kept; or None.
         extrapolation: the score's fit against 1/N: {"value", "slope", "error", "sizes", "means",
             "reliable"}, or None.
         repeats: with several draws of clips, {"seed", "values"} of each.

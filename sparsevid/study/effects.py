@@ -12,6 +12,7 @@ from sparsevid.study.intervals import (
     interval_of,
     of_errors,
     of_paired_clips,
+    of_paired_halves,
     of_seeds,
     spread,
 )
@@ -20,6 +21,7 @@ from sparsevid.study.measurements import Measurement, StudyResults
 MANY = 1e6  # samples, where a line does not say how many
 QUALITIES = {"loss": True, "distance": True, "accuracy": False}  # whether less of it is better
 TIMES = ("seconds", "training_seconds")  # figures that compare on the same hardware alone
+ALIKE = ("data", "metric", "measured")  # facts without which figures of two rows mean different things
 BETTER, WORSE, OPEN = "better", "worse", "cannot be told"
 Pairs = Sequence[tuple[Measurement, Measurement]]  # of a row and its control, by seed
 
@@ -115,8 +117,9 @@ def differences(study: StudyResults) -> dict[str, dict[str, Difference | None]]:
 def difference(measurements: Sequence[Measurement], control: Sequence[Measurement], figure: str) -> Difference | None:
     """The paired difference of a row to its control, by seed.
 
-    What all seeds are measured on is for a loss the clips, paired; for a distance its samples, by its interval; for an
-    accuracy a share of samples. Of one seed that is all that is known, and nothing is known of other trainings.
+    What all seeds are measured on is for a loss the clips, paired; for a distance its samples, paired by their noise where
+    lines have kept what that takes, else as if they had been drawn independently; for an accuracy a share of samples. Of one
+    seed that is all that is known, and nothing is known of other trainings.
 
     Args:
         measurements: of the row.
@@ -146,9 +149,10 @@ def ratio(measurements: Sequence[Measurement], control: Sequence[Measurement], c
 
 
 def pairs_of(measurements: Sequence[Measurement], control: Sequence[Measurement], figure: str) -> Pairs:
-    """Row and control of the seeds of which both have the figure."""
+    """Row and control of the seeds of which both have the figure, and have it of the same clips by the same rule."""
     others = {each.seed: each for each in control if figure in each.figures}
-    return [(each, others[each.seed]) for each in measurements if figure in each.figures and each.seed in others]
+    pairs = [(each, others[each.seed]) for each in measurements if figure in each.figures and each.seed in others]
+    return [pair for pair in pairs if len({tuple(map(each.facts.get, ALIKE)) for each in pair}) == 1]
 
 
 def _of_losses(pairs: Pairs) -> Part | None:
@@ -159,7 +163,11 @@ def _of_losses(pairs: Pairs) -> Part | None:
 
 
 def _of_distances(pairs: Pairs) -> Part | None:
-    """None if there is a distance without its interval."""
+    """None if there is a distance without its interval. Paired where the same halves of as many samples were compared."""
+    kept = {(len(each.halves), each.figures.get("clips")) for pair in pairs for each in pair}
+    if len(kept) == 1 and min(kept)[0] >= 2:
+        rows, controls = ([pair[side].halves for pair in pairs] for side in (0, 1))
+        return of_paired_halves(rows, controls, _samples(pairs))
     if any(each.distance_interval is None for pair in pairs for each in pair):
         return None
     return of_errors([[error_of_interval(each.distance_interval) for each in pair] for pair in pairs], _samples(pairs))

@@ -54,7 +54,7 @@ class RowSettings:
 
     note: str = ""  # for the reader of the table
     base: str | None = None  # the run that it is a variant of, in place of the study's
-    control: str | None = None  # the row that it is compared with, in place of the study's
+    control: str | None = None  # the row that it is compared with, in place of the study's; none: with nothing
     like: str | None = None  # another row, whose keys count where this one has none, its overrides below this one's
     overrides: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # of the base run, dotted or nested
     start: str | None = None  # the row whose run of the same seed it is fine-tuned from
@@ -105,7 +105,10 @@ def read_study(path: Path) -> StudyFile:
         values = _without_empty(read_yaml(path.read_text(encoding="utf-8"), StudyFile, str(path)))
         check_keys(values, StudyFile, str(path))
         for part, schema in (("rows", RowSettings), ("scales", ScaleSettings)):
-            for name, section in values.get(part, {}).items():
+            sections = values.get(part) or {}
+            if not isinstance(sections, Mapping):
+                raise StudyError(f"{path}: {part} is a section with names, got {sections!r}")
+            for name, section in sections.items():
                 if not isinstance(section, Mapping):
                     raise StudyError(f"{path}: {part}.{name} is a section with keys, got {section!r}")
                 check_keys(section, schema, f"{path}: {part}.{name}")
@@ -169,7 +172,8 @@ def _is_plain(text: str) -> bool:
 
 def _without_empty(values: DictConfig) -> DictConfig:
     """Rows without a key of their own, such as `dense:`, are rows all the same."""
-    for name, row in (values.get("rows") or {}).items():
+    rows = values.get("rows")
+    for name, row in rows.items() if isinstance(rows, Mapping) else ():
         if row is None:
             values.rows[name] = {}
     return values

@@ -69,6 +69,27 @@ def of_paired_clips(rows: Sequence[Sequence[float]], controls: Sequence[Sequence
     return Part(float(np.var(of_clips, ddof=1)) / len(of_clips), len(of_clips) - 1)
 
 
+def of_paired_halves(rows: Sequence[Sequence[float]], controls: Sequence[Sequence[float]], samples: float) -> Part:
+    """What samples say of a mean difference of distances that were computed on the same halves of clips and samples.
+
+    Sample i of row and control starts from the same noise, and both are compared with the same real clips: what these do to
+    both distances drops out. Around their mean, values on halves scatter as those of fresh sets of full size.
+
+    Args:
+        rows: S lists of distances, by seed and half.
+        controls: the same of the control.
+        samples: N, of which a half is half.
+
+    Raises:
+        ValueError: other numbers of halves, or fewer than two.
+    """
+    lengths = {len(values) for values in (*rows, *controls)}
+    if len(rows) != len(controls) or len(lengths) != 1 or min(lengths) < 2:
+        raise ValueError("paired distances take values on the same halves, two or more, of row and control")
+    of_halves = (np.array(rows) - np.array(controls)).mean(axis=0)
+    return Part(float(np.var(of_halves, ddof=1)), samples - 1)
+
+
 def of_errors(errors: Sequence[Sequence[float]], samples: float) -> Part:
     """What samples say of a mean difference, as if row and control had been drawn independently.
 

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
         StudyError: a figure that is not finite, or a row that cannot be measured.
         GenerationError, ValueError, OSError, …: as what it calls.
     """
-    pipeline = VideoPipeline.from_pretrained(plan.folder)
+    pipeline = _pipeline(plan)
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
@@ -113,15 +113,34 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     samples = plan.own_folder / SAMPLES / plan.settings
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
     line |= _distance(plan, pipeline, reference, samples)
-    line |= from_main(partial(_of_samples, plan, sampling, reference, samples, circumstances.results.parent))
+    frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
+    line |= from_main(partial(_of_samples, plan, sampling, reference, samples, frames, circumstances.results.parent))
     line |= from_main(partial(_cost, plan, pipeline, sampling))
     del pipeline
     gc.collect()
     whole = report.written == plan.sample.clips  # else another process has done some of it
     line["measuring_seconds"] = round(time.monotonic() - began, 1) if whole else None
     check_line(line)
-    from_main(partial(shutil.rmtree, plan.own_folder / SAMPLES))
     return line
+
+
+def drop_samples(plan: Plan) -> None:
+    """Remove a row's samples, once its line is written. On rank 0."""
+    shutil.rmtree(plan.own_folder / SAMPLES, ignore_errors=True)
+
+
+def _pipeline(plan: Plan) -> VideoPipeline:
+    """The trained run, where its data are now and sampled as the study's file says, not as the checkpoint remembers.
+
+    Raises:
+        StudyError: the checkpoint is of another model than the study counts.
+    """
+    pipeline, own = VideoPipeline.from_pretrained(plan.folder), plan.config
+    if pipeline.model.spec != plan.run.spec:
+        raise StudyError(f"{plan.folder} holds {pipeline.model.spec}, and the study says {plan.run.spec}")
+    data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder)
+    pipeline.config = replace(pipeline.config, sample=own.sample, monitor=own.monitor, data=data)
+    return pipeline
 
 
 def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
@@ -187,7 +206,7 @@ def _losses(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
 
 
 def _distance(plan: Plan, pipeline: VideoPipeline, reference: Reference, samples: Path) -> dict[str, Any]:
-    keep, extras = plan.row.study.runs / FEATURES, Extras(bootstrap=plan.measure.bootstrap)
+    keep, extras = plan.row.study.runs / FEATURES, Extras(bootstrap=plan.measure.bootstrap, halves=True)
     source = real_videos(pipeline.config.data)
     record = score_clips(source, samples, protocol=reference.protocol, extras=extras, keep=keep).record
     from_main(partial(_remove_features, keep))
@@ -196,7 +215,9 @@ def _distance(plan: Plan, pipeline: VideoPipeline, reference: Reference, samples
         "metric": record.metric,
         "distance": record.score,
         "distance_interval": None if interval is None else [interval["low"], interval["high"]],
+        "distance_halves": [] if interval is None else [round(value, 3) for value in interval["halves"]],
         "distance_real": reference.distance,
+        "measured": reference.name,
     }
 
 
@@ -206,7 +227,9 @@ def _remove_features(folder: Path) -> None:
         path.unlink()
 
 
-def _of_samples(plan: Plan, sampling: Sampling, reference: Reference, samples: Path, beside: Path) -> dict[str, Any]:
+def _of_samples(
+    plan: Plan, sampling: Sampling, reference: Reference, samples: Path, frames: int, beside: Path
+) -> dict[str, Any]:
     """Accuracy, and clips to look at. On rank 0."""
     count, batch = plan.sample.clips, plan.sample.batch
     classifier = ClipClassifier.load(reference.classifier)
@@ -214,7 +237,7 @@ def _of_samples(plan: Plan, sampling: Sampling, reference: Reference, samples: P
     right, labels = 0, [sampling.label(index) for index in range(count)]
     for first in range(0, count, batch):
         own = labels[first : first + batch]
-        clips = torch.stack([_read(samples, index, sampling.input_size[0]) for index in range(first, first + len(own))])
+        clips = torch.stack([_read(samples, index, frames) for index in range(first, first + len(own))])
         right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)

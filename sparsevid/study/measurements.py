@@ -1,5 +1,6 @@
 """What lines of a study's results say: what is missing is missing, what is damaged is named."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,8 @@ CONTROL = "dense"  # the row that others are compared with, where their lines na
 REAL = "real"  # a row that has clips to show and is nobody's measurement
 NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
            "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
-FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data")
+FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data",
+         "measured")  # fmt: skip
 
 
 class StageLoss(NamedTuple):
@@ -43,6 +45,7 @@ class Measurement:
         losses: held-out losses clip by clip, the same clips in all rows; empty if they were not kept.
         stages: held-out loss by stage; empty if it was not measured.
         distance_interval: low and high end, of the samples of this seed.
+        halves: distances on the halves that the interval is made of; empty if they were not kept.
         schedule: sparse tokens over time; empty of a dense model, or if it is not said.
         shown: file of clips to show.
         shown_real: file of real clips beside them.
@@ -59,6 +62,7 @@ class Measurement:
     losses: tuple[float, ...] = ()
     stages: tuple[StageLoss, ...] = ()
     distance_interval: tuple[float, float] | None = None
+    halves: tuple[float, ...] = ()
     schedule: tuple[TokenStep, ...] = ()
     shown: Path | None = None
     shown_real: Path | None = None
@@ -170,6 +174,7 @@ def _measurement(values: Line, where: str, folder: Path, problems: list[str]) ->
         losses=read("losses", lambda found: tuple(map(finite, _list(found))), ()),
         stages=read("stages", _stages, ()),
         distance_interval=read("distance_interval", _span, None),
+        halves=read("distance_halves", lambda found: tuple(map(finite, _list(found))), ()),
         schedule=read("schedule", token_steps, ()),
         shown=None if shown is None else _found(shown, folder),
         shown_real=None if real is None else _found(real, folder),
@@ -200,6 +205,11 @@ def cut(value: Any) -> str:
     """A value for a message, shortened where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def short_hash(text: str) -> str:
+    """A text whose hashes are cut to ten letters."""
+    return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{10,54}\b", r"\1", text)
 
 
 def token_steps(rows: Sequence[Sequence[float]]) -> tuple[TokenStep, ...]:

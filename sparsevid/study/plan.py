@@ -27,14 +27,15 @@ from sparsevid.study.file import (
     read_study,
 )
 
+FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
 NOTHING = "none"  # in place of a row: what a row is `like` says one, and this row has none
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
 # What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
 SAME_RUN = ("name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
-            "data.strict", "distill.teacher")  # fmt: skip
+            "data.strict", "data.latents")  # fmt: skip
 SAME_RUN += tuple(f"train.{name}" for name in (
-    "init_from", "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
+    "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
     "start_timeout", "ema_device",
 ))  # fmt: skip
 UNWATCHED = tuple(f"monitor.{task}_every=0" for task in ("validate", "sample", "score"))  # a study measures at the end
@@ -154,14 +155,23 @@ class Plan:
     @cached_property
     def trained(self) -> str:
         """What tells its training apart, with all that it starts from; fields that have their defaults do not count."""
-        parts = [None if each is None else each.trained for each in (self.source.start, self.source.teacher)]
-        return _digest([changed(asdict(self.config), asdict(RunConfig()), SAME_RUN), *parts])
+        named = {"train.init_from": self.source.start, "distill.teacher": self.source.teacher}
+        own = [key for key, each in named.items() if each is not None]  # a path, in place of which its own mark counts
+        parts = [None if each is None else each.trained for each in named.values()]
+        return _digest([changed(asdict(self.config), asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
 
     @cached_property
     def settings(self) -> str:
         """What tells its figures apart: two rows of the same settings have the same."""
-        own = [(self.sample, SampleSettings()), (self.measure, MeasureSettings()), (self.config.sample, RunConfig().sample)]
-        return _digest([self.trained, *(changed(asdict(each), asdict(default)) for each, default in own)])
+        run, protocol = self.config.sample, self.measure.protocol or self.config.monitor.protocol
+        sample = replace(  # with what the study leaves to the run
+            self.sample,
+            sampler=self.sample.sampler or run.sampler,
+            guidance_interval=self.sample.guidance_interval or run.guidance_interval,
+        )
+        own = [(sample, SampleSettings()), (replace(self.measure, protocol=protocol), MeasureSettings())]
+        parts = [changed(asdict(each), asdict(default)) for each, default in own]
+        return _digest([self.trained, run.guidance_channels, *parts])
 
 
 class Study:
@@ -220,7 +230,9 @@ class Study:
 
     def control(self, name: str) -> str | None:
         """The row of this study that a row is compared with, if there is one; none for itself."""
-        own = self.file.rows[name].control if name in self.file.rows else None
+        own = self.row(name).settings.control if name in self.file.rows else None
+        if own == NOTHING:
+            return None
         if own is not None:
             self._check(own, f"{self.path}: rows.{name}.control")
         found = own or self.file.control
@@ -250,6 +262,8 @@ class Study:
         below, own = other.row(name), row.settings
         names = ("note", "base", "measured", *REFERENCES)
         merged = {key: getattr(below.settings, key) if getattr(own, key) in (None, "") else getattr(own, key) for key in names}
+        if other is self and own.control is None:  # that of a row of another study is none here
+            merged["control"] = below.settings.control
         merged["sample"] = {**below.settings.sample, **own.sample}
         settings = replace(own, **merged, like=None)
         return replace(row, settings=settings, overrides=(*below.overrides, *row.overrides))
@@ -309,7 +323,9 @@ class Study:
         return replace(plan, run=self._run(row, seed, needs, f"train.steps={steps}"))
 
     def _run(self, row: Row, seed: int, needs: dict[str, Plan | None], *more: str) -> Candidate:
-        place = [f"output={self.runs / row.name}", f"name=seed-{seed}", f"seed={seed}"]
+        # Draws of a fine-tune are its own, not again those of the first steps of what it starts from.
+        draws = seed + FINE_TUNED * _generation(needs["start"])
+        place = [f"output={self.runs / row.name}", f"name=seed-{seed}", f"seed={draws}"]
         keys = {"start": "train.init_from", "teacher": "distill.teacher"}
         sources = [f"{keys[each]}={needs[each].folder}" for each in keys if needs[each] is not None]
         below = ["train.keep_checkpoints=1", *self.overrides, *self.given]
@@ -333,6 +349,11 @@ class Study:
     def _check(self, name: str, where: str) -> None:
         if name not in self.file.rows:
             raise StudyError(f"{where}: no row {name!r}; {nearest(name, list(self.file.rows))}")
+
+
+def _generation(start: Plan | None) -> int:
+    """How many runs lie before one, each started from the next."""
+    return 0 if start is None else 1 + _generation(start.source.start)
 
 
 def changed(values: dict[str, Any], default: dict[str, Any], without: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:

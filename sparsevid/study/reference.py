@@ -32,7 +32,7 @@ from sparsevid.system.logging import get_logger, progress
 from sparsevid.training.scoring import real_videos
 
 FEATURES = "features"  # folder below a study's runs: of real clips for good, of samples until their row is measured
-SHOWN_REAL = "real.npz"
+SHOWN_REAL = "real"  # file of clips, with the reference's name
 logger = get_logger(__name__)
 
 
@@ -41,6 +41,7 @@ class Reference:
     """What rows are measured by.
 
     Attributes:
+        name: tells apart what is not: figures by the same name compare.
         protocol: of the distance: all frames of the clips, as large as they are, against the held-out split.
         classes: names by label.
         classifier: where it lies, for rank 0.
@@ -49,6 +50,7 @@ class Reference:
         shown: file with a real held-out clip of each class.
     """
 
+    name: str
     protocol: Protocol
     classes: tuple[str, ...]
     classifier: Path
@@ -84,10 +86,10 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
         accuracy = from_main(partial(_fit, *sets, classes, measure, classifier))
         found = {"accuracy": accuracy, "distance": distance}
         from_main(partial(write_json, kept, found))
-    shown = folder / SHOWN_REAL
+    shown = folder / f"{SHOWN_REAL}-{name}.npz"
     if not from_main(shown.is_file):
         from_main(partial(_show_real, split_clips(config, measure, measure.split), classes, shown))
-    return Reference(protocol, classes, classifier, found["accuracy"], found["distance"], shown)
+    return Reference(name, protocol, classes, classifier, found["accuracy"], found["distance"], shown)
 
 
 def study_protocol(config: RunConfig, measure: MeasureSettings, clips: int) -> Protocol:

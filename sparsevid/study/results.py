@@ -61,6 +61,8 @@ def check_line(line: Line) -> None:
     """
     if missing := [key for key in (*IDENTITY, *FIGURES) if key not in line]:
         raise StudyError(f"a result without {', '.join(missing)}")
+    if not all(isinstance(line[key], str) for key in IDENTITY if key != "seed") or not isinstance(line["seed"], int):
+        raise StudyError("a result whose study, row and settings are no texts, or whose seed is no whole number")
     if broken := [f"{key} = {line[key]!r}" for key in FIGURES if not is_finite(line[key])]:
         raise StudyError(f"{', '.join(broken)}: figures are finite numbers")
 

@@ -11,7 +11,7 @@ import torch
 from sparsevid.data.tree.manifest import cache_folder
 from sparsevid.study import StudyError
 from sparsevid.study.estimate import Rates
-from sparsevid.study.measure import Circumstances, measure_row
+from sparsevid.study.measure import Circumstances, drop_samples, measure_row
 from sparsevid.study.plan import Plan, Study
 from sparsevid.study.results import Line, append_result, newest, of_settings, read_json, read_results, write_json
 from sparsevid.study.train import Budget, Stopped, is_trained, train
@@ -173,6 +173,7 @@ def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budg
             return
         line = measure_row(plan, circumstances)
         from_main(lambda: append_result(circumstances.results, line))
+        from_main(lambda: drop_samples(plan))
         logger.info("%s: loss %.4f, distance %.1f, accuracy %.1f %%, %.4g GMACs and %.3g s a clip", plan.name, line["loss"],
                     line["distance"], 100 * line["accuracy"], line["macs"] / 1e9, line["seconds"])  # fmt: skip
     from_main(lambda: (plan.own_folder / FAILED).unlink(missing_ok=True))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sparsevid.benchmark.report import MISSING, as_markdown
 from sparsevid.study.effects import Difference, difference, estimates, ratio
 from sparsevid.study.intervals import LEVEL
-from sparsevid.study.measurements import Measurement, StudyResults
+from sparsevid.study.measurements import Measurement, StudyResults, short_hash
 
 COLUMNS = (
     "row",
@@ -106,6 +106,6 @@ def _lines(study: StudyResults, rows: Sequence[str], measured: Sequence[Measurem
             f"training clips: {', '.join(numbers) or MISSING}; classifier: {share:.1%} of the real held-out clips"
         )
     told += [f"hardware{mark}: {name or 'not said'}" for name, mark in marks.items()]
-    commits = sorted({each.facts.get("commit", "not said")[:12] for each in measured})
+    commits = sorted({short_hash(each.facts.get("commit", "not said")) for each in measured})
     dates = sorted(each.facts.get("date", "not said")[:10] for each in measured)
     return [*told, *([f"commits: {', '.join(commits)}; {dates[0]} to {dates[-1]}"] if measured else [])]

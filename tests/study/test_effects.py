@@ -43,6 +43,28 @@ def test_of_one_seed_a_loss_varies_over_paired_clips():
     assert found.of == "64 clips of one seed"
 
 
+def test_distances_of_the_same_halves_are_paired():
+    """What noise and real clips that both share do to both distances is no reason to doubt their difference."""
+    drawn = np.random.default_rng(2)
+    shared = drawn.normal(12.0, 3.0, 200)
+    halves = [shared, shared + 1.0 + drawn.normal(0.0, 0.1, 200)]
+    rows = [replace(measured(name, 0, interval=(6.0, 18.0), distance=each.mean(), clips=512), halves=tuple(each))
+            for name, each in zip(("dense", "sparse"), halves, strict=True)]  # fmt: skip
+    found = difference(rows[1:], rows[:1], "distance")
+    assert found.verdict == WORSE and found.interval.high - found.interval.low == pytest.approx(2 * 1.96 * 0.1, rel=0.15)
+    others = replace(rows[0], figures=rows[0].figures | {"clips": 256})  # halves of another size
+    for control in (replace(rows[0], halves=()), replace(rows[0], halves=rows[0].halves[:100]), others):
+        assert difference(rows[1:], [control], "distance").verdict == OPEN
+
+
+@pytest.mark.parametrize("fact", ["data", "metric", "measured"])
+def test_figures_of_other_clips_or_metrics_are_not_compared(fact):
+    row, control = (replace(measured(name, 0, loss=1.0), facts={fact: "one"}) for name in ("sparse", "dense"))
+    assert difference([row], [control], "loss") is not None
+    assert difference([row], [replace(control, facts={fact: "another"})], "loss") is None
+    assert difference([row], [replace(control, facts={})], "loss") is None
+
+
 def test_seeds_that_differ_widen_what_clips_alone_say():
     clips = np.random.default_rng(3).normal(0.3, 0.01, 40)
     control = losses_of("dense", range(3), [clips] * 3)

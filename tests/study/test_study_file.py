@@ -97,10 +97,28 @@ def test_rows_lie_over_rows_and_runs_over_runs(study_file):
     a, b, c = plans["a", 4], plans["b", 1], plans["c", 1]
     assert (a.config.train.steps, a.config.train.lr, a.config.train.betas) == (5, 0.5, [0.8, 0.9])
     assert (b.config.train.lr, b.config.train.betas, b.config.model.layout) == (0.25, [0.8, 0.9], SPARSE["model"]["layout"])
-    assert b.run.schedule.stages[0].grid == (2, 2, 2) and b.config.data.flip and b.config.seed == 1
+    assert b.run.schedule.stages[0].grid == (2, 2, 2) and b.config.data.flip
+    assert (b.start.config.seed, b.config.seed, c.config.seed) == (1, 1001, 1)  # draws of a fine-tune are its own
     assert b.start is plans["pretrain", 1] and c.start is None and b.config.train.init_from == str(b.start.folder)
     assert (c.sample.steps, c.sample.guidance, b.sample.guidance) == (7, 1.5, 2.0)
     assert b.config.folder == found.runs / "b" / "seed-1" and b.total_steps == 14 and c.total_steps == 5
+
+
+def test_the_control_is_that_of_the_row_that_a_row_is_like(study_file):
+    rows = {"dense": {}, "own": {"control": "none"}, "a": {"control": "own"}, "b": {"like": "a"}, "c": {"like": "own"}}
+    found = study(study_file(rows=rows, control="dense"))
+    assert {name: found.control(name) for name in rows} == {"dense": None, "own": None, "a": "own", "b": "own", "c": None}
+
+
+@pytest.mark.parametrize("name", ["paper", "ablation", "savings", "scale"])
+def test_rows_are_measured_like_their_control(name):
+    """On the same clips in the same latents, or a difference would mean nothing."""
+    found = study(ROOT / "configs" / "study" / f"{name}.yaml")
+    for row in (name for name in found.file.rows if found.row(name).measured):
+        own, other = found.plan(row, 0), found.control(row) and found.plan(found.control(row), 0)
+        if other:
+            pairs = ((each.config.data, each.config.autoencoder, each.measure) for each in (own, other))
+            assert next(pairs) == next(pairs)
 
 
 def test_what_is_told_apart(study_file):
@@ -111,12 +129,16 @@ def test_what_is_told_apart(study_file):
     assert of({"b": {"start": "p", "note": "other words"}}).settings == plain.settings
     assert of({"a": {"start": "p", "overrides": {"data.workers": 0, "train.checkpoint_every": 7}}}).settings == plain.settings
     assert of({"s": {"of": "p"}}).settings == of({"p": {}}).settings
-    for other in ({"overrides": {"train.lr": 0.5}}, {"teacher": "p"}, {"start": "none"}):
+    for other in ({"overrides": {"train.lr": 0.5}}, {"teacher": "p"}, {"start": "none"},
+                  {"start": "none", "overrides": {"train.init_from": "elsewhere"}}):  # fmt: skip
         found = of({"a": {"start": "p", **other}})
         assert found.trained != plain.trained and found.settings != plain.settings
     sampled = of({"a": {"start": "p", "sample": {"steps": 9}}})
     assert sampled.trained == plain.trained and sampled.settings != plain.settings
     assert of({"a": {"start": "p"}}, measure={"clips": 2}).settings != plain.settings
+    # What the study says itself does not count of a run, what it leaves to the run does.
+    for key, counts in (("sample.steps", False), ("sample.guidance_channels", True)):
+        assert (of({"a": {"start": "p", "overrides": {key: 3}}}).settings != plain.settings) == counts, key
     before = of({"p": {"overrides": {"train.lr": 0.5}}, "a": {"start": "p"}})
     assert before.trained != plain.trained  # what it starts from is another
     assert changed({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 0, "d": 0}}, ["b.d"]) == {"b.c": 2}

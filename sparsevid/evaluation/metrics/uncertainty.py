@@ -21,10 +21,18 @@ PARTS = 5  # sizes of subsets in an extrapolation
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval."""
+    """A confidence interval.
+
+    Attributes:
+        low, high: its ends.
+        halves: the distance on each pair of random halves. Those of two sets of as many fakes, by the same real clips and
+            the same seed, are paired: if fake i of both has something in common, such as its noise, their differences scatter
+            less.
+    """
 
     low: float
     high: float
+    halves: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def bootstrap_interval(
     found = torch.tensor([distance(*halves) for halves in _halves(real, fake, repeats, seed)], dtype=torch.float64)
     ends = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
     low, high = distance(real, fake) - torch.quantile(found - found.mean(), ends)
-    return Interval(low.item(), high.item())
+    return Interval(low.item(), high.item(), tuple(found.tolist()))
 
 
 def extrapolate(

@@ -1,7 +1,6 @@
 """Figures as a reader wants them: what they are called, in what unit, with how many digits."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,11 +85,6 @@ def count_tick(value: float) -> str:
     """A round count beside an axis."""
     factor, prefix = _prefix(value)
     return f"{value / factor:.6g} {prefix}".rstrip().replace("-", MINUS)
-
-
-def short_hash(text: str) -> str:
-    """A text whose hashes are cut to ten letters."""
-    return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{10,54}\b", r"\1", text)
 
 
 def seconds(value: float) -> str:

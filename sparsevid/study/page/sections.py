@@ -6,12 +6,12 @@ from pathlib import Path
 from PIL import Image
 
 from sparsevid.study.effects import BETTER, OPEN, WORSE, Difference, differences, estimate
-from sparsevid.study.measurements import StudyResults
+from sparsevid.study.measurements import StudyResults, short_hash
 from sparsevid.study.page.clips import encode
 from sparsevid.study.page.curves import curves_plot
 from sparsevid.study.page.forest import forest
 from sparsevid.study.page.markup import Markup, element, together
-from sparsevid.study.page.numbers import SHOWN, short_hash
+from sparsevid.study.page.numbers import SHOWN
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 from sparsevid.study.page.scatter import legend, scatter

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsevid.study.effects import BETTER, OPEN, QUALITIES, WORSE, Difference, estimates, ratio
-from sparsevid.study.measurements import FACTS, NUMBERS, Measurement, StudyResults
+from sparsevid.study.measurements import FACTS, NUMBERS, Measurement, StudyResults, short_hash
 from sparsevid.study.page.markup import Markup, element, together
-from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, short_hash, signed
+from sparsevid.study.page.numbers import NOT_MEASURED, SHOWN, change, signed
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import Run
 

@@ -10,12 +10,12 @@ from scipy.stats import ttest_1samp
 from study_lines import HOSTILE, ROWS, line, lines, write
 
 from sparsevid.study.effects import QUALITIES, difference, estimate
-from sparsevid.study.measurements import CONTROL, read_studies, token_steps
+from sparsevid.study.measurements import CONTROL, read_studies, short_hash, token_steps
 from sparsevid.study.page.curves import averaged, curves_plot
 from sparsevid.study.page.forest import forest
 from sparsevid.study.page.frame import LETTER, Scale, place_labels, spread_scale
 from sparsevid.study.page.markup import Markup, element
-from sparsevid.study.page.numbers import change, seconds, short_hash, signed, with_prefix
+from sparsevid.study.page.numbers import change, seconds, signed, with_prefix
 from sparsevid.study.page.rows import COLOURS, RowStyles
 from sparsevid.study.page.scatter import beside, front_of, points_of, scatter
 from sparsevid.study.page.stages import stage_changes, stage_dots, stage_lines
