@@ -19,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="RUN_OR_STUDY", help="folder of a run, or a study's results")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html goes")
     parser.add_argument("--clips", type=int, default=12, metavar="N", help="classes of which clips are shown, at most; 0: none")
+    text = "also write plot and clips of each study as NAME.svg and NAME.gif into this folder, for documents"
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is. Returns 0; failures raise."""
-    from sparsevid.study.page.document import PAGE, write_page
+    from sparsevid.study.page.document import PAGE, write_page, write_pictures
 
     sources = write_page(args.sources, args.out, lines=args.clips)
     path = args.out / PAGE
@@ -31,5 +33,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{study.name}: {len(study.rows)} rows, {len(study.measurements)} measurements")
     for each in sources.runs:
         print(f"{each.name}: a run")
+    for written in write_pictures(sources.studies, args.pictures) if args.pictures else ():
+        print(f"{written} ({written.stat().st_size / 1e3:.0f} kB)")
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -93,6 +93,9 @@ def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Pat
 
     lines = [line for path in (results, *siblings) for line in read_results(path)]
     hardware = _circumstances(study, results).hardware
+    if lines and not any(line.get("hardware") == hardware for line in lines):
+        hardware = str(lines[-1].get("hardware"))
+        logger.info("times are of %s: nothing has been measured as this command would", hardware)
     print_table(
         f"{study.name}: {len(plans)} rows and seeds, results in {results}", list(LISTED), listing(plans, lines, hardware)
     )

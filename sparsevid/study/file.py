@@ -141,6 +141,25 @@ def laid_over(settings: Any, changes: Mapping[str, Any], source: str) -> Any:
         raise StudyError(str(error)) from error
 
 
+def check_counts(sample: SampleSettings, measure: MeasureSettings, source: str) -> None:
+    """Refuse numbers with which a row would fail once it is trained.
+
+    Raises:
+        StudyError: a number of clips, steps, times, repeats or the like below 1, or resamplings that make no interval.
+    """
+    for name, part, keys in (
+        ("sample", sample, ("clips", "steps", "batch")),
+        ("measure", measure, ("clips", "times", "batch", "repeats", "classifier_steps")),
+    ):
+        for key in keys:
+            if getattr(part, key) < 1:
+                raise StudyError(f"{source}: {name}.{key} = {getattr(part, key)}; it is at least 1")
+    if measure.bootstrap and (measure.bootstrap < 2 or sample.clips < 4):
+        raise StudyError(
+            f"{source}: measure.bootstrap = {measure.bootstrap}; it is 0 for none, or 2 and more of 4 clips and more"
+        )
+
+
 def dotted(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Overrides, dotted or nested, as a command line has them: `key=value`, in their order."""
     found = []

@@ -31,7 +31,7 @@ from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.savings.calibrate import CALIBRATED
-from sparsevid.savings.fits import fit_file, fits_folder
+from sparsevid.savings.fits import fit_file
 from sparsevid.savings.options import parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
@@ -48,6 +48,7 @@ from sparsevid.videos.read import read_frames
 from sparsevid.videos.write import clip_path
 
 SAMPLES = "samples"  # folder of a row's samples, until it is measured
+FITS = "fits"  # folder of what a row's savings have fitted to its model
 LOSSES = "losses.json"  # in a run's folder: its held-out losses, which rows that sample it otherwise share
 SHOWN = "shown.npz"  # a sample of each class, of the same noise in all rows
 FORMAT = "ffv1"
@@ -108,8 +109,7 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    from_main(partial(_calibrate, plan, pipeline))
-    sampling = settings(plan, pipeline, plan.sample.savings)
+    sampling = settings(plan, pipeline, from_main(partial(_fitted, plan, pipeline)))
     samples = plan.own_folder / SAMPLES / plan.settings
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
     line |= _distance(plan, pipeline, reference, samples)
@@ -156,15 +156,19 @@ def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sam
     )  # fmt: skip
 
 
-def _calibrate(plan: Plan, pipeline: VideoPipeline) -> None:
-    """Fit what the row's savings have to know of the model, unless it was fitted: on the first samples. On rank 0."""
-    folder = fits_folder(pipeline.weights_file)
-    names = [name for text in plan.sample.savings if (name := parse_saving(text).name) in CALIBRATED]
-    if lacking := [name for name in names if not fit_file(folder, name).is_file()]:
-        sampling = settings(plan, pipeline, ())
+def _fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
+    """The row's savings, with fits of its own of those that look at a model first: on other noise than it is measured on.
+
+    On rank 0.
+    """
+    policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / plan.settings
+    named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
+    if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
+        sampling = replace(settings(plan, pipeline, ()), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
+    return [str(replace(each, fit=str(fit_file(folder, each.name))) if each.name in named else each) for each in policies]
 
 
 def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:

@@ -160,12 +160,12 @@ def _measurement(values: Line, where: str, folder: Path, problems: list[str]) ->
             return missing
         try:
             return parse(values[key])
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError, OSError) as error:
             problems.append(f"{where}: {key} of {values['row']!r}, seed {values['seed']}, is passed over: {error}")
             return missing
 
     figures = {key: read(key, finite, None) for key in NUMBERS}
-    shown, real = read("shown", _text, None), read("shown_real", _text, None)
+    shown, real = (read(key, lambda name: _found(_text(name), folder), None) for key in ("shown", "shown_real"))
     return Measurement(
         study=values["study"],
         row=values["row"],
@@ -176,8 +176,8 @@ def _measurement(values: Line, where: str, folder: Path, problems: list[str]) ->
         distance_interval=read("distance_interval", _span, None),
         halves=read("distance_halves", lambda found: tuple(map(finite, _list(found))), ()),
         schedule=read("schedule", token_steps, ()),
-        shown=None if shown is None else _found(shown, folder),
-        shown_real=None if real is None else _found(real, folder),
+        shown=shown,
+        shown_real=real,
         control=read("control", _text, None) if "control" in values else CONTROL,
         classes=read("classes", lambda found: tuple(map(str, _list(found))), ()),
         note=_note(values),

@@ -21,6 +21,7 @@ from sparsevid.study.file import (
     RowSettings,
     SampleSettings,
     StudyFile,
+    check_counts,
     dotted,
     laid_over,
     nearest,
@@ -301,6 +302,7 @@ class Study:
         needs = {each: self._named(row, each, seed) for each in REFERENCES}
         where = f"{self.path}: rows.{row.name}"
         sample = laid_over(self.sample, row.settings.sample, f"{where}.sample")
+        check_counts(sample, self.measure, str(self.path))
         of, length = needs["of"], [each for each in ("steps_of", "macs_of") if needs[each] is not None]
         if of is not None and (row.overrides or any(needs[each] is not None for each in REFERENCES if each != "of")):
             raise StudyError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.distributed import ProcessGroup
 
 from sparsevid.data.tree.manifest import cache_folder
 from sparsevid.study import StudyError
@@ -15,11 +16,12 @@ from sparsevid.study.measure import Circumstances, drop_samples, measure_row
 from sparsevid.study.plan import Plan, Study
 from sparsevid.study.results import Line, append_result, newest, of_settings, read_json, read_results, write_json
 from sparsevid.study.train import Budget, Stopped, is_trained, train
-from sparsevid.system.distributed import RankError, from_main, is_main
+from sparsevid.system.distributed import RankError, all_meet, from_main, is_main, patient_group
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.locks import LockedError, folder_locked
 from sparsevid.system.logging import get_logger
 
+ALIKE = 60.0  # seconds within which all ranks fail, if a row fails on all
 FAILED = "failed.json"  # in a row's folder: why it failed the last time
 TOLD = ("study", "row", "seed", "note", "control")
 MENDABLE = (ExpectedError, ValueError, KeyError, OSError, ImportError)  # said without a traceback
@@ -118,6 +120,13 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
         siblings: further files of results, out of which lines of the same settings are taken.
         budget: the time that there is.
     """
+    with patient_group() as group:
+        return _run(plans, circumstances, siblings, budget, group)
+
+
+def _run(
+    plans: Sequence[Plan], circumstances: Circumstances, siblings: Sequence[Path], budget: Budget, group: ProcessGroup | None
+) -> Report:
     report = Report()
     for number, plan in enumerate(plans, start=1):
         logger.info("%d of %d: %s", number, len(plans), plan.name)
@@ -134,7 +143,10 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
         except RankError:  # others are gone
             raise
         except Exception as error:
-            _note_failure(plan, error, report)
+            alike = all_meet(group, ALIKE)
+            _note_failure(plan, error, report, alone=not alike)
+            if not alike:  # others wait for this rank, in vain: its end ends them
+                raise
     return report
 
 
@@ -199,12 +211,12 @@ def _train_all(plan: Plan, budget: Budget, report: Report) -> None:
     train(plan, budget)
 
 
-def _note_failure(plan: Plan, error: Exception, report: Report) -> None:
-    """Say and keep why a row failed."""
+def _note_failure(plan: Plan, error: Exception, report: Report, *, alone: bool = False) -> None:
+    """Say and keep why a row failed: rank 0, or the one that is alone with it."""
     reason = _text(error) if isinstance(error, MENDABLE) else f"{type(error).__name__}: {error}"
     report.failed[plan.name] = reason
     logger.warning("%s failed: %s", plan.name, reason, exc_info=None if isinstance(error, MENDABLE) else error)
-    if is_main():
+    if is_main() or alone:
         try:
             write_json(plan.own_folder / FAILED, {"settings": plan.settings, "reason": reason})
         except OSError as unwritten:

@@ -93,7 +93,7 @@ def _lines(study: StudyResults, rows: Sequence[str], measured: Sequence[Measurem
     told = [
         f"means ± standard deviations over seeds; − control: to the row {named} of the same seed, with an interval of "
         f"{LEVEL:.0%} for other clips and other seeds, bold where it excludes zero; †: of one seed, for other clips alone; "
-        "‡: for other seeds alone",
+        "‡: for other seeds alone; not corrected for the number of rows",
         "s/clip: from noise to latents, warm; control / this: seconds on the same hardware; steps, training PMACs: with those "
         "of the row it starts from; training s: its own",
     ]

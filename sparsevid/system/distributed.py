@@ -236,6 +236,16 @@ def patient_group(seconds: float = LONG_WAIT) -> Iterator[dist.ProcessGroup | No
     dist.destroy_process_group(group)
 
 
+def all_meet(group: dist.ProcessGroup | None, seconds: float) -> bool:
+    """Whether all ranks come here within some seconds: after an error, whether it was everybody's. None: a single process."""
+    try:
+        if group is not None:
+            dist.monitored_barrier(group, timeout=timedelta(seconds=seconds))
+    except RuntimeError:
+        return False
+    return True
+
+
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The elementwise sum of `value` over all ranks."""
     if not dist.is_initialized():

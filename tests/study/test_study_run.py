@@ -17,7 +17,7 @@ from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
 from sparsevid.cli import run_tool
 from sparsevid.study.listing import state
 from sparsevid.study.plan import Study
-from sparsevid.study.results import FIGURES, newest, read_results
+from sparsevid.study.results import FIGURES, newest, read_json, read_results
 from sparsevid.study.run import alone_on_machine, machine_folder
 from sparsevid.system.locks import LockedError
 
@@ -126,6 +126,21 @@ def test_a_study_that_is_killed_goes_on_to_the_same_figures(study_file):
     assert process.returncode == 0, output
     lines = newest(read_results(results))
     assert {key: same(line) for key, line in lines.items()} == {key: same(line) for key, line in undisturbed.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failing", "done"), [("01", ["sparse"]), ("1", [])])
+def test_a_row_that_fails_on_one_rank_alone_ends_all(failing, done, study_file):
+    """The other would wait for it for good. What fails on all stops no other row."""
+    path = study_file()
+    process = start(
+        path, "--out", path.parent / "out/runs", "--results", path.parent / "out/tiny.jsonl", processes=2, failing=failing
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode and "tiny/dense, seed 0 failed: planted" in output
+    results = path.parent / "out/tiny.jsonl"
+    assert [line["row"] for line in read_results(results)] == done
+    assert read_json(path.parent / "out/runs/tiny/dense/seed-0/failed.json")["reason"] == "planted"
 
 
 @pytest.mark.slow

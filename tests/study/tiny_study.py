@@ -116,10 +116,10 @@ def write_study(folder: Path, name: str = "tiny", rows: dict | None = None, *, d
     return path
 
 
-def start(*arguments: object, processes: int = 1) -> subprocess.Popen:
-    """The command in a process of its own, with the tests' own detector."""
+def start(*arguments: object, processes: int = 1, failing: str = "") -> subprocess.Popen:
+    """The command in a process of its own, with the tests' own detector; on ranks such as `01` the row `dense` fails."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAILING_RANKS": failing}
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     return subprocess.Popen(
@@ -137,8 +137,23 @@ def know_small_detector() -> None:
     DETECTORS[SmallNetwork.name] = (SmallNetwork.__module__, SmallNetwork.__name__)
 
 
+def fail(ranks: str) -> None:
+    """Let what is measured of the row `dense` fail on these ranks."""
+    from sparsevid.study import run
+
+    measure = run.measure_row
+
+    def measured(plan, circumstances):
+        if plan.row.name == "dense" and os.environ["RANK"] in ranks:
+            raise ValueError("planted")
+        return measure(plan, circumstances)
+
+    run.measure_row, run.ALIKE = measured, 5.0
+
+
 if __name__ == "__main__":
     know_small_detector()
+    fail(os.environ["FAILING_RANKS"])
     torch.set_num_threads(1)
     from sparsevid.cli import main
 

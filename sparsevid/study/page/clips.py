@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ from sparsevid.study.page.rows import RowStyles
 Name = TypeVar("Name")
 SIDE = 16383  # the longest side of a WebP picture
 QUALITIES = (None, 92, 80, 60, 40)  # None: without loss
+# What NumPy raises of an archive that is damaged, or made to be: such as one whose header asks for more memory than there is.
+DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def read_clips(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
                     raise ValueError("no array in it")
                 names = tuple(map(str, archive["classes"].ravel())) if "classes" in archive.files else ()
                 loaded = archive["clips" if "clips" in archive.files else archive.files[0]]
-    except (EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if loaded.dtype != np.uint8 or loaded.ndim != 5 or loaded.shape[1] != 3 or not loaded.size:
         raise ValueError(f"{path} holds {loaded.dtype} {loaded.shape}; accepted are clips, uint8 (N, 3, T, H, W)")
@@ -210,7 +213,7 @@ def _controls(frames: int) -> Markup:
         ),
         element("button", "›", type="button", class_="step", data_by=1, aria_label="one frame on", title="one frame on (→)"),
         element("input", type="range", min=0, max=frames - 1, value=0, class_="seek", aria_label="frame"),
-        element("output", f"1 / {frames}", class_="where"),
+        element("output", f"1 / {frames}", class_="where", aria_live="off"),
         element("label", "speed ", element("select", speeds, class_="speed")),
         class_="controls",
     )

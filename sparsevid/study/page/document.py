@@ -2,28 +2,34 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+import torch
+
 from sparsevid import __version__
-from sparsevid.study.effects import ratio
+from sparsevid.study.effects import differences, ratio
 from sparsevid.study.measurements import REAL, StudyResults, read_studies
 from sparsevid.study.page.clips import ShownClips, clips_of, encode, lines_of, sprite, trimmed, wall
 from sparsevid.study.page.markup import Markup, element, together
 from sparsevid.study.page.numbers import signed
 from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import CONFIG, METRICS, Run, is_run, read_run
+from sparsevid.study.page.scatter import scatter
 from sparsevid.study.page.sections import runs_part, study_parts
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger
+from sparsevid.videos.sheets import write_grid
 
 PAGE = "index.html"
 RESULTS_SUFFIX = ".jsonl"
 CLIP_BYTES = 3_000_000  # of all clips together, in base64
 MOST_LINES = 12  # of clips
+FPS = 8.0  # of clips in pictures
 PARTS = {"clips": "clips", "quality": "cost and quality", "time": "over time", "tables": "tables", "run": "what was run"}
 logger = get_logger(__name__)
 
@@ -62,6 +68,41 @@ def write_page(paths: Sequence[Path], out: Path, *, lines: int = MOST_LINES) -> 
     with renamed(out / PAGE) as draft:
         draft.write_text(page, encoding="utf-8")
     return sources
+
+
+def write_pictures(studies: Sequence[StudyResults], out: Path, *, columns: int = 5) -> list[Path]:
+    """Write plot and clips of studies as files of their own, for documents.
+
+    Args:
+        studies: as `read_sources` gives them.
+        out: folder, made if it is missing.
+        columns: classes of which clips are shown.
+
+    Returns:
+        For each study `NAME.svg`, cost against distance, and `NAME.gif`, clips of the same noise beside each other: of real
+        videos, of the control, and of the first row that is compared with it; neither where there is nothing to show.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    style, written = files(__package__).joinpath("page.css").read_text(encoding="utf-8"), []
+    for study in studies:
+        called = re.sub(r"[^\w.-]|^\.", "_", study.name)  # the name is any text
+        drawn = scatter(study, RowStyles([*study.rows, REAL]), "macs", "distance", differences(study)["distance"], style)
+        if drawn is not None:
+            written.append(out / f"{called}.svg")
+            with renamed(written[-1]) as draft:
+                draft.write_text(f"{drawn}\n", encoding="utf-8")
+        shown = {each.row: each for each in clips_of(study, [])}
+        compared = next((row for row in study.rows if study.control(row) in shown and row in shown), None)
+        rows = [shown[row] for row in (REAL, study.control(compared), compared) if row in shown] if compared else []
+        if rows:
+            lines = lines_of(rows, columns)
+            clips = [torch.from_numpy(each.clips[each.keys.index(key)]) for each in rows for key in lines]
+            written.append(out / f"{called}.gif")
+            write_grid(written[-1], clips, FPS, len(lines), names=[each.row for each in rows])
+    return written
 
 
 def read_sources(paths: Sequence[Path]) -> Sources:

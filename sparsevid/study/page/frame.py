@@ -68,13 +68,18 @@ def spread_scale(values: Sequence[float], start: float, end: float, *, margin: f
     return Scale(low - room, high + room, start, end)
 
 
-def plot(draw: Callable[[int], tuple[int, Markup]], label: str) -> Markup:
+def plot(draw: Callable[[int], tuple[int, Markup]], label: str, style: str | None = None) -> Markup:
     """A plot in two widths, of which `page.css` shows the one that fits.
 
     Args:
         draw: gives for a width in pixels the height and what is inside.
         label: what is seen, for those who do not see it.
+        style: CSS; with it, the wide one alone, as a file of its own.
     """
+    if style is not None:
+        height, inside = draw(WIDE)
+        own = {"xmlns": "http://www.w3.org/2000/svg", "width": WIDE, "height": height, "viewBox": f"0 0 {WIDE} {height}"}
+        return element("svg", element("style", style), inside, class_="plot alone", role="img", aria_label=label, **own)
 
     def drawn(width: int, kind: str) -> Markup:
         height, inside = draw(width)

@@ -42,7 +42,12 @@ def front_of(points: Sequence[Point], quality: str) -> list[int]:
 
 
 def scatter(
-    study: StudyResults, styles: RowStyles, cost: str, quality: str, differences: Mapping[str, Difference | None]
+    study: StudyResults,
+    styles: RowStyles,
+    cost: str,
+    quality: str,
+    differences: Mapping[str, Difference | None],
+    style: str | None = None,
 ) -> Markup | None:
     """The plot of a cost and a quality.
 
@@ -52,6 +57,7 @@ def scatter(
         cost: name of a figure.
         quality: in `QUALITIES`.
         differences: of rows to the control, in this quality.
+        style: CSS, for a file of its own.
 
     Returns:
         None if there is no row with both.
@@ -84,7 +90,7 @@ def scatter(
         frame = axes(x, y, (SHOWN[cost].axis, SHOWN[quality].axis), (SHOWN[cost].tick, SHOWN[quality].tick))
         return height, together([frame, field, _names(points, styles, places, y, (left, top, right, bottom))])
 
-    return plot(draw, f"{study.name}: {SHOWN[cost].axis} against {SHOWN[quality].axis}, a point a row")
+    return plot(draw, f"{study.name}: {SHOWN[cost].axis} against {SHOWN[quality].axis}, a point a row", style)
 
 
 def beside(places: Sequence[float], most: float) -> list[float]:

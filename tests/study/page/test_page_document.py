@@ -4,13 +4,14 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 from study_lines import HOSTILE, line, lines, moving, write, write_clips
 
 from sparsevid.runs.config import load_config, save_config
-from sparsevid.study.page.document import build_page, read_sources, write_page
+from sparsevid.study.page.document import build_page, read_sources, write_page, write_pictures
 from sparsevid.study.page.run_folder import read_run
 
 ROOT = Path(__file__).parents[3]
@@ -84,6 +85,20 @@ def test_all_that_there_is_is_on_the_page(tmp_path, run):
         assert text in page.words, text
     assert len([1 for tag, _ in page.found if tag == "canvas"]) == 9
     assert "Left out" not in page.words
+
+
+def test_plot_and_clips_are_files_of_their_own(tmp_path):
+    written = with_clips(tmp_path, lines(["dense", "sparse"]))
+    studies = read_sources([write(tmp_path / "paper.jsonl", written)]).studies
+    plot, clips = write_pictures(studies, tmp_path / "pictures", columns=2)
+    assert (plot.name, clips.name) == ("paper.svg", "paper.gif")
+    names = {found.text for found in ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"dense", "sparse"} < names
+    with Image.open(clips) as playing:  # three rows of two clips of 3 frames
+        assert playing.n_frames == moving(1).shape[2] and playing.height > playing.width / 2
+    for each in studies:
+        each.name = "../" + HOSTILE
+    assert all(path.parent == tmp_path / "pictures" for path in write_pictures(studies, tmp_path / "pictures"))
 
 
 def test_nothing_comes_from_elsewhere_and_little_from_here(tmp_path, run):
