@@ -36,7 +36,8 @@ def small_set(monkeypatch):
     monkeypatch.setattr(AtariSet, "default_counts", MappingProxyType({"train": 6, "test": 4}))
 
 
-def test_demo_ends_with_a_summary_and_pictures(few_clips, tmp_path, capsys):
+@pytest.mark.slow
+def test_demo_of_natural_clips_ends_with_a_summary_and_pictures(few_clips, tmp_path, capsys):
     assert run_tool("demo", ["--config", NATURAL, "--out", str(tmp_path / "demo"), "--processes", "1", *SMALL]) == 0
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text(encoding="utf-8"))
     assert summary.keys() >= KEYS and summary["classes"] == {}
@@ -52,6 +53,7 @@ def test_demo_makes_its_data_and_has_a_row_for_each_class(few_clips, small_set, 
     assert run_tool("demo", ["--out", str(tmp_path / "demo"), "--processes", "1", *SMALL, *data]) == 0
     assert json.loads((tmp_path / "atari" / "made.json").read_text(encoding="utf-8"))["train"] == 6
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text(encoding="utf-8"))
+    assert summary.keys() >= KEYS and summary["score_untrained"] > summary["score_real_again"] > 0
     assert list(summary["classes"]) == list(GAMES) and all(0 <= share <= 1 for share in summary["classes"].values())
     assert summary["sparse_macs"] < 0.75 * summary["dense_macs"]
     printed = capsys.readouterr().out

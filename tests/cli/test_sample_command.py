@@ -52,6 +52,7 @@ def test_all_ranks_take_the_checkpoint_that_rank_0_finds(checkpoint, whole, tmp_
     assert digests(tmp_path / "out") == whole
 
 
+@pytest.mark.slow
 def test_ranks_of_different_weights_are_refused_alike(checkpoint, tmp_path):
     job = (checkpoint, *OPTIONS, "--num", 4, "--out", tmp_path / "out")
     together = "".join(sample_as_ranks((*job, "--weights", "ema"), (*job, "--weights", "model")))
@@ -92,6 +93,7 @@ def test_cuda_without_an_index_is_a_device(checkpoint, tmp_path):
     assert "2 clips in" in sample(checkpoint, *OPTIONS, "--device", "cuda", "--num", 2, "--out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killed_then_damaged_then_asked_for_more(checkpoint, whole, tmp_path):
     """Killed by SIGKILL half way to five clips, a file cut short; resumed, and asked for seven."""
     out = tmp_path / "out"

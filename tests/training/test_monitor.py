@@ -305,6 +305,7 @@ def work_with_a_broken_class(rank: int, ranks: int, store: str, config_file: str
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_finite_on_one_rank_fail_on_all(tiny, classes):
     every = ("monitor.validate_every=5", "monitor.sample_every=5", "monitor.sample_clips=4", "monitor.validate_clips=2")
     config, path = tiny(*SMALL, *every, f"data.card={classes}")
