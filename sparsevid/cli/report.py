@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="RUN_OR_STUDY", help="folder of a run, or a study's results")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html goes")
     parser.add_argument("--clips", type=int, default=12, metavar="N", help="classes of which clips are shown, at most; 0: none")
-    text = "also write plot and clips of each study as NAME.svg and NAME.gif into this folder, for documents"
+    text = "also write plot and clips of each study as NAME.svg and NAME.webp into this folder, for documents"
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help=text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 import torch
+from PIL import Image
 
 from sparsevid import __version__
 from sparsevid.study.effects import differences, ratio
@@ -23,7 +24,7 @@ from sparsevid.study.page.scatter import scatter
 from sparsevid.study.page.sections import runs_part, study_parts
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger
-from sparsevid.videos.sheets import write_grid
+from sparsevid.videos.sheets import clip_grid
 
 PAGE = "index.html"
 RESULTS_SUFFIX = ".jsonl"
@@ -79,7 +80,7 @@ def write_pictures(studies: Sequence[StudyResults], out: Path, *, columns: int =
         columns: classes of which clips are shown.
 
     Returns:
-        For each study `NAME.svg`, cost against distance, and `NAME.gif`, clips of the same noise beside each other: of real
+        For each study `NAME.svg`, cost against distance, and `NAME.webp`, clips of the same noise beside each other: of real
         videos, of the control, and of the first row that is compared with it; neither where there is nothing to show.
 
     Raises:
@@ -100,8 +101,13 @@ def write_pictures(studies: Sequence[StudyResults], out: Path, *, columns: int =
         if rows:
             lines = lines_of(rows, columns)
             clips = [torch.from_numpy(each.clips[each.keys.index(key)]) for each in rows for key in lines]
-            written.append(out / f"{called}.gif")
-            write_grid(written[-1], clips, FPS, len(lines), names=[each.row for each in rows])
+            written.append(out / f"{called}.webp")
+            grid = clip_grid(clips, len(lines), scale=2, names=[each.row for each in rows])
+            frames = [Image.fromarray(frame) for frame in grid.permute(1, 2, 3, 0).numpy()]
+            with renamed(written[-1]) as draft:
+                frames[0].save(
+                    draft, "WEBP", save_all=True, append_images=frames[1:], duration=round(1000 / FPS), loop=0, quality=70
+                )
     return written
 
 

@@ -94,7 +94,7 @@ def test_plot_and_clips_are_files_of_their_own(tmp_path):
     written = with_clips(tmp_path, lines(["dense", "sparse"]))
     studies = read_sources([write(tmp_path / "paper.jsonl", written)]).studies
     plot, clips = write_pictures(studies, tmp_path / "pictures", columns=2)
-    assert (plot.name, clips.name) == ("paper.svg", "paper.gif")
+    assert (plot.name, clips.name) == ("paper.svg", "paper.webp")
     names = {found.text for found in ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")}
     assert {"dense", "sparse"} < names
     with Image.open(clips) as playing:  # three rows of two clips of 3 frames
