@@ -147,7 +147,7 @@ def _score(args: argparse.Namespace) -> int:
             raise OSError(f"{error}: write the score elsewhere, with --out FILE.json") from error
         raise
     pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
-    extras = Extras(args.repeats, args.bootstrap, args.extrapolate, args.plot is not None)
+    extras = Extras(args.repeats, args.bootstrap, extrapolate=args.extrapolate, pictures=args.plot is not None)
     measured = measure(
         _source(args, args.real), args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch,
         device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,

@@ -26,9 +26,9 @@ class Extras:
     Attributes:
         repeats: draws of clips, by seeds that follow the protocol's; the score is their mean.
         bootstrap: resamplings for an interval of the first draw's score, 2 or more; 0 for none.
-        halves: keep the values that the interval is made of, by which scores of the same clips and noise are compared.
         extrapolate: fit the first draw's score against 1/N.
         pictures: pictures are to be drawn: the fit, where there are clips enough for it, and clips beside real ones.
+        halves: keep the values that the interval is made of, by which scores of the same clips and noise are compared.
 
     Raises:
         ValueError: a number is out of range.
@@ -36,9 +36,9 @@ class Extras:
 
     repeats: int = 1
     bootstrap: int = 0
-    halves: bool = False
     extrapolate: bool = False
     pictures: bool = False
+    halves: bool = False
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.bootstrap < 0 or self.bootstrap == 1:
