@@ -120,7 +120,7 @@ def run_study(plans: Sequence[Plan], circumstances: Circumstances, siblings: Seq
         siblings: further files of results, out of which lines of the same settings are taken.
         budget: the time that there is.
     """
-    with patient_group() as group:
+    with patient_group(ALIKE) as group:
         return _run(plans, circumstances, siblings, budget, group)
 
 
@@ -143,7 +143,7 @@ def _run(
         except RankError:  # others are gone
             raise
         except Exception as error:
-            alike = all_meet(group, ALIKE)
+            alike = all_meet(group)
             _note_failure(plan, error, report, alone=not alike)
             if not alike:  # others wait for this rank, in vain: its end ends them
                 raise
@@ -216,7 +216,7 @@ def _note_failure(plan: Plan, error: Exception, report: Report, *, alone: bool =
     reason = _text(error) if isinstance(error, MENDABLE) else f"{type(error).__name__}: {error}"
     report.failed[plan.name] = reason
     logger.warning("%s failed: %s", plan.name, reason, exc_info=None if isinstance(error, MENDABLE) else error)
-    if is_main() or alone:
+    if isinstance(error, MENDABLE) if alone else is_main():  # of those that are left, each loses its connection
         try:
             write_json(plan.own_folder / FAILED, {"settings": plan.settings, "reason": reason})
         except OSError as unwritten:
