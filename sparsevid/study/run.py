@@ -216,7 +216,8 @@ def _note_failure(plan: Plan, error: Exception, report: Report, *, alone: bool =
     reason = _text(error) if isinstance(error, MENDABLE) else f"{type(error).__name__}: {error}"
     report.failed[plan.name] = reason
     logger.warning("%s failed: %s", plan.name, reason, exc_info=None if isinstance(error, MENDABLE) else error)
-    if isinstance(error, MENDABLE) if alone else is_main():  # of those that are left, each loses its connection
+    kept = isinstance(error, MENDABLE) if alone else is_main()  # not of a rank whose connection the failing one took along
+    if kept:
         try:
             write_json(plan.own_folder / FAILED, {"settings": plan.settings, "reason": reason})
         except OSError as unwritten:
