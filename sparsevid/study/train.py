@@ -79,6 +79,8 @@ def train(plan: Plan, budget: Budget) -> None:
     from sparsevid.training.trainer import Trainer  # it imports DeepSpeed, for seconds
 
     from_main(lambda: _take_folder(plan))
+    if from_main(lambda: is_trained(plan)):
+        return
     logger.info("%s: training, %d of %d steps done", plan.name, from_main(lambda: steps_done(plan)), plan.config.train.steps)
     with StopRequest() as stop:
         trainer = Trainer(plan.config)
@@ -114,14 +116,25 @@ def training_seconds(folder: Path, batch: int) -> float:
 
 
 def _take_folder(plan: Plan) -> None:
-    """Mark the run's folder as that of these settings; one of others is set aside."""
+    """Mark the run's folder as that of these settings; one of others is set aside, and one of these that had been is taken
+    back.
+    """
     folder, before = plan.folder, read_json(plan.folder / OWN).get("trained")
     if before != plan.trained and (before is not None or list_checkpoints(folder)):
-        names = (f"{folder.name}-aside-{before or 'unknown'}" + (f"-{number}" if number else "") for number in count())
+        first = _aside(folder, before or "unknown")
+        names = (first.name + (f"-{number}" if number else "") for number in count())
         aside = next(path for path in map(folder.with_name, names) if not path.exists())
         logger.warning("%s: its settings have changed since it was trained; what there was is now %s", plan.name, aside)
         os.replace(folder, aside)
+    if not folder.exists() and (own := _aside(folder, plan.trained)).is_dir():
+        logger.info("%s: the run of these settings, %s, is taken back", plan.name, own)
+        os.replace(own, folder)
     write_json(folder / OWN, {"trained": plan.trained, "row": plan.row.name, "seed": plan.seed})
+
+
+def _aside(folder: Path, trained: str) -> Path:
+    """Where the run of other settings is kept."""
+    return folder.with_name(f"{folder.name}-aside-{trained}")
 
 
 def _finish(plan: Plan) -> None:

@@ -209,6 +209,19 @@ def test_a_row_whose_settings_have_changed_is_done_again(study_file):
     assert not list((path.parent / "out/runs/tiny/dense").glob("*aside*"))
 
 
+def test_a_trial_with_other_settings_costs_no_run(study_file):
+    path = study_file(rows=ROWS)
+    do(path, "--rows", "pretrain")
+    own = plan_of(path, "pretrain").folder
+    (own / "mark").touch()
+    trial = study_file(rows=ROWS | {"pretrain": {"measured": False, "overrides": {"train.steps": 1}}})
+    do(trial, "--rows", "dense")
+    assert not (own / "mark").exists()
+    lines = do(study_file(rows=ROWS), "--rows", "dense")
+    assert (own / "mark").exists() and lines["dense", 0]["total_steps"] == 6
+    assert [each.name.partition("-aside-")[1] for each in own.parent.glob("*aside*")] == ["-aside-"]  # that of the trial
+
+
 def test_rows_start_from_those_of_another_study_and_take_its_figures(study_file):
     first = do(study_file())
     rows = {"dense": {"of": "tiny/dense"}, "sparse": {"like": "tiny/sparse", "overrides": {"train.steps": 2}}}
