@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   sparsevid study configs/study/paper.yaml --list                  # what there is to do, and how far it is
   sparsevid study configs/study/paper.yaml --budget 60             # go on for an hour, at most
   sparsevid study configs/study/paper.yaml --rows dense sparse --seeds 0
+  sparsevid study configs/study/paper.yaml --times                 # seconds of all rows that are done, in turns
   sparsevid study configs/study/paper.yaml --table                 # the results in Markdown
   sparsevid study configs/study/paper.yaml --scale gpu             # the same rows at another size
   torchrun --nproc_per_node 8 -- tools/study.py configs/study/paper.yaml --scale gpu
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="NAME", help="another size of data and model, as the file's `scales` says it")
     parser.add_argument("--list", action="store_true", help="print rows, how far they are and what they cost, and do nothing")
     parser.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
+    text = "time the rows that are done anew, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
+    parser.add_argument("--times", action="store_true", help=text)
     text = "files of results: the first is read and added to, the others are read. Default: docs/study/NAME.jsonl"
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the runs of all studies")
@@ -103,7 +106,8 @@ def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Pat
 
 
 def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path]) -> int:
-    from sparsevid.study.run import alone_on_machine, run_study
+    from sparsevid.study.run import Report, alone_on_machine, run_study
+    from sparsevid.study.times import time_rows
     from sparsevid.study.train import Budget
     from sparsevid.system.atomic import check_writable
     from sparsevid.system.distributed import (
@@ -123,9 +127,12 @@ def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: 
         check_writable(results.parent)
     circumstances = _circumstances(study, results, _command(args))
     with alone_on_machine(), peers_may_die("a study"):
-        report = run_study(plans, circumstances, siblings, budget)
+        if args.times:
+            report = Report(done=time_rows(plans, circumstances))
+        else:
+            report = run_study(plans, circumstances, siblings, budget)
     if is_main():
-        _say(study, report, results)
+        _say(study, report, results, "timed" if args.times else "done")
     shutdown()
     return 1 if report.failed else 0
 
@@ -136,12 +143,12 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join([*words, *(["--scale", args.scale] if args.scale else [])])
 
 
-def _say(study: "Study", report: "Report", results: Path) -> None:
+def _say(study: "Study", report: "Report", results: Path, done: str) -> None:
     for name, reason in report.failed.items():
         logger.warning("failed: %s: %s", name, reason)
     for name in report.left:
         logger.info("left for another time, for it would not end within the budget: %s", name)
     if report.stopped:
         logger.info("%s: the same command goes on", report.stopped)
-    counts = f"{len(report.done)} rows and seeds done, {len(report.there)} were there, {len(report.failed)} failed"
+    counts = f"{len(report.done)} rows and seeds {done}, {len(report.there)} were there, {len(report.failed)} failed"
     logger.info("%s: %s; results in %s", study.name, counts, results)

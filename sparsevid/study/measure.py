@@ -4,7 +4,6 @@ Dimensions: N samples, T frames, H×W pixels, B clips of a batch.
 """
 
 import gc
-import math
 import os
 import shutil
 import statistics
@@ -105,11 +104,11 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
         StudyError: a figure that is not finite, or a row that cannot be measured.
         GenerationError, ValueError, OSError, …: as what it calls.
     """
-    pipeline = _pipeline(plan)
+    pipeline = open_pipeline(plan)
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = settings(plan, pipeline, from_main(partial(_fitted, plan, pipeline)))
+    sampling = settings(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
     samples = plan.own_folder / SAMPLES / plan.settings
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
     line |= _distance(plan, pipeline, reference, samples)
@@ -129,7 +128,7 @@ def drop_samples(plan: Plan) -> None:
     shutil.rmtree(plan.own_folder / SAMPLES, ignore_errors=True)
 
 
-def _pipeline(plan: Plan) -> VideoPipeline:
+def open_pipeline(plan: Plan) -> VideoPipeline:
     """The trained run, where its data are now and sampled as the study's file says, not as the checkpoint remembers.
 
     Raises:
@@ -156,7 +155,7 @@ def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sam
     )  # fmt: skip
 
 
-def _fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
+def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
     """The row's savings, with fits of its own of those that look at a model first: on other noise than it is measured on.
 
     On rank 0.
@@ -271,11 +270,9 @@ def _cost(plan: Plan, pipeline: VideoPipeline, sampling: Sampling) -> dict[str, 
     pipeline.denoise(range(sampling.batch), sampling, tally=tally)
     call = warm_call(pipeline, sampling)
     turns = [time_turn({"row": call})["row"] for _ in range(plan.measure.repeats)]
-    if not turns or not math.isfinite(sum(turns)):
-        raise StudyError(f"measure.repeats = {plan.measure.repeats}; it is at least 1")
-    return {
-        "macs": tally.macs / sampling.batch,
-        "layers": tally.share,
-        "seconds": statistics.median(turns) / sampling.batch,
-        "seconds_of_turns": [turn / sampling.batch for turn in turns],
-    }
+    return {"macs": tally.macs / sampling.batch, "layers": tally.share} | seconds_of(turns, sampling.batch)
+
+
+def seconds_of(turns: Sequence[float], batch: int) -> dict[str, Any]:
+    """What a line says of the seconds that a batch took in each of some turns."""
+    return {"seconds": statistics.median(turns) / batch, "seconds_of_turns": [turn / batch for turn in turns]}

@@ -1,6 +1,7 @@
 """What lines of a study's results say: what is missing is missing, what is damaged is named."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,9 +94,11 @@ class StudyResults:
 
     @property
     def rows(self) -> list[str]:
-        """Names of the rows that are measured, the control first, the others in the order of the file."""
+        """Names of the rows that are measured, the control of most first, the others in the order of the file."""
         names = dict.fromkeys(row for row, _ in self.measurements if row != REAL)
-        return [*(name for name in names if name == CONTROL), *(name for name in names if name != CONTROL)]
+        controls = Counter(each.control for each in self.measurements.values() if each.control in names)
+        first = {name for name, _ in controls.most_common(1)}
+        return [*(name for name in names if name in first), *(name for name in names if name not in first)]
 
     def control(self, row: str) -> str | None:
         """The row that a row is compared with; None if there is none but itself, or nothing measured of it."""

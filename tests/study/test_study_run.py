@@ -17,7 +17,7 @@ from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
 from sparsevid.cli import run_tool
 from sparsevid.study.listing import state
 from sparsevid.study.plan import Study
-from sparsevid.study.results import FIGURES, newest, read_json, read_results
+from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results
 from sparsevid.study.run import alone_on_machine, machine_folder
 from sparsevid.system.locks import LockedError
 
@@ -241,6 +241,21 @@ def test_rows_are_taught_and_sampled_with_savings_that_are_fitted_first(study_fi
     taught, residual, cached, plain = lines.values()
     assert taught["training_macs"] > residual["training_macs"] and taught["losses"] != residual["losses"]
     assert cached["macs"] < plain["macs"] and cached["layers"] < 1.0 == plain["layers"] and cached["losses"] == plain["losses"]
+
+
+def test_rows_that_are_done_are_timed_in_turns(study_file, caplog):
+    path = study_file(rows=ROWS | {"few": {"of": "dense", "sample": {"steps": 1}}})
+    before = do(path, "--rows", "dense", "few")
+    lines = do(path, "--times")
+    assert list(lines) == list(before) and "tiny: 2 rows and seeds timed" in caplog.text  # none is begun
+    for key, line in lines.items():
+        assert same(line) == same(before[key]) and line["date"] == before[key]["date"] and line["timed"]["rows"] == 2
+        assert len(line["seconds_of_turns"]) == 1 and line["seconds"] == line["seconds_of_turns"][0] > 0
+    results = path.parent / "out/tiny.jsonl"
+    append_result(results, lines["few", 0] | {"hardware": "another machine"})
+    do(path, "--times")
+    assert "tiny/few, seed 0 is not timed on" in caplog.text and "it was measured on another machine" in caplog.text
+    assert newest(read_results(results))["few", 0]["seconds"] == lines["few", 0]["seconds"]
 
 
 def test_two_studies_at_one_time_are_refused():

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from sparsevid.study.measurements import CONTROL, REAL
 from sparsevid.study.page.markup import Markup, element, short
 
-COLOURS = 7  # of `page.css`, .c1 to .c7; .c0 is the control's, in the colour of the text
+COLOURS = 7  # of `page.css`, .c1 to .c7; .c0 is that of the usual control, in the colour of the text
 SHAPES = ("circle", "square", "diamond", "triangle", "wedge", "star", "cross", "saltire")
 # Corners, degrees turned, and size.
 POLYGONS = {"square": (4, 45, 1.2), "diamond": (4, 0, 1.25), "triangle": (3, 0, 1.25), "wedge": (3, 180, 1.25)}
 
 
 class RowStyles:
-    """Which colour and which marker a row has: the control those of its own, the others as they come.
+    """Which colour and which marker a row has: `dense`, the usual control, those of its own, the others as they come.
 
     Colours and markers go round in turns of different length, so that rows of one colour have other markers.
 

@@ -1,0 +1,59 @@
+"""Seconds of rows that are done, anew and in turns: each turn times every row once, so that the ratio of two rows holds
+however the machine's speed moves meanwhile.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from sparsevid.benchmark.savings import warm_call
+from sparsevid.benchmark.timing import time_turn
+from sparsevid.study.measure import Circumstances, fitted, open_pipeline, seconds_of, settings
+from sparsevid.study.plan import Plan
+from sparsevid.study.results import append_result, read_results
+from sparsevid.study.run import is_done, own_line
+from sparsevid.system.distributed import from_main
+from sparsevid.system.logging import get_logger, progress
+
+logger = get_logger(__name__)
+
+
+def time_rows(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
+    """Time the rows that are done, and write their lines anew with that. All ranks call it together, and rank 0 does it.
+
+    Args:
+        plans: of `chosen_plans`. Rows that are open, that are not measured, or that were measured on other hardware are passed
+            over, the last with a warning.
+        circumstances: of the times.
+
+    Returns:
+        Names of the rows and seeds that were timed.
+
+    Raises:
+        StudyError, GenerationError, OSError, …: as `open_pipeline`, and as sampling.
+    """
+    return from_main(lambda: _time(plans, circumstances))
+
+
+def _time(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
+    before = read_results(circumstances.results)
+    lines, calls, batches = {}, {}, {}
+    for plan in plans:
+        if not plan.row.measured or not is_done(plan, before):
+            continue
+        line = own_line(plan, before)
+        if (measured_on := line.get("hardware")) != circumstances.hardware:
+            logger.warning("%s is not timed on %s: it was measured on %s", plan.name, circumstances.hardware, measured_on)
+            continue
+        pipeline = open_pipeline(plan)
+        sampling = settings(plan, pipeline, fitted(plan, pipeline))
+        lines[plan.name], calls[plan.name], batches[plan.name] = line, warm_call(pipeline, sampling), sampling.batch
+    if not calls:
+        return []
+    turns = 1 + max(plan.measure.repeats for plan in plans)
+    _warm, *seconds = [time_turn(calls) for _ in progress(range(turns), desc="time all rows", unit="turn")]
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    timed = {"date": date, "commit": circumstances.header["commit"], "rows": len(calls)}
+    for name, line in lines.items():
+        own = seconds_of([turn[name] for turn in seconds], batches[name])
+        append_result(circumstances.results, line | own | {"timed": timed})
+    return list(calls)
