@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ from sparsevid.system.logging import get_logger, print_table
 
 if TYPE_CHECKING:
     from sparsevid.study.measure import Circumstances
+    from sparsevid.study.measurements import Measurement
     from sparsevid.study.plan import Plan, Study
     from sparsevid.study.run import Report
+
+    Measurements = dict[tuple[str, int], Measurement]
 
 EXAMPLES = """examples:
   sparsevid study configs/study/paper.yaml --list                  # what there is to do, and how far it is
@@ -18,6 +22,7 @@ EXAMPLES = """examples:
   sparsevid study configs/study/paper.yaml --rows dense sparse --seeds 0
   sparsevid study configs/study/paper.yaml --times                 # seconds of all rows that are done, in turns
   sparsevid study configs/study/paper.yaml --table                 # the results in Markdown
+  sparsevid study configs/study/paper.yaml --table --against sparse          # each row's difference to another than its control
   sparsevid study configs/study/paper.yaml --scale gpu             # the same rows at another size
   torchrun --nproc_per_node 8 -- tools/study.py configs/study/paper.yaml --scale gpu
 
@@ -41,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="NAME", help="another size of data and model, as the file's `scales` says it")
     parser.add_argument("--list", action="store_true", help="print rows, how far they are and what they cost, and do nothing")
     parser.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
+    parser.add_argument("--against", metavar="ROW", help="of --table: compare all rows with this one, not with their control")
     text = "time the rows that are done anew, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
     parser.add_argument("--times", action="store_true", help=text)
     text = "files of results: the first is read and added to, the others are read. Default: docs/study/NAME.jsonl"
@@ -50,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do, list or print a study. Returns 0; 1 if a row failed. What is wrong with the study itself raises."""
+    if args.against and not args.table:
+        raise ValueError(f"--against {args.against} is of --table; a row's own control stands in the study's file")
     if args.budget is not None and not args.budget >= 0:
         raise ValueError(f"--budget {args.budget}: minutes, from 0")
     from sparsevid.study.plan import Study
@@ -74,12 +82,23 @@ def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) ->
     for problem in problems:
         logger.warning("%s", problem)
     every = next((each.measurements for each in found if each.name == study.name), {})
+    if args.against:
+        every = _against(every, args.against)
+    rows = args.rows and {*args.rows, args.against}
     wanted = {(row, seed): each for (row, seed), each in every.items()
-              if (not args.rows or row in args.rows) and (not args.seeds or seed in args.seeds)}  # fmt: skip
+              if (not rows or row in rows) and (not args.seeds or seed in args.seeds)}  # fmt: skip
     if not wanted:
         raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
     print(study_table(StudyResults(study.name, wanted), list(study.file.rows)))
     return 0
+
+
+def _against(every: "Measurements", control: str) -> "Measurements":
+    """The same measurements, all to be compared with this row."""
+    if not any(row == control for row, _ in every):
+        names = ", ".join(dict.fromkeys(row for row, _ in every)) or "none"
+        raise ValueError(f"--against {control}: nothing was measured of such a row; measured are {names}")
+    return {key: replace(each, control=control) for key, each in every.items()}
 
 
 def _circumstances(study: "Study", results: Path, command: str = "") -> "Circumstances":

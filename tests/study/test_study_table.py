@@ -121,6 +121,20 @@ def test_results_of_two_machines_add_up_and_seconds_stay_apart(tmp_path, capsys)
     assert "no results of s" in capsys.readouterr().err
 
 
+def test_rows_are_compared_with_another_one_if_that_is_asked_for(tmp_path, capsys):
+    for each in (line("dense", seconds=0.5), line("a", seconds=0.25), line("b", seconds=0.125)):
+        append_result(tmp_path / "s.jsonl", each)
+    (tmp_path / "s.yaml").write_text("study: s\nbase: b.yaml\nrows: {dense: {}, a: {}, b: {}}\n", encoding="utf-8")
+    given = [str(tmp_path / "s.yaml"), "--results", str(tmp_path / "s.jsonl"), "--rows", "b", "--against", "a"]
+    assert run_tool("study", [*given, "--table"]) == 0
+    printed = capsys.readouterr().out
+    table = cells(printed)
+    assert list(table) == ["a", "b"] and table["b"]["control / this"] == "2.00×" and "to the row `a`" in printed
+    assert run_tool("study", given) == 2 and "is of --table" in capsys.readouterr().err
+    assert run_tool("study", [*given[:-1], "c", "--table"]) == 2
+    assert "--against c: nothing was measured of such a row; measured are dense, a, b" in capsys.readouterr().err
+
+
 def test_what_is_for_other_seeds_alone_is_marked(tmp_path):
     lines = [line(row, seed, 0.02 * (row == "x"), losses=[]) for row in ("dense", "x") for seed in range(3)]
     cell = cells(study_table(study_of(tmp_path, lines)))["x"]
