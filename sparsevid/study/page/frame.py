@@ -37,6 +37,9 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        """The place of a value; on a logarithmic scale one without a logarithm lies as far below `low` as `high` lies above."""
+        if self.log:
+            value = max(value, self.low**2 / self.high)
         low, high, value = (
             (math.log(each) for each in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         )

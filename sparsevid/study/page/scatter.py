@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sparsevid.sparsity.cost import frontier
 from sparsevid.study.effects import QUALITIES, Difference, Estimate, estimate
 from sparsevid.study.measurements import StudyResults
-from sparsevid.study.page.frame import Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
+from sparsevid.study.page.frame import DECADES, Box, Scale, axes, cut, line, place_labels, plot, spread_scale, text, told
 from sparsevid.study.page.markup import Markup, element, short, together
 from sparsevid.study.page.numbers import SHOWN, change
 from sparsevid.study.page.rows import RowStyles
@@ -137,9 +137,14 @@ def _level(study: StudyResults, quality: str, values: Sequence[float]) -> float 
 def _quality_scale(points: Sequence[Point], level: float | None, bottom: float, top: float) -> Scale:
     values = [value for point in points for value in point.quality.values] + ([] if level is None else [level])
     low, high = min(values), max(values)
-    room = (high - low) * BEYOND or abs(high)
+    if log := low > 0 and high / low >= DECADES:
+        room = (high / low) ** (BEYOND / 4)  # such a scale is wide, and below there is no end to it
+        least, most = low / room, high * room
+    else:
+        room = (high - low) * BEYOND or abs(high)
+        least, most = low - room, high + room
     ends = [end for point in points for end in point.quality.interval or ()]
-    return spread_scale([*values, *(min(max(end, low - room), high + room) for end in ends)], bottom, top, log=False)
+    return spread_scale([*values, *(min(max(end, least), most) for end in ends)], bottom, top, log=log)
 
 
 def _front(points: Sequence[tuple[float, float]], right: float, worst: float) -> Markup:

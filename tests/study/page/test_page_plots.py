@@ -159,6 +159,18 @@ def test_figures_of_any_size_are_drawn(tmp_path, figures):
             ET.fromstring(plot)
 
 
+def test_an_interval_that_reaches_below_zero_runs_out_of_a_logarithmic_plot(tmp_path):
+    distances = {"dense": (3.0, [-9.0, 20.0]), "sparse": (90.0, [80.0, 100.0])}
+    own = [line(row, 0) | {"distance": value, "distance_interval": ends} for row, (value, ends) in distances.items()]
+    picture = ET.fromstring(scatter(study_of(tmp_path, own), RowStyles(distances), "macs", "distance", {})).find("svg")
+    field = next(each for each in picture.iter("svg") if each is not picture)
+    bottom = float(field.get("y")) + float(field.get("height"))
+    ends = [float(each.get("y1")) for each in field.iter("line") if each.get("class") == "bar"]
+    assert max(ends) > bottom and len([end for end in ends if end < bottom]) >= 3
+    places = [place(each)[1] for each in picture.iter("g") if each.get("data-tip")]
+    assert abs(places[0] - places[1]) > 0.5 * float(field.get("height"))  # a ratio of 30 fills it
+
+
 def test_what_was_not_measured_is_not_drawn(tmp_path):
     bare = study_of(tmp_path, [{"study": "paper", "row": row, "seed": 0, "macs": 5.0} for row in ROWS])
     assert plots(bare) == {}
