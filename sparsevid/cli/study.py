@@ -44,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "begin no row that would not end in time, as far as earlier rows tell, and stop training with a checkpoint then"
     parser.add_argument("--budget", type=float, metavar="MINUTES", help=f"{text}; default: no end")
     parser.add_argument("--scale", metavar="NAME", help="another size of data and model, as the file's `scales` says it")
-    parser.add_argument("--list", action="store_true", help="print rows, how far they are and what they cost, and do nothing")
-    parser.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--list", action="store_true", help="print rows, how far they are and what they cost, and do nothing")
+    others.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
+    text = "time all done rows again, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
+    others.add_argument("--times", action="store_true", help=text)
     parser.add_argument("--against", metavar="ROW", help="of --table: compare all rows with this one, not with their control")
-    text = "time the rows that are done anew, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
-    parser.add_argument("--times", action="store_true", help=text)
     text = "files of results: the first is read and added to, the others are read. Default: docs/study/NAME.jsonl"
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the runs of all studies")
