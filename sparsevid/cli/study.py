@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "time all done rows again, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
     others.add_argument("--times", action="store_true", help=text)
     parser.add_argument("--against", metavar="ROW", help="of --table: compare all rows with this one, not with their control")
-    text = "files of results: the first is read and added to, the others are read. Default: docs/study/NAME.jsonl"
+    text = "files of results: the first is read and added to, the others are read; for a trial, and to measure anew what there "
+    text += "are lines of, a file of your own in another folder. Default: docs/study/NAME.jsonl"
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help=text)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the runs of all studies")
 
@@ -72,7 +73,26 @@ def run(args: argparse.Namespace) -> int:
     siblings = [path for path in sorted(files[0].parent.glob("*.jsonl")) if path not in files] + files[1:]
     if args.list:
         return _list(study, plans, files[0], siblings)
+    if not args.results and not args.times:
+        _keep_lines(args, plans, files[0])
     return _do(args, study, plans, files[0], siblings)
+
+
+def _keep_lines(args: argparse.Namespace, plans: "list[Plan]", results: Path) -> None:
+    """Lines that everybody reads are not to be replaced by those of a trial.
+
+    Raises:
+        ValueError: settings of the command would replace some.
+    """
+    from sparsevid.study.results import read_results
+    from sparsevid.study.run import superseded
+
+    if not (count := superseded(plans, read_results(results))):
+        return
+    text = f"{count} rows and seeds have lines of other settings or data in {results}, where the newest line counts"
+    if args.overrides:
+        raise ValueError(f"{text}: for a trial with {' '.join(args.overrides)} give a file of its own, --results FILE")
+    logger.warning("%s: they are done anew; --results FILE keeps a trial apart", text)
 
 
 def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) -> int:
@@ -111,7 +131,7 @@ def _circumstances(study: "Study", results: Path, command: str = "") -> "Circums
 
 
 def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path]) -> int:
-    from sparsevid.study.listing import LISTED, listing
+    from sparsevid.study.listing import LISTED, left, listing
     from sparsevid.study.results import read_results
 
     lines = [line for path in (results, *siblings) for line in read_results(path)]
@@ -122,6 +142,8 @@ def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Pat
     print_table(
         f"{study.name}: {len(plans)} rows and seeds, results in {results}", list(LISTED), listing(plans, lines, hardware)
     )
+    if text := left(plans, lines, hardware):
+        print(text)
     return 0
 
 

@@ -1,5 +1,6 @@
 """From a run's configuration to its clips."""
 
+import json
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
 from sparsevid.data.tree.clip_rule import ClipRule
-from sparsevid.data.tree.manifest import ALL, Manifest, open_manifest
+from sparsevid.data.tree.manifest import ALL, Manifest, kept_manifest, open_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.runs.config import ConfigError, DataConfig, RecordConfig, RunConfig
 from sparsevid.videos.read import DEFAULT_BACKEND, describe_decoder
@@ -45,8 +46,7 @@ def open_data(config: RunConfig) -> RunData:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
     if data.latents and config.autoencoder.kind == "linear":
         raise ConfigError("data.latents is of a fixed autoencoder, and autoencoder.kind=linear is fitted by each run")
-    rules = replace(tree_rules(card, data.label_order, data.fold), display=data.display)
-    manifest = open_manifest(resolve_root(card, data.root), rules, strict=data.strict)
+    manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
     if data.split is not None:
         selected = manifest.select(data.split)
     else:  # the card's split, for trees that have splits
@@ -65,6 +65,56 @@ def open_data(config: RunConfig) -> RunData:
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
     return RunData(replace(config, data=data, record=record), manifest, dataset)
+
+
+class KnownTrees:
+    """What there is of data that runs would be trained on, each tree asked for once."""
+
+    def __init__(self) -> None:
+        self._fingerprints: dict[str, str | None] = {}
+        self._manifests: dict[str, Manifest] = {}
+
+    def look(self, data: DataConfig) -> Manifest:
+        """The manifest of a run's data, as `open_data` opens it. All ranks call it together.
+
+        Raises:
+            FileNotFoundError, ValueError, DecodeError: as `load_card`, `resolve_root`, `open_manifest`.
+        """
+        place = _place(data)
+        if place not in self._manifests:
+            card = load_card(data.card, data.card_options)
+            self._manifests[place] = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
+            self._fingerprints[place] = self._manifests[place].fingerprint
+        return self._manifests[place]
+
+    def fingerprint(self, data: DataConfig) -> str | None:
+        """Of a run's data, if it is known: None where there are none, they are not as the card says, or nobody has looked into
+        them since they changed. A process asks for itself.
+        """
+        place = _place(data)
+        if place not in self._fingerprints:
+            self._fingerprints[place] = _kept_fingerprint(data)
+        return self._fingerprints[place]
+
+
+def _place(data: DataConfig) -> str:
+    """What decides where data are looked for, and how their tree is read."""
+    return json.dumps([data.card, data.card_options, data.root, data.fold, data.label_order, data.display], sort_keys=True)
+
+
+def _kept_fingerprint(data: DataConfig) -> str | None:
+    try:
+        card = load_card(data.card, data.card_options)
+        manifest = kept_manifest(resolve_root(card, data.root), _run_rules(card, data))
+    except (OSError, ValueError):
+        return None
+    return None if manifest is None else manifest.fingerprint
+
+
+def _run_rules(card: Card, data: DataConfig) -> TreeRules:
+    """A card's rules, with what a run says of them."""
+    display = card.clip.display if data.display is None else data.display
+    return replace(tree_rules(card, data.label_order, data.fold), display=display)
 
 
 def _decoder(data: DataConfig) -> dict[str, str]:

@@ -60,6 +60,7 @@ def generate(
     writers: int = WRITERS,
     show_progress: bool = True,
     grid: bool = False,
+    sheet: bool = True,
 ) -> JobReport:
     """Generate samples 0 … num − 1 as files, but for those that are there. All ranks call it together.
 
@@ -72,6 +73,7 @@ def generate(
         writers: threads that write, on each rank.
         show_progress: bars of denoising and of writing, with what remains, on rank 0.
         grid: write the clips of the contact sheet as one video, too, beside the folder.
+        sheet: write the contact sheet; without it no grid either.
 
     Raises:
         ValueError: no clip, an unknown format, or a rate that a format cannot have.
@@ -100,7 +102,8 @@ def generate(
         tally = Tally()
         times = _run(pipeline, sampling, folder, missing, writers, show_progress, tally if sampling.savings else None)
         absent = _absent(folder, sampling.batch, num, most)
-        _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
+        if sheet:
+            _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
     finally:
         folder.end()
     return JobReport(num, written, most - len(absent), times, tally.share if tally.asked else None)

@@ -44,8 +44,12 @@ class Rates:
 
     def seconds(self, plan: Plan, hardware: str) -> float | None:
         """Of all that is left of a row, with what it needs; None where nothing is known."""
-        parts = [self.measuring_seconds(plan, hardware)] if plan.row.measured else []
-        for each in untrained(plan):
+        return self.together([plan], hardware)
+
+    def together(self, plans: Sequence[Plan], hardware: str) -> float | None:
+        """Of all that is left of several rows, each run once; None where nothing is known of one."""
+        parts = [self.measuring_seconds(plan, hardware) for plan in plans if plan.row.measured]
+        for each in dict.fromkeys(each for plan in plans for each in untrained(plan)):
             parts.append(self.training_seconds(each, hardware, done=steps_done(each)))
         return None if None in parts else sum(parts)
 

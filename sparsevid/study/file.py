@@ -1,7 +1,8 @@
 """The file of a study: YAML with typed keys, strict as a run's configuration is."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.study import StudyError
+from sparsevid.study.measurements import REAL
 from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml
 
 _TYPED = {AS_TYPED: True}  # text all through: what it means, the schema that it is laid over says
+NOTHING = "none"  # in place of a row: what a row is `like`, or the study, says one, and this row has none
+TAKEN = {
+    NOTHING: "in a row's keys it says that there is no such row",
+    REAL: "pages show the real clips under this name",
+}  # names that no row may have
+_NUMBER = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)  # as YAML has it
 _MARKS = set(",[]{}#&*!|>'\"%@`: ")  # in an element of a list, what has to be quoted
 
 
@@ -84,7 +92,7 @@ class StudyFile:
 
     study: str = ""  # its name: of its results and of the folder of its runs
     base: str = ""  # the run that rows are variants of, relative to this file
-    control: str = "dense"  # the row that others are compared with, of the same seed
+    control: str | None = None  # the row that others are compared with, of the same seed; default: dense, if there is one
     seeds: list[int] = field(default_factory=lambda: [0])
     overrides: dict[str, Any] = field(default_factory=dict, metadata=_TYPED)  # of the base run, for all rows
     sample: SampleSettings = field(default_factory=SampleSettings)
@@ -97,7 +105,8 @@ def read_study(path: Path) -> StudyFile:
     """Read a study's file.
 
     Raises:
-        StudyError: no such file, broken YAML, an unknown key (with the nearest valid one), or a value of the wrong type.
+        StudyError: no such file, broken YAML, an unknown key (with the nearest valid one), a value of the wrong type, another
+            name than the file's, a row of a name that means something else, or a control that is no row.
     """
     if not path.is_file():
         raise StudyError(f"no study {path}; give the path of a YAML file such as configs/study/paper.yaml")
@@ -114,7 +123,7 @@ def read_study(path: Path) -> StudyFile:
                 check_keys(section, schema, f"{path}: {part}.{name}")
         found: StudyFile = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), values))
     except OmegaConfBaseException as error:
-        raise StudyError(f"{path}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        raise StudyError(f"{path}: {_reason(error, values)}") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise StudyError(str(error)) from error
     for key in ("study", "base", "rows", "seeds"):
@@ -123,7 +132,33 @@ def read_study(path: Path) -> StudyFile:
     for name in (found.study, *found.rows):
         if not name or not all(letter.isalnum() or letter in "-_.+" for letter in name) or name.startswith("."):
             raise StudyError(f"{path}: {name!r} names folders: letters, digits, '-', '_', '+' and '.' make it")
+    _check_names(found, path)
     return found
+
+
+def _check_names(found: StudyFile, path: Path) -> None:
+    """The study's name, those of its rows, and those of controls."""
+    if found.study != path.stem:
+        raise StudyError(
+            f"{path}: study = {found.study!r}; it is the file's name, by which other studies find it: study: {path.stem}, or "
+            f"call the file {found.study}.yaml"
+        )
+    for name, meaning in TAKEN.items():
+        if name in found.rows:
+            raise StudyError(f"{path}: a row cannot be called {name!r}: {meaning}")
+    controls = {"control": found.control} | {f"rows.{name}.control": row.control for name, row in found.rows.items()}
+    for key, control in controls.items():
+        if control not in (None, NOTHING, *found.rows):
+            raise StudyError(f"{path}: {key}: no row {control!r}; {nearest(control, list(found.rows))}")
+
+
+def _reason(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
+    """Where a value is of the wrong type, and what it is to be."""
+    key, reason = error.full_key or "", str(error).splitlines()[0]
+    if "ListConfig" in reason:
+        given = OmegaConf.select(OmegaConf.create(values), key)
+        reason = f"{given!r} is no list; a list of one is [{given}]"
+    return f"{key}: {reason}"
 
 
 def laid_over(settings: Any, changes: Mapping[str, Any], source: str) -> Any:
@@ -134,30 +169,32 @@ def laid_over(settings: Any, changes: Mapping[str, Any], source: str) -> Any:
     """
     try:
         check_keys(changes, type(settings), source)
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), dict(changes)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), _numbers(dict(changes))))
     except OmegaConfBaseException as error:
-        raise StudyError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        raise StudyError(f"{source}: {_reason(error, dict(changes))}") from error
     except ValueError as error:
         raise StudyError(str(error)) from error
 
 
-def check_counts(sample: SampleSettings, measure: MeasureSettings, source: str) -> None:
-    """Refuse numbers with which a row would fail once it is trained.
+def changed(values: dict[str, Any], default: dict[str, Any], without: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """What differs from the defaults, by dotted key: a field that is added later, with its default, changes nothing.
 
-    Raises:
-        StudyError: a number of clips, steps, times, repeats or the like below 1, or resamplings that make no interval.
+    Args:
+        values: nested.
+        default: the same keys.
+        without: dotted keys and sections that do not count.
+        prefix: of the keys.
     """
-    for name, part, keys in (
-        ("sample", sample, ("clips", "steps", "batch")),
-        ("measure", measure, ("clips", "times", "batch", "repeats", "classifier_steps")),
-    ):
-        for key in keys:
-            if getattr(part, key) < 1:
-                raise StudyError(f"{source}: {name}.{key} = {getattr(part, key)}; it is at least 1")
-    if measure.bootstrap and (measure.bootstrap < 2 or sample.clips < 4):
-        raise StudyError(
-            f"{source}: measure.bootstrap = {measure.bootstrap}; it is 0 for none, or 2 and more of 4 clips and more"
-        )
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in without or value == default.get(key):
+            continue
+        if isinstance(value, dict) and isinstance(default.get(key), dict):
+            found |= changed(value, default[key], without, f"{name}.")
+        else:
+            found[name] = value
+    return found
 
 
 def dotted(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -173,6 +210,15 @@ def nearest(name: str, known: list[str]) -> str:
     """A hint for a name that is not known, and those that are."""
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"{f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(known)}"
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers that were text all through, as YAML reads them where the type is known: `.nan`, `.inf`."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(each) for each in value]
+    return float(value.replace(".", "")) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _typed(value: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sparsevid.study.estimate import Rates, untrained
 from sparsevid.study.plan import Plan
 from sparsevid.study.results import Line
-from sparsevid.study.run import failure, is_done, own_line
+from sparsevid.study.run import changes, failure, is_done, taken_line
 from sparsevid.study.train import is_trained, steps_done
 
 LISTED = ("row", "seed", "state", "training PMACs", "sampled GMACs/clip", "left, about")
@@ -21,16 +21,33 @@ def listing(plans: Sequence[Plan], lines: Sequence[Line], hardware: str) -> list
     """
     rates, found = Rates(lines), []
     for plan in plans:
-        done = is_done(plan, lines)
-        left = 0.0 if done else rates.seconds(plan, hardware)
+        left = rates.together(_to_do([plan], lines), hardware)
         # In units in which small studies are seen too.
         macs = f"{plan.source.training_macs / 1e15:.3g}"
         found.append([plan.row.name, str(plan.seed), state(plan, lines), macs, f"{plan.sampled_macs / 1e9:.4g}", _time(left)])
     return found
 
 
+def left(plans: Sequence[Plan], lines: Sequence[Line], hardware: str) -> str:
+    """How long all that is open of these rows will take, each run once, in a sentence; empty where nothing is open."""
+    open_ones, rates = _to_do(plans, lines), Rates(lines)
+    if not open_ones:
+        return ""
+    known = [plan for plan in open_ones if rates.seconds(plan, hardware) is not None]
+    count = f"{len(open_ones)} of {len(plans)} rows and seeds are open"
+    if not known:
+        return f"{count}; how long they take is not known"
+    unknown = f", without {len(open_ones) - len(known)} of which it is not known" if len(known) < len(open_ones) else ""
+    return f"{count}; together about {_time(rates.together(known, hardware))}{unknown}"
+
+
+def _to_do(plans: Sequence[Plan], lines: Sequence[Line]) -> list[Plan]:
+    """Those that something has to be computed for."""
+    return [plan for plan in plans if not is_done(plan, lines) and not (plan.row.measured and taken_line(plan, lines))]
+
+
 def state(plan: Plan, lines: Sequence[Line]) -> str:
-    """`done`, `part (step n of N)`, `trained`, `failed (reason)`, `changed` (done by other settings) or `open`."""
+    """`done`, `part (step n of N)`, `trained`, `failed (reason)`, `changed` (done by other settings or data) or `open`."""
     if is_done(plan, lines):
         return "done"
     reason, source = failure(plan), plan.source
@@ -40,8 +57,8 @@ def state(plan: Plan, lines: Sequence[Line]) -> str:
         return "trained"
     if steps := steps_done(source):
         return f"part (step {steps} of {source.config.train.steps})"
-    if own_line(plan, lines) is not None:
-        return "changed (done by other settings)"
+    if how := changes(plan, lines):
+        return f"changed (done {how})"
     lacking = [each.row.name for each in untrained(plan) if each is not source]
     return f"open (needs {', '.join(lacking)})" if lacking else "open"
 

@@ -35,11 +35,13 @@ from sparsevid.savings.options import parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError
+from sparsevid.study.file import changed
 from sparsevid.study.heldout import heldout_losses, time_edges
-from sparsevid.study.plan import Plan, changed
+from sparsevid.study.measurements import short_hash
+from sparsevid.study.plan import Plan
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
 from sparsevid.study.results import Line, check_line, read_json, write_json
-from sparsevid.study.train import seconds_trained
+from sparsevid.study.train import seconds_trained, weights_of
 from sparsevid.system.distributed import from_main, world_size
 from sparsevid.system.logging import get_logger
 from sparsevid.training.scoring import real_videos
@@ -49,7 +51,7 @@ from sparsevid.videos.write import clip_path
 SAMPLES = "samples"  # folder of a row's samples, until it is measured
 FITS = "fits"  # folder of what a row's savings have fitted to its model
 LOSSES = "losses.json"  # in a run's folder: its held-out losses, which rows that sample it otherwise share
-SHOWN = "shown.npz"  # a sample of each class, of the same noise in all rows
+SHOWN = "shown-{}.npz"  # a sample of each class, of the same noise in all rows; with its settings
 FORMAT = "ffv1"
 CALIBRATION_SAMPLES = 16  # on which caches that need it are fitted to a model
 DIGITS = 6  # of a loss that is kept
@@ -94,6 +96,7 @@ class Circumstances:
             "hardware": self.hardware,
             "command": header["command"],
             "versions": {"sparsevid": __version__} | {name: header[name] for name in ("python", "torch")},
+            **{key: value for key, value in plan.of_figures.items() if value is not None},
         }
 
 
@@ -110,7 +113,7 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
     sampling = settings(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
     samples = plan.own_folder / SAMPLES / plan.settings
-    report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,))
+    report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
     line |= from_main(partial(_of_samples, plan, sampling, reference, samples, frames, circumstances.results.parent))
@@ -132,11 +135,18 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
     """The trained run, where its data are now and sampled as the study's file says, not as the checkpoint remembers.
 
     Raises:
-        StudyError: the checkpoint is of another model than the study counts.
+        StudyError: the checkpoint is of another model than the study counts, or of other data than are at hand.
     """
     pipeline, own = VideoPipeline.from_pretrained(plan.folder), plan.config
     if pipeline.model.spec != plan.run.spec:
         raise StudyError(f"{plan.folder} holds {pipeline.model.spec}, and the study says {plan.run.spec}")
+    trained_on, at_hand = pipeline.config.record.fingerprint, plan.of_training["data"]
+    if None not in (trained_on, at_hand) and trained_on != at_hand:
+        raise StudyError(
+            f"{plan.folder} was trained on other data (fingerprint {short_hash(trained_on)}) than data.root = {own.data.root} "
+            f"holds ({short_hash(at_hand)}), and would be measured on these: give the root that it was trained on, or another "
+            "--out to train it anew"
+        )
     data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder)
     pipeline.config = replace(pipeline.config, sample=own.sample, monitor=own.monitor, data=data)
     return pipeline
@@ -181,6 +191,8 @@ def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
         "parameters": parameter_count(pipeline.model.spec),
         "layout": pipeline.model.spec.layout,
         "data": pipeline.config.record.fingerprint,
+        "run": f"{source.row.study.name}/{source.row.name}",
+        "weights": from_main(lambda: weights_of(source)),
         "sample": changed(vars(plan.sample), {}),
     }
     if schedule is not None:
@@ -191,7 +203,7 @@ def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
 def _losses(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
     """Held-out loss with that of each clip and of each interval of times; of a run it is computed once."""
     measure = plan.measure
-    told = {"trained": plan.trained, **{name: getattr(measure, name) for name in ("split", "clips", "times", "seed")}}
+    told = _told(plan)
     kept = from_main(lambda: read_json(plan.folder / LOSSES))
     if kept.get("told") != told:
         losses = heldout_losses(pipeline, measure)
@@ -206,6 +218,17 @@ def _losses(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
             for number, loss in enumerate(kept["intervals"])
         ],
     }
+
+
+def kept_losses(plan: Plan) -> list[float] | None:
+    """Of each clip, as lines have it, where they have been computed of the run that is there."""
+    kept = read_json(plan.folder / LOSSES)
+    return [round(loss, DIGITS) for loss in kept["clips"]] if kept.get("told") == _told(plan) else None
+
+
+def _told(plan: Plan) -> dict[str, Any]:
+    """By what held-out losses are told apart."""
+    return {"trained": plan.trained, **{name: getattr(plan.measure, name) for name in ("split", "clips", "times", "seed")}}
 
 
 def _distance(plan: Plan, pipeline: VideoPipeline, reference: Reference, samples: Path) -> dict[str, Any]:
@@ -244,7 +267,8 @@ def _of_samples(
         right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)
-    path, classes = plan.own_folder / SHOWN, [reference.classes[label] for label in sorted(shown)]
+    path = plan.own_folder / SHOWN.format(plan.settings)
+    classes = [reference.classes[label] for label in sorted(shown)]
     save_shown(path, torch.stack([shown[label] for label in sorted(shown)]), classes)
     return {
         "clips": count,

@@ -3,33 +3,38 @@
 A row of another study is `NAME/ROW`, of the file NAME.yaml beside this one.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sparsevid.benchmark.candidates import Candidate, open_run
+from sparsevid.data.open import KnownTrees
+from sparsevid.data.tree.cards import CARD_SUFFIXES, ClipDefaults, load_card
+from sparsevid.data.tree.rules import TreeRules
 from sparsevid.diffusion.samplers import sampler_times
+from sparsevid.evaluation.protocols import list_protocols, load_protocol
+from sparsevid.evaluation.protocols.protocol import told_apart_by
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.cost import forward_macs, sampling_macs
 from sparsevid.study import StudyError
+from sparsevid.study.checks import check_counts, check_measurable, check_overrides
 from sparsevid.study.file import (
+    NOTHING,
     MeasureSettings,
     RowSettings,
     SampleSettings,
     StudyFile,
-    check_counts,
+    changed,
     dotted,
     laid_over,
     nearest,
     read_study,
 )
+from sparsevid.study.results import Line, agree, digest
 
 FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
-NOTHING = "none"  # in place of a row: what a row is `like` says one, and this row has none
+CONTROL = "dense"  # where the study names none and there is such a row
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
 # What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
@@ -159,7 +164,7 @@ class Plan:
         named = {"train.init_from": self.source.start, "distill.teacher": self.source.teacher}
         own = [key for key, each in named.items() if each is not None]  # a path, in place of which its own mark counts
         parts = [None if each is None else each.trained for each in named.values()]
-        return _digest([changed(asdict(self.config), asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
+        return digest([changed(asdict(self.config), asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
 
     @cached_property
     def settings(self) -> str:
@@ -172,7 +177,36 @@ class Plan:
         )
         own = [(sample, SampleSettings()), (replace(self.measure, protocol=protocol), MeasureSettings())]
         parts = [changed(asdict(each), asdict(default)) for each, default in own]
-        return _digest([self.trained, run.guidance_channels, *parts])
+        return digest([self.trained, run.guidance_channels, *parts])
+
+    @property
+    def of_training(self) -> dict[str, str | None]:
+        """What its settings only name, and what tells its run apart too: the data at hand, and what a card that is named by its
+        path says.
+        """
+        return {"data": self.row.study.data.fingerprint(self.config.data), "card": self._card}
+
+    @property
+    def of_figures(self) -> dict[str, str | None]:
+        """The same of its figures, with what a protocol says that is named by its path."""
+        return self.of_training | {"protocol": self._protocol}
+
+    @cached_property
+    def _card(self) -> str | None:
+        if Path(self.config.data.card).suffix not in CARD_SUFFIXES:
+            return None
+        card = load_card(self.config.data.card, self.config.data.card_options)
+        pairs = ((card.rules(), TreeRules()), (card.clip, ClipDefaults()))
+        return digest([changed(asdict(own), asdict(default)) for own, default in pairs])
+
+    @cached_property
+    def _protocol(self) -> str | None:
+        named = self.measure.protocol or self.config.monitor.protocol
+        return None if named in list_protocols() else digest(told_apart_by(load_protocol(named).as_dict()))
+
+    def fits(self, line: Line) -> bool:
+        """Whether a line's figures are of this row's settings, and of what these name; its weights may be others."""
+        return line["settings"] == self.settings and agree(line, self.of_figures)
 
 
 class Study:
@@ -196,6 +230,7 @@ class Study:
         self.path, self.out, self.scale, self.given = path, out, scale, tuple(overrides)
         self.file: StudyFile = read_study(path)
         self.known = {} if known is None else known
+        self.data = next((each.data for each in self.known.values()), KnownTrees())
         self.known[path.resolve()] = self
         self._rows: dict[str, Row] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
@@ -232,11 +267,7 @@ class Study:
     def control(self, name: str) -> str | None:
         """The row of this study that a row is compared with, if there is one; none for itself."""
         own = self.row(name).settings.control if name in self.file.rows else None
-        if own == NOTHING:
-            return None
-        if own is not None:
-            self._check(own, f"{self.path}: rows.{name}.control")
-        found = own or self.file.control
+        found = own or self.file.control or CONTROL
         return found if found in self.file.rows and found != name else None
 
     def row(self, name: str) -> Row:
@@ -310,9 +341,10 @@ class Study:
             )
         if len(length) > 1:
             raise StudyError(f"{where} says steps_of and macs_of: one of them")
-        if of is not None:
-            return Plan(row, seed, of.run, None, None, of, sample, self.measure)
-        plan = Plan(row, seed, self._run(row, seed, needs), needs["start"], needs["teacher"], None, sample, self.measure)
+        run = self._run(row, seed, needs) if of is None else of.run
+        if row.measured:
+            check_measurable(run, sample, self.measure, where)
+        plan = Plan(row, seed, run, needs["start"], needs["teacher"], of, sample, self.measure)
         if not length:
             return plan
         other, before = needs[length[0]], needs["start"]
@@ -331,6 +363,7 @@ class Study:
         keys = {"start": "train.init_from", "teacher": "distill.teacher"}
         sources = [f"{keys[each]}={needs[each].folder}" for each in keys if needs[each] is not None]
         below = ["train.keep_checkpoints=1", *self.overrides, *self.given]
+        check_overrides([*below, *row.overrides], f"{self.path}: rows.{row.name}")
         return open_run(
             self.path.parent / (row.settings.base or self.file.base),
             [*below, *row.overrides, *UNWATCHED, *place, *sources, *more],
@@ -356,28 +389,3 @@ class Study:
 def _generation(start: Plan | None) -> int:
     """How many runs lie before one, each started from the next."""
     return 0 if start is None else 1 + _generation(start.source.start)
-
-
-def changed(values: dict[str, Any], default: dict[str, Any], without: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
-    """What differs from the defaults, by dotted key: a field that is added later, with its default, changes nothing.
-
-    Args:
-        values: nested.
-        default: the same keys.
-        without: dotted keys and sections that do not count.
-        prefix: of the keys.
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in without or value == default.get(key):
-            continue
-        if isinstance(value, dict) and isinstance(default.get(key), dict):
-            found |= changed(value, default[key], without, f"{name}.")
-        else:
-            found[name] = value
-    return found
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,13 +3,17 @@
 And the small files of JSON in which a study keeps its state.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsevid.study import StudyError
 from sparsevid.system.atomic import renamed
+from sparsevid.system.locks import file_locked
 from sparsevid.system.logging import get_logger
 
 FIGURES = ("loss", "distance", "accuracy", "macs", "seconds")  # of every line, all finite
@@ -22,15 +26,15 @@ Parsed = TypeVar("Parsed")
 
 
 def read_results(path: Path) -> list[Line]:
-    """The results in a file, oldest first; without the file there are none. Lines that are none are passed over, with a
-    warning.
+    """The results in a file, oldest first; without the file there are none. Lines that are none are passed over, each with one
+    warning a process, however often the file is read.
     """
 
     def checked(line: Line, where: str) -> Line:
         check_line(line)
         return line
 
-    return list(parsed(path, checked, logger.warning)) if path.is_file() else []
+    return list(parsed(path, checked, _warn)) if path.is_file() else []
 
 
 def parsed(path: Path, parse: Callable[[Line, str], Parsed], say: Callable[[str], object]) -> Iterator[Parsed]:
@@ -77,13 +81,26 @@ def newest(lines: Iterable[Mapping]) -> dict[tuple[str, int], Line]:
     return {(line["row"], line["seed"]): dict(line) for line in lines}
 
 
-def of_settings(lines: Sequence[Line], settings: str) -> Line | None:
-    """The newest line of these settings, of whatever row."""
-    return next((line for line in reversed(lines) if line["settings"] == settings), None)
+def of_settings(lines: Sequence[Line], settings: str, fits: Callable[[Line], bool] = lambda line: True) -> Line | None:
+    """The newest line of these settings, of whatever row, that fits."""
+    return next((line for line in reversed(lines) if line["settings"] == settings and fits(line)), None)
+
+
+def agree(said: Mapping[str, Any], found: Mapping[str, str | None]) -> bool:
+    """Whether what is said of things is what was found. What one side says nothing of does not count: lines and runs of before
+    it was said, data that are not here.
+    """
+    return all(said[key] == value for key, value in found.items() if value is not None and said.get(key) is not None)
+
+
+def digest(values: Any) -> str:
+    """By which values of JSON are told apart."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def append_result(path: Path, line: Line) -> None:
-    """Add a line: the file has it whole or not at all, and all lines that it had. A line that was cut off is ended.
+    """Add a line behind all that the file has, also by other processes and machines meanwhile. A line that was cut off, as by a
+    kill, is ended; where there is no room for all of the line, nothing of it stays.
 
     Raises:
         StudyError: as `check_line`.
@@ -91,11 +108,18 @@ def append_result(path: Path, line: Line) -> None:
     """
     check_line(line)
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_bytes() if path.is_file() else b""
-    if before and not before.endswith(b"\n"):
-        before += b"\n"
-    with renamed(path) as draft:
-        draft.write_bytes(before + json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with file_locked(path) as file:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            text = b"\n" + text
+        try:
+            while text:
+                text = text[os.write(file, text) :]
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -112,6 +136,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+@cache
+def _warn(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def _json_object(text: bytes) -> Line:

@@ -11,11 +11,12 @@ from torch.distributed import ProcessGroup
 
 from sparsevid.data.tree.manifest import cache_folder
 from sparsevid.study import StudyError
+from sparsevid.study.checks import check_data
 from sparsevid.study.estimate import Rates
-from sparsevid.study.measure import Circumstances, drop_samples, measure_row
+from sparsevid.study.measure import Circumstances, drop_samples, kept_losses, measure_row
 from sparsevid.study.plan import Plan, Study
-from sparsevid.study.results import Line, append_result, newest, of_settings, read_json, read_results, write_json
-from sparsevid.study.train import Budget, Stopped, is_trained, train
+from sparsevid.study.results import Line, agree, append_result, newest, of_settings, read_json, read_results, write_json
+from sparsevid.study.train import Budget, Stopped, drop_resuming, is_trained, take_back, train, weights_of
 from sparsevid.system.distributed import RankError, all_meet, from_main, is_main, patient_group
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.locks import LockedError, folder_locked
@@ -63,22 +64,63 @@ def chosen_plans(study: Study, rows: Sequence[str] | None = None, seeds: Sequenc
         StudyError, ConfigError, …: as `Study.plan`.
     """
     chosen = [study.row(name) for name in (rows or study.file.rows)]
+    known = sorted({seed for row in chosen for seed in row.seeds})
+    if not rows and (unknown := [seed for seed in seeds or () if seed not in known]):
+        raise StudyError(
+            f"{study.path}: no row has seed {unknown[0]}; there are {', '.join(map(str, known))}. Rows that --rows names are "
+            "done for others too"
+        )
     every = [[each for each in (seeds if seeds and rows else row.seeds) if not seeds or each in seeds] for row in chosen]
     order = sorted({seed for some in every for seed in some})
     return [study.plan(row.name, seed) for seed in order for row, some in zip(chosen, every, strict=True) if seed in some]
 
 
 def is_done(plan: Plan, lines: Sequence[Line]) -> bool:
-    """Whether a row has its line, of these settings; of a row that is not measured, whether it is trained."""
+    """Whether a row has its line, of its settings and the data at hand; of one that is not measured, whether it is trained."""
     if not plan.row.measured:
         return is_trained(plan.source)
     line = own_line(plan, lines)
-    return line is not None and line["settings"] == plan.settings
+    return line is not None and plan.fits(line)
 
 
 def own_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
     """The newest line of a row and seed."""
     return newest(each for each in lines if each["study"] == plan.row.study.name).get((plan.row.name, plan.seed))
+
+
+def changes(plan: Plan, lines: Sequence[Line]) -> str:
+    """In what the line of a row that is open differs from what it would be now; empty where there is none."""
+    line = own_line(plan, lines) if plan.row.measured else None
+    if line is None:
+        return ""
+    if line["settings"] != plan.settings:
+        return "by other settings"
+    return (
+        "on other data" if agree(line, plan.of_figures | {"data": None}) else "by a card or protocol that said something else"
+    )
+
+
+def superseded(plans: Sequence[Plan], lines: Sequence[Line]) -> int:
+    """How many rows have a line of other settings or data, in place of which a new one will count."""
+    return sum(plan.row.measured and own_line(plan, lines) is not None and not is_done(plan, lines) for plan in plans)
+
+
+def taken_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
+    """The newest line, of whatever row, whose figures are this row's too.
+
+    Of a row that samples another's run it is of the weights that this run has, if it is there: a row of it that is measured now
+    would be compared with figures of another training. Lines that do not say their weights are told by the held-out losses.
+    """
+    return of_settings(lines, plan.settings, lambda line: plan.fits(line) and _of_weights_at_hand(plan, line))
+
+
+def _of_weights_at_hand(plan: Plan, line: Line) -> bool:
+    if plan.of is None or not is_trained(plan.source):
+        return True
+    if (said := line.get("weights")) is not None:
+        return said == weights_of(plan.source)
+    kept, losses = kept_losses(plan), line.get("losses")
+    return None in (kept, losses) or kept == losses
 
 
 def failure(plan: Plan) -> str | None:
@@ -128,12 +170,17 @@ def _run(
     plans: Sequence[Plan], circumstances: Circumstances, siblings: Sequence[Path], budget: Budget, group: ProcessGroup | None
 ) -> Report:
     report = Report()
+    _look_at_data(plans, circumstances, report)
     for number, plan in enumerate(plans, start=1):
+        if plan.name in report.failed:
+            continue
         logger.info("%d of %d: %s", number, len(plans), plan.name)
         if from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
             report.there.append(plan.name)
-            from_main(lambda plan=plan: _tell_anew(plan, circumstances))
+            from_main(lambda plan=plan: _tidy(plan, circumstances))
             continue
+        if again := from_main(lambda plan=plan: changes(plan, read_results(circumstances.results))):
+            logger.warning("%s: was done %s, and is done anew", plan.name, again)
         try:
             with torch.random.fork_rng(devices=()):
                 _do(plan, circumstances, siblings, budget, report)
@@ -150,8 +197,29 @@ def _run(
     return report
 
 
-def _tell_anew(plan: Plan, circumstances: Circumstances) -> None:
-    """The line of a row that is done again, if the file says another note or control by now. On rank 0."""
+def _look_at_data(plans: Sequence[Plan], circumstances: Circumstances, report: Report) -> None:
+    """See which data there are; an open row that could not be measured by them fails before anything is trained."""
+    for plan in plans:
+        try:
+            manifest = plan.row.study.data.look(plan.config.data)
+            if plan.row.measured:
+                check_data(manifest, plan.measure)
+        except FileNotFoundError:  # not here; a row that needs them will say so
+            continue
+        except MENDABLE as error:
+            if not from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
+                _note_failure(plan, error, report)
+
+
+def _tidy(plan: Plan, circumstances: Circumstances) -> None:
+    """Of a row that is done, remove what a kill may have left, and write its line again if the file says another note or
+    control by now. On rank 0.
+    """
+    drop_samples(plan)
+    if is_trained(plan.source):
+        drop_resuming(plan.source)
+    if not plan.row.measured:
+        return
     line, own = own_line(plan, read_results(circumstances.results)), _told(plan, circumstances)
     if line is not None and any(line.get(key) != value for key, value in own.items()):
         append_result(circumstances.results, line | own)
@@ -165,11 +233,7 @@ def _told(plan: Plan, circumstances: Circumstances) -> Line:
 def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budget: Budget, report: Report) -> None:
     """One row."""
     rates = Rates(from_main(lambda: [line for path in (circumstances.results, *siblings) for line in read_results(path)]))
-    found = of_settings(rates.lines, plan.settings) if plan.row.measured else None
-    if found is not None:
-        logger.info("%s: of the same settings as %s/%s, whose figures it has", plan.name, found["study"], found["row"])
-        own = _told(plan, circumstances) | {"same_as": f"{found['study']}/{found['row']}"}
-        from_main(lambda: append_result(circumstances.results, found | own))
+    if plan.row.measured and from_main(lambda: _take_line(plan, circumstances, rates.lines)):
         report.done.append(plan.name)
         return
     hardware = circumstances.hardware
@@ -192,9 +256,38 @@ def _do(plan: Plan, circumstances: Circumstances, siblings: Sequence[Path], budg
     report.done.append(plan.name)
 
 
+def _take_line(plan: Plan, circumstances: Circumstances, lines: Sequence[Line]) -> bool:
+    """Write the line of a row whose figures another line has, if one does; the run that they are of is taken back if it was set
+    aside. On rank 0.
+    """
+    found = taken_line(plan, lines)
+    if found is None:
+        return False
+    whose, own = f"{found['study']}/{found['row']}", _told(plan, circumstances)
+    if (found["study"], found["row"]) == (own["study"], own["row"]):
+        logger.info("%s: has its former settings again, and the figures of then", plan.name)
+    else:
+        logger.info("%s: of the same settings as %s, whose figures it has", plan.name, whose)
+        own["same_as"] = whose
+    back = take_back(plan.source)
+    if not (back and plan.of is None) and _overwritten(found, lines):
+        own["shown"] = None
+    append_result(circumstances.results, found | own)
+    drop_samples(plan)
+    return True
+
+
+def _overwritten(found: Line, lines: Sequence[Line]) -> bool:
+    """Whether the clips that a line names are by now those of another line, which was written later: both have one place."""
+    places = [(line["study"], line.get("shown")) for line in lines]
+    last = len(places) - 1 - places[::-1].index((found["study"], found.get("shown")))
+    return lines[last]["settings"] != found["settings"]
+
+
 def _train_all(plan: Plan, budget: Budget, report: Report) -> None:
     """A row's run and those that it needs, each unless it is trained."""
     if from_main(lambda: is_trained(plan)):
+        from_main(lambda: drop_resuming(plan))
         return
     for each in plan.needed:
         if each.name in report.failed:

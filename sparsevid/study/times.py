@@ -11,6 +11,7 @@ from sparsevid.study.measure import Circumstances, fitted, open_pipeline, second
 from sparsevid.study.plan import Plan
 from sparsevid.study.results import append_result, read_results
 from sparsevid.study.run import is_done, own_line
+from sparsevid.study.train import is_trained, weights_of
 from sparsevid.system.distributed import from_main
 from sparsevid.system.logging import get_logger, progress
 
@@ -21,8 +22,8 @@ def time_rows(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
     """Time the rows that are done, and write their lines anew with that. All ranks call it together, and rank 0 does it.
 
     Args:
-        plans: of `chosen_plans`. Rows that are open, that are not measured, or that were measured on other hardware are passed
-            over, the last with a warning.
+        plans: of `chosen_plans`. Rows that are open or not measured are passed over; with a warning those that were measured on
+            other hardware, and those whose run is not there, or another one is.
         circumstances: of the times.
 
     Returns:
@@ -43,6 +44,12 @@ def _time(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
         line = own_line(plan, before)
         if (measured_on := line.get("hardware")) != circumstances.hardware:
             logger.warning("%s is not timed on %s: it was measured on %s", plan.name, circumstances.hardware, measured_on)
+            continue
+        if not is_trained(plan.source):
+            logger.warning("%s is not timed: %s does not hold its run, by its settings and data", plan.name, plan.folder)
+            continue
+        if (weights := line.get("weights")) is not None and weights != weights_of(plan.source):
+            logger.warning("%s is not timed: %s holds other weights than its line is of", plan.name, plan.folder)
             continue
         pipeline = open_pipeline(plan)
         sampling = settings(plan, pipeline, fitted(plan, pipeline))

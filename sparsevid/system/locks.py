@@ -119,3 +119,37 @@ def folder_locked(folder: Path, doing: str = "written", *, beside: bool = False)
     finally:
         for lock in held:
             lock.release()
+
+
+@contextmanager
+def file_locked(path: Path) -> Iterator[int]:
+    """The right to add to a file, which is made if it is missing: who else wants it waits, also on another machine with the
+    same storage.
+
+    Yields:
+        Its descriptor, for reading and for writing at the end.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file = None
+    while file is None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            there = os.path.samestat(os.fstat(file), os.stat(path))
+        except FileNotFoundError:  # it was removed, or another was put in its place, before the lock was had
+            there = False
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                os.close(file)
+                raise
+            logger.warning("%s is on storage without locks (%s): see that no two processes write there", path, error)
+            there = True
+        if not there:
+            os.close(file)
+            file = None
+    try:
+        yield file
+    finally:
+        os.close(file)

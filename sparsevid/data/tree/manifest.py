@@ -209,6 +209,22 @@ def open_manifest(
     return outcome
 
 
+def kept_manifest(root: str | Path, rules: TreeRules) -> Manifest | None:
+    """The manifest of a tree that was looked into before and has not changed since, else None. Nothing is looked into, written
+    or said; a process asks for itself.
+
+    Raises:
+        FileNotFoundError, ValueError: as `build_manifest`.
+    """
+    scan, kept = _scan(Path(root), rules), _load(manifest_path(root, rules))
+    if kept is None or kept.signature != scan.signature:
+        return None
+    sorting = _sort(kept, Path(root), rules)
+    if any(each.contents is None and each.found.path in sorting.labels for each in kept.videos):
+        return None
+    return _assemble(kept, Path(root), rules, sorting)
+
+
 def cache_folder() -> Path:
     """Where is kept what was found in trees: below $SPARSEVID_CACHE, or ~/.cache/sparsevid."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sparsevid").expanduser() / "manifests"
