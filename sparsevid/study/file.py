@@ -157,7 +157,7 @@ def _reason(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
     key, reason = error.full_key or "", str(error).splitlines()[0]
     if "ListConfig" in reason:
         given = OmegaConf.select(OmegaConf.create(values), key)
-        reason = f"{given!r} is no list; a list of one is [{given}]"
+        reason = f"{given} is no list; a list of one is [{given}]"
     return f"{key}: {reason}"
 
 

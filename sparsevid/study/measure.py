@@ -40,7 +40,7 @@ from sparsevid.study.heldout import heldout_losses, time_edges
 from sparsevid.study.measurements import short_hash
 from sparsevid.study.plan import Plan
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
-from sparsevid.study.results import Line, check_line, read_json, write_json
+from sparsevid.study.results import Line, check_line, digest, read_json, write_json
 from sparsevid.study.train import seconds_trained, weights_of
 from sparsevid.system.distributed import from_main, world_size
 from sparsevid.system.logging import get_logger
@@ -51,7 +51,7 @@ from sparsevid.videos.write import clip_path
 SAMPLES = "samples"  # folder of a row's samples, until it is measured
 FITS = "fits"  # folder of what a row's savings have fitted to its model
 LOSSES = "losses.json"  # in a run's folder: its held-out losses, which rows that sample it otherwise share
-SHOWN = "shown-{}.npz"  # a sample of each class, of the same noise in all rows; with its settings
+SHOWN = "shown-{}.npz"  # a sample of each class, of the same noise in all rows; named by what tells it apart
 FORMAT = "ffv1"
 CALIBRATION_SAMPLES = 16  # on which caches that need it are fitted to a model
 DIGITS = 6  # of a loss that is kept
@@ -267,7 +267,7 @@ def _of_samples(
         right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)
-    path = plan.own_folder / SHOWN.format(plan.settings)
+    path = plan.own_folder / SHOWN.format(digest([plan.settings, plan.of_figures]))
     classes = [reference.classes[label] for label in sorted(shown)]
     save_shown(path, torch.stack([shown[label] for label in sorted(shown)]), classes)
     return {

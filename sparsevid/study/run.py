@@ -95,9 +95,7 @@ def changes(plan: Plan, lines: Sequence[Line]) -> str:
         return ""
     if line["settings"] != plan.settings:
         return "by other settings"
-    return (
-        "on other data" if agree(line, plan.of_figures | {"data": None}) else "by a card or protocol that said something else"
-    )
+    return "on other data" if agree(line, plan.of_figures | {"data": None}) else "by a card or protocol that said other things"
 
 
 def superseded(plans: Sequence[Plan], lines: Sequence[Line]) -> int:
@@ -280,8 +278,8 @@ def _take_line(plan: Plan, circumstances: Circumstances, lines: Sequence[Line]) 
 def _overwritten(found: Line, lines: Sequence[Line]) -> bool:
     """Whether the clips that a line names are by now those of another line, which was written later: both have one place."""
     places = [(line["study"], line.get("shown")) for line in lines]
-    last = len(places) - 1 - places[::-1].index((found["study"], found.get("shown")))
-    return lines[last]["settings"] != found["settings"]
+    last = lines[len(places) - 1 - places[::-1].index((found["study"], found.get("shown")))]
+    return any(last.get(key) != found.get(key) for key in ("settings", "data"))
 
 
 def _train_all(plan: Plan, budget: Budget, report: Report) -> None:

@@ -26,6 +26,7 @@ def test_rows_take_what_their_multiply_adds_took_elsewhere(study_file):
     assert rates.training_seconds(longer, "here", done=6) == pytest.approx(6.0)
     assert rates.seconds(longer, "here") == pytest.approx(18.0 + 6.0 + 8.0)  # with what it starts from
     assert rates.seconds(pretrain, "here") == pytest.approx(6.0) and rates.measuring_seconds(few, "here") == pytest.approx(4.0)
+    assert rates.together([dense, longer, few], "here") == pytest.approx(6.0 + 6.0 + 18.0 + 8.0 + 8.0 + 4.0)  # each run once
     told_apart = Rates([line(dense, "here", 6.0, 8.0), line(few, "here", 6.0, 5.0)])  # 2 s are for other things
     assert told_apart.measuring_seconds(few, "here") == pytest.approx(5.0)
     copied = Rates([line(dense, "here", 6.0, 8.0), line(dense, "here", 99.0, 99.0) | {"same_as": "x/y"}])

@@ -12,38 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study.study_runs import do, plan_of, same
 from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
 
-from sparsevid.cli import run_tool
 from sparsevid.study.listing import state
-from sparsevid.study.plan import Study
 from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results
 from sparsevid.study.run import alone_on_machine, machine_folder
 from sparsevid.system.locks import LockedError
 
-SAME = (*FIGURES[:4], "losses", "stages", "distance_interval", "accuracy_real", "distance_real", "training_macs", "settings")
 KEYS = {
     "study", "row", "seed", *FIGURES, "losses", "stages", "distance_interval", "distance_real", "accuracy_real", "macs",
     "training_seconds", "training_macs", "parameters", "steps", "note", "commit", "hardware", "date", "versions", "command",
-    "settings", "shown", "classes", "control",
+    "settings", "shown", "classes", "control", "data", "run", "weights",
 }  # fmt: skip
-
-
-def do(path: Path, *options: object, status: int = 0, folder: str = "out") -> dict[tuple[str, int], dict]:
-    """Run the command on a study, beside its file, and give the newest lines."""
-    results = path.parent / folder / f"{path.stem}.jsonl"
-    given = ["--out", path.parent / folder / "runs", "--results", results, *options]
-    assert run_tool("study", [str(path), *map(str, given)]) == status
-    return newest(read_results(results))
-
-
-def same(line: dict) -> dict:
-    """What does not depend on when and how fast a row was done."""
-    return {key: line[key] for key in SAME}
-
-
-def plan_of(path: Path, row: str, seed: int = 0, folder: str = "out"):
-    return Study(path, path.parent / folder / "runs").plan(row, seed)
 
 
 def test_a_study_is_done_once_and_each_line_says_all(study_file):
@@ -112,7 +93,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_figures(study_file):
     undisturbed = do(path, folder="undisturbed")
     runs, results = path.parent / "out/runs", path.parent / "out/tiny.jsonl"
     moments = (
-        "tiny/pretrain/seed-0/checkpoints/step-*", "tiny/dense/seed-0/trained.json", "tiny/dense/seed-0/shown.npz",
+        "tiny/pretrain/seed-0/checkpoints/step-*", "tiny/dense/seed-0/trained.json", "tiny/dense/seed-0/shown-*.npz",
         "tiny/sparse/seed-0/checkpoints/step-*", "tiny/sparse/seed-0/samples/*/000000.mkv",
     )  # fmt: skip
     killed = 0
