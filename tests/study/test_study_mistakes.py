@@ -55,9 +55,8 @@ def test_what_does_not_fit_a_rows_model_is_refused(study_file):
     chosen_plans(Study(path := study_file(rows={"sparse": savings | {"overrides": SPARSE}}), path.parent / "runs"))
     fitted = {"sample": {"savings": ["teacache:threshold=0.1"]}}  # fitted once the model is trained
     chosen_plans(Study(path := study_file(rows={"dense": fitted}), path.parent / "runs"))
-    assert "schedule = 'paper': the layout '6D' is dense" in refused(
-        study_file(rows={"dense": {"sample": {"schedule": "paper"}}})
-    )
+    paper = {"sample": {"schedule": "paper"}}
+    assert "schedule = 'paper': the layout '6D' is dense" in refused(study_file(rows={"dense": paper}))
     assert "0 classes: a study is of class-conditional runs" in refused(study_file(rows={"dense": {"overrides": UNCLASSED}}))
     unmeasured = {"a": {"measured": False} | paper, "dense": {"start": "a"}}
     chosen_plans(Study(path := study_file(rows=unmeasured), path.parent / "runs"))
@@ -188,11 +187,5 @@ def test_processes_that_add_lines_at_once_lose_none(tmp_path):
         for process in processes:
             process.kill()
             process.communicate()
-    assert sorted((each["row"], each["seed"]) for each in read_results(path)) == [
-        (row, seed) for row in "ab" for seed in range(60)
-    ]
-
-
-def test_rows_that_are_there_to_start_from_need_no_control(study_file):
-    path = study_file(rows=ROWS)
-    assert Study(path, path.parent).control("sparse") == "dense"
+    found = sorted((each["row"], each["seed"]) for each in read_results(path))
+    assert found == [(row, seed) for row in "ab" for seed in range(60)]
