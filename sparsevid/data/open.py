@@ -16,6 +16,7 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import ALL, Manifest, kept_manifest, open_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.runs.config import ConfigError, DataConfig, RecordConfig, RunConfig
+from sparsevid.system.distributed import from_main
 from sparsevid.videos.read import DEFAULT_BACKEND, describe_decoder
 
 _FROM_CARD = ("frames", "stride", "rule", "short", "target_fps", "images", "size", "flip", "display")
@@ -83,7 +84,8 @@ class KnownTrees:
         place = _place(data)
         if place not in self._manifests:
             card = load_card(data.card, data.card_options)
-            self._manifests[place] = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
+            root = from_main(lambda: resolve_root(card, data.root), (FileNotFoundError, ValueError))
+            self._manifests[place] = open_manifest(root, _run_rules(card, data), strict=data.strict)
             self._fingerprints[place] = self._manifests[place].fingerprint
         return self._manifests[place]
 

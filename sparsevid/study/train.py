@@ -183,9 +183,10 @@ def _finish(plan: Plan) -> None:
 
 def drop_resuming(plan: Plan) -> None:
     """Remove what only resuming needs of a run that is trained, if it is there: a kill may have left it. On rank 0."""
-    for each in list_checkpoints(plan.folder):
-        last = step_of(each) == plan.config.train.steps
-        shutil.rmtree(each / RESUME_ONLY if last else each, ignore_errors=True)
+    steps = {step_of(each): each for each in list_checkpoints(plan.folder)}
+    if (last := steps.get(plan.config.train.steps)) is not None:
+        for each in (last / RESUME_ONLY, *(path for step, path in steps.items() if step < plan.config.train.steps)):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def weights_of(plan: Plan) -> str | None:
