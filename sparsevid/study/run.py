@@ -178,7 +178,7 @@ def _run(
             from_main(lambda plan=plan: _tidy(plan, circumstances))
             continue
         if again := from_main(lambda plan=plan: changes(plan, read_results(circumstances.results))):
-            logger.warning("%s: was done %s, and is done anew", plan.name, again)
+            logger.warning("%s: its line does not count any more: it was done %s", plan.name, again)
         try:
             with torch.random.fork_rng(devices=()):
                 _do(plan, circumstances, siblings, budget, report)

@@ -133,18 +133,20 @@ def test_a_budget_that_no_clock_counts_has_no_end(minutes):
 def test_a_trial_does_not_stand_in_place_of_lines_that_all_read(study_file, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     path, results = study_file(rows=DENSE), tmp_path / "docs/study/tiny.jsonl"
-    given = [str(path), "--budget", "0", "--out", str(tmp_path / "runs")]
+    given, trial = ["--budget", "0", "--out", str(tmp_path / "runs")], [str(path), "train.steps=4"]
     append_result(results, line("dense") | {"study": "tiny"})
     before = results.read_bytes()
-    assert run_tool("study", [*given, "train.steps=4"]) == 2
+    assert run_tool("study", [*trial, *given]) == 2
     printed = capsys.readouterr().err
     assert f"1 rows and seeds have lines of other settings or data in {Path('docs/study/tiny.jsonl')}" in printed
     assert "a trial with train.steps=4" in printed and "--results FILE" in printed
-    assert run_tool("study", given) == 0 and "--results FILE keeps a trial apart" in caplog.text  # the file itself has changed
-    assert run_tool("study", [*given, "train.steps=4", "--results", "mine.jsonl"]) == 0
+    assert (
+        run_tool("study", [str(path), *given]) == 0 and "--results FILE keeps a trial apart" in caplog.text
+    )  # the file itself has changed
+    assert run_tool("study", [*trial, *given, "--results", "mine.jsonl"]) == 0
     assert results.read_bytes() == before
     results.unlink()
-    assert run_tool("study", [*given, "train.steps=4"]) == 0
+    assert run_tool("study", [*trial, *given]) == 0
 
 
 def test_a_line_that_was_cut_off_is_told_once(tmp_path, caplog):
