@@ -105,13 +105,23 @@ def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) ->
     every = next((each.measurements for each in found if each.name == study.name), {})
     if args.against:
         every = _against(every, args.against)
-    rows = args.rows and {*args.rows, args.against}
-    wanted = {(row, seed): each for (row, seed), each in every.items()
-              if (not rows or row in rows) and (not args.seeds or seed in args.seeds)}  # fmt: skip
-    if not wanted:
+    wanted = {(row, seed): each for (row, seed), each in every.items() if not args.seeds or seed in args.seeds}
+    rows = [study.row(name).name for name in args.rows or ()]
+    if not any(not rows or row in rows for row, _ in wanted):
         raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
-    print(study_table(StudyResults(study.name, wanted), list(study.file.rows)))
+    print(study_table(StudyResults(study.name, wanted), list(study.file.rows), only=rows, notes=_changed(study, wanted)))
     return 0
+
+
+def _changed(study: "Study", measured: "Measurements") -> list[str]:
+    """A note, if lines were measured by other settings than the study's file says now."""
+    known = [key for key in measured if key[0] in study.file.rows and measured[key].facts.get("settings")]
+    try:
+        found = [f"{row}, seed {seed}" for row, seed in known
+                 if measured[row, seed].facts["settings"] != study.plan(row, seed).settings]  # fmt: skip
+    except (ValueError, OSError) as error:  # results can be read without what was run
+        return [f"whether rows were measured by the settings that the study's file has now is not known: {error}"]
+    return [f"measured by other settings than the study's file has now: {'; '.join(found)}"] if found else []
 
 
 def _against(every: "Measurements", control: str) -> "Measurements":

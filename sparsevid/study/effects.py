@@ -8,20 +8,19 @@ from sparsevid.study.intervals import (
     Interval,
     Part,
     error_of_interval,
-    error_of_share,
     interval_of,
     of_errors,
     of_paired_clips,
     of_paired_halves,
     of_seeds,
+    of_shares,
     spread,
 )
-from sparsevid.study.measurements import Measurement, StudyResults
+from sparsevid.study.measurements import ALIKE, Measurement, StudyResults
 
 MANY = 1e6  # samples, where a line does not say how many
 QUALITIES = {"loss": True, "distance": True, "accuracy": False}  # whether less of it is better
 TIMES = ("seconds", "training_seconds")  # figures that compare on the same hardware alone
-ALIKE = ("data", "metric", "measured")  # facts without which figures of two rows mean different things
 BETTER, WORSE, OPEN = "better", "worse", "cannot be told"
 Pairs = Sequence[tuple[Measurement, Measurement]]  # of a row and its control, by seed
 
@@ -93,7 +92,8 @@ def estimate(measurements: Sequence[Measurement], figure: str) -> Estimate | Non
     if len(values) > 1:
         return Estimate(mean, values, spread(values), interval_of(mean, of_seeds(values)), f"{len(values)} seeds")
     own = found[0].distance_interval if figure == "distance" else None
-    return Estimate(mean, values, None, None if own is None else Interval(*own), "the samples of one seed")
+    interval = None if own is None else Interval(max(0.0, own[0]), own[1])  # a bootstrap's may reach below what there is
+    return Estimate(mean, values, None, interval, "the samples of one seed")
 
 
 def estimates(measurements: Sequence[Measurement], figure: str) -> dict[str, Estimate]:
@@ -106,10 +106,14 @@ def estimates(measurements: Sequence[Measurement], figure: str) -> dict[str, Est
 
 
 def differences(study: StudyResults) -> dict[str, dict[str, Difference | None]]:
-    """By quality, the difference of each row that has a control to it."""
+    """By quality, the difference of each row that has a control to it; of a loss only of rows that have one of their own."""
     pairs = {row: control for row in study.rows if (control := study.control(row)) is not None}
     return {
-        figure: {row: difference(study.of(row), study.of(control), figure) for row, control in pairs.items()}
+        figure: {
+            row: difference(study.of(row), study.of(control), figure)
+            for row, control in pairs.items()
+            if figure != "loss" or study.loss_of(row) is None
+        }
         for figure in QUALITIES
     }
 
@@ -177,8 +181,9 @@ def _of_shares(pairs: Pairs) -> Part | None:
     """None if the number of samples is not known."""
     if any(each.figures.get("clips", 0) < 2 for pair in pairs for each in pair):
         return None
-    errors = [[error_of_share(each.figures["accuracy"], each.figures["clips"]) for each in pair] for pair in pairs]
-    return of_errors(errors, _samples(pairs))
+    return of_shares(
+        [[(min(1.0, max(0.0, each.figures["accuracy"])), int(each.figures["clips"])) for each in pair] for pair in pairs]
+    )
 
 
 def _samples(pairs: Pairs) -> float:

@@ -16,6 +16,8 @@ NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "cl
            "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
 FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data",
          "measured")  # fmt: skip
+Kind = tuple[str | float | None, ...]
+ALIKE = ("data", "metric", "measured")  # facts without which figures mean different things
 
 
 class StageLoss(NamedTuple):
@@ -73,6 +75,11 @@ class Measurement:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def kind(self) -> Kind:
+        """What figures are of: those of other data, metrics, rules of measuring or numbers of samples have no mean."""
+        return (*map(self.facts.get, ALIKE), self.figures.get("clips"))
+
+    @property
     def hardware(self) -> str:
         """What it was measured on; empty if that is not said. Times compare where it is the same."""
         return self.facts.get("hardware", "")
@@ -126,6 +133,13 @@ class StudyResults:
         """The measurements of a row, by seed."""
         return [self.measurements[key] for key in sorted(key for key in self.measurements if key[0] == row)]
 
+    def loss_of(self, row: str) -> str | None:
+        """The row before this one whose losses it has clip by clip, as it samples that one's run; None: they are its own."""
+        own = {(each.seed, each.losses) for each in self.of(row)}
+        before = self.rows[: self.rows.index(row)]
+        found = (name for name in before if own <= {(each.seed, each.losses) for each in self.of(name)})
+        return next(found, None) if all(losses for _, losses in own) else None
+
 
 def read_studies(paths: Iterable[Path]) -> tuple[list[StudyResults], list[str]]:
     """Read files of results. Lines of one study add up to one table, from whichever file they come.
@@ -134,17 +148,33 @@ def read_studies(paths: Iterable[Path]) -> tuple[list[StudyResults], list[str]]:
         paths: files with a JSON object a line. Of lines of one study, row and seed the last one counts.
 
     Returns:
-        The studies in the order in which they are met, and a sentence for everything that was left out.
+        The studies in the order in which they are met, and a sentence for everything that was left out: what cannot be read,
+        and seeds of a row that were measured on other data or otherwise than its newest line.
     """
     studies: dict[str, StudyResults] = {}
     problems: list[str] = []
+    newest: dict[tuple[str, str], Measurement] = {}
     for path in paths:
         for found in parsed(path, partial(_measurement, folder=path.parent, problems=problems), problems.append):
             study = studies.setdefault(found.study, StudyResults(found.study))
-            study.measurements[found.row, found.seed] = found
+            study.measurements[found.row, found.seed] = newest[found.study, found.row] = found
             if path not in study.sources:
                 study.sources.append(path)
+    kinds = {key: each.kind for key, each in newest.items()}
+    problems += [problem for study in studies.values() for problem in _leave_out_others(study, kinds)]
     return list(studies.values()), problems
+
+
+def _leave_out_others(study: StudyResults, kinds: Mapping[tuple[str, str], Kind]) -> list[str]:
+    """Take out seeds that have no mean with their row's newest line, whose kind is given; a sentence for each row."""
+    others = [key for key, each in study.measurements.items() if each.kind != kinds[study.name, each.row]]
+    for key in others:
+        del study.measurements[key]
+    rows = {row: [str(seed) for name, seed in others if name == row] for row, _ in others}
+    return [
+        f"{study.name}: {row!r}, seed {', '.join(seeds)}: measured on other data or samples, or otherwise, than its newest line"
+        for row, seeds in rows.items()
+    ]
 
 
 def _measurement(values: Line, where: str, folder: Path, problems: list[str]) -> Measurement:

@@ -1,10 +1,10 @@
 """The table of a study in Markdown: means over seeds, and differences to the control of the same seed with their intervals."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsevid.benchmark.report import MISSING, as_markdown
-from sparsevid.study.effects import Difference, difference, estimates, ratio
+from sparsevid.study.effects import Difference, differences, estimates, ratio
 from sparsevid.study.intervals import LEVEL
 from sparsevid.study.measurements import Measurement, StudyResults, short_hash
 
@@ -30,26 +30,33 @@ FORMS = {"loss": (".4f", 1.0, ""), "distance": (".1f", 1.0, ""), "accuracy": (".
 Marks = dict[str, str]  # of hardware, where there are several
 
 
-def study_table(study: StudyResults, names: Sequence[str] = ()) -> str:
+def study_table(study: StudyResults, names: Sequence[str] = (), *, only: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
     """The table, after what a reader has to know of it.
 
     Args:
         study: what was measured of it.
         names: the order of rows; others follow.
+        only: rows to show, with what they are compared with; default: all.
+        notes: what else a reader has to know.
     """
-    rows = [row for row in dict.fromkeys([*names, *study.rows]) if row in study.rows]
+    shown = {*only, *map(study.control, only)} if only else study.rows
+    rows = [row for row in dict.fromkeys([*names, *study.rows]) if row in study.rows and row in shown]
     measured = [each for row in rows for each in study.of(row)]
     hardware = list(dict.fromkeys(each.hardware for each in measured))
     marks = {name: f" ({chr(ord('A') + number)})" if len(hardware) > 1 else "" for number, name in enumerate(hardware)}
-    return as_markdown({}, _lines(study, rows, measured, marks), COLUMNS, [_cells(study, row, marks) for row in rows])
+    found = differences(study)
+    lines = [*_lines(study, rows, measured, marks), *notes]
+    return as_markdown({}, lines, COLUMNS, [_cells(study, row, {key: each.get(row) for key, each in found.items()}, marks)
+                                            for row in rows])  # fmt: skip
 
 
-def _cells(study: StudyResults, row: str, marks: Marks) -> list[str]:
+def _cells(study: StudyResults, row: str, found: Mapping[str, Difference | None], marks: Marks) -> list[str]:
     own, control = study.of(row), study.of(study.control(row) or "")
+    same = study.loss_of(row)
     qualities = []
     for quality, (form, factor, unit) in FORMS.items():
-        found = difference(own, control, quality)
-        qualities += [_mean(own, quality, form, factor, unit, spread=True), _shown(found, form, factor)]
+        change = f"as `{same}`" if same and quality == "loss" else _shown(found[quality], form, factor)
+        qualities += [_mean(own, quality, form, factor, unit, spread=True), change]
     macs, faster = ratio(own, control, "macs"), ratio(control, own, "seconds")
     return [
         row,

@@ -33,6 +33,17 @@ def test_the_newest_line_of_a_row_and_seed_counts(tmp_path):
     assert "accuracy" not in studies[0].measurements["dense", 0].figures
 
 
+@pytest.mark.parametrize("key", ["data", "metric", "measured", "clips"])
+def test_seeds_that_were_measured_otherwise_have_no_mean(tmp_path, key):
+    """The newest line of a row says of what its figures are; other rows are of what they are."""
+    values = (64, 512) if key == "clips" else ("one", "another")
+    written = [line("dense", seed) | {key: values[0]} for seed in (0, 1)] + [line("sparse", 0) | {key: values[0]}]
+    (study,), problems = read_studies([write(tmp_path / "paper.jsonl", [*written, line("dense", 0) | {key: values[1]}])])
+    assert set(study.measurements) == {("dense", 0), ("sparse", 0)} and study.rows == ["dense", "sparse"]
+    (problem,) = problems
+    assert problem.startswith("paper: 'dense', seed 1: measured on other data")
+
+
 def test_damaged_lines_are_named_and_the_others_stay(tmp_path):
     good = json.dumps(line("dense", 0))
     bad = ["[1, 2]", '{"study": "paper", "seed": 0}', '{"study": "paper", "row": "x", "seed": true}', "\xff\xfe", "[" * 100_000]

@@ -10,6 +10,7 @@ from sparsevid.cli import run_tool
 from sparsevid.study import StudyError
 from sparsevid.study.effects import difference
 from sparsevid.study.measurements import StudyResults, read_studies
+from sparsevid.study.plan import Study
 from sparsevid.study.results import append_result, check_line, newest, of_settings, read_results
 from sparsevid.study.table import COLUMNS, study_table
 
@@ -131,8 +132,28 @@ def test_rows_are_compared_with_another_one_if_that_is_asked_for(tmp_path, capsy
     table = cells(printed)
     assert list(table) == ["a", "b"] and table["b"]["control / this"] == "2.00×" and "to the row `a`" in printed
     assert run_tool("study", given) == 2 and "is of --table" in capsys.readouterr().err
+    assert run_tool("study", [*given[:-2], "--table"]) == 0  # what a row is compared with is not left out with the others
+    assert list(cells(capsys.readouterr().out)) == ["dense", "b"]
+    assert run_tool("study", [*given[:-3], "bb", "--table"]) == 2 and "did you mean 'b'" in capsys.readouterr().err
     assert run_tool("study", [*given[:-1], "c", "--table"]) == 2
     assert "--against c: nothing was measured of such a row; measured are dense, a, b" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_another_row_s_is_no_second_measurement(tmp_path):
+    losses = {"dense": 0.0, "sparse": 0.01, "sparse_5": 0.01, "dense_5": 0.0}
+    table = cells(study_table(study_of(tmp_path, [line(row, 0, shift) for row, shift in losses.items()])))
+    assert "**" in table["sparse"]["loss − control"]
+    assert (table["sparse_5"]["loss − control"], table["dense_5"]["loss − control"]) == ("as `sparse`", "as `dense`")
+
+
+def test_a_table_says_which_rows_have_other_settings_by_now(study_file, tmp_path, capsys):
+    path = study_file()
+    plan = Study(path, tmp_path).plan("dense", 0)
+    for row, settings in (("dense", plan.settings), ("sparse", "0123456789abcdef")):
+        append_result(tmp_path / "lines.jsonl", line(row, 0, study=plan.row.study.name, settings=settings))
+    given = [str(path), "--table", "--results", str(tmp_path / "lines.jsonl"), "--out", str(tmp_path)]
+    assert run_tool("study", given) == 0
+    assert "measured by other settings than the study's file has now: sparse, seed 0" in capsys.readouterr().out
 
 
 def test_what_is_for_other_seeds_alone_is_marked(tmp_path):

@@ -178,9 +178,7 @@ def _problems(problems: Sequence[str]) -> Markup | None:
     if not problems:
         return None
     listed = element("ul", [element("li", each) for each in problems])
-    return element(
-        "details", element("summary", f"Left out, for it could not be read: {len(problems)}"), listed, class_="problems"
-    )
+    return element("details", element("summary", f"Left out: {len(problems)}"), listed, class_="problems")
 
 
 def _footer(sources: Sources) -> Markup:

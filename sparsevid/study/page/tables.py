@@ -149,7 +149,8 @@ def _difference(study: StudyResults, row: str, quality: str, found: Difference |
     if control is None:
         return Cell(_missing("control" if row in map(study.control, study.rows) else "no control"), None, "number")
     if found is None:
-        return Cell(_missing("not comparable"), None, "number")
+        same = study.loss_of(row) if quality == "loss" else None
+        return Cell(_missing(f"as {same}" if same else "not comparable"), None, "number")
     verdict = element("span", f"{MARKS[found.verdict]} {found.verdict}", class_=f"verdict {found.verdict.split()[0]}")
     named = element("small", f" {control}") if study.against != control else None  # where rows have several controls
     return Cell((change(quality, found.mean, found.interval), " ", verdict, named), found.mean, "number")
