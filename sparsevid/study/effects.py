@@ -156,7 +156,15 @@ def pairs_of(measurements: Sequence[Measurement], control: Sequence[Measurement]
     """Row and control of the seeds of which both have the figure, and have it of the same clips by the same rule."""
     others = {each.seed: each for each in control if figure in each.figures}
     pairs = [(each, others[each.seed]) for each in measurements if figure in each.figures and each.seed in others]
-    return [pair for pair in pairs if len({tuple(map(each.facts.get, ALIKE)) for each in pair}) == 1]
+    return [
+        pair for pair in pairs if len({tuple(map(each.facts.get, ALIKE)) for each in pair}) == 1 and not _trained_anew(*pair)
+    ]
+
+
+def _trained_anew(own: Measurement, other: Measurement) -> bool:
+    """Whether both are of one run, of which one was measured before it was trained again."""
+    runs, weights = ({each.facts.get(key) for each in (own, other)} for key in ("run", "weights"))
+    return len(runs) == 1 and len(weights) == 2 and None not in runs | weights
 
 
 def _of_losses(pairs: Pairs) -> Part | None:

@@ -15,7 +15,7 @@ REAL = "real"  # a row that has clips to show and is nobody's measurement
 NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
            "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
 FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data",
-         "measured")  # fmt: skip
+         "measured", "run", "weights")  # fmt: skip
 Kind = tuple[str | float | None, ...]
 ALIKE = ("data", "metric", "measured")  # facts without which figures mean different things
 

@@ -65,6 +65,15 @@ def test_figures_of_other_clips_or_metrics_are_not_compared(fact):
     assert difference([row], [replace(control, facts={})], "loss") is None
 
 
+def test_one_run_of_two_trainings_is_not_compared_with_itself():
+    row, control = (
+        replace(measured(name, 0, distance=9.0), facts={"run": "dense", "weights": name}) for name in ("few", "dense")
+    )
+    assert difference([row], [control], "distance") is None
+    for facts in ({"run": "sparse", "weights": "few"}, {"run": "dense", "weights": "dense"}, {"run": "dense"}, {}):
+        assert difference([replace(row, facts=facts)], [control], "distance") is not None
+
+
 def test_seeds_that_differ_widen_what_clips_alone_say():
     clips = np.random.default_rng(3).normal(0.3, 0.01, 40)
     control = losses_of("dense", range(3), [clips] * 3)
