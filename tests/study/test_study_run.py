@@ -96,15 +96,10 @@ def test_a_study_that_is_killed_goes_on_to_the_same_figures(study_file):
         "tiny/pretrain/seed-0/checkpoints/step-*", "tiny/dense/seed-0/trained.json", "tiny/dense/seed-0/shown-*.npz",
         "tiny/sparse/seed-0/checkpoints/step-*", "tiny/sparse/seed-0/samples/*/000000.mkv",
     )  # fmt: skip
-    killed = 0
     for moment in moments:
-        process = start(path, "--out", runs, "--results", results)
-        while process.poll() is None and not list(runs.glob(moment)):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-    assert killed >= 4  # it may end in the moment before
+        process = start(path, "--out", runs, "--results", results, dies_with=runs / moment)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, output
     process = start(path, "--out", runs, "--results", results)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

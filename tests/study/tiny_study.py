@@ -1,6 +1,7 @@
 """A study of a few seconds: two classes of small clips that a program draws, a model of 32 channels, three steps."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,10 +117,12 @@ def write_study(folder: Path, name: str = "tiny", rows: dict | None = None, *, d
     return path
 
 
-def start(*arguments: object, processes: int = 1, failing: str = "") -> subprocess.Popen:
-    """The command in a process of its own, with the tests' own detector; on ranks such as `01` the row `dense` fails."""
+def start(*arguments: object, processes: int = 1, failing: str = "", dies_with: Path | None = None) -> subprocess.Popen:
+    """The command in a process of its own, with the tests' own detector. On ranks such as `01` the row `dense` fails; once a
+    file of the pattern `dies_with` is there, the process kills itself.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAILING_RANKS": failing}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAILING_RANKS": failing, "DIES_WITH": str(dies_with or "")}
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     return subprocess.Popen(
@@ -144,14 +147,27 @@ def fail(ranks: str) -> None:
     measure = run.measure_row
 
     def measured(plan, circumstances):
-        if plan.row.name == "dense" and os.environ["RANK"] in ranks:
+        if plan.row.name == "dense" and os.environ.get("RANK", "0") in ranks:
             raise ValueError("planted")
         return measure(plan, circumstances)
 
     run.measure_row, run.ALIKE = measured, 5.0
 
 
+def die_with(path: Path) -> None:
+    """Kill this process once a file of this pattern is there, before anything else is written or renamed."""
+
+    def hook(event: str, args: tuple) -> None:
+        writes = event == "os.rename" or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
+        if writes and any(path.parents[-1].glob(str(path.relative_to(path.anchor)))):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
 if __name__ == "__main__":
+    if os.environ["DIES_WITH"]:
+        die_with(Path(os.environ["DIES_WITH"]))
     know_small_detector()
     fail(os.environ["FAILING_RANKS"])
     torch.set_num_threads(1)
