@@ -6,7 +6,7 @@ And the small files of JSON in which a study keeps its state.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,11 +79,6 @@ def is_finite(value: Any) -> bool:
 def newest(lines: Iterable[Mapping]) -> dict[tuple[str, int], Line]:
     """The newest line of each row and seed, in the order in which these first came."""
     return {(line["row"], line["seed"]): dict(line) for line in lines}
-
-
-def of_settings(lines: Sequence[Line], settings: str, fits: Callable[[Line], bool] = lambda line: True) -> Line | None:
-    """The newest line of these settings, of whatever row, that fits."""
-    return next((line for line in reversed(lines) if line["settings"] == settings and fits(line)), None)
 
 
 def agree(said: Mapping[str, Any], found: Mapping[str, str | None]) -> bool:

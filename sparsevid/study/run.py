@@ -15,7 +15,7 @@ from sparsevid.study.checks import check_data
 from sparsevid.study.estimate import Rates
 from sparsevid.study.measure import Circumstances, drop_samples, kept_losses, measure_row
 from sparsevid.study.plan import Plan, Study
-from sparsevid.study.results import Line, agree, append_result, newest, of_settings, read_json, read_results, write_json
+from sparsevid.study.results import Line, agree, append_result, newest, read_json, read_results, write_json
 from sparsevid.study.train import Budget, Stopped, drop_resuming, is_trained, take_back, train, weights_of
 from sparsevid.system.distributed import RankError, all_meet, from_main, is_main, patient_group
 from sparsevid.system.errors import ExpectedError
@@ -109,7 +109,7 @@ def taken_line(plan: Plan, lines: Sequence[Line]) -> Line | None:
     Of a row that samples another's run it is of the weights that this run has, if it is there: a row of it that is measured now
     would be compared with figures of another training. Lines that do not say their weights are told by the held-out losses.
     """
-    return of_settings(lines, plan.settings, lambda line: plan.fits(line) and _of_weights_at_hand(plan, line))
+    return next((line for line in reversed(lines) if plan.fits(line) and _of_weights_at_hand(plan, line)), None)
 
 
 def _of_weights_at_hand(plan: Plan, line: Line) -> bool:

@@ -11,7 +11,7 @@ from sparsevid.study import StudyError
 from sparsevid.study.effects import difference
 from sparsevid.study.measurements import StudyResults, read_studies
 from sparsevid.study.plan import Study
-from sparsevid.study.results import append_result, check_line, newest, of_settings, read_results
+from sparsevid.study.results import append_result, check_line, newest, read_results
 from sparsevid.study.table import COLUMNS, study_table
 
 
@@ -51,7 +51,6 @@ def test_lines_are_added_whole_and_the_newest_counts(tmp_path):
         append_result(path, each)
     lines = read_results(path)
     assert [each["row"] for each in lines] == ["a", "b", "a"] and newest(lines)["a", 0] == line("a", shift=0.1)
-    assert of_settings(lines, "b0") == line("b") and of_settings(lines, "c") is None
 
 
 def test_a_line_that_was_cut_off_is_passed_over_and_ended(tmp_path, caplog):

@@ -46,8 +46,8 @@ def stage_changes(row: Sequence[Measurement], control: Sequence[Measurement]) ->
 
 
 def stage_lines(study: StudyResults, styles: RowStyles) -> Markup | None:
-    """Loss over time, a line a row; None if no row has stages."""
-    found = {row: stages for row in study.rows if (stages := mean_stages(study.of(row)))}
+    """Loss over time, a line for each row that has losses of its own; None if no row has stages."""
+    found = {row: stages for row in study.rows if study.loss_of(row) is None and (stages := mean_stages(study.of(row)))}
     if not found:
         return None
 
@@ -63,8 +63,11 @@ def stage_lines(study: StudyResults, styles: RowStyles) -> Markup | None:
 
 
 def stage_dots(study: StudyResults, styles: RowStyles) -> Markup | None:
-    """Loss relative to the control in each stage, a marker a row; None if there is nothing to compare."""
-    controls = {row: control for row in study.rows if (control := study.control(row)) is not None}
+    """Loss relative to the control in each stage, a marker for each row that has losses of its own; None if there is nothing to
+    compare.
+    """
+    own = [row for row in study.rows if study.loss_of(row) is None]
+    controls = {row: control for row in own if (control := study.control(row)) is not None}
     spans = next((_spans(mean) for control in controls.values() if (mean := mean_stages(study.of(control)))), [])
     found = {}
     for row, control in controls.items():

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 from study_lines import HOSTILE, ROWS, line, lines, write
 
-from sparsevid.study.effects import QUALITIES, difference, estimate
+from sparsevid.study.effects import QUALITIES, difference, differences, estimate
 from sparsevid.study.measurements import CONTROL, read_studies, short_hash, token_steps
 from sparsevid.study.page.curves import averaged, curves_plot
 from sparsevid.study.page.forest import forest
@@ -128,6 +128,19 @@ def test_stages_are_compared_seed_by_seed(study):
         assert each.seeds == 3
         assert each.interval == pytest.approx(tuple(ttest_1samp(column, 0).confidence_interval()))
     assert stage_changes(study.of(CONTROL), study.of(CONTROL))[0].mean == 0
+
+
+def test_a_loss_that_is_another_row_s_is_drawn_once(tmp_path):
+    """Few steps of the same run lose what it loses: no row of its own over time, and no difference to count."""
+    alike = [line("sparse", seed) | {"row": "sparse, 5 steps"} for seed in range(3)]
+    study = study_of(tmp_path, [*lines(["dense", "sparse"]), *alike])
+    for plot in (stage_lines(study, RowStyles(study.rows)), stage_dots(study, RowStyles(study.rows))):
+        said = tips(ET.fromstring(plot))
+        assert any("sparse" in each for each in said) and not any("5 steps" in each for each in said)
+    assert set(differences(study)["loss"]) == {"sparse"} and set(differences(study)["distance"]) == {
+        "sparse",
+        "sparse, 5 steps",
+    }
 
 
 def test_rows_of_one_schedule_share_a_line(study):
