@@ -233,7 +233,7 @@ def as_markdown(header: dict, lines: Sequence[str], columns: Sequence[str], rows
     marks = [":--" if column in WORDS else "--:" for column in columns]
     listed = [f"- {line}" for line in (*header_lines(header), *lines)]
     # Rich's Markdown box knows no alignment and folds wide tables, so the lines are joined here.
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (columns, marks, *rows)]
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (columns, marks, *rows)]
     return "\n".join([*listed, "", *(f"| {' | '.join(row)} |" for row in cells)])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparsevid.data.made import MADE
 from sparsevid.runs.config import RunConfig, load_config
-from sparsevid.system.logging import get_logger, print_table, read_metrics
+from sparsevid.system.logging import get_logger, metric_by_step, print_table
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
 SCORED_CLIPS = 192  # of 60 the score is by a quarter another for other noise, of these by a twentieth
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    overrides = [*args.overrides, f"output={args.out.parent}", f"name={args.out.name}/sparse"]
+    overrides = [*args.overrides, f"output={args.out}", "name=sparse"]
     config, processes = load_config(args.config, overrides), args.processes or _default_processes()
     batch = batch_for(processes, config.train.global_batch, config.train.micro_batch)
     if batch != config.train.global_batch and not any(each.startswith("train.global_batch=") for each in args.overrides):
@@ -91,10 +91,10 @@ def _default_processes() -> int:
 
 
 def _train(config: Path, overrides: list[str], processes: int) -> None:
-    """Train in processes of their own, one thread each, as on a real node."""
+    """Train in processes of their own, which share the cores that this one may use."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "sparsevid.cli", "train", str(config), *overrides]
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False)
     if done.returncode:
         raise RuntimeError(f"training ended with exit code {done.returncode}; its own message is above")
@@ -215,8 +215,7 @@ def _step_seconds(pipeline) -> dict[str, float]:
 
 def _losses(run_folder: Path) -> tuple[float, float]:
     """Means of the logged loss over the first and the last tenth of the run."""
-    by_step = {row["step"]: row["train/loss"] for row in read_metrics(run_folder) if "train/loss" in row}
-    losses = [by_step[step] for step in sorted(by_step)]
+    losses = list(metric_by_step(run_folder, "train/loss").values())
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 

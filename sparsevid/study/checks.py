@@ -5,6 +5,7 @@ the first training of the study.
 from collections.abc import Sequence
 
 from sparsevid.benchmark.candidates import Candidate
+from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.generation.sampling import Sampling, check_sampling, listed_savings, time_interval
@@ -40,6 +41,10 @@ def check_counts(sample: SampleSettings, measure: MeasureSettings, source: str) 
         for key in keys:
             if getattr(part, key) < 1:
                 raise StudyError(f"{source}: {name}.{key} = {getattr(part, key)}; it is at least 1")
+    if measure.train_split == measure.split:
+        raise StudyError(
+            f"{source}: measure.train_split = measure.split = {measure.split}: real clips would be compared with themselves"
+        )
     if measure.bootstrap and (measure.bootstrap < 2 or sample.clips < 4):
         raise StudyError(
             f"{source}: measure.bootstrap = {measure.bootstrap}; it is 0 for none, or 2 and more of 4 clips and more"
@@ -86,6 +91,13 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
         load_protocol(measure.protocol or run.config.monitor.protocol)
     except ValueError as error:
         raise StudyError(f"{source}: measure.protocol: {error}") from error
+    data, clip = run.config.data, load_card(run.config.data.card, run.config.data.card_options).clip
+    rule, fps = data.rule or clip.rule, clip.target_fps if data.target_fps is None else data.target_fps
+    if rule != "stride" or fps:
+        raise StudyError(
+            f"{source}: data.rule = {rule}, data.target_fps = {fps or 0}: a study's distance takes every data.stride-th frame "
+            "of real videos; accepted are the rule stride and a target_fps of 0"
+        )
 
 
 def check_data(manifest: Manifest, measure: MeasureSettings) -> None:

@@ -14,7 +14,6 @@ from sparsevid.study.intervals import (
     of_paired_halves,
     of_seeds,
     of_shares,
-    spread,
 )
 from sparsevid.study.measurements import ALIKE, Measurement, StudyResults
 
@@ -90,7 +89,7 @@ def estimate(measurements: Sequence[Measurement], figure: str) -> Estimate | Non
     values = tuple(each.figures[figure] for each in found)
     mean = statistics.fmean(values)
     if len(values) > 1:
-        return Estimate(mean, values, spread(values), interval_of(mean, of_seeds(values)), f"{len(values)} seeds")
+        return Estimate(mean, values, statistics.stdev(values), interval_of(mean, of_seeds(values)), f"{len(values)} seeds")
     own = found[0].distance_interval if figure == "distance" else None
     interval = None if own is None else Interval(max(0.0, own[0]), own[1])  # a bootstrap's may reach below what there is
     return Estimate(mean, values, None, interval, "the samples of one seed")
@@ -189,9 +188,12 @@ def _of_shares(pairs: Pairs) -> Part | None:
     """None if the number of samples is not known."""
     if any(each.figures.get("clips", 0) < 2 for pair in pairs for each in pair):
         return None
-    return of_shares(
-        [[(min(1.0, max(0.0, each.figures["accuracy"])), int(each.figures["clips"])) for each in pair] for pair in pairs]
-    )
+    return of_shares([[_share(each) for each in pair] for pair in pairs])
+
+
+def _share(each: Measurement) -> tuple[float, int]:
+    """The accuracy, within 0 to 1, and the number of samples."""
+    return min(1.0, max(0.0, each.figures["accuracy"])), int(min(each.figures["clips"], MANY))
 
 
 def _samples(pairs: Pairs) -> float:

@@ -124,12 +124,12 @@ def read_study(path: Path) -> StudyFile:
         found: StudyFile = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), values))
     except OmegaConfBaseException as error:
         raise StudyError(f"{path}: {_reason(error, values)}") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise StudyError(str(error)) from error
     for key in ("study", "base", "rows", "seeds"):
         if not getattr(found, key):
             raise StudyError(f"{path}: {key} is not given")
-    for name in (found.study, *found.rows):
+    for name in (found.study, *found.rows, *found.scales):
         if not name or not all(letter.isalnum() or letter in "-_.+" for letter in name) or name.startswith("."):
             raise StudyError(f"{path}: {name!r} names folders: letters, digits, '-', '_', '+' and '.' make it")
     _check_names(found, path)
@@ -227,12 +227,12 @@ def _typed(value: Any) -> str:
         return "null"
     if not isinstance(value, list):
         return str(value)
-    return f"[{', '.join(each if _is_plain(each) else json.dumps(each) for each in map(_typed, value))}]"
+    return f"[{', '.join(each if _is_plain(each) else json.dumps(each, ensure_ascii=False) for each in map(_typed, value))}]"
 
 
 def _is_plain(text: str) -> bool:
     """Whether a text stands in a list as it is: nested lists do, and what has no mark of YAML in it."""
-    return (text.startswith("[") and text.endswith("]")) or not _MARKS.intersection(text)
+    return (text.startswith("[") and text.endswith("]")) or (bool(text) and not _MARKS.intersection(text))
 
 
 def _without_empty(values: DictConfig) -> DictConfig:

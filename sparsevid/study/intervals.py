@@ -18,7 +18,8 @@ import numpy as np
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-LEVEL = 0.95
+from sparsevid.evaluation.comparison import LEVEL
+
 NORMAL = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
@@ -132,8 +133,3 @@ def _limits(share: float, samples: int) -> tuple[float, float]:
     """How far Wilson's interval of a share reaches below and above it."""
     found = binomtest(round(share * samples), samples).proportion_ci(LEVEL, method="wilson")
     return max(0.0, share - found.low), max(0.0, found.high - share)
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """The standard deviation over seeds; None of one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -111,8 +111,8 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = settings(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
-    samples = plan.own_folder / SAMPLES / plan.settings
+    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
+    samples = plan.own_folder / SAMPLES / from_main(partial(own_key, plan))
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
@@ -124,6 +124,11 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     line["measuring_seconds"] = round(time.monotonic() - began, 1) if whole else None
     check_line(line)
     return line
+
+
+def own_key(plan: Plan) -> str:
+    """What samples and fits of a row are told apart by: its settings, and the weights that are there."""
+    return digest([plan.settings, weights_of(plan.source)])
 
 
 def drop_samples(plan: Plan) -> None:
@@ -152,7 +157,7 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
     return pipeline
 
 
-def settings(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
+def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
     """How a row is sampled, with these savings.
 
     Raises:
@@ -170,10 +175,10 @@ def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
 
     On rank 0.
     """
-    policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / plan.settings
+    policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
     named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
-        sampling = replace(settings(plan, pipeline, ()), seed=plan.sample.seed + 1)
+        sampling = replace(sampling_of(plan, pipeline, ()), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
@@ -275,8 +280,8 @@ def _of_samples(
         "accuracy": right / count,
         "accuracy_real": reference.accuracy,
         "classes": classes,
-        "shown": os.path.relpath(path, beside),
-        "shown_real": os.path.relpath(reference.shown, beside),
+        "shown": os.path.relpath(path.resolve(), beside.resolve()),
+        "shown_real": os.path.relpath(reference.shown.resolve(), beside.resolve()),
     }
 
 

@@ -249,12 +249,14 @@ def token_steps(rows: Sequence[Sequence[float]]) -> tuple[TokenStep, ...]:
     """Rows (u, tokens) as steps: with rising u that begin at 0, u is from where on; else it is up to where.
 
     Raises:
-        ValueError: times that do not rise within 0 to 1, or a row of another form.
+        ValueError: times that do not rise within 0 to 1, fewer than no tokens, or a row of another form.
     """
     pairs = [(finite(u), finite(tokens)) for u, tokens in map(_list, _list(rows))]
     times = [u for u, _ in pairs]
     if not pairs or times != sorted(set(times)) or times[0] < 0 or times[-1] > 1:
         raise ValueError(f"the times {times} of a schedule do not rise within 0 to 1")
+    if min(tokens for _, tokens in pairs) < 0:
+        raise ValueError("a schedule of fewer than no tokens")
     starts = times[0] == 0
     lows, highs = (times, [*times[1:], 1.0]) if starts else ([0.0, *times[:-1]], [*times[:-1], 1.0])
     return tuple(TokenStep(low, high, each[1]) for low, high, each in zip(lows, highs, pairs, strict=True) if low < high)

@@ -13,6 +13,7 @@ from sparsevid.data.open import KnownTrees
 from sparsevid.data.tree.cards import CARD_SUFFIXES, ClipDefaults, load_card
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.diffusion.samplers import sampler_times
+from sparsevid.diffusion.wrappers import guidance_acts
 from sparsevid.evaluation.protocols import list_protocols, load_protocol
 from sparsevid.evaluation.protocols.protocol import told_apart_by
 from sparsevid.runs.config import RunConfig
@@ -31,10 +32,10 @@ from sparsevid.study.file import (
     nearest,
     read_study,
 )
+from sparsevid.study.measurements import CONTROL
 from sparsevid.study.results import Line, agree, digest
 
 FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
-CONTROL = "dense"  # where the study names none and there is such a row
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
 # What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
@@ -95,7 +96,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """For messages: `sparse, seed 1`."""
+        """For messages: `paper/sparse, seed 1`."""
         return f"{self.row.study.name}/{self.row.name}, seed {self.seed}"
 
     @property
@@ -155,8 +156,10 @@ class Plan:
     def sampled_macs(self) -> float:
         """Multiply-adds of a sampled clip, without savings."""
         times = sampler_times(self.sample.sampler or self.run.sampler, self.sample.steps)
-        mean = sampling_macs(self.run.spec, self.run.schedule, times).mean_macs
-        return mean * len(times) * (1 if self.sample.guidance == 1.0 else 2)
+        interval = self.sample.guidance_interval or self.config.sample.guidance_interval
+        if self.sample.guidance != 1.0:
+            times = [*times, *(u for u in times if guidance_acts(interval and tuple(interval), u))]
+        return sampling_macs(self.run.spec, self.run.schedule, times).mean_macs * len(times)
 
     @cached_property
     def trained(self) -> str:
@@ -292,13 +295,14 @@ class Study:
     def _like(self, row: Row) -> Row:
         other, name = self.find(row.settings.like)
         below, own = other.row(name), row.settings
-        names = ("note", "base", "measured", *REFERENCES)
+        names = ("note", "base", "measured", "seeds", *REFERENCES)
         merged = {key: getattr(below.settings, key) if getattr(own, key) in (None, "") else getattr(own, key) for key in names}
         if other is self and own.control is None:  # that of a row of another study is none here
             merged["control"] = below.settings.control
         merged["sample"] = {**below.settings.sample, **own.sample}
         settings = replace(own, **merged, like=None)
-        return replace(row, settings=settings, overrides=(*below.overrides, *row.overrides))
+        seeds = tuple(settings.seeds or self.seeds)
+        return replace(row, settings=settings, overrides=(*below.overrides, *row.overrides), seeds=seeds)
 
     def find(self, reference: str) -> tuple["Study", str]:
         """The study and the name of a row that another one names."""
@@ -307,8 +311,7 @@ class Study:
             return self, name
         path = self.path.with_name(f"{study}.yaml")
         if path.resolve() not in self.known:
-            scale = self.scale if path.is_file() and self.scale in read_study(path).scales else None
-            Study(path, self.out, scale, self.given, self.known)
+            Study(path, self.out, self.scale, self.given, self.known)
         return self.known[path.resolve()], name
 
     def plan(self, name: str, seed: int) -> Plan:

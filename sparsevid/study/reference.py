@@ -3,8 +3,6 @@
 Dimensions: N clips, T frames, H×W pixels.
 """
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,7 @@ from sparsevid.runs.config import RunConfig
 from sparsevid.study import StudyError
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import heldout_config
-from sparsevid.study.results import read_json, write_json
+from sparsevid.study.results import digest, read_json, write_json
 from sparsevid.system.atomic import renamed
 from sparsevid.system.distributed import default_device, from_main
 from sparsevid.system.logging import get_logger, progress
@@ -77,7 +75,7 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
         raise StudyError(f"the data of {config.folder} have {len(classes)} classes: a study is of class-conditional runs")
     key = [config.record.fingerprint, config.data.frames, config.data.stride, config.data.size, clips]
     key += [asdict(measure), protocol.as_dict()]
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    name = digest(key)[:12]
     kept, classifier = folder / f"reference-{name}.json", folder / f"classifier-{name}.safetensors"
     found = from_main(lambda: read_json(kept))
     if not found:

@@ -51,7 +51,7 @@ def parsed(path: Path, parse: Callable[[Line, str], Parsed], say: Callable[[str]
         where = f"{path}, line {number}"
         try:
             found = parse(_json_object(text), where)
-        except (ValueError, StudyError) as error:
+        except (ValueError, StudyError, RecursionError) as error:
             say(f"{where} is left out: {str(error).partition(chr(10))[0]}")
         else:
             yield found

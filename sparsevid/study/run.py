@@ -143,7 +143,7 @@ def alone_on_machine() -> Iterator[None]:
         try:
             stack.enter_context(folder_locked(machine_folder(), "used", beside=True))
         except LockedError as error:
-            holder = str(error).partition(" by ")[2].partition(":")[0]
+            holder = str(error).partition(" is being used by ")[2].partition(":")[0]
             raise LockedError(
                 f"another study runs on this machine, {holder}: two would share its cores, and no time that they take would "
                 "mean anything; wait for its end, or stop it"

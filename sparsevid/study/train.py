@@ -15,7 +15,7 @@ from sparsevid.study import StudyError
 from sparsevid.study.plan import Plan
 from sparsevid.study.results import agree, digest, read_json, write_json
 from sparsevid.system.distributed import from_main
-from sparsevid.system.logging import get_logger, read_metrics
+from sparsevid.system.logging import get_logger, metric_by_step
 from sparsevid.training.signals import StopRequest
 
 OWN = "study.json"  # in a run's folder: by what its training is told apart
@@ -111,10 +111,9 @@ def training_seconds(folder: Path, batch: int) -> float:
         folder: of the run.
         batch: clips of a step.
     """
-    rates = {row["step"]: row["train/clips_per_second"] for row in read_metrics(folder) if "train/clips_per_second" in row}
     seconds, before = 0.0, 0
-    for step in sorted(rates):
-        seconds += (step - before) * batch / rates[step]
+    for step, rate in metric_by_step(folder, "train/clips_per_second").items():
+        seconds += (step - before) * batch / rate
         before = step
     return seconds
 

@@ -253,6 +253,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def metric_by_step(folder: Path, name: str) -> dict[int, Any]:
+    """A metric of the run in a folder by rising step; of a step that was made again, the last."""
+    return dict(sorted({row["step"]: row[name] for row in read_metrics(folder) if name in row}.items()))
+
+
 def _wandb_run(folder: Path, config: dict[str, Any] | None) -> Any:
     try:
         import wandb

@@ -70,7 +70,8 @@ def read_yaml(text: str, schema: type, where: str) -> DictConfig:
         Keys and values; they are not checked against the schema otherwise.
 
     Raises:
-        ValueError: no YAML, or no mapping of keys to values.
+        ValueError: no YAML, no mapping of keys to values, or a reference to something other than keys, such as the environment:
+            what others' files say is shown on pages and written into records.
     """
     try:
         node = yaml.compose(text, yaml.SafeLoader)
@@ -78,6 +79,7 @@ def read_yaml(text: str, schema: type, where: str) -> DictConfig:
             return OmegaConf.create({})
         if not isinstance(node, yaml.MappingNode):
             raise ValueError(f"{where} holds no mapping of keys to values")
+        _refuse_resolvers(node, where)
         _keep_text(node, schema)
         return _loaded(node)
     except yaml.YAMLError as error:
@@ -116,6 +118,17 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
             yield f"{what} {override}", _loaded(node)
         except yaml.YAMLError as error:
             raise ValueError(f"{what} {override!r}: the value is not valid YAML: {error}") from error
+
+
+def _refuse_resolvers(node: yaml.Node, where: str) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        if ":" in node.value.partition("${")[2]:
+            raise ValueError(f"{where}: {node.value!r}: a reference names another key, such as ${{data.root}}; what asks the "
+                             "environment is not resolved")  # fmt: skip
+        return
+    for each in node.value:
+        for part in each if isinstance(each, tuple) else (each,):
+            _refuse_resolvers(part, where)
 
 
 def _loaded(node: yaml.MappingNode) -> DictConfig:

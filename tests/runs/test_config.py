@@ -55,6 +55,8 @@ def test_file_then_overrides_then_saved_and_read_back(tmp_path):
         ("", ["data.root=/x/${nowhere}"], "data.root: .*nowhere"),
         ("", ["name=${"], "not valid YAML"),
         ("a: [1\n", [], "not valid YAML"),
+        ("train: {init_from: '${oc.env:HOME}'}\n", [], "a reference names another key"),
+        ("data:\n  size: ['${oc.${name}:x}', 3]\n", [], "a reference names another key"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, overrides, reason):

@@ -18,7 +18,6 @@ from sparsevid.study.intervals import (
     of_seeds,
     of_shares,
     of_variance,
-    spread,
 )
 
 Losses = list[list[float]]  # by seed and clip
@@ -97,9 +96,8 @@ def test_errors_of_row_and_control_add_up():
     assert few.above > 6 * many.above  # of two halves nobody knows how they scatter
 
 
-def test_errors_and_spreads():
+def test_an_interval_s_error():
     assert error_of_interval([8.04, 11.96]) == pytest.approx(1.0, abs=1e-3)
-    assert spread([1.0]) is None and spread([1.0, 3.0]) == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize("samples", [40, 512])

@@ -66,11 +66,11 @@ def test_overrides_are_read_as_a_command_line_would():
     values = {
         "model.layout": "1P 1D",
         "train": {"lr": "1e-3", "betas": ["0.9", "0.99"]},
-        "a": [["0.5", ["4", "3"]], "x: y"],
+        "a": [["0.5", ["4", "3"]], "x: y", "owls, 🦉", ""],
         "b": None,
     }
     assert dotted(values) == [
-        "model.layout=1P 1D", "train.lr=1e-3", "train.betas=[0.9, 0.99]", 'a=[[0.5, [4, 3]], "x: y"]', "b=null",
+        "model.layout=1P 1D", "train.lr=1e-3", "train.betas=[0.9, 0.99]", 'a=[[0.5, [4, 3]], "x: y", "owls, 🦉", ""]', "b=null",
     ]  # fmt: skip
 
 
@@ -85,15 +85,18 @@ def test_rows_lie_over_rows_and_runs_over_runs(study_file):
         },
         "b": {
             "like": "a",
+            "seeds": [1, 2],
             "overrides": {"train.lr": 0.25, **SPARSE, "schedule": {"kind": "table", "table": [[1.0, [2, 2, 2]]]}},
         },
         "c": {"like": "b", "start": "none", "sample": {"guidance": 1.5}},
+        "d": {"like": "a"},
     }
     found = study(
         study_file(rows=rows, overrides={"train.steps": 5, "train.lr": 1.0}, seeds=[1, 2]), overrides=["data.flip=true"]
     )
     plans = {(plan.row.name, plan.seed): plan for plan in chosen_plans(found)}
-    assert list(plans) == [("pretrain", 1), ("b", 1), ("c", 1), ("pretrain", 2), ("b", 2), ("c", 2), ("a", 4)]
+    by_seed = [[("pretrain", seed), ("b", seed), ("c", seed)] for seed in (1, 2)]
+    assert list(plans) == [*by_seed[0], *by_seed[1], ("a", 4), ("d", 4)]
     a, b, c = plans["a", 4], plans["b", 1], plans["c", 1]
     assert (a.config.train.steps, a.config.train.lr, a.config.train.betas) == (5, 0.5, [0.8, 0.9])
     assert (b.config.train.lr, b.config.train.betas, b.config.model.layout) == (0.25, [0.8, 0.9], SPARSE["model"]["layout"])
@@ -162,10 +165,13 @@ def test_cost_is_counted_over_stages_and_what_came_before(study_file):
     assert min(grids) < sparse.step_macs / (3 * clips) < max(grids) < forward_macs(spec)
     assert steps.total_steps == dense.total_steps == 6 and steps.total_macs < dense.total_macs
     assert macs.total_macs == pytest.approx(dense.total_macs, abs=macs.step_macs / 2) and macs.total_steps > 6
-    unguided = study(study_file(rows={"a": {"sample": {"guidance": 1.0}}, "b": {}}))
-    assert (
-        2 * unguided.plan("a", 0).sampled_macs == unguided.plan("b", 0).sampled_macs == 4 * forward_macs(spec)
-    )  # of two steps
+    samples = {
+        "never": {"guidance": 1.0},
+        "always": {},
+        "late": {"guidance_interval": [0.0, 0.6]},
+    }  # of two steps, at 1 and 0.5
+    guided = study(study_file(rows={name: {"sample": sample} for name, sample in samples.items()}))
+    assert [guided.plan(name, 0).sampled_macs for name in samples] == [calls * forward_macs(spec) for calls in (2, 4, 3)]
 
 
 def test_a_scale_changes_data_and_model_and_has_results_of_its_own(study_file):
@@ -184,6 +190,9 @@ def test_a_scale_changes_data_and_model_and_has_results_of_its_own(study_file):
     assert plan.sample.steps == small.sample.steps and plan.row.study.name == "tiny-large" and plan.row.seeds == (5,)
     with pytest.raises(StudyError, match="no scale 'lrge'; did you mean 'large'"):
         study(path, scale="lrge")
+    other = study(study_file("more", rows={"x": {"of": "tiny/a"}, "y": {"of": "none/a"}}, scales={"wide": {}}), scale="wide")
+    with pytest.raises(StudyError, match=r"tiny\.yaml.*no scale 'wide'"):  # small figures are none of the large study
+        other.plan("x", 0)
 
 
 @pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)

@@ -93,6 +93,21 @@ def test_rows_are_not_called_what_means_something_else(study_file, name, reason)
     assert f"a row cannot be called {name!r}: " in (text := refused(study_file(rows=DENSE | {name: {}}))) and reason in text
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a b"])
+def test_names_of_rows_and_scales_name_folders(study_file, name):
+    assert f"{name!r} names folders" in refused(study_file(rows=DENSE | {name: {}}))
+    assert f"{name!r} names folders" in refused(study_file(rows=DENSE, scales={name: {}}))
+
+
+def test_clips_that_a_distance_does_not_take_are_refused(study_file):
+    for key, value in (("data.target_fps", 4), ("data.rule", "latte_linspace")):
+        assert f"{key} = {value}" in refused(study_file(rows={"dense": {"overrides": {key: value}}}))
+    faster = {"data.card_options": {"clip": {"target_fps": 25.0}}}
+    assert "data.target_fps = 25.0" in refused(study_file(rows={"dense": {"overrides": faster}}))
+    both = {"clips": 3, "split": "test", "train_split": "test"}
+    assert "real clips would be compared with themselves" in refused(study_file(rows=DENSE, measure=both))
+
+
 def test_a_study_is_called_as_its_file_is(study_file):
     path = study_file(rows=DENSE, study="another")
     assert "study = 'another'; it is the file's name" in refused(path)

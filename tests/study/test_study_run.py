@@ -15,8 +15,10 @@ import pytest
 from study.study_runs import do, plan_of, same
 from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
 
+from sparsevid.runs.checkpoints import CHECKSUMS
 from sparsevid.study.listing import state
-from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results
+from sparsevid.study.measure import own_key
+from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results, write_json
 from sparsevid.study.run import alone_on_machine, machine_folder
 from sparsevid.system.locks import LockedError
 
@@ -217,6 +219,12 @@ def test_rows_are_taught_and_sampled_with_savings_that_are_fitted_first(study_fi
     taught, residual, cached, plain = lines.values()
     assert taught["training_macs"] > residual["training_macs"] and taught["losses"] != residual["losses"]
     assert cached["macs"] < plain["macs"] and cached["layers"] < 1.0 == plain["layers"] and cached["losses"] == plain["losses"]
+    plan = plan_of(study_file(rows=rows), "cached")
+    (fit,) = (plan.own_folder / "fits").iterdir()
+    sums = plan.source.folder / "checkpoints" / "step-0000003" / CHECKSUMS
+    assert fit.name == own_key(plan) and sums.is_file()
+    write_json(sums, {name: sha[::-1] for name, sha in read_json(sums).items()})
+    assert own_key(plan) != fit.name  # of other weights, another fit and other samples
 
 
 def test_rows_that_are_done_are_timed_in_turns(study_file, caplog):

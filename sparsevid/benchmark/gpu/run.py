@@ -1,6 +1,5 @@
 """Whole runs by the command `train`: two quick ones, one of them stopped by a signal and resumed, and a larger model."""
 
-import json
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from sparsevid.benchmark.gpu.parts import CHECKOUT, SKIPPED, NotRun, Row, Settings, in_checkout
 from sparsevid.data.tree.cards import load_card, resolve_root
 from sparsevid.runs.config import RunConfig, load_config
+from sparsevid.system.logging import metric_by_step
 
 WHOLE, STOPPED = "configs/quick/flow_dense.yaml", "configs/quick/diffusion_sparse.yaml"
 TINY = (
@@ -58,10 +58,7 @@ class Run:
 
     def losses(self) -> dict[int, float]:
         """By step, so far."""
-        path = self.config.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        return {row["step"]: row["train/loss"] for row in found if "train/loss" in row}
+        return metric_by_step(self.config.folder, "train/loss")
 
     def stop(self) -> None:
         """Send SIGUSR1 as soon as a loss is logged."""

@@ -212,7 +212,7 @@ def _refuse_strangers(made: MadeSet, folder: Path, values: Mapping) -> None:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if _LEFTOVER.fullmatch(name) and RECORD in known:
+            if _LEFTOVER.fullmatch(name) and (RECORD in known or name.startswith(f".{RECORD}.")):
                 path.unlink(missing_ok=True)  # a worker of the killed process may just have been done
             elif path.relative_to(folder).as_posix() not in known:
                 which = f"which is not of the set that {RECORD} describes" if RECORD in known else f"and no {RECORD}"

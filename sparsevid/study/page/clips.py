@@ -5,6 +5,7 @@ Dimensions: N clips, C = 3 channels (RGB), T frames, H height, W width.
 
 import base64
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,8 @@ Name = TypeVar("Name")
 SIDE = 16383  # the longest side of a WebP picture
 QUALITIES = (None, 92, 80, 60, 40)  # None: without loss
 # What NumPy raises of an archive that is damaged, or made to be: such as one whose header asks for more memory than there is.
-DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
+DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile,
+           zlib.error, lzma.LZMAError)  # fmt: skip
 
 
 @dataclass(frozen=True)

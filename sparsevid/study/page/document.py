@@ -212,7 +212,7 @@ def _walls(
 
 def _caption(study: StudyResults, each: ShownClips) -> str:
     if each.row == REAL:
-        return "test clips"
+        return "held-out clips"
     control = study.control(each.row)
     share = ratio(study.of(each.row), study.of(control), "macs") if control is not None else None
     return f"seed {each.seed}" + (f" · {signed(share, 2)}× cost" if share is not None else "")

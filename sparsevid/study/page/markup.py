@@ -1,11 +1,13 @@
 """HTML and SVG out of Python values: whatever is not markup already is escaped, so that no name becomes an element."""
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from sparsevid.system.logging import printable
 
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # that XML cannot hold
 VOID = ("img", "input", "wbr")  # elements of HTML that hold nothing and are not closed
 
 
@@ -57,4 +59,4 @@ def _child(child: Any) -> str:
 
 
 def _escaped(value: Any) -> str:
-    return escape(printable(str(value)))
+    return escape(_CONTROLS.sub("\ufffd", printable(str(value))))

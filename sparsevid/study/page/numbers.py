@@ -49,11 +49,11 @@ class Figure:
 
 SHOWN = {
     "loss": Figure("loss", "held-out loss"),
-    "distance": Figure("distance", "distance to test clips"),
+    "distance": Figure("distance", "distance to held-out clips"),
     "distance_real": Figure("distance, real clips", "distance of real clips"),
     "clips": Figure("samples", "samples", "si"),
     "accuracy": Figure("accuracy", "class accuracy of samples", "%"),
-    "accuracy_real": Figure("accuracy, test clips", "class accuracy of test clips", "%"),
+    "accuracy_real": Figure("accuracy, held-out clips", "class accuracy of held-out clips", "%"),
     "macs": Figure("multiply–adds", "multiply–adds a sampled clip", "si"),
     "seconds": Figure("time a clip", "seconds a sampled clip", "s"),
     "training_seconds": Figure("training", "seconds of training", "s"),

@@ -10,6 +10,7 @@ from sparsevid.runs.checkpoints import list_checkpoints, step_of
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study.measurements import TokenStep
 from sparsevid.study.page.numbers import with_prefix
+from sparsevid.study.results import is_finite
 from sparsevid.system.logging import read_metrics
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -74,7 +75,7 @@ def _metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
         if isinstance(step, bool) or not isinstance(step, int):
             continue
         for name, value in row.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+            if name != "step" and is_finite(value):
                 found.setdefault(name, {})[step] = float(value)
     return {name: sorted(values.items()) for name, values in found.items()}
 

@@ -13,7 +13,7 @@ from sparsevid.study.page.numbers import SHOWN, change
 from sparsevid.study.page.rows import RowStyles
 
 ALIKE, PITCH = 6.0, 12.0  # pixels: points whose costs are closer stand so far from each other
-REAL_CLIPS = {"distance": "real clips", "accuracy": "test clips"}  # a level beside which samples are seen
+REAL_CLIPS = {"distance": "real clips", "accuracy": "held-out clips"}  # a level beside which samples are seen
 MOST_LETTERS = 22  # of a row's name
 FAR = 2.0  # ranges of the rows
 BEYOND = 0.6  # intervals may widen the scale by this share of the points' range on each side; the rest is cut off

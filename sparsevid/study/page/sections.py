@@ -194,6 +194,6 @@ def _sheet(path: Path) -> Markup:
             small = picture.convert("RGB")
             small.thumbnail((SHEET_SIDE, SHEET_SIDE))
             uri = encode({"": small}, SHEET_BYTES)[0][""]
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return element("p", f"{path} cannot be read: {error}", class_="note")
     return element("img", src=uri, alt=f"samples, {path.name}", class_="sheet", loading="lazy")

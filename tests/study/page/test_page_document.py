@@ -134,7 +134,7 @@ def test_names_stay_names(tmp_path, run, name):
     images = [attributes["src"] for tag, attributes in page.found if tag == "img"]
     assert all(source.startswith("data:image/webp") for source in images)
     assert not [attribute for _, attributes in page.found for attribute in attributes if attribute.startswith("on")]
-    assert " ".join(name.replace("\ud800", "\\ud800").split()) in page.words
+    assert " ".join(name.replace("\ud800", "\\ud800").replace("\0", "\ufffd").split()) in page.words
 
 
 def test_what_was_not_measured_is_said_to_be_so(tmp_path):
@@ -159,8 +159,13 @@ def test_times_of_two_machines_stand_apart(tmp_path):
 def test_damage_is_named_on_the_page(tmp_path):
     path = write(tmp_path / "paper.jsonl", [line("dense", 0) | {"shown": "<gone>.npz", "macs": "many"}])
     path.write_bytes(path.read_bytes() + b'{"study": "paper", "row"')
+    deep = '{"study": "paper", "row": "a", "seed": 0, "note": ' + "[" * 100_000
+    negative = line("negative", 0) | {"schedule": [[1.0, -5]]}
+    many = line("many", 0) | {"clips": 1e30}
+    path.write_bytes(path.read_bytes() + b"\n" + "\n".join([deep, json.dumps(negative), json.dumps(many)]).encode() + b"\n")
     words = Page(page_of(path)).words
-    assert f"{path}, line 2 is left out" in words
+    assert f"{path}, line 2 is left out" in words and f"{path}, line 3 is left out" in words
+    assert "a schedule of fewer than no tokens" in words
     assert "macs of 'dense', seed 0, is passed over: 'many'" in words
     assert "<gone>.npz" in words
 
@@ -220,6 +225,13 @@ def test_a_configuration_of_elsewhere_is_shown_as_it_is(run):
     page = Page(page_of(run))
     assert "hidden_syze: 3 # <b>" in page.words
     assert "is shown as it is, but not understood" in page.words
+
+
+def test_what_the_environment_holds_is_on_no_page(run, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "hunter2")
+    (run / "config.yaml").write_text("train: {init_from: '${oc.env:A_TOKEN}'}\n", encoding="utf-8")
+    page = Page(page_of(run))
+    assert "${oc.env:A_TOKEN}" in page.words and "hunter2" not in page.words
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, run):
