@@ -59,13 +59,14 @@ def trained(tmp_path_factory):
     return folder / "tiny"
 
 
-def test_cost_as_json():
+def test_cost_as_json(capsys):
     printed = json.loads(tool("cost", "--preset", "SparseLatte-XL/2", "--json").stdout)
     assert {"preset", "layout", "dense_macs", "mean_macs", "ratio", "stages"} <= printed.keys()
     assert printed["layout"] == "2P 4(1M3S1R1D) 2D"
     assert printed["ratio"] == pytest.approx(printed["mean_macs"] / printed["dense_macs"])
     assert sum(stage["steps"] for stage in printed["stages"]) == 250
-    dense = json.loads(tool("cost", "--preset", "Latte-XL/2", "--json").stdout)
+    assert run_tool("cost", ["--preset", "Latte-XL/2", "--json"]) == 0
+    dense = json.loads(capsys.readouterr().out)
     assert dense["dense_macs"] == dense["mean_macs"] == printed["dense_macs"]
 
 
@@ -83,7 +84,7 @@ def test_cost_of_what_cannot_be(arguments, reason, refused):
     assert reason in refused("cost", *arguments)
 
 
-def test_sample_writes_clips_and_contact_sheet(trained, tmp_path):
+def test_sample_writes_clips_and_contact_sheet(trained, tmp_path, capsys):
     tool("sample", trained, "--num", 3, "--steps", 2, "--batch", 2, "--device", "cpu", "--grid", "--out", tmp_path)
     assert clip_file_is_whole(tmp_path.with_name(f"{tmp_path.name}-grid.mp4"), "mp4", 4, 2 * 64 + GAP, 2 * 64 + GAP)
     names = {f"{i:06d}.mp4" for i in range(3)} | {"contact_sheet.png", "samples.json"}
@@ -92,10 +93,9 @@ def test_sample_writes_clips_and_contact_sheet(trained, tmp_path):
         assert container.streams.video[0].codec_context.name == "h264"
         assert [(frame.width, frame.height) for frame in container.decode(video=0)] == [(32, 32)] * 4
     assert Image.open(tmp_path / "contact_sheet.png").size == (4 * 64 + 3 * 2, 3 * 64 + 2 * 2)
-    printed = tool(
-        "evaluate", "score", "--real", "demo", "--fake", tmp_path, "--protocol", _protocol(tmp_path), "--json"
-    ).stdout
-    record = json.loads(printed)
+    scored = ["score", "--real", "demo", "--fake", str(tmp_path), "--protocol", str(_protocol(tmp_path)), "--json"]
+    assert run_tool("evaluate", scored) == 0
+    record = json.loads(capsys.readouterr().out)
     assert record["metric"] == "FD-TransNetV2" and record["fake"]["clips"] == 3 and record["score"] > 0
 
 

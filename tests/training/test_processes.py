@@ -125,7 +125,7 @@ def check_two_processes(tiny, stage: int, *overrides: str) -> None:
     assert all(value.isfinite().all() for value in weights(checkpoint_path(bad.folder, 6)).values())
 
 
-@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), (0, "muon")])
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), pytest.param(0, "muon", marks=pytest.mark.slow)])
 def test_two_processes_train_the_same_model_as_one(tiny, stage, optimizer):
     check_two_processes(tiny, stage, f"train.optimizer={optimizer}")
 

@@ -98,6 +98,7 @@ def write_as_rank(rank, store, folder, manifest):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_what_is_there(manifest, pixels_cache, tmp_path):
     cache = write(tmp_path / "cache", manifest)
     kept, *lost = sorted(shard.name for shard in cache.shards)
