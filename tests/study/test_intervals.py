@@ -100,7 +100,7 @@ def test_an_interval_s_error():
     assert error_of_interval([8.04, 11.96]) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("samples", [40, 512])
+@pytest.mark.parametrize("samples", [40, pytest.param(512, marks=pytest.mark.slow)])
 def test_shares_hold_their_difference_as_often_as_they_say(samples):
     """Where nearly all are right, too: exactly, over all that two shares can be."""
     for one, other in ((0.75, 0.7), (0.99, 0.995), (0.995, 0.995)):

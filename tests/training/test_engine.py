@@ -28,22 +28,15 @@ class Timeless(nn.Module):
         return self.inner(x)
 
 
-def check_stages(precision: str, stages: tuple[int, ...]) -> None:
-    """What `engine_ranks.py` says of each check."""
-    printed = run_all(RANKS, precision, *map(str, stages), processes=2)
-    assert all(f"stage {stage} {precision}: average, skipping, other stages" in printed for stage in stages)
-    assert f"losses and norms {precision}: all stages alike" in printed
-    assert (precision, 3 in stages) != ("float32", True) or "stage 3 float32: recomputed activations" in printed
-
-
-def test_without_and_with_sharded_weights():
-    check_stages("float32", (0, 3))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_every_stage(precision):
-    check_stages(precision, (0, 1, 2, 3))
+    """What `engine_ranks.py` says of each check. Whole runs at a stage are in `test_processes.py`, and one is fast."""
+    stages = range(4)
+    printed = run_all(RANKS, precision, *map(str, stages), processes=2)
+    assert all(f"stage {stage} {precision}: average, skipping, other stages" in printed for stage in stages)
+    assert f"losses and norms {precision}: all stages alike" in printed
+    assert precision != "float32" or "stage 3 float32: recomputed activations" in printed
 
 
 @pytest.mark.parametrize("gradient_clipping", [0.0, 1.0])

@@ -125,13 +125,13 @@ def check_two_processes(tiny, stage: int, *overrides: str) -> None:
     assert all(value.isfinite().all() for value in weights(checkpoint_path(bad.folder, 6)).values())
 
 
-@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), pytest.param(0, "muon", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stage", "optimizer"), [(3, "adamw"), pytest.param(0, "muon", marks=pytest.mark.slow)])
 def test_two_processes_train_the_same_model_as_one(tiny, stage, optimizer):
     check_two_processes(tiny, stage, f"train.optimizer={optimizer}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2])
 def test_two_processes_at_every_zero_stage(tiny, stage):
     """With loader workers too, which no clip depends on."""
     check_two_processes(tiny, stage, "data.cache_frames=false", "data.workers=1")
