@@ -87,6 +87,7 @@ def test_unusable_options_are_refused(options, message, folder, protocol):
         measure_sensitivity(folder, SmallNetwork(), protocol, **options)
 
 
+@pytest.mark.slow
 @needs_demo
 def test_real_clips_score_worse_by_strong_damage_than_by_weak():
     found = measure_sensitivity(

@@ -212,6 +212,7 @@ def be_a_rank(rank, store, roots, said):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_agree(tmp_path, video):
     """Every rank has rank 0's manifest, or raises rank 0's error; none waits for ever."""
     plant(video, tmp_path / "good", "a.mp4", "b.mp4")
