@@ -30,6 +30,7 @@ def without(line: dict, *keys: str) -> dict:
     return {key: value for key, value in line.items() if key not in keys}
 
 
+@pytest.mark.slow
 def test_other_data_are_another_run_and_other_figures(study_file, other):
     path = study_file(rows=ROW)
     first = do(path)["dense", 0]

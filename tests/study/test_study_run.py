@@ -187,6 +187,7 @@ def test_a_row_whose_settings_have_changed_is_done_again(study_file):
     assert not list((path.parent / "out/runs/tiny/dense").glob("*aside*"))
 
 
+@pytest.mark.slow
 def test_a_trial_with_other_settings_costs_no_run(study_file):
     path = study_file(rows=ROWS)
     do(path, "--rows", "pretrain")

