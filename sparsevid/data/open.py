@@ -30,6 +30,13 @@ class RunData(NamedTuple):
     dataset: ClipDataset
 
 
+def filled_from_card(data: DataConfig, card: Card) -> DataConfig:
+    """Settings of clips with what the card answers where a run says nothing; a `target_fps` of 0 is none."""
+    filled = {name: getattr(card.clip, name) if (value := getattr(data, name)) is None else value for name in _FROM_CARD}
+    filled |= {"size": list(filled["size"]), "target_fps": filled["target_fps"] or None}
+    return replace(data, **filled)
+
+
 def open_data(config: RunConfig) -> RunData:
     """Open what a run trains on. All ranks call it together: one looks at the tree, the others are told.
 
@@ -39,10 +46,7 @@ def open_data(config: RunConfig) -> RunData:
         DecodeError: a video cannot be read, with `data.strict` or `data.cache_frames`.
     """
     card = load_card(config.data.card, config.data.card_options)
-    data = config.data
-    filled = {name: getattr(card.clip, name) if (value := getattr(data, name)) is None else value for name in _FROM_CARD}
-    filled |= {"size": list(filled["size"]), "target_fps": filled["target_fps"] or None}
-    data = replace(data, **filled)
+    data = filled_from_card(config.data, card)
     if data.latents and data.cache_frames:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
     if data.latents and config.autoencoder.kind == "linear":

@@ -5,6 +5,7 @@ the first training of the study.
 from collections.abc import Sequence
 
 from sparsevid.benchmark.candidates import Candidate
+from sparsevid.data.open import filled_from_card
 from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.evaluation.protocols import load_protocol
@@ -91,12 +92,11 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
         load_protocol(measure.protocol or run.config.monitor.protocol)
     except ValueError as error:
         raise StudyError(f"{source}: measure.protocol: {error}") from error
-    data, clip = run.config.data, load_card(run.config.data.card, run.config.data.card_options).clip
-    rule, fps = data.rule or clip.rule, clip.target_fps if data.target_fps is None else data.target_fps
-    if rule != "stride" or fps:
+    data = filled_from_card(run.config.data, load_card(run.config.data.card, run.config.data.card_options))
+    if data.rule != "stride" or data.target_fps:
         raise StudyError(
-            f"{source}: data.rule = {rule}, data.target_fps = {fps or 0}: a study's distance takes every data.stride-th frame "
-            "of real videos; accepted are the rule stride and a target_fps of 0"
+            f"{source}: data.rule = {data.rule}, data.target_fps = {data.target_fps or 0}: a study's distance takes every "
+            "data.stride-th frame of real videos; accepted are the rule stride and a target_fps of 0"
         )
 
 
