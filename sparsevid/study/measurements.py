@@ -295,7 +295,7 @@ def _found(name: str, folder: Path) -> Path:
 def _fact(value: Any) -> str:
     """A value of any kind as a text."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_fact(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {fact}" for key, each in value.items() if (fact := _fact(each)))
     if isinstance(value, list):
         return ", ".join(map(_fact, value))
     return "" if value is None else str(value)

@@ -110,7 +110,7 @@ def _hero(study: StudyResults, differences: Differences) -> Markup:
     seeds = sorted({each.seed for each in measured})
     facts = {
         "rows": str(len(study.rows)),
-        "seeds": ", ".join(map(str, seeds)) if len(seeds) <= 6 else str(len(seeds)),
+        "seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})" if len(seeds) <= 6 else str(len(seeds)),
         "measurements": str(len(measured)),
         "hardware": listed(of("hardware")),
         "commit": listed(list(map(short_hash, of("commit")))),
