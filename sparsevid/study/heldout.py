@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from sparsevid.data.open import open_data
+from sparsevid.diffusion.samplers import Model
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.runs.config import RunConfig
+from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.study.file import MeasureSettings
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.seeding import Purpose, keyed_generator
@@ -42,11 +44,20 @@ def heldout_losses(pipeline: VideoPipeline, measure: MeasureSettings) -> Tensor:
     Raises:
         ValueError: there is no such split, or see `open_data`.
     """
+    share = heldout_clips(pipeline, measure)
+    return sum_over_ranks(clip_losses(pipeline, share, measure))
+
+
+def heldout_clips(pipeline: VideoPipeline, measure: MeasureSettings) -> list[FixedClip]:
+    """This rank's share of the fixed clips of a split, as latents.
+
+    Raises:
+        ValueError: there is no such split, or see `open_data`.
+    """
     config = heldout_config(pipeline.config, measure)
     _, manifest, dataset = open_data(config)
     chosen = validation_dataset(config, manifest, dataset)
-    share = fixed_latents(chosen, pipeline.autoencoder, measure.clips, pipeline.device)
-    return sum_over_ranks(_losses(pipeline, share, measure))
+    return fixed_latents(chosen, pipeline.autoencoder, measure.clips, pipeline.device)
 
 
 def heldout_config(config: RunConfig, measure: MeasureSettings) -> RunConfig:
@@ -56,9 +67,29 @@ def heldout_config(config: RunConfig, measure: MeasureSettings) -> RunConfig:
 
 
 @torch.no_grad()
-def _losses(pipeline: VideoPipeline, clips: Sequence[FixedClip], measure: MeasureSettings) -> Tensor:
-    """Losses (N, J) of this rank's clips, and zeros."""
-    objective, schedule, spec = build_objective(pipeline.config.objective), pipeline.schedule, pipeline.model.spec
+def clip_losses(
+    pipeline: VideoPipeline,
+    clips: Sequence[FixedClip],
+    measure: MeasureSettings,
+    *,
+    model: Model | None = None,
+    schedule: TokenSchedule | None = None,
+) -> Tensor:
+    """Losses of this rank's clips, and zeros for the others.
+
+    Args:
+        pipeline: whose objective, and whose model if no other is given.
+        clips: this rank's share, as `heldout_clips` gives it.
+        measure: clips, times, their seed, and the batch, of which losses are independent up to rounding.
+        model: asked in place of the pipeline's, at the same times with the same noise.
+        schedule: of that model; a dense one has none.
+
+    Returns:
+        (N, J) float64.
+    """
+    objective, spec = build_objective(pipeline.config.objective), pipeline.model.spec
+    if model is None:
+        model, schedule = pipeline.model, pipeline.schedule
     found = torch.zeros(measure.clips, measure.times, dtype=torch.float64)
     asked = []  # (stage, interval, clip, u, generator of its noise)
     for interval in range(measure.times):
@@ -79,7 +110,7 @@ def _losses(pipeline: VideoPipeline, clips: Sequence[FixedClip], measure: Measur
             labels = torch.tensor([clip.label for _, _, clip, _, _ in part], device=pipeline.device)
             condition = {"labels": labels} if spec.num_classes else {}
             inputs = (x0, u.to(pipeline.device), noise.to(pipeline.device))
-            losses = objective.loss(pipeline.model, *inputs, **grid, **condition).double().cpu()
+            losses = objective.loss(model, *inputs, **grid, **condition).double().cpu()
             for (_, interval, clip, _, _), loss in zip(part, losses.tolist(), strict=True):
                 found[clip.number, interval] = loss
     return found
