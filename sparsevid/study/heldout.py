@@ -6,9 +6,10 @@ one in each of J intervals that training draws equally often. So losses of dense
 Dimensions: N clips, J intervals of diffusion time, B clips of a forward.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.study.file import MeasureSettings
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.seeding import Purpose, keyed_generator
-from sparsevid.training.objective import build_objective
+from sparsevid.training.objective import Objective, build_objective
 from sparsevid.training.validation import FixedClip, fixed_latents, validation_dataset
 
 
@@ -87,30 +88,73 @@ def clip_losses(
     Returns:
         (N, J) float64.
     """
-    objective, spec = build_objective(pipeline.config.objective), pipeline.model.spec
+    objective = build_objective(pipeline.config.objective)
     if model is None:
         model, schedule = pipeline.model, pipeline.schedule
     found = torch.zeros(measure.clips, measure.times, dtype=torch.float64)
+    for asked in questions(pipeline, clips, measure, schedule):
+        found[asked.numbers, asked.intervals] = asked.losses(objective, model).double().cpu()
+    return found
+
+
+class Question(NamedTuple):
+    """A forward: clips at one time each, with their noise, all of one token grid.
+
+    Attributes:
+        numbers: of the clips, B.
+        intervals: of their times, B.
+        x0: clean latents (B, C, T, H, W), on the model's device.
+        u: times (B,), float64, there.
+        noise: like x0.
+        condition: what else the model is called with: `labels` of one with classes, `grid` of one with a token schedule.
+    """
+
+    numbers: list[int]
+    intervals: list[int]
+    x0: Tensor
+    u: Tensor
+    noise: Tensor
+    condition: dict[str, Any]
+
+    def losses(self, objective: Objective, model: Model) -> Tensor:
+        """Losses (B,) of a model that is called as `condition` says."""
+        return objective.loss(model, self.x0, self.u, self.noise, **self.condition)
+
+
+def questions(
+    pipeline: VideoPipeline, clips: Sequence[FixedClip], measure: MeasureSettings, schedule: TokenSchedule | None
+) -> Iterator[Question]:
+    """What models are asked about these clips: each at one time in each interval, which as its noise is a function of the
+    seed, the interval and the clip's number.
+
+    Args:
+        pipeline: whose objective, classes and device.
+        clips: this rank's share.
+        measure: times, their seed, and the batch.
+        schedule: of the model that is asked; None of a dense one.
+    """
+    times, spec = build_objective(pipeline.config.objective).times, pipeline.model.spec
     asked = []  # (stage, interval, clip, u, generator of its noise)
     for interval in range(measure.times):
         for clip in clips:
             generator = keyed_generator(Purpose.HELD_OUT, measure.seed, interval, clip.number)
             drawn = torch.rand((), generator=generator, dtype=torch.float64).item()
-            u = objective.times.quantile((interval + drawn) / measure.times)
+            u = times.quantile((interval + drawn) / measure.times)
             asked.append((0 if schedule is None else schedule.stage_index(u), interval, clip, u, generator))
     asked.sort(key=lambda each: each[0])  # a forward has one grid; the rest stays in its order
     for stage, group in groupby(asked, key=lambda each: each[0]):
         members = list(group)
         grid = {} if schedule is None else {"grid": schedule.stages[stage].grid}
         for first in range(0, len(members), measure.batch):
-            part = members[first : first + measure.batch]
-            x0 = torch.stack([clip.latents for _, _, clip, _, _ in part]).to(pipeline.device)
-            noise = torch.stack([torch.randn(clip.latents.shape, generator=each) for _, _, clip, _, each in part])
-            u = torch.tensor([each for _, _, _, each, _ in part], dtype=torch.float64)
-            labels = torch.tensor([clip.label for _, _, clip, _, _ in part], device=pipeline.device)
-            condition = {"labels": labels} if spec.num_classes else {}
-            inputs = (x0, u.to(pipeline.device), noise.to(pipeline.device))
-            losses = objective.loss(model, *inputs, **grid, **condition).double().cpu()
-            for (_, interval, clip, _, _), loss in zip(part, losses.tolist(), strict=True):
-                found[clip.number, interval] = loss
-    return found
+            _, intervals, part, u, generators = zip(*members[first : first + measure.batch], strict=True)
+            x0 = torch.stack([clip.latents for clip in part])
+            noise = torch.stack([torch.randn(each.shape, generator=own) for each, own in zip(x0, generators, strict=True)])
+            labels = torch.tensor([clip.label for clip in part], device=pipeline.device)
+            yield Question(
+                numbers=[clip.number for clip in part],
+                intervals=list(intervals),
+                x0=x0.to(pipeline.device),
+                u=torch.tensor(u, dtype=torch.float64).to(pipeline.device),
+                noise=noise.to(pipeline.device),
+                condition=grid | ({"labels": labels} if spec.num_classes else {}),
+            )
