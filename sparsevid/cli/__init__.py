@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
     "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",
     "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
+    "analyse": "Show what attention does in each layer of a checkpoint: how uniform, how local, and what its mean would lose.",
     "report": "Make one static page of studies and runs: clips in step, cost against quality, tables that sort.",
     "convert": "Convert public Latte, DiT and SparseDiT checkpoints and back, dense models to sparse ones; export a run.",
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",

@@ -55,8 +55,7 @@ def heldout_clips(pipeline: VideoPipeline, measure: MeasureSettings) -> list[Fix
     Raises:
         ValueError: there is no such split, or see `open_data`.
     """
-    config = heldout_config(pipeline.config, measure)
-    _, manifest, dataset = open_data(config)
+    config, manifest, dataset = open_data(heldout_config(pipeline.config, measure))
     chosen = validation_dataset(config, manifest, dataset)
     return fixed_latents(chosen, pipeline.autoencoder, measure.clips, pipeline.device)
 

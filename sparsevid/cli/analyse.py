@@ -1,0 +1,196 @@
+"""`sparsevid analyse`: what attention does in each layer of a checkpoint."""
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.study.file import MeasureSettings
+
+EXAMPLES = """examples:
+  sparsevid analyse runs/study/paper/dense/seed-0 --out runs/analysis              # 32 held-out clips, 8 intervals of time
+  sparsevid analyse runs/study/paper/dense/seed-0 --out runs/analysis --clips 96 --window 2 --again
+  sparsevid analyse models/latte --card ucf101 --autoencoder kl:stabilityai/sd-vae-ft-ema --out runs/latte
+  torchrun --nproc_per_node 8 -- tools/analyse.py runs/ucf101/dense --out runs/ucf101/analysis
+
+OUT gets analysis.json, all numbers with how they came to be, and the picture analysis.svg and analysis.png. What is there is
+shown and not computed again. docs/search.md says what the figures mean.
+"""
+FILE, PICTURES = "analysis.json", ("analysis.svg", "analysis.png")
+COLUMNS = ["layer", "kind", "axis", "entropy", "noisiest", "cleanest", "near by", "of uniform", "change", "loss change"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, a checkpoint, or an exported folder")
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
+    parser.add_argument("--clips", type=int, default=32, help="held-out clips; errors are over them")
+    text = "of each clip: one in each of so many intervals that training draws equally often"
+    parser.add_argument("--times", type=int, default=8, help=text)
+    parser.add_argument("--split", default="test", help="of the data, with the clips")
+    parser.add_argument("--window", type=int, default=1, help="keys are near by within so many rows and columns, or frames")
+    parser.add_argument("--batch", type=int, default=8, help="clips of a forward; figures do not depend on it")
+    parser.add_argument("--seed", type=int, default=0, help="of clips, times and noise")
+    parser.add_argument("--again", action="store_true", help="compute what is there again, or with other settings")
+    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
+    model = parser.add_argument_group("model and data")
+    text = "dataset card, in place of the run's; needed by a model that has no run"
+    model.add_argument("--card", metavar="CARD", help=text)
+    model.add_argument("--root", metavar="DIR", help="where its videos are. Default: where the run, or the card, says")
+    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
+    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.study.file import MeasureSettings
+    from sparsevid.system.distributed import (
+        LONG_WAIT,
+        check_device,
+        check_ranks,
+        init_process_group_if_launched,
+        is_main,
+        peers_may_die,
+        shutdown,
+    )
+
+    for name, least in (("clips", 2), ("times", 1), ("window", 0), ("batch", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is at least {least}, got {getattr(args, name)}")
+    device = None if args.device is None else check_device(args.device)
+    init_process_group_if_launched(LONG_WAIT, device=device)
+    check_ranks(device=device)
+    with peers_may_die("an analysis"):
+        _check_output(args)
+        loading = {"weights": args.weights, "autoencoder": args.autoencoder, "device": device}
+        pipeline = VideoPipeline.from_pretrained(args.checkpoint, **loading)
+        _choose_data(args, pipeline)
+        settings = {name: getattr(args, name) for name in ("split", "clips", "times", "seed")}
+        analysis = _analysis(args, pipeline, MeasureSettings(batch=args.batch, **settings))
+    if is_main():
+        _show(args, analysis)
+    shutdown()
+    return 0
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse early what could not be written at the end."""
+    from sparsevid.evaluation.plot import check_can_draw
+    from sparsevid.system.atomic import check_writable
+    from sparsevid.system.distributed import from_main
+
+    def check() -> None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        check_writable(args.out)
+
+    if args.plot == "on":
+        check_can_draw()
+    from_main(check, (OSError,))
+
+
+def _choose_data(args: argparse.Namespace, pipeline: "VideoPipeline") -> None:
+    """Let the clips be those of the command's card and root, as large as the model takes them.
+
+    Raises:
+        ValueError: neither the model's run nor the command says which.
+    """
+    from sparsevid.runs.config import DataConfig
+
+    config = pipeline.config
+    if args.card is None and config.record.fingerprint is None:
+        raise ValueError(f"{args.checkpoint} says nothing of the data that it was trained on: give their card, --card CARD")
+    data = config.data
+    if args.card is not None:
+        frames, *size = pipeline.autoencoder.clip_size(pipeline.model.spec.input_size)
+        data = DataConfig(card=args.card, frames=frames, size=size, decoder=data.decoder)
+    if args.root is not None:
+        data = replace(data, root=args.root)
+    pipeline.config = replace(config, data=data)
+
+
+def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "MeasureSettings") -> dict[str, Any]:
+    """What the folder holds, if it is of this model, these clips and settings; else it is computed and written.
+
+    Raises:
+        FileExistsError: it holds another analysis.
+    """
+    from sparsevid.benchmark.report import describe_run
+    from sparsevid.data.open import KnownTrees
+    from sparsevid.search.attention import measure_attention, open_clips, summarise
+    from sparsevid.study.heldout import time_edges
+    from sparsevid.study.results import read_json, write_json
+    from sparsevid.system.distributed import from_main
+
+    told = {"model": from_main(pipeline.fingerprint), "data": KnownTrees().fingerprint(pipeline.config.data)}
+    told |= {name: getattr(measure, name) for name in ("split", "clips", "times", "seed")} | {"window": args.window}
+    kept = {} if args.again else from_main(lambda: read_json(args.out / FILE))
+    if kept:
+        _check_same(args.out / FILE, kept.get("of", {}), told)
+        return kept
+    clips = open_clips(pipeline, measure)
+    told["data"] = KnownTrees().look(pipeline.config.data).fingerprint
+    found = summarise(measure_attention(pipeline, clips, measure, window=args.window))
+    analysis = {
+        "run": describe_run(_command(args), pipeline.device),
+        "of": told,
+        "spec": pipeline.model.spec.to_dict(),
+        "edges": time_edges(pipeline.config, measure.times),
+        **found,
+    }
+    from_main(lambda: write_json(args.out / FILE, analysis), (OSError,))
+    return analysis
+
+
+def _check_same(path: Path, said: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Data that are not here, or that nobody has looked into since they changed, do not count."""
+    from sparsevid.system.logging import get_logger
+
+    other = [f"{key} {said.get(key)}" for key, value in told.items() if value is not None and said.get(key) != value]
+    if other:
+        raise FileExistsError(f"{path} is of {', '.join(other)}; --again computes it anew, or give another --out")
+    get_logger(__name__).info("%s is there already; --again computes it anew", path)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that a reader repeats."""
+    words = ["sparsevid", "analyse", args.checkpoint]
+    for name in ("clips", "times", "split", "window", "batch", "seed", "card", "weights", "autoencoder", "out"):
+        words += [f"--{name}", str(value)] if (value := getattr(args, name)) is not None else []
+    return shlex.join(words)
+
+
+def _show(args: argparse.Namespace, analysis: Mapping[str, Any]) -> None:
+    """Print the table and draw the picture."""
+    from sparsevid.system.logging import get_logger, print_table
+
+    of, loss = analysis["of"], analysis["loss"]
+    title = f"{args.checkpoint}: {of['clips']} clips of {of['split']}, {of['times']} times; window {of['window']}"
+    print_table(f"{title}; loss {loss['mean']:.4f} ± {loss['error']:.4f}", COLUMNS, list(map(_cells, analysis["layers"])))
+    if args.plot == "on":
+        from sparsevid.search.attention_plot import plot_attention
+
+        for name in PICTURES:
+            plot_attention(args.out / name, analysis, title=title)
+    get_logger(__name__).info("%s in %s", " and ".join([FILE, *(PICTURES if args.plot == "on" else ())]), args.out)
+
+
+def _cells(layer: Mapping[str, Any]) -> list[str]:
+    entropy, change, loss = (layer[name] for name in ("entropy", "change", "loss_change"))
+    share, uniform = (layer[name]["mean"] for name in ("share", "uniform"))
+    return [
+        str(layer["index"]),
+        layer["kind"],
+        layer["axis"],
+        f"{entropy['mean']:.3f} ± {entropy['error']:.3f}",
+        f"{entropy['means'][-1]:.3f}",
+        f"{entropy['means'][0]:.3f}",
+        f"{share:.3f}",
+        f"×{share / uniform:.2f}",
+        f"{change['mean']:.2g} ± {change['error']:.1g}",
+        f"{loss['mean']:+.4f} ± {loss['error']:.4f}",
+    ]
