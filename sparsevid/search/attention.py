@@ -235,8 +235,13 @@ class _Recording:
         return output
 
 
-class _Replacing:
-    """Puts the mean in the place of one layer's attention. The layers before it are as they were."""
+class MeanAttention:
+    """A saving that puts the mean in the place of one layer's attention: the model with that layer as a pooling one.
+
+    Args:
+        index: of the layer.
+        outputs: of the layers below it, which are as they were, in a call without the saving.
+    """
 
     points = ("layer", "attention")
     differences = False
@@ -271,7 +276,7 @@ def _answer(
     figures = []
     for place in layers:
         entropy, share, uniform = recording.described[place.index]
-        others, changed = _forward(pipeline, asked, objective, _Replacing(place.index, recording.outputs))
+        others, changed = _forward(pipeline, asked, objective, MeanAttention(place.index, recording.outputs))
         change = (changed - output).square().flatten(1).sum(1) / output.square().flatten(1).sum(1)
         figures.append(torch.stack([entropy, share, torch.full_like(share, uniform), change, others - losses]))
         bar.update(len(losses))
@@ -279,7 +284,7 @@ def _answer(
 
 
 def _forward(
-    pipeline: VideoPipeline, asked: Question, objective: Objective, saving: _Recording | _Replacing
+    pipeline: VideoPipeline, asked: Question, objective: Objective, saving: _Recording | MeanAttention
 ) -> tuple[Tensor, Tensor]:
     """Losses (B,) in double precision, and what was predicted, noise or velocity without its variance, (B, C, T, H, W)."""
     outputs = []

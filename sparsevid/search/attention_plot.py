@@ -14,20 +14,32 @@ if TYPE_CHECKING:
 
 AXES = {"space": ("spatial layers", "#0b6e75"), "time": ("temporal layers", "#b3541e"), "window": ("windows", "#6a4c93")}
 LEAST = 1e-6  # of a squared change over the squared output that is shown
+LEAST_NEAR = 1e-3  # of the share near by over that of uniform attention
 MOST_CELLS = 14  # columns in which numbers are still read
-WIDTH, ROW, AROUND, HEAD = 15.0, 0.34, 0.75, 1.0  # inches: of the figure, a layer, what is around a panel, the title
+WIDTH, ROW, AROUND, HEAD, BAR = 15.0, 0.34, 0.4, 1.2, 0.16  # inches: of the figure, a layer, around a panel, the title, a scale
+SHARES = (1, 1, 1, 0.75)  # of the width
 
 Layer = Mapping[str, Any]
 
 
 class _Figure(NamedTuple):
-    """A column of panels: its heading, the values of a layer by interval, their scale, their colours, how one is written."""
+    """A column of panels.
+
+    Attributes:
+        heading: above it.
+        values: of a layer, by interval.
+        norm: the scale of colours for all of them.
+        colours: name of the map.
+        written: the form of a value.
+        times: whether values are multiples of something.
+    """
 
     heading: str
     values: Callable[[Layer], np.ndarray]
     norm: Callable[[np.ndarray], "Normalize"]
     colours: str
     written: str
+    times: bool = False
 
 
 def plot_attention(path: str | Path, analysis: Mapping[str, Any], *, title: str) -> None:
@@ -46,23 +58,28 @@ def plot_attention(path: str | Path, analysis: Mapping[str, Any], *, title: str)
     """
     layers: Sequence[Layer] = analysis["layers"]
     groups = {axis: own for axis in AXES if (own := [each for each in layers if each["axis"] == axis])}
-    heights = [ROW * len(own) + AROUND for own in groups.values()]
+    heights = [ROW * max(3, len(own)) + AROUND for own in groups.values()]
     figure = new_figure(path, (WIDTH, sum(heights) + HEAD))
     columns = _columns()
-    panels = figure.subplots(len(groups), len(columns) + 1, squeeze=False,
-                             gridspec_kw={"height_ratios": heights, "width_ratios": [1, 1, 1, 0.72]})  # fmt: skip
+    scales, *panels = figure.subplots(len(groups) + 1, len(columns) + 1, squeeze=False,
+                                      gridspec_kw={"height_ratios": [BAR, *heights], "width_ratios": SHARES})  # fmt: skip
+    panels = np.array(panels)
     for number, column in enumerate(columns):
         every = np.array([column.values(each) for each in layers])
         norm = column.norm(every)
         for axes, (axis, own) in zip(panels[:, number], groups.items(), strict=True):
             image = _draw(axes, column, own, norm, analysis["edges"])
             _name_layers(axes, axis, own, first=number == 0)
-        bar = figure.colorbar(image, ax=list(panels[:, number]), location="top", aspect=34, pad=0.02, shrink=0.94)
+        bar = figure.colorbar(image, cax=scales[number], orientation="horizontal", ticklocation="top")
         bar.set_label(column.heading, fontsize=10.5, labelpad=6)
-        bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
+        if column.times:
+            _count_in_powers(bar)
+        bar.ax.tick_params(labelsize=8)
         panels[-1, number].set_xlabel("diffusion time u, noise → data")
     _draw_losses(panels[:, -1], groups)
+    scales[-1].set_axis_off()
+    scales[-1].set_title("change of the loss, at all times\n(± 2 standard errors)", fontsize=10.5, y=0.0, va="bottom")
     figure.suptitle(title, fontsize=13, fontweight="bold")
     save_figure(figure, path)
 
@@ -71,7 +88,7 @@ def _columns() -> tuple[_Figure, ...]:
     from matplotlib.colors import LogNorm, Normalize
 
     def near_one(values: np.ndarray) -> "Normalize":
-        most = max(2.0, float(values.max()), 1 / max(float(values.min()), 1e-3))
+        most = max(2.0, float(values.max()), 1 / float(values.min()))
         return LogNorm(1 / most, most)
 
     def decades(values: np.ndarray) -> "Normalize":
@@ -80,11 +97,24 @@ def _columns() -> tuple[_Figure, ...]:
     return (
         _Figure("entropy of attention ÷ its maximum (1: uniform)", _means("entropy"),
                 lambda values: Normalize(min(0.9, np.floor(10 * values.min()) / 10), 1.0), "viridis", ".2f"),
-        _Figure("attention near by ÷ that of uniform attention", lambda each: _means("share")(each) / _means("uniform")(each),
-                near_one, "RdBu_r", ".1f"),
+        _Figure("attention near by ÷ that of uniform attention", _near_by,
+                near_one, "RdBu_r", ".2f", times=True),
         _Figure("squared change of the output, attention → mean", lambda each: np.maximum(_means("change")(each), LEAST),
                 decades, "magma", ".0e"),
     )  # fmt: skip
+
+
+def _count_in_powers(bar: Any) -> None:
+    """Marks of a scale around 1 at powers of 2."""
+    most = int(np.log2(bar.norm.vmax) + 1e-6)
+    every = -(-most // 3)
+    powers = [2.0**power for power in range(-most // every * every, most + 1, every)]
+    bar.set_ticks(powers, labels=[f"×{each:g}" for each in powers])
+    bar.ax.minorticks_off()
+
+
+def _near_by(layer: Layer) -> np.ndarray:
+    return np.maximum(_means("share")(layer) / _means("uniform")(layer), LEAST_NEAR)
 
 
 def _means(name: str) -> Callable[[Layer], np.ndarray]:
@@ -141,4 +171,3 @@ def _draw_losses(panels: Sequence["Axes"], groups: Mapping[str, Sequence[Layer]]
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         _name_layers(axes, axis, own, first=False)
-    panels[0].set_title("change of the loss, all times,\nattention → mean (± 2 standard errors)", fontsize=10.5, pad=14)

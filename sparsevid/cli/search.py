@@ -1,0 +1,114 @@
+"""`sparsevid search`: the layout and token schedule of least loss under a budget, from a dense checkpoint."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsevid.system.logging import get_logger, print_table
+
+if TYPE_CHECKING:
+    from sparsevid.runs.config import RunConfig
+
+EXAMPLES = """examples:
+  sparsevid search runs/study/paper/pretrain/seed-0 --budget 0.35 --out runs/search
+  sparsevid search runs/ucf101/dense schedule.r_min=0.5 schedule.r_max=0.94 --budget 0.4 --out runs/search
+  sparsevid search runs/ucf101/dense --budget 0.5 --tried 0 --out runs/search          # by the tables alone, nothing is trained
+  torchrun --nproc_per_node 8 -- tools/search.py runs/ucf101/dense --budget 0.35 --out runs/search
+
+What each layer as P, and each run of layers as a module on each grid of the token schedule, loses by itself is measured on the
+dense model; layout and schedule are chosen by these tables; the best are fine-tuned, half as many for twice as long each time.
+Killed, the same command goes on. FOLDER gets searched.yaml, a run of what was found; tried.md, a table; frontier.svg;
+result.json, all numbers. docs/search.md says how far to believe them.
+"""
+logger = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="dense: a run's folder, a checkpoint, or an exported folder")
+    text = "dotted settings of the fine-tunes, and of the grids that are tried: train.lr=1e-4 schedule.r_min=0.3 data.root=DIR"
+    parser.add_argument("overrides", nargs="*", help=text)
+    text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
+    parser.add_argument("--budget", type=float, required=True, default=argparse.SUPPRESS, metavar="SHARE", help=text)
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
+    text = "weights of diffusion time in the loss: as training draws it, or uniform in log-SNR"
+    parser.add_argument("--objective", choices=("objective", "log_snr"), default="objective", help=text)
+    parser.add_argument("--free", action="store_true", help="let tokens grow with noise too; else no side of the grid does")
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument("--clips", type=int, default=32, help="held-out clips")
+    measured.add_argument("--times", type=int, default=8, help="of each clip, one in each of so many intervals of time")
+    measured.add_argument("--split", default="test", help="of the data, with the clips")
+    measured.add_argument("--rounds", type=int, default=4, help="after each, choices that cannot win any more are left")
+    measured.add_argument("--every", type=int, default=2, help="modules start at every so many layers; 2: at spatial ones")
+    measured.add_argument("--longest", type=int, default=8, help="layers of a module")
+    measured.add_argument("--batch", type=int, default=8, help="clips of a forward; figures do not depend on it")
+    measured.add_argument("--seed", type=int, default=0, help="of clips, times and noise, and of fine-tuning")
+    tuned = parser.add_argument_group("what is fine-tuned")
+    tuned.add_argument("--tried", type=int, default=8, help="candidates in the first rung; 0: none")
+    tuned.add_argument("--steps", type=int, default=200, help="optimizer steps of the last rung, of the two best")
+    tuned.add_argument("--minutes", type=float, help="stop with a checkpoint then; the same command goes on. Default: no end")
+    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsevid.benchmark.report import describe_run
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.search.problem import SearchSettings
+    from sparsevid.search.report import columns, lines, rows, write_found
+    from sparsevid.search.search import search
+    from sparsevid.study.train import Stopped
+    from sparsevid.system.distributed import (
+        LONG_WAIT,
+        check_ranks,
+        init_process_group_if_launched,
+        is_main,
+        peers_may_die,
+        shutdown,
+    )
+
+    shared = ("budget", "objective", "clips", "times", "split", "batch", "seed", "rounds", "every", "longest", "tried", "steps")
+    settings = SearchSettings(monotone=not args.free, **{name: getattr(args, name) for name in shared})
+    settings.check()
+    init_process_group_if_launched(LONG_WAIT)
+    check_ranks()
+    with peers_may_die("a search"):
+        pipeline = VideoPipeline.from_pretrained(args.checkpoint)
+        pipeline.config = _config(args)
+        try:
+            found = search(args.checkpoint, pipeline, settings, args.out, args.minutes)
+        except Stopped as stop:
+            logger.info("%s: the same command goes on", stop)
+            shutdown()
+            return 1
+    if is_main():
+        write_found(found, args.checkpoint, args.out, describe_run(_command(args), pipeline.device), plot=args.plot == "on")
+        print_table(f"{args.checkpoint}, budget {args.budget:g}", columns(found), rows(found))
+        for line in lines(found):
+            print(f"- {line}")
+        logger.info("a run of what was found: %s", args.out / "searched.yaml")
+    shutdown()
+    return 0
+
+
+def _config(args: argparse.Namespace) -> "RunConfig":
+    """That of the checkpoint, with the command's settings over it.
+
+    Raises:
+        ValueError: the checkpoint says nothing of its run.
+    """
+    from sparsevid.generation.pretrained import find_pretrained
+    from sparsevid.runs.config import load_config
+
+    path = find_pretrained(args.checkpoint) / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{args.checkpoint} has no config.yaml: what it was trained on, and how, is not known")
+    return load_config(path, args.overrides)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that a reader repeats."""
+    words = ["sparsevid", "search", args.checkpoint, *(each for each in args.overrides if not each.startswith("data.root="))]
+    for name in ("budget", "objective", "clips", "times", "split", "rounds", "every", "longest", "seed", "tried", "steps"):
+        words += [f"--{name}", str(getattr(args, name))]
+    return shlex.join([*words, *(["--free"] if args.free else []), "--out", str(args.out)])

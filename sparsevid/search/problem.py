@@ -1,0 +1,192 @@
+"""What a search is asked, and what can be chosen of a dense model: layers, modules, grids, intervals of diffusion time.
+
+Dimensions: J intervals of diffusion time, G grids.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sparsevid.diffusion.gaussian import GaussianDiffusion
+from sparsevid.diffusion.samplers import sampler_times
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.models.presets import SIZES
+from sparsevid.runs.build import schedule_from_config
+from sparsevid.runs.config import RunConfig
+from sparsevid.search import SearchError
+from sparsevid.search.measure import Choice, Losses, loss_tables
+from sparsevid.search.tables import CostTables, LossTables, Module, cost_tables, modules_of, possible_modules
+from sparsevid.sparsity.cost import sampling_macs
+from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.layout import parse_layout
+from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, default_frames, paper_schedule
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.study.file import MeasureSettings
+from sparsevid.study.heldout import time_edges
+
+OBJECTIVES = ("objective", "log_snr")
+DIGITS = 4  # of times between stages, which people read
+LAST_TIME = 0.999  # of the log-SNR of a flow, which is infinite at both ends
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is asked.
+
+    Attributes:
+        budget: multiply–adds of a sampling run, as a share of the dense model's.
+        objective: weights of diffusion time in the loss: `objective`, as training draws it, or `log_snr`, uniform in that.
+        monotone: no side of the grid grows with noise.
+        clips, times, split, batch, seed: of the held-out losses; the seed is that of the fine-tunes too.
+        rounds: into which clips are divided; between them, choices that cannot win are left.
+        every: modules start at every so many layers.
+        longest: layers of a module.
+        tried: candidates that are fine-tuned in the first rung; 0: none.
+        steps: of fine-tuning in the last rung.
+    """
+
+    budget: float
+    objective: str = "objective"
+    monotone: bool = True
+    clips: int = 32
+    times: int = 8
+    split: str = "test"
+    batch: int = 8
+    seed: int = 0
+    rounds: int = 4
+    every: int = 2
+    longest: int = 8
+    tried: int = 8
+    steps: int = 200
+
+    def check(self) -> None:
+        """Raise SearchError for what cannot be asked."""
+        if not 0.0 < self.budget <= 1.0:
+            raise SearchError(f"budget = {self.budget}: a share of the dense model's multiply–adds, above 0 and at most 1")
+        if self.objective not in OBJECTIVES:
+            raise SearchError(f"objective = {self.objective!r}; accepted are {', '.join(OBJECTIVES)}")
+        for name, least in (("clips", 4), ("times", 1), ("batch", 1), ("rounds", 1), ("every", 1), ("longest", 3),
+                            ("tried", 0), ("steps", 2)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise SearchError(f"{name} = {getattr(self, name)}; it is at least {least}")
+        if self.rounds * 2 > self.clips:
+            raise SearchError(f"rounds = {self.rounds} of {self.clips} clips: a round has at least 2")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A dense model and what can be chosen of it.
+
+    Attributes:
+        pipeline: of the model.
+        settings: what is asked.
+        grids: G, from few to many tokens.
+        modules: that can be chosen.
+        times: of a sampling run's forwards.
+        edges: (J + 1) ends of the intervals.
+        weights: (J,) of them in the loss.
+        costs: of all choices.
+    """
+
+    pipeline: VideoPipeline
+    settings: SearchSettings
+    grids: tuple[Grid, ...]
+    modules: tuple[Module, ...]
+    times: tuple[float, ...]
+    edges: tuple[float, ...]
+    weights: torch.Tensor
+    costs: CostTables
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the dense model."""
+        return self.pipeline.model.spec
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that are measured."""
+        return [*range(self.spec.depth), *((module, g) for module in self.modules for g in range(len(self.grids)))]
+
+    @property
+    def measure(self) -> MeasureSettings:
+        """Of the held-out losses."""
+        own = self.settings
+        return MeasureSettings(clips=own.clips, times=own.times, split=own.split, batch=own.batch, seed=own.seed)
+
+    def tables(self, losses: Losses) -> LossTables:
+        """What was measured, as tables."""
+        return loss_tables(losses, self.spec.depth, self.grids, self.modules, self.weights.tolist())
+
+    def ratio(self, layout: str, schedule: TokenSchedule) -> float:
+        """Multiply–adds of a sampling run over the dense model's, by the code that counts runs."""
+        sparse = parse_layout(layout).is_sparse
+        spec = replace(self.spec, layout=layout, sparse_grid=schedule.stages[0].grid if sparse else None)
+        return sampling_macs(spec, schedule if sparse else None, self.times).ratio
+
+
+def open_problem(pipeline: VideoPipeline, settings: SearchSettings) -> Problem:
+    """What can be chosen of a dense model.
+
+    Args:
+        pipeline: its config says the grids, as the token schedule that a sparse model would have, and the sampling run.
+        settings: what is asked.
+
+    Raises:
+        SearchError: the model is not dense.
+        ValueError: as `schedule_from_config`.
+    """
+    spec, config = pipeline.model.spec, pipeline.config
+    if spec.parsed_layout.kinds.strip("D"):
+        raise SearchError(f"a search starts from a dense model; the layout of this one is {spec.layout!r}")
+    stages = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset).stages
+    grids = tuple(sorted({stage.grid for stage in stages}, key=lambda grid: grid.tokens))
+    edges = tuple(round(each, DIGITS) for each in time_edges(config, settings.times))
+    times = tuple(sampler_times(pipeline.default_sampler, config.sample.steps))
+    visits = [bisect_left(edges[1:-1], u - TIME_ERROR) for u in times]
+    modules = {*possible_modules(spec.depth, every=settings.every, longest=settings.longest)}
+    if (paper := paper_layout(spec)) is not None:  # what it has is asked too, so that it is predicted
+        modules |= set(modules_of(paper))
+    costs = cost_tables(spec, grids, [visits.count(j) for j in range(settings.times)], sorted(modules))
+    weights = time_weights(config, edges, settings.objective)
+    return Problem(pipeline, settings, grids, tuple(sorted(modules)), times, edges, weights, costs)
+
+
+def paper_layout(spec: ModelSpec) -> str | None:
+    """The paper's layout for a model of this depth; None where it has none."""
+    return next((layout for depth, _, _, layout in SIZES.values() if depth == spec.depth), None)
+
+
+def paper_schedules(problem: Problem) -> list[TokenSchedule]:
+    """The run's own schedule, and all of the paper's form whose sides are whole at both ends."""
+    config, dense = problem.pipeline.config, problem.spec.dense_grid()
+    own = schedule_from_config(config.schedule, dense, config.model.preset)
+    frames = config.schedule.frames or default_frames(dense.t)
+    rates = [1 - (side / dense.h) ** 2 for side in range(dense.h, 0, -1)]
+    return [own, *(paper_schedule(dense, frames, low, high) for low in rates for high in rates if low <= high)]
+
+
+def time_weights(config: RunConfig, edges: Sequence[float], objective: str) -> torch.Tensor:
+    """Weights (J,) of intervals of diffusion time, with the sum 1.
+
+    Args:
+        config: of the run.
+        edges: ends of the intervals, which training draws equally often.
+        objective: `objective`, equal ones; or `log_snr`, by their length in log-SNR.
+    """
+    if objective == "objective":
+        return torch.full((len(edges) - 1,), 1 / (len(edges) - 1), dtype=torch.float64)
+    ends = torch.tensor([_log_snr(config, u) for u in edges], dtype=torch.float64)
+    return (ends[:-1] - ends[1:]) / (ends[0] - ends[-1])
+
+
+def _log_snr(config: RunConfig, u: float) -> float:
+    """log(α²/σ²) at a diffusion time."""
+    if config.objective.kind == "flow":
+        u = min(max(u, 1 - LAST_TIME), LAST_TIME)
+        return 2 * math.log((1 - u) / u)
+    kept = GaussianDiffusion().alphas_cumprod
+    alpha = float(kept[round(u * (len(kept) - 1))])
+    return math.log(alpha / (1 - alpha))

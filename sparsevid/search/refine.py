@@ -1,0 +1,215 @@
+"""Fine-tuning what the tables propose: successive halving (Jamieson and Talwalkar, arXiv 1502.07943), each rung half as many
+candidates, trained for twice as long, from the dense model each time.
+
+Before the first rung all are asked as they are converted. A rung's runs are rows of a study, so that each is trained once,
+resumable, and kept by its settings.
+"""
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.runs.config import RecordConfig, save_config
+from sparsevid.search.measure import Variants
+from sparsevid.sparsity.schedule import TokenSchedule
+from sparsevid.study.file import MeasureSettings
+from sparsevid.study.heldout import clip_losses, heldout_losses
+from sparsevid.study.measure import open_pipeline
+from sparsevid.study.plan import Plan, Study
+from sparsevid.study.results import digest
+from sparsevid.study.train import Budget, train, weights_of
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import from_main, sum_over_ranks
+from sparsevid.system.logging import get_logger
+from sparsevid.training.validation import FixedClip
+
+BASE = "dense.yaml"  # the dense model's run, of which rows are variants
+LEAST_STEPS = 2  # of a rung
+logger = get_logger(__name__)
+
+
+@dataclass
+class Candidate:
+    """A layout and a schedule that are tried.
+
+    Attributes:
+        name: for files and tables.
+        layout, schedule: what it is.
+        ratio: its multiply–adds over the dense model's.
+        predicted: its loss against the dense model's by the tables, with standard error; None: they say nothing of it.
+        losses: by steps of fine-tuning (0: as converted) the mean against the dense model, with standard error.
+        folder: of its longest run; None: not fine-tuned.
+    """
+
+    name: str
+    layout: str
+    schedule: TokenSchedule
+    ratio: float
+    predicted: tuple[float, float] | None
+    losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def table(self) -> list[list[Any]]:
+        """The schedule as a run's configuration has it."""
+        return [[stage.high, list(stage.grid)] for stage in self.schedule.stages]
+
+    @property
+    def best(self) -> float:
+        """The loss after the longest training."""
+        return self.losses[max(self.losses)][0]
+
+
+def rungs(count: int, steps: int) -> list[tuple[int, int]]:
+    """(candidates, steps) of each rung: `count` at first, half as many each time, until two are trained for `steps`."""
+    if count < 1:
+        return []
+    number = max(1, math.ceil(math.log2(count)))
+    found = [(math.ceil(count / 2**rung), steps // 2 ** (number - 1 - rung)) for rung in range(number)]
+    return [(some, max(LEAST_STEPS, each)) for some, each in found]
+
+
+def ask_converted(
+    pipeline: VideoPipeline,
+    candidates: Sequence[Candidate],
+    clips: Sequence[FixedClip],
+    measure: MeasureSettings,
+    dense: Tensor,
+    weights: Tensor,
+) -> None:
+    """Fill in the losses of candidates as they are converted, without training. All ranks call it together.
+
+    Args:
+        pipeline: of the dense model.
+        candidates: to fill in.
+        clips: this rank's share.
+        measure: clips, times, their seed, and the batch.
+        dense: (N, J) losses of the dense model.
+        weights: (J,) of the intervals.
+    """
+    variants = Variants(pipeline.model)
+    for each in candidates:
+        model = variants.converted(each.layout, each.schedule.stages[0].grid)
+        schedule = each.schedule if model.spec.is_sparse else None
+        losses = sum_over_ranks(clip_losses(pipeline, clips, measure, model=model, schedule=schedule))
+        each.losses[0] = mean_and_error(losses - dense, weights)
+
+
+@dataclass(frozen=True)
+class Fine:
+    """How candidates are fine-tuned.
+
+    Attributes:
+        checkpoint: of the dense model.
+        count: candidates of the first rung, besides those that are compared with.
+        steps: of the last rung.
+        seed: of training.
+        folder: for the runs.
+        budget: the time that there is.
+    """
+
+    checkpoint: str
+    count: int
+    steps: int
+    seed: int
+    folder: Path
+    budget: Budget
+
+
+def refine(
+    pipeline: VideoPipeline,
+    candidates: Sequence[Candidate],
+    compared: Sequence[Candidate],
+    measure: MeasureSettings,
+    dense: Tensor,
+    weights: Tensor,
+    how: Fine,
+) -> None:
+    """Fine-tune candidates, rung by rung, and fill in their losses. All ranks call it together; what is done stays done.
+
+    Args:
+        pipeline: of the dense model, with the configuration of the fine-tunes.
+        candidates: asked as converted already; the best go on.
+        compared: candidates that are in every rung.
+        measure, dense, weights: as `ask_converted`.
+        how: steps, seed and place.
+
+    Raises:
+        Stopped: the budget is over, or a signal came; the same call goes on.
+        StudyError, ConfigError, …: as `study.train.train`.
+    """
+    ranked = sorted(candidates, key=lambda each: each.best)
+    planned = rungs(how.count, how.steps)
+    for number, (some, steps) in enumerate(planned, start=1):
+        chosen = [*ranked[:some], *compared]
+        path = from_main(lambda chosen=chosen, steps=steps: _write_study(pipeline, chosen, steps, how))
+        study = Study(path, how.folder)
+        for each in chosen:
+            logger.info("rung %d of %d, %d steps: %s, %s", number, len(planned), steps, each.name, each.layout)
+            plan = study.plan(each.name, how.seed)
+            train(plan, how.budget)
+            each.losses[steps] = mean_and_error(_heldout(plan, measure) - dense, weights)
+            each.folder = plan.folder
+        ranked = sorted(ranked[:some], key=lambda each: each.best)
+
+
+def rank_correlations(candidates: Sequence[Candidate]) -> dict[int, tuple[float, int]]:
+    """By steps of fine-tuning, how well the tables rank what was measured then: Spearman's ρ, and of how many candidates."""
+    found = {}
+    for steps in sorted({steps for each in candidates for steps in each.losses}):
+        pairs = [(each.predicted[0], each.losses[steps][0]) for each in candidates if each.predicted and steps in each.losses]
+        if len(pairs) > 2:
+            found[steps] = (float(spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
+    return found
+
+
+def mean_and_error(differences: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Of (N, J) losses, weighted over time, the mean over clips and its standard error."""
+    by_clip = differences @ weights.to(differences)
+    return by_clip.mean().item(), (by_clip.std() / len(by_clip) ** 0.5).item()
+
+
+def overrides_of(candidate: Candidate) -> dict[str, Any]:
+    """What a run's configuration says of a candidate."""
+    return {
+        "model": {"layout": candidate.layout, "residual_upsampling": True},
+        "schedule": {"kind": "table", "table": candidate.table},
+    }
+
+
+def _write_study(pipeline: VideoPipeline, candidates: Sequence[Candidate], steps: int, how: Fine) -> Path:
+    """The file of a rung's study. On rank 0."""
+    how.folder.mkdir(parents=True, exist_ok=True)
+    save_config(replace(pipeline.config, record=RecordConfig()), how.folder / BASE)
+    training = {"train": {"steps": steps, "init_from": how.checkpoint, "checkpoint_every": steps}}
+    rows = {each.name: {"measured": False, "overrides": overrides_of(each)} for each in candidates}
+    study = {"study": f"rung-{steps}", "base": BASE, "seeds": [how.seed], "overrides": training, "rows": rows}
+    path = how.folder / f"rung-{steps}.yaml"
+    with renamed(path) as draft:
+        draft.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def _heldout(plan: Plan, measure: MeasureSettings) -> Tensor:
+    """Losses (N, J) of a run that is trained; measured once."""
+    path = plan.folder / f"heldout-{from_main(lambda: digest([weights_of(plan), vars(measure)]))}.safetensors"
+    found = from_main(lambda: load_file(path)["losses"] if path.is_file() else None)
+    if found is None:
+        found = heldout_losses(open_pipeline(plan), measure)
+        from_main(lambda: _save(path, found))
+        gc.collect()
+    return found
+
+
+def _save(path: Path, losses: Tensor) -> None:
+    with renamed(path) as draft:
+        save_file({"losses": losses}, draft)
