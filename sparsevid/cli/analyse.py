@@ -21,7 +21,7 @@ OUT gets analysis.json, all numbers with how they came to be, and the picture an
 shown and not computed again. docs/search.md says what the figures mean.
 """
 FILE, PICTURES = "analysis.json", ("analysis.svg", "analysis.png")
-COLUMNS = ["layer", "kind", "axis", "entropy", "noisiest", "cleanest", "near by", "of uniform", "change", "loss change"]
+COLUMNS = ["layer", "axis", "entropy", "noisiest", "cleanest", "near by", "÷ uniform", "change", "change of loss"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,14 +183,13 @@ def _cells(layer: Mapping[str, Any]) -> list[str]:
     entropy, change, loss = (layer[name] for name in ("entropy", "change", "loss_change"))
     share, uniform = (layer[name]["mean"] for name in ("share", "uniform"))
     return [
-        str(layer["index"]),
-        layer["kind"],
+        f"{layer['index']} {layer['kind']}",
         layer["axis"],
         f"{entropy['mean']:.3f} ± {entropy['error']:.3f}",
         f"{entropy['means'][-1]:.3f}",
         f"{entropy['means'][0]:.3f}",
         f"{share:.3f}",
-        f"×{share / uniform:.2f}",
-        f"{change['mean']:.2g} ± {change['error']:.1g}",
-        f"{loss['mean']:+.4f} ± {loss['error']:.4f}",
+        f"{share / uniform:.2f}",
+        f"{change['mean']:.5f} ± {change['error']:.5f}",
+        f"{loss['mean']:+.5f} ± {loss['error']:.5f}",
     ]

@@ -221,7 +221,7 @@ def test_the_command_writes_numbers_and_pictures_and_does_nothing_twice(checkpoi
     line = line_of(checkpoint, tmp_path)
     assert run_tool("analyse", line) == 0
     printed = capsys.readouterr()
-    for word in ("layer", "entropy", "noisiest", "space", "time", "loss change", "4 clips of test, 2 times; window 1"):
+    for word in ("layer", "entropy", "noisiest", "space", "time", "change of loss", "4 clips of test, 2 times; window 1"):
         assert word in printed.out
     assert "other data than the model was trained on" in caplog.text and "is there already" not in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["analysis.json", "analysis.png", "analysis.svg"]
