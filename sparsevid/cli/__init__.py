@@ -31,6 +31,7 @@ COMMANDS = {
     "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
     "benchmark": "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint.",
     "study": "Train, sample and measure a table of runs, each for some seeds: resumable, within a budget, with intervals.",
+    "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
 # What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.

@@ -142,7 +142,13 @@ def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "Mea
         "edges": time_edges(pipeline.config, measure.times),
         **found,
     }
-    from_main(lambda: write_json(args.out / FILE, analysis), (OSError,))
+
+    def write() -> None:
+        for name in PICTURES:
+            (args.out / name).unlink(missing_ok=True)
+        write_json(args.out / FILE, analysis)
+
+    from_main(write, (OSError,))
     return analysis
 
 
@@ -165,17 +171,16 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _show(args: argparse.Namespace, analysis: Mapping[str, Any]) -> None:
-    """Print the table and draw the picture."""
+    """Print the table, and draw the pictures that are not there."""
     from sparsevid.system.logging import get_logger, print_table
 
     of, loss = analysis["of"], analysis["loss"]
     title = f"{args.checkpoint}: {of['clips']} clips of {of['split']}, {of['times']} times; window {of['window']}"
     print_table(f"{title}; loss {loss['mean']:.4f} ± {loss['error']:.4f}", COLUMNS, list(map(_cells, analysis["layers"])))
-    if args.plot == "on":
+    if args.plot == "on" and (open_ones := [path for name in PICTURES if not (path := args.out / name).is_file()]):
         from sparsevid.search.attention_plot import plot_attention
 
-        for name in PICTURES:
-            plot_attention(args.out / name, analysis, title=title)
+        plot_attention(open_ones, analysis, title=title)
     get_logger(__name__).info("%s in %s", " and ".join([FILE, *(PICTURES if args.plot == "on" else ())]), args.out)
 
 

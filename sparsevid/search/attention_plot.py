@@ -42,13 +42,13 @@ class _Figure(NamedTuple):
     times: bool = False
 
 
-def plot_attention(path: str | Path, analysis: Mapping[str, Any], *, title: str) -> None:
+def plot_attention(paths: Sequence[Path], analysis: Mapping[str, Any], *, title: str) -> None:
     """Draw the entropy of attention, its share near by over that of uniform attention, and what replacing it changes.
 
     A row of panels has the layers over one axis, the lowest layer at the bottom; columns of a panel are intervals of time.
 
     Args:
-        path: of the picture, PNG, PDF or SVG by its ending; its folder exists.
+        paths: of the picture, PNG, PDF or SVG by their endings; their folder exists.
         analysis: `layers` as `summarise` gives them, and `edges` of the intervals.
         title: above the picture.
 
@@ -59,7 +59,7 @@ def plot_attention(path: str | Path, analysis: Mapping[str, Any], *, title: str)
     layers: Sequence[Layer] = analysis["layers"]
     groups = {axis: own for axis in AXES if (own := [each for each in layers if each["axis"] == axis])}
     heights = [ROW * max(3, len(own)) + AROUND for own in groups.values()]
-    figure = new_figure(path, (WIDTH, sum(heights) + HEAD))
+    figure = new_figure(paths[0], (WIDTH, sum(heights) + HEAD))
     columns = _columns()
     scales, *panels = figure.subplots(len(groups) + 1, len(columns) + 1, squeeze=False,
                                       gridspec_kw={"height_ratios": [BAR, *heights], "width_ratios": SHARES})  # fmt: skip
@@ -81,7 +81,8 @@ def plot_attention(path: str | Path, analysis: Mapping[str, Any], *, title: str)
     scales[-1].set_axis_off()
     scales[-1].set_title("change of the loss, at all times\n(± 2 standard errors)", fontsize=10.5, y=0.0, va="bottom")
     figure.suptitle(title, fontsize=13, fontweight="bold")
-    save_figure(figure, path)
+    for path in paths:
+        save_figure(figure, path)
 
 
 def _columns() -> tuple[_Figure, ...]:
