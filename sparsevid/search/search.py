@@ -77,7 +77,8 @@ def search(
     problem, time = open_problem(pipeline, settings), Budget(minutes)
     check_reachable(problem.costs, problem.grids, settings.budget)
     with folder_locked(out, "searched"):
-        from_main(lambda: _take_folder(out, problem))
+        data = KnownTrees().look(pipeline.config.data).fingerprint
+        from_main(lambda: _take_folder(out, problem, data))
         clips = heldout_clips(pipeline, problem.measure)
 
         def lost(losses: Losses) -> set[Choice]:
@@ -102,15 +103,14 @@ def search(
         )
 
 
-def _take_folder(out: Path, problem: Problem) -> None:
-    """See that the folder is of this search, or make it so. On rank 0.
+def _take_folder(out: Path, problem: Problem, data: str) -> None:
+    """See that the folder is of this search, on data of this fingerprint, or make it so. On rank 0.
 
     Raises:
         SearchError: it is of another one.
     """
-    config = problem.pipeline.config
     asked: dict[str, Any] = {key: value for key, value in asdict(problem.settings).items() if key != "batch"}
-    asked |= {"model": problem.pipeline.fingerprint(), "data": KnownTrees().look(config.data).fingerprint}
+    asked |= {"model": problem.pipeline.fingerprint(), "data": data}
     asked |= {"grids": [list(grid) for grid in problem.grids], "times": list(problem.times)}
     kept = read_json(out / IDENTITY)
     if other := [key for key, value in asked.items() if kept and kept.get(key) != value]:

@@ -51,7 +51,7 @@ def numbers(out: Path) -> dict:
 def test_a_search_ends_with_a_run_of_what_it_found(dense, searched):
     found = numbers(searched)
     best, *others = found["tried"]
-    assert re.fullmatch(r"searched-\d", best["name"]) and len(others) == 3  # the paper has no layout of 6 layers
+    assert re.fullmatch(r"searched-\d", best["name"]) and 1 <= len(others) <= 3  # the paper has none of 6 layers
     assert all(each["ratio"] <= 0.6 and "0" in each["losses"] for each in found["tried"])
     assert set(best["losses"]) == {"0", "4"} and found["bound"] <= min(each["predicted"][0] for each in found["tried"]) + 1e-12
     ratios = [each["ratio"] for each in found["frontier"]]
