@@ -9,10 +9,10 @@ import pytest
 import torch
 from generation.sampled import command, start
 from parity import disturbed
+from search.small_models import DENSE, MEASURE, clips_of, pipeline_of
 from study.tiny_study import CLASSES, write_data
 
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.cli import run_tool
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
@@ -22,28 +22,12 @@ from sparsevid.runs.config import load_config, save_config
 from sparsevid.search import SearchError
 from sparsevid.search.attention import FIGURES, cells_of, describe_attention, measure_attention, summarise
 from sparsevid.sparsity.grid import Grid
-from sparsevid.sparsity.schedule import constant_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import clip_losses
-from sparsevid.training.validation import FixedClip
 
-DENSE = ModelSpec("6D", 16, 2, (4, 6, 4), in_channels=3, patch_size=1, num_classes=2, learn_sigma=False)
 SPARSE = replace(DENSE, layout="1P 1(1M2S1R1D)", sparse_grid=(2, 3, 2), residual_upsampling=True)
-MEASURE = MeasureSettings(clips=3, times=2, batch=4)
 ROOT = Path(__file__).parents[2]
-
-
-def pipeline_of(model: DiffusionTransformer, kind: str = "flow") -> VideoPipeline:
-    spec = model.spec
-    schedule = constant_schedule(spec.sparse_grid) if spec.is_sparse else None
-    return VideoPipeline(model, Pixels(), load_config(None, [f"objective.kind={kind}"]), schedule)
-
-
-def clips_of(spec: ModelSpec, count: int = MEASURE.clips) -> list[FixedClip]:
-    generator = torch.Generator().manual_seed(7)
-    shape = (spec.in_channels, *spec.input_size)
-    return [FixedClip(number, torch.randn(shape, generator=generator), number % 2) for number in range(count)]
 
 
 def measured(model: DiffusionTransformer, measure: MeasureSettings = MEASURE, **options):

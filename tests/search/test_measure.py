@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from parity import disturbed
-from search.test_attention import DENSE, clips_of, pipeline_of
+from search.small_models import DENSE, clips_of, pipeline_of
 
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.transformer import DiffusionTransformer
