@@ -126,14 +126,15 @@ def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "Mea
     from sparsevid.study.results import read_json, write_json
     from sparsevid.system.distributed import from_main
 
-    told = {"model": from_main(pipeline.fingerprint), "data": KnownTrees().fingerprint(pipeline.config.data)}
+    trees = KnownTrees()
+    told = from_main(lambda: {"model": pipeline.fingerprint(), "data": trees.fingerprint(pipeline.config.data)})
     told |= {name: getattr(measure, name) for name in ("split", "clips", "times", "seed")} | {"window": args.window}
     kept = {} if args.again else from_main(lambda: read_json(args.out / FILE))
     if kept:
         _check_same(args.out / FILE, kept.get("of", {}), told)
         return kept
     clips = open_clips(pipeline, measure)
-    told["data"] = KnownTrees().look(pipeline.config.data).fingerprint
+    told["data"] = trees.look(pipeline.config.data).fingerprint
     found = summarise(measure_attention(pipeline, clips, measure, window=args.window))
     analysis = {
         "run": describe_run(_command(args), pipeline.device),
