@@ -6,7 +6,7 @@ Dimensions: L layers, J intervals of diffusion time, G grids.
 from collections.abc import Sequence
 
 from sparsevid.search.paths import Arc
-from sparsevid.search.tables import Choices, CostTables, LossTables, Module, places
+from sparsevid.search.tables import Choices, CostTables, LossTables, Span, places
 from sparsevid.sparsity.grid import Grid
 
 START, END = "start", "end"
@@ -87,9 +87,9 @@ def is_within(small: Grid, large: Grid) -> bool:
     return all(a <= b for a, b in zip(small, large, strict=True))
 
 
-def _starting_at(costs: CostTables, layer: int) -> list[Module]:
+def _starting_at(costs: CostTables, layer: int) -> list[Span]:
     return [module for module in costs.modules if module[0] == layer]
 
 
-def _loss(tables: LossTables, module: Module, grid: int, time: int) -> float:
+def _loss(tables: LossTables, module: Span, grid: int, time: int) -> float:
     return float(tables.weights[time] * tables.modules[module][grid, time])

@@ -22,7 +22,7 @@ from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.saving import Part, Place, Saving
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.search.attention import MeanAttention
-from sparsevid.search.tables import LossTables, Module, module_kinds, written
+from sparsevid.search.tables import LossTables, Span, module_kinds, written
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.study.file import MeasureSettings
@@ -36,7 +36,7 @@ from sparsevid.training.validation import FixedClip
 DENSE = "dense"
 logger = get_logger(__name__)
 
-Choice = int | tuple[Module, int]  # a layer as P, or a module and the index of its grid
+Choice = int | tuple[Span, int]  # a layer as P, or a module and the index of its grid
 Losses = dict[str, Tensor]  # (N, J) by the name of a choice, NaN where it was not asked; `dense`: of the model itself
 
 
@@ -74,7 +74,7 @@ class Variants:
         model.load_state_dict(weights, assign=True)
         return model.eval()
 
-    def module(self, module: Module, grid: Grid) -> DiffusionTransformer:
+    def module(self, module: Span, grid: Grid) -> DiffusionTransformer:
         """The model with this run of its layers turned into a module."""
         first, length = module
         return self.converted(written("D" * first + module_kinds(length) + "D" * (self.spec.depth - first - length)), grid)
@@ -157,7 +157,7 @@ def measure_rounds(
 
 
 def loss_tables(
-    losses: Losses, depth: int, grids: Sequence[Grid], modules: Sequence[Module], weights: Sequence[float]
+    losses: Losses, depth: int, grids: Sequence[Grid], modules: Sequence[Span], weights: Sequence[float]
 ) -> LossTables:
     """Means over clips of the differences to the dense model, with their standard errors, by interval of time."""
     times = len(weights)
@@ -180,7 +180,7 @@ def _measure(
     measure: MeasureSettings,
     choices: Sequence[Choice],
     grids: Sequence[Grid],
-    models: Mapping[Module, DiffusionTransformer],
+    models: Mapping[Span, DiffusionTransformer],
     what: str,
 ) -> Losses:
     """Losses of some of the clips, and zeros for the others, added up over the ranks."""

@@ -18,7 +18,7 @@ from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
 from sparsevid.search import SearchError
 from sparsevid.search.measure import Choice, Losses, loss_tables
-from sparsevid.search.tables import CostTables, LossTables, Module, cost_tables, modules_of, possible_modules
+from sparsevid.search.tables import CostTables, LossTables, Span, cost_tables, modules_of, possible_modules
 from sparsevid.sparsity.cost import sampling_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
@@ -94,7 +94,7 @@ class Problem:
     pipeline: VideoPipeline
     settings: SearchSettings
     grids: tuple[Grid, ...]
-    modules: tuple[Module, ...]
+    modules: tuple[Span, ...]
     times: tuple[float, ...]
     edges: tuple[float, ...]
     weights: torch.Tensor

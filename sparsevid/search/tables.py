@@ -19,8 +19,8 @@ from sparsevid.sparsity.spec import ModelSpec
 SHORTEST, LONGEST = 3, 8  # layers of a module: M, S layers, R, and one D
 _PARTS = re.compile("MS*RD|[PD]")
 
-Module = tuple[int, int]  # its first layer, and its number of layers, the last of which is D
-Choices = tuple[str | Module, ...]  # a layout in depth order: P, D, modules
+Span = tuple[int, int]  # of a module: its first layer, and its number of layers, the last of which is D
+Choices = tuple[str | Span, ...]  # a layout in depth order: P, D, modules
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LossTables:
 
     grids: tuple[Grid, ...]
     pooling: np.ndarray
-    modules: Mapping[Module, np.ndarray]
+    modules: Mapping[Span, np.ndarray]
     weights: np.ndarray
     errors: "LossTables | None" = field(default=None, repr=False)
 
@@ -80,7 +80,7 @@ class CostTables:
     fixed: int
     dense: Sequence[int]
     pooling: Sequence[int]
-    modules: Mapping[Module, Sequence[int]]
+    modules: Mapping[Span, Sequence[int]]
     steps: Sequence[int]
 
     @property
@@ -89,7 +89,7 @@ class CostTables:
         return sum(self.steps) * (self.fixed + sum(self.dense))
 
 
-def possible_modules(depth: int, *, every: int = 2, longest: int = LONGEST) -> list[Module]:
+def possible_modules(depth: int, *, every: int = 2, longest: int = LONGEST) -> list[Span]:
     """Modules of 3 to `longest` layers that start at every `every`-th layer: 2, as the layer is a spatial one then."""
     return [(first, length) for first in range(0, depth, every)
             for length in range(SHORTEST, min(longest, depth - first) + 1)]  # fmt: skip
@@ -117,7 +117,7 @@ def _runs(kinds: str) -> str:
     return " ".join(f"{len(list(run))}{kind}" for kind, run in groupby(kinds))
 
 
-def cost_tables(spec: ModelSpec, grids: Sequence[Grid], steps: Sequence[int], modules: Sequence[Module]) -> CostTables:
+def cost_tables(spec: ModelSpec, grids: Sequence[Grid], steps: Sequence[int], modules: Sequence[Span]) -> CostTables:
     """Costs by `sparsity.cost` of all choices in a model of these sizes.
 
     Args:
@@ -163,7 +163,7 @@ def choices_of(layout: str, tables: LossTables) -> Choices:
     return choices
 
 
-def modules_of(layout: str) -> list[Module]:
+def modules_of(layout: str) -> list[Span]:
     """The modules of a layout, from the bottom."""
     return [each for each in _choices(layout) if isinstance(each, tuple)]
 
@@ -173,7 +173,7 @@ def _choices(layout: str) -> Choices:
     return tuple(part[0] if len(part[0]) == 1 else (part.start(), len(part[0])) for part in parts)
 
 
-def places(choices: Choices) -> Iterator[tuple[int, str | Module]]:
+def places(choices: Choices) -> Iterator[tuple[int, str | Span]]:
     """Each choice with its first layer."""
     layer = 0
     for each in choices:

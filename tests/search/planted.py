@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 from sparsevid.search.allocation import Allocation, predicted
-from sparsevid.search.tables import CostTables, LossTables, Module, cost_tables, module_kinds, possible_modules, written
+from sparsevid.search.tables import CostTables, LossTables, Span, cost_tables, module_kinds, possible_modules, written
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -53,7 +53,7 @@ def costs_of(tables: LossTables, spec: ModelSpec = SPEC, steps: tuple[int, ...] 
     return cost_tables(spec, tables.grids, steps, list(tables.modules))
 
 
-def layouts(depth: int, modules: list[Module]) -> Iterator[str]:
+def layouts(depth: int, modules: list[Span]) -> Iterator[str]:
     """All layouts of pooling layers below, dense layers and modules."""
 
     def rest(layer: int) -> Iterator[str]:
