@@ -7,8 +7,9 @@ resumable, and kept by its settings.
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def ask_converted(
     measure: MeasureSettings,
     dense: Tensor,
     weights: Tensor,
+    folder: Path,
 ) -> None:
     """Fill in the losses of candidates as they are converted, without training. All ranks call it together.
 
@@ -95,13 +97,18 @@ def ask_converted(
         measure: clips, times, their seed, and the batch.
         dense: (N, J) losses of the dense model.
         weights: (J,) of the intervals.
+        folder: where the losses are kept; those that are there are not measured again.
     """
     variants = Variants(pipeline.model)
-    for each in candidates:
+
+    def ask(each: Candidate) -> Tensor:
         model = variants.converted(each.layout, each.schedule.stages[0].grid)
         schedule = each.schedule if model.spec.is_sparse else None
-        losses = sum_over_ranks(clip_losses(pipeline, clips, measure, model=model, schedule=schedule))
-        each.losses[0] = mean_and_error(losses - dense, weights)
+        return sum_over_ranks(clip_losses(pipeline, clips, measure, model=model, schedule=schedule))
+
+    for each in candidates:
+        path = folder / f"{digest([each.layout, each.table])}.safetensors"
+        each.losses[0] = mean_and_error(_kept(path, partial(ask, each)) - dense, weights)
 
 
 @dataclass(frozen=True)
@@ -200,16 +207,22 @@ def _write_study(pipeline: VideoPipeline, candidates: Sequence[Candidate], steps
 
 
 def _heldout(plan: Plan, measure: MeasureSettings) -> Tensor:
-    """Losses (N, J) of a run that is trained; measured once."""
-    path = plan.folder / f"heldout-{from_main(lambda: digest([weights_of(plan), vars(measure)]))}.safetensors"
+    """Losses (N, J) of a run that is trained."""
+    name = from_main(lambda: digest([weights_of(plan), vars(measure)]))
+    return _kept(plan.folder / f"heldout-{name}.safetensors", lambda: heldout_losses(open_pipeline(plan), measure))
+
+
+def _kept(path: Path, measured: Callable[[], Tensor]) -> Tensor:
+    """Losses that a file has, or that are measured and written there. All ranks call it together."""
     found = from_main(lambda: load_file(path)["losses"] if path.is_file() else None)
     if found is None:
-        found = heldout_losses(open_pipeline(plan), measure)
+        found = measured()
         from_main(lambda: _save(path, found))
-        gc.collect()
+        gc.collect()  # a model
     return found
 
 
 def _save(path: Path, losses: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with renamed(path) as draft:
         save_file({"losses": losses}, draft)

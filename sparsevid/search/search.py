@@ -89,7 +89,8 @@ def search(
         tables, dense = problem.tables(losses), losses[DENSE]
         candidates, paper = _candidates(problem, tables), _paper(problem, tables)
         compared = [] if paper is None else [paper]
-        ask_converted(pipeline, [*candidates, *compared], clips, problem.measure, dense, problem.weights)
+        every = [*candidates, *compared]
+        ask_converted(pipeline, every, clips, problem.measure, dense, problem.weights, out / "converted")
         how = Fine(checkpoint, settings.tried, settings.steps, settings.seed, out / "refine", time)
         refine(pipeline, candidates, compared, problem.measure, dense, problem.weights, how)
         return Found(
