@@ -32,7 +32,7 @@ def write_found(found: Found, checkpoint: str, out: Path, header: dict[str, Any]
         header: as `describe_run` gives it.
         plot: whether to draw, which needs matplotlib.
     """
-    save_config(searched_config(found, checkpoint), out / CONFIG)
+    save_config(replace(searched_config(found, checkpoint), output=str(out)), out / CONFIG)
     with renamed(out / TABLE) as draft:
         draft.write_text(as_markdown(header, lines(found), columns(found), rows(found)), encoding="utf-8")
     write_json(out / RESULT, header | as_json(found))
