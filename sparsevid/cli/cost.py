@@ -17,6 +17,7 @@ from sparsevid.system.logging import print_table
 EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
   sparsevid cost --preset SparseLatte-XL/2 --schedule constant --grid 4 8 8 --json
+  sparsevid cost --preset SparsePixArt-XL/2-256 --naive-text --naive-pooling --naive-w1
   sparsevid cost --preset SparseDiT-XL/2 --r-min 0.61 --r-max 0.86 --steps 250
   sparsevid cost configs/ucf101/sparse_xl2.yaml model.layout='2P 3(1M4S1R1D) 5D'
   sparsevid cost runs/demo/sparse --json
@@ -45,13 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help=f"sampling steps to average over; default: the run's, of a preset {STEPS}")
     parser.add_argument("--naive-pooling", action="store_true", help="count P as a product with an N×N matrix")
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
+    text = "count embedding, keys and values of a prompt in every forward, as public code computes them, not once for all"
+    parser.add_argument("--naive-text", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON: plain multiply-adds")
 
 
 def run(args: argparse.Namespace) -> int:
     name, spec, schedule, sampler, steps = _of_run(args) if args.run else _of_preset(args)
     times = sampler_times(args.sampler or sampler, steps if args.steps is None else args.steps)
-    cost = sampling_macs(spec, schedule, times, naive_pooling=args.naive_pooling, naive_w1=args.naive_w1)
+    naive = {name: getattr(args, name) for name in ("naive_pooling", "naive_w1", "naive_text")}
+    cost = sampling_macs(spec, schedule, times, **naive)
     if args.json:
         print(json.dumps(_as_json("run" if args.run else "preset", name, spec, cost), indent=2))
     else:
