@@ -133,8 +133,9 @@ def temporal_positions(frames: int, windows: int, channels: int, device: torch.d
 @cache
 @torch.inference_mode(False)
 def _wave_frequencies(count: int, device: torch.device, shift: int) -> Tensor:
-    exponents = torch.arange(count, dtype=torch.float32, device="cpu") / (count - shift)
-    return torch.exp(-math.log(10000.0) * exponents).to(device)
+    # In the order of diffusers' operations: at late times an angle shows a difference in the last bit.
+    exponents = -math.log(10000.0) * torch.arange(count, dtype=torch.float32, device="cpu") / (count - shift)
+    return torch.exp(exponents).to(device)
 
 
 @cache

@@ -104,8 +104,8 @@ def test_conditional_and_flow_models_are_counted_too():
 
 
 def test_every_way_of_a_model_of_text_is_counted():
-    sparse = replace(PRESETS["SparsePixArt-XL/2-1024"], hidden_size=24, num_heads=2, input_size=(1, 16, 16))
-    sparse = replace(sparse, sparse_grid=(1, 3, 3), layout="1P 1(1M1S1R1D)")
+    sizes = {"hidden_size": 24, "num_heads": 2, "input_size": (1, 16, 16), "sparse_grid": (1, 3, 3)}
+    sparse = replace(PRESETS["SparsePixArt-XL/2-1024"], layout="1P 1(1M1S1R1D)", **sizes)
     others = {"merge_text": "sparse", "null_caption": True, "shared_modulation": False}
     for spec in (sparse, sparse.dense(), replace(sparse, **others), replace(sparse, input_size=(4, 16, 16))):
         with torch.device("meta"):
