@@ -11,7 +11,7 @@ from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
-from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.spec import MERGE_TEXT, ModelSpec
 from sparsevid.system.logging import print_table
 
 EXAMPLES = """examples:
@@ -26,7 +26,7 @@ PRESET, SAMPLER, STEPS = "SparseLatte-XL/2", "ddim", 250  # where neither a run 
 # What a run says itself, by options that are of presets.
 SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "input_size": "data.frames=T data.size=[H,W]",
                "schedule": "schedule.kind=constant", "r_min": "schedule.r_min=R", "r_max": "schedule.r_max=R",
-               "frames": "schedule.frames=T", "grid": "schedule.grid=[T,H,W]"}  # fmt: skip
+               "merge_text": "model.preset=NAME", "frames": "schedule.frames=T", "grid": "schedule.grid=[T,H,W]"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampler = f"whose steps to average over; default: the run's, of a preset {SAMPLER}"
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help=sampler)
     parser.add_argument("--steps", type=int, help=f"sampling steps to average over; default: the run's, of a preset {STEPS}")
+    listen = "of a model of text: whose tokens listen to the prompt in M; default: the preset's"
+    parser.add_argument("--merge-text", choices=MERGE_TEXT, help=listen)
     parser.add_argument("--naive-pooling", action="store_true", help="count P as a product with an N×N matrix")
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
     text = "count embedding, keys and values of a prompt in every forward, as public code computes them, not once for all"
@@ -84,7 +86,8 @@ def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule 
     options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
     schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid
-    return name, build_spec(name, layout=layout, input_size=size, sparse_grid=grid), schedule, SAMPLER, STEPS
+    sizes = {"layout": layout, "input_size": size, "sparse_grid": grid, "merge_text": args.merge_text or spec.merge_text}
+    return name, build_spec(name, **sizes), schedule, SAMPLER, STEPS
 
 
 def _as_json(kind: str, name: str, spec: ModelSpec, cost: SamplingCost) -> dict:

@@ -5,6 +5,7 @@ Dimensions: B clips, C latent channels, T frames, k stills, H×W latent height a
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sparsevid.models.text import PreparedText
@@ -67,6 +68,15 @@ def check_prompts(spec: ModelSpec, text: Tensor, text_mask: Tensor | None) -> No
         raise ValueError(
             f"the mask of features {tuple(text.shape)} is {' or '.join(map(str, sorted(shapes)))}; got {tuple(text_mask.shape)}"
         )
+
+
+def drawn_condition(spec: ModelSpec, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a model is told beside latents and times, for measurements: all classes in turn, or random features of prompts."""
+    if spec.conditioned_on == "class":
+        return {"labels": torch.arange(batch, device=device) % spec.num_classes}
+    if spec.conditioned_on == "text":
+        return {"text": torch.randn(batch, spec.text_tokens, spec.text_channels, device=device, dtype=dtype)}
+    return {}
 
 
 def _check_text(spec: ModelSpec, batch: int, images: int, text: Tensor | PreparedText | None, mask: Tensor | None) -> None:

@@ -49,6 +49,11 @@ def test_a_pipeline_becomes_ours_with_its_autoencoder_and_returns(pipeline, tmp_
     assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_a_folder_of_diffusers_is_told_apart_from_ours(pipeline):
+    with pytest.raises(FileNotFoundError, match="a folder of diffusers becomes one by `sparsevid convert`"):
+        load_model(pipeline[1] / "transformer")
+
+
 def test_sparse_from_a_folder_in_one_step(pipeline, tmp_path):
     options = ("--to-sparse", "1P 1M 1R 1D", "--sparse-grid", 1, 4, 4, "--merge-text", "sparse")
     assert convert(pipeline[1] / "transformer", tmp_path / "sparse", *options) == 0

@@ -7,13 +7,18 @@ import torch
 from models.text_models import IMAGE, LENGTHS, MASK, SPARSE, SPECS, TOKENS, T, latents, prompts
 from parity import randomise, relative_error
 
+from sparsevid.benchmark.model import plan_cases
 from sparsevid.diffusion.null_text import NullText
 from sparsevid.diffusion.samplers import euler
 from sparsevid.diffusion.wrappers import with_guidance, with_token_schedule
+from sparsevid.generation.sampling import Sampling, check_sampling
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.models.graphs import Captured, GraphedModel
+from sparsevid.models.inputs import drawn_condition
+from sparsevid.models.naive import naive_forward
 from sparsevid.models.saving import Tokens
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ADDED, ModelSpec
 
@@ -271,6 +276,24 @@ def test_a_sampling_by_a_token_schedule_with_prompts_prepared_once():
         )
     ]
     assert relative_error(*clips) <= 1e-5
+
+
+@pytest.mark.parametrize("spec", [SPARSE, replace(SPARSE, text_channels=0, num_classes=3), replace(SPARSE, text_channels=0)])
+@torch.no_grad()
+def test_a_drawn_condition_is_what_the_model_takes(spec):
+    told = drawn_condition(spec, 2, torch.device("cpu"), torch.float32)
+    assert list(told) == [name for name in ({"text": "text", "class": "labels"}.get(spec.conditioned_on),) if name]
+    assert model_of(spec)(latents(spec), T, **told).isfinite().all()
+
+
+def test_a_model_of_text_has_no_naive_form_and_settings_of_samples_know_no_prompts():
+    with pytest.raises(ValueError, match="the public Latte and DiT, which have no position_base, shared_modulation, text_ch"):
+        naive_forward(DiffusionTransformer(SPARSE.dense()), latents(SPARSE), T)
+    with pytest.raises(ValueError, match="which have no"):
+        plan_cases(["PixArt-XL/2-256"], against_naive=True)
+    assert [case.grid for case in plan_cases(["SparsePixArt-XL/2-256"])] == [None, (1, 10, 10)]
+    with pytest.raises(ValueError, match="settings of samples know no prompts"):
+        check_sampling(Sampling("ddim", 2, 0, 1, (), 1.0, None, None, "off", (), 0.0, (4, 8, 8)), SPARSE, ObjectiveConfig())
 
 
 @pytest.mark.parametrize(
