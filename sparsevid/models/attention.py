@@ -259,8 +259,9 @@ class TextAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, keys_values: Tensor) -> Tensor:
         """x (B, T, N, D), the prompt's bias (B, 1, 1, L), or None where all of it is heard, and (B, L, 2·D)."""
         q = self.q_linear(x.to(self.q_linear.weight.dtype)).flatten(1, 2)  # (B, T·N, D)
-        q, k, v = (each.unflatten(-1, (self.heads, -1)) for each in (q, *keys_values.chunk(2, dim=-1)))
-        heard = self.attend(q, k, v) if bias is None else self.attend_with_bias(q, k, v, bias)
+        # Under autocast prompts may have been prepared outside of it.
+        q, k, v = (each.to(q.dtype).unflatten(-1, (self.heads, -1)) for each in (q, *keys_values.chunk(2, dim=-1)))
+        heard = self.attend(q, k, v) if bias is None else self.attend_with_bias(q, k, v, bias.to(q.dtype))
         return self.proj(heard.reshape(x.shape))
 
 

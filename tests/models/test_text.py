@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from fake_gpu import fake_gpu
 from models.text_models import IMAGE, LENGTHS, MASK, SPARSE, SPECS, TOKENS, T, latents, prompts
 from parity import randomise, relative_error
 
@@ -160,6 +161,9 @@ def test_backends_and_graphs_give_the_same():
     half = model_of(SPARSE).bfloat16()
     assert relative_error(half(x.bfloat16(), T, text=text, text_mask=MASK).float(), out) <= 5e-2
 
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relative_error(model(x, T, text=prepared).float(), out) <= 5e-2
+
     recorded = []
 
     def capture(function, device, pool):
@@ -172,6 +176,19 @@ def test_backends_and_graphs_give_the_same():
         for given in (prepared, prepared, model.prepare_text(text + 1, MASK), prepared):
             assert torch.equal(graphed(x, T, text=given), model(x, T, text=given))
         assert len(recorded) == len(graphed) == 1
+
+
+@torch.no_grad()
+def test_on_a_gpu_nothing_crosses_to_the_host_or_from_it():
+    with fake_gpu() as traffic:
+        with torch.device("cuda"):
+            model = DiffusionTransformer(IMAGE).to(torch.bfloat16)
+        inputs = latents(IMAGE).to("cuda", torch.bfloat16), T.to("cuda")
+        told = {"text": prompts().to("cuda"), "text_mask": MASK.to("cuda")}
+        model(*inputs, **told)  # tables of positions go there once
+        traffic.clear()
+        model(*inputs, **told)
+        assert traffic.events == []
 
 
 @pytest.mark.slow
