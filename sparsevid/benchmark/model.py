@@ -15,7 +15,8 @@ from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
 from sparsevid.benchmark.memory import resident_bytes
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.generation.pipeline import DTYPES
-from sparsevid.models.naive import naive_forward, naive_macs
+from sparsevid.models.inputs import drawn_condition
+from sparsevid.models.naive import check_naive, naive_forward, naive_macs
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.cost import forward_macs
@@ -190,6 +191,8 @@ def plan_cases(
     if min(batches) < 1:
         raise ValueError(f"a batch has at least one clip, got batches {list(batches)}")
     models = [each for name in presets for each in _models_of_preset(name, layouts, grids, input_size)]
+    for _, spec, _ in models if against_naive else ():
+        check_naive(spec.dense())
     cases: dict[Case, None] = {}
     for dtype in dtypes:
         for batch in batches:
@@ -342,10 +345,12 @@ def _forward_of(case: Case, model: DiffusionTransformer, device: torch.device) -
     spec, dtype = case.spec, DTYPES[case.dtype]
     x = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=device, dtype=dtype)
     t = torch.linspace(0, 999, case.batch, device=device)
-    labels = torch.arange(case.batch, device=device) % spec.num_classes if spec.num_classes else None
+    told = drawn_condition(spec, case.batch, device, dtype)
     if case.naive:
-        return lambda: naive_forward(model, x, t, labels)
-    return lambda: model(x, t, labels, grid=case.grid)
+        return lambda: naive_forward(model, x, t, told.get("labels"))
+    if "text" in told:  # once for all forwards, as they are counted
+        told["text"] = model.prepare_text(told["text"])
+    return lambda: model(x, t, grid=case.grid, **told)
 
 
 def _matmul(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:

@@ -27,6 +27,7 @@ from sparsevid.benchmark.sampling_cases import PRODUCT_SPARSE, Call, Network, Sa
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.diffusion.samplers import call_once
 from sparsevid.generation.pipeline import DTYPES, VideoPipeline
+from sparsevid.models.inputs import drawn_condition
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ObjectiveConfig, RunConfig
 from sparsevid.sparsity.spec import ModelSpec
@@ -242,8 +243,7 @@ class SamplingRun:
         """
         spec, device = self.case.network.spec, self.pipeline.device
         x = torch.randn(self.case.batch, spec.in_channels, *spec.input_size, device=device)
-        labels = torch.arange(len(x), device=device) % spec.num_classes if spec.num_classes else None
-        cond = {} if labels is None else {"labels": labels}
+        cond = drawn_condition(spec, len(x), device, x.dtype)
         denoiser = self.pipeline.denoiser(self.sampling)
         timed = torch.inference_mode()(partial(call_once, self.case.sampler, denoiser, x, **cond))
         return {call: partial(timed, u=times[0]) for call, times in self.case.calls.items()}

@@ -11,6 +11,7 @@ import torch
 from sparsevid.benchmark.candidates import Candidate
 from sparsevid.benchmark.model import build_random_model
 from sparsevid.benchmark.timing import Turns, time_turn
+from sparsevid.models.inputs import drawn_condition
 from sparsevid.models.presets import build_spec
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import ScheduleConfig
@@ -108,12 +109,12 @@ class TrainingStep:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.x = torch.randn(batch, spec.in_channels, *spec.input_size, device=device)
         self.t = torch.linspace(0, 999, batch, device=device)
-        self.labels = torch.arange(batch, device=device) % spec.num_classes if spec.num_classes else None
+        self.told = drawn_condition(spec, batch, device, torch.float32)
 
     def __call__(self, grid: Grid | None = None) -> None:
         """Take one step, with these sparse tokens; None: the spec's."""
         self.optimizer.zero_grad()
-        self.model(self.x, self.t, self.labels, grid=grid).square().mean().backward()
+        self.model(self.x, self.t, grid=grid, **self.told).square().mean().backward()
         self.optimizer.step()
 
 

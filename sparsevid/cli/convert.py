@@ -1,4 +1,4 @@
-"""`sparsevid convert`: public checkpoints ↔ ours, and a sparse model from a dense one."""
+"""`sparsevid convert`: public checkpoints and folders of diffusers ↔ ours, and a sparse model from a dense one."""
 
 import argparse
 import shutil
@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevid.models.convert.checkpoint_file import ENTRIES, read_checkpoint
+from sparsevid.models.convert.diffusers_folder import (
+    WEIGHTS,
+    find_diffusers,
+    from_diffusers,
+    pipeline_autoencoder,
+    write_diffusers,
+)
 from sparsevid.models.convert.names import FAMILIES
+from sparsevid.sparsity.spec import MERGE_TEXT
 from sparsevid.system.logging import get_logger, print_table
 
 if TYPE_CHECKING:
+    from sparsevid.autoencoder.kl import KLAutoencoder
     from sparsevid.models.convert.conversion import Conversion
 
 EXAMPLES = """examples:
@@ -19,10 +28,13 @@ EXAMPLES = """examples:
   sparsevid convert models/latte models/sparse --to-sparse "2P 4(1M3S1R1D) 2D" --sparse-grid 4 8 8
   sparsevid convert sparsedit.pt models/sparsedit --heads 16 --sparse-grid 1 8 8
   sparsevid convert models/latte latte.safetensors --to-public latte
+  sparsevid convert PixArt-XL-2-512x512 models/pixart
+  sparsevid convert PixArt-XL-2-256x256.pth models/pixart-256 --preset PixArt-XL/2-256
+  sparsevid convert models/pixart PixArt-again --to-diffusers
   sparsevid convert runs/mine models/mine --weights ema
 """
 SOURCE_OPTIONS = ("preset", "heads", "classes", "input_size")  # a folder of ours says all this itself
-SPARSE_OPTIONS = ("no_transition_positions", "residual_upsampling")
+SPARSE_OPTIONS = ("no_transition_positions", "residual_upsampling", "merge_text")
 logger = get_logger(__name__)
 
 
@@ -31,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="public .pt, .pth or .safetensors file, a folder with our config.json, or a run or checkpoint of ours",
+        help="public .pt, .pth or .safetensors file, a folder of a transformer or pipeline of diffusers, one with our "
+        "config.json, or a run or checkpoint of ours",
     )
     parser.add_argument("out", type=Path, help="folder to write; with --to-public a .pt or .safetensors file")
     public = parser.add_argument_group("what a public file does not say")
@@ -49,16 +62,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
     sparse.add_argument("--no-transition-positions", action="store_true", help="as public SparseDiT; with --to-sparse")
     sparse.add_argument("--residual-upsampling", action="store_true", help="W1 = 1 on what changed; with --to-sparse")
-    parser.add_argument("--to-public", choices=FAMILIES, help="write official names and position tables")
+    sparse.add_argument(
+        "--merge-text", choices=MERGE_TEXT, help="whose tokens listen to the prompt in M (dense); with --to-sparse"
+    )
+    original = "let a DiT of diffusers compute as the original, which public weights were trained by, and not as diffusers"
+    parser.add_argument("--original-dit", action="store_true", help=original)
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--to-public", choices=FAMILIES, help="write official names and position tables")
+    target.add_argument("--to-diffusers", action="store_true", help="write a folder that diffusers loads")
 
 
 def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
-    folder = _model_folder(args) if args.source.is_dir() else None
-    conversion = _read(args, folder)
+    theirs = args.source.is_dir() and find_diffusers(args.source) is not None
+    if args.original_dit and not theirs:
+        raise ValueError(f"--original-dit is of folders of diffusers, and {args.source} is none")
+    folder = _model_folder(args) if args.source.is_dir() and not theirs else None
+    conversion = _read(args, folder, theirs)
     if args.to_sparse is not None:
         conversion = _make_sparse(conversion, args)
-    _write(conversion, args, folder)
+    autoencoder = _open_autoencoder(args) if theirs else None
+    conversion = _write(conversion, args, folder)
+    if autoencoder is not None:
+        autoencoder.save(args.out / "autoencoder")
     spec, report = conversion.spec, conversion.report
     grid = f", sparse grid {'×'.join(map(str, spec.sparse_grid))}" if spec.sparse_grid else ""
     title = f"{spec.layout}, latents {'×'.join(map(str, spec.input_size))}{grid}: {report.carried} tensors from {args.source}"
@@ -72,7 +98,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.to_public is not None and args.out.suffix not in (".pt", ".pth", ".safetensors"):
         raise ValueError(f"--to-public writes a .pt, .pth or .safetensors file, found {args.out}")
     if args.out.is_dir() and args.to_public is None:
-        taken = [name for name in ("config.json", "model.safetensors") if (args.out / name).exists()]
+        taken = [name for name in ("config.json", "model.safetensors", WEIGHTS) if (args.out / name).exists()]
         if taken:
             raise FileExistsError(f"{args.out} has {' and '.join(taken)} already; nothing is overwritten")
     elif args.out.exists():
@@ -83,6 +109,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
             _refuse(args, ("sparse_grid",), "a model's folder has its sparse grid")
     if args.to_sparse is None:
         _refuse(args, SPARSE_OPTIONS, "they belong to --to-sparse")
+    if args.to_diffusers and args.to_sparse is not None:
+        raise ValueError("--to-diffusers writes dense models alone: diffusers has no sparse layers")
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
@@ -91,19 +119,30 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
         raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
 
 
-def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
+def _read(args: argparse.Namespace, folder: Path | None, theirs: bool) -> "Conversion":
+    """The model of the source: of a folder of ours, of one of diffusers (`theirs`), or of a public file."""
     from sparsevid.generation.pretrained import load_model
     from sparsevid.models.convert.conversion import Conversion, ConversionReport
     from sparsevid.models.convert.public import from_public
+    from sparsevid.models.convert.text_files import from_text_file, text_family
 
+    if theirs:
+        _refuse(args, ("weights",), f"{args.source} holds one model")
+        return from_diffusers(args.source, original_dit=args.original_dit)
     if folder is not None:
         model = load_model(folder)
         weights = model.state_dict()
         return Conversion(weights, model.spec, ConversionReport(len(weights)))
     # With --to-sparse the grid is that of the result.
     grid = args.sparse_grid if args.to_sparse is None else None
-    options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size, "num_classes": args.classes}
-    return from_public(read_checkpoint(args.source, args.weights), sparse_grid=grid, **options)
+    options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size}
+    weights = read_checkpoint(args.source, args.weights)
+    if family := text_family(weights):
+        _refuse(args, ("classes",), f"{args.source} is of text ({family})")
+        if grid is not None:
+            raise ValueError(f"--sparse-grid cannot be used here: files of {family} are of dense models")
+        return from_text_file(weights, **options)
+    return from_public(weights, sparse_grid=grid, num_classes=args.classes, **options)
 
 
 def _model_folder(args: argparse.Namespace) -> Path:
@@ -119,6 +158,16 @@ def _model_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
+def _open_autoencoder(args: argparse.Namespace) -> "KLAutoencoder | None":
+    """Of a pipeline's folder its autoencoder, for a folder of ours beside the model."""
+    from sparsevid.autoencoder.kl import KLAutoencoder
+
+    found = pipeline_autoencoder(args.source)
+    if found is None or args.to_public is not None or args.to_diffusers:
+        return None
+    return KLAutoencoder.from_source(str(found), option="vae/ of the pipeline")
+
+
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
     from sparsevid.models.convert.conversion import Conversion
     from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
@@ -129,18 +178,25 @@ def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Convers
         sparse_grid=args.sparse_grid,
         transition_positions=not args.no_transition_positions,
         residual_upsampling=args.residual_upsampling,
+        merge_text=args.merge_text or conversion.spec.merge_text,
     )
     weights, report = dense_to_sparse(conversion.weights, conversion.spec, spec)
     return Conversion(weights, spec, conversion.report.then(report))
 
 
-def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | None) -> None:
+def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | None) -> "Conversion":
+    """Write the model in the form that is asked for; the conversion with what has no place in it."""
     import torch
     from safetensors.torch import save_file
 
+    from sparsevid.models.convert.conversion import ConversionReport
     from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
+    if args.to_diffusers:
+        dropped = write_diffusers(conversion.weights, conversion.spec, args.out)
+        report = conversion.report.then(ConversionReport(conversion.report.carried - len(dropped), dropped))
+        return conversion._replace(report=report)
     if args.to_public is None:
         with torch.device("meta"):
             model = DiffusionTransformer(conversion.spec)
@@ -148,13 +204,14 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         model.save_pretrained(args.out)
         if folder is not None:
             _copy_run(folder, args.out)
-        return
+        return conversion
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".safetensors":
         save_file(public, args.out, {"format": "pt"})
     else:
         torch.save(public, args.out)
+    return conversion
 
 
 def _copy_run(model_folder: Path, out: Path) -> None:

@@ -11,12 +11,13 @@ from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
-from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.spec import MERGE_TEXT, ModelSpec
 from sparsevid.system.logging import print_table
 
 EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
   sparsevid cost --preset SparseLatte-XL/2 --schedule constant --grid 4 8 8 --json
+  sparsevid cost --preset SparsePixArt-XL/2-256 --naive-text --naive-pooling --naive-w1
   sparsevid cost --preset SparseDiT-XL/2 --r-min 0.61 --r-max 0.86 --steps 250
   sparsevid cost configs/ucf101/sparse_xl2.yaml model.layout='2P 3(1M4S1R1D) 5D'
   sparsevid cost runs/demo/sparse --json
@@ -25,7 +26,7 @@ PRESET, SAMPLER, STEPS = "SparseLatte-XL/2", "ddim", 250  # where neither a run 
 # What a run says itself, by options that are of presets.
 SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "input_size": "data.frames=T data.size=[H,W]",
                "schedule": "schedule.kind=constant", "r_min": "schedule.r_min=R", "r_max": "schedule.r_max=R",
-               "frames": "schedule.frames=T", "grid": "schedule.grid=[T,H,W]"}  # fmt: skip
+               "merge_text": "model.preset=NAME", "frames": "schedule.frames=T", "grid": "schedule.grid=[T,H,W]"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampler = f"whose steps to average over; default: the run's, of a preset {SAMPLER}"
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help=sampler)
     parser.add_argument("--steps", type=int, help=f"sampling steps to average over; default: the run's, of a preset {STEPS}")
+    listen = "of a model of text: whose tokens listen to the prompt in M; default: the preset's"
+    parser.add_argument("--merge-text", choices=MERGE_TEXT, help=listen)
     parser.add_argument("--naive-pooling", action="store_true", help="count P as a product with an N×N matrix")
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
+    text = "count embedding, keys and values of a prompt in every forward, as public code computes them, not once for all"
+    parser.add_argument("--naive-text", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON: plain multiply-adds")
 
 
 def run(args: argparse.Namespace) -> int:
     name, spec, schedule, sampler, steps = _of_run(args) if args.run else _of_preset(args)
     times = sampler_times(args.sampler or sampler, steps if args.steps is None else args.steps)
-    cost = sampling_macs(spec, schedule, times, naive_pooling=args.naive_pooling, naive_w1=args.naive_w1)
+    naive = {name: getattr(args, name) for name in ("naive_pooling", "naive_w1", "naive_text")}
+    cost = sampling_macs(spec, schedule, times, **naive)
     if args.json:
         print(json.dumps(_as_json("run" if args.run else "preset", name, spec, cost), indent=2))
     else:
@@ -80,7 +86,8 @@ def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule 
     options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
     schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid
-    return name, build_spec(name, layout=layout, input_size=size, sparse_grid=grid), schedule, SAMPLER, STEPS
+    sizes = {"layout": layout, "input_size": size, "sparse_grid": grid, "merge_text": args.merge_text or spec.merge_text}
+    return name, build_spec(name, **sizes), schedule, SAMPLER, STEPS
 
 
 def _as_json(kind: str, name: str, spec: ModelSpec, cost: SamplingCost) -> dict:

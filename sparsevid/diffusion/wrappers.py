@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sparsevid.diffusion.null_text import NullText, Prompts
 from sparsevid.diffusion.samplers import BOTH_HALVES, Model, TimedModel, Told, call_at
 from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, stage_at
 from sparsevid.sparsity.times import LAST_TIMESTEP
@@ -47,27 +48,35 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
 def with_guidance(
     model: Model,
     scale: float,
-    null_label: int,
+    null_label: int | None = None,
     channels: int | None = None,
     interval: tuple[float, float] | None = None,
+    *,
+    null_text: NullText | None = None,
 ) -> TimedModel:
     """Classifier-free guidance (arXiv 2207.12598): unconditional + scale·(conditional − unconditional), in one batch.
 
     Args:
-        model: takes `labels`.
+        model: takes `labels`, or `text`.
         scale: 1 is no guidance.
-        null_label: the label that means "no class".
+        null_label: the label that means "no class", of a model of classes.
         channels: guide the first `channels` output channels only, and keep the conditional values of the others. None guides
             the channels of x: all but a learned variance. (DiT's published samples guide three of four.)
         interval: (low, high), diffusion times between which guidance acts, both included; elsewhere the conditional pass runs
             alone, at half the cost (arXiv 2404.07724). None: at all times.
+        null_text: what stands for "no prompt", for a model of text.
 
     Returns:
-        A model that needs `labels` (B,). It raises ValueError if the times of a batch lie on both sides of a bound.
+        A model that needs `labels` (B,), or `text` with its `text_mask` (B, L). It raises ValueError if the times of a batch
+        lie on both sides of a bound.
 
     Raises:
-        ValueError: an interval that is not 0 ≤ low ≤ high ≤ 1, or no channel to guide.
+        ValueError: an interval that is not 0 ≤ low ≤ high ≤ 1, no channel to guide, or not one of the two nulls.
     """
+    if (null_label is None) == (null_text is None):
+        raise ValueError(
+            "guidance needs what stands for nothing: null_label of a model of classes, or null_text of one of text"
+        )
     if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
         raise ValueError(f"a guidance interval is (low, high) with 0 ≤ low ≤ high ≤ 1, got {tuple(interval)}")
     if channels is not None and channels < 1:
@@ -77,17 +86,45 @@ def with_guidance(
         sides = f"on both sides of the guidance interval {interval}"
         return interval is None or decide(lambda time: guidance_acts(interval, time), t, told, sides)
 
-    def guided(x: Tensor, t: Tensor, told: Told, *, labels: Tensor, **cond) -> Tensor:
+    both_halves = _both_labels(null_label) if null_text is None else _both_texts(null_text)
+
+    def guided(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
         if scale == 1.0 or not acts(t, told):
-            return call_at(model, x, t, told, labels=labels, **cond)
-        both, told = torch.cat([labels, torch.full_like(labels, null_label)]), told._replace(halves=BOTH_HALVES)
-        output = call_at(model, torch.cat([x, x]), torch.cat([t, t]), told, labels=both, **cond)
+            return call_at(model, x, t, told, **cond)
+        told = told._replace(halves=BOTH_HALVES)
+        output = call_at(model, torch.cat([x, x]), torch.cat([t, t]), told, **both_halves(**cond))
         conditional, unconditional = output.chunk(2)
         count = x.shape[1] if channels is None else channels
         mixed = torch.lerp(unconditional[:, :count], conditional[:, :count], scale)
         return torch.cat([mixed, conditional[:, count:]], dim=1)
 
     return TimedModel(guided)
+
+
+def _both_labels(null: int) -> Callable[..., dict]:
+    """What both halves are called with, of what the conditional one is: labels, then as many nulls."""
+
+    def both(*, labels: Tensor, **cond) -> dict:
+        return {"labels": torch.cat([labels, torch.full_like(labels, null)]), **_twice(cond)}
+
+    return both
+
+
+def _both_texts(null: NullText) -> Callable[..., dict]:
+    """The same of prompts. All steps of a sampling have the same ones: both halves are made of them once."""
+    made: list = []  # prompts and mask, and what was made of them
+
+    def both(*, text: Prompts, text_mask: Tensor | None = None, **cond) -> dict:
+        if not made or made[0] is not text or made[1] is not text_mask:
+            made[:] = text, text_mask, null.beside(text, text_mask)
+        return {"text": made[2][0], "text_mask": made[2][1], **_twice(cond)}
+
+    return both
+
+
+def _twice(cond: dict) -> dict:
+    """What else is given for each clip, for both halves."""
+    return {name: torch.cat([value, value]) if isinstance(value, Tensor) else value for name, value in cond.items()}
 
 
 def decide(choose: Callable[[float], Choice], t: Tensor, told: Told, apart: str) -> Choice:

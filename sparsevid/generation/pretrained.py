@@ -22,6 +22,7 @@ from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.load import load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.models.convert.diffusers_folder import find_diffusers
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.checkpoints import newest_good
 from sparsevid.runs.config import ConfigError, RunConfig, load_config
@@ -153,7 +154,8 @@ def load_model(folder: Path) -> DiffusionTransformer:
     """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: not a model that was saved here")
+            theirs = "; a folder of diffusers becomes one by `sparsevid convert`" if find_diffusers(folder) else ""
+            raise FileNotFoundError(f"{folder / name} is missing: not a model that was saved here{theirs}")
     try:
         # Checked here, because huggingface_hub passes over what a dataclass does not know.
         ModelSpec.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"])

@@ -98,6 +98,11 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
     """
+    if spec.conditioned_on == "text":
+        raise ValueError(
+            "the model is of text, and settings of samples know no prompts: call a sampler with the model and its `text` "
+            "(docs/generation.md)"
+        )
     fitting = FLOW_SAMPLERS if objective.kind == "flow" else DIFFUSION_SAMPLERS
     if sampling.sampler not in fitting:
         raise ValueError(

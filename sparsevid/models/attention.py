@@ -44,6 +44,7 @@ KERNELS = {
 # plan for each shape; a token schedule has some 22 shapes for each size of a batch.
 PREFERRED = ("flash", "efficient", "math")
 GPU_ONLY = ("efficient", "cudnn")
+UNHEARD = -1e4  # on scores of a prompt's padding, as in diffusers: within float16, and e to it is 0 in every type
 MOST_SEQUENCES = 65_535  # and heads, of a call: CUDA's limit to the second and third side of a kernel's grid
 _NO_KERNEL = ("No available kernel", "No viable backend")  # PyTorch's words: the error has no type of its own
 
@@ -78,10 +79,25 @@ def attend_by_kernel(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ) from error
 
 
-def attend_math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_math(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q·kᵀ/√d)·v in plain tensor products, the reference for the others. Shapes as `attend_sdpa`."""
     scores = (q * q.shape[-1] ** -0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (B', h, M, N)
+    scores = scores if bias is None else scores + bias
     return (scores.softmax(dim=-1) @ v.transpose(1, 2)).transpose(1, 2)
+
+
+def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """PyTorch's attention with a bias (B', 1, 1, N) on the scores, by a kernel that takes one. Shapes as `attend_sdpa`."""
+    with allowing(PREFERRED) if q.is_cuda else nullcontext():
+        return _scaled_dot_product(q, k, v, bias)
+
+
+def text_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mask of tokens (..., L), not 0 where one is heard → what is added to scores, (..., 1, 1, L).
+
+    A token that is not heard has a weight of exactly 0 beside one that is. Where none is, all are heard.
+    """
+    return (mask == 0).to(dtype)[..., None, None, :] * UNHEARD
 
 
 def attend_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -144,8 +160,8 @@ def in_parts(attend: Attend, q: Tensor, k: Tensor, v: Tensor, most: int = MOST_S
     return attend(q, k, v)
 
 
-def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias).transpose(1, 2)
 
 
 def _can(name: str, q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -224,6 +240,29 @@ class CrossAttention(nn.Module):
         parts = (self.q(x), *self.kv(source))
         q, k, v = (each.flatten(0, 1).unflatten(-1, (self.heads, -1)) for each in parts)
         return self.proj(self.attend(q, k, v).reshape(x.shape))
+
+
+class TextAttention(nn.Module):
+    """Attention of all tokens of a clip to its prompt: (B, T, N, D) → (B, T, N, D), whatever frame a token is of.
+
+    Keys and values depend neither on time nor on tokens: they come computed, by `kv_linear` of the embedded prompt.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, backend: str) -> None:
+        super().__init__()
+        self.heads, self.attend = num_heads, choose_backend(backend)
+        self.attend_with_bias = attend_math if backend == "math" else attend_with_bias
+        self.q_linear = nn.Linear(hidden_size, hidden_size)
+        self.kv_linear = nn.Linear(hidden_size, 2 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, bias: Tensor | None, keys_values: Tensor) -> Tensor:
+        """x (B, T, N, D), the prompt's bias (B, 1, 1, L), or None where all of it is heard, and (B, L, 2·D)."""
+        q = self.q_linear(x.to(self.q_linear.weight.dtype)).flatten(1, 2)  # (B, T·N, D)
+        # Under autocast prompts may have been prepared outside of it.
+        q, k, v = (each.to(q.dtype).unflatten(-1, (self.heads, -1)) for each in (q, *keys_values.chunk(2, dim=-1)))
+        heard = self.attend(q, k, v) if bias is None else self.attend_with_bias(q, k, v, bias.to(q.dtype))
+        return self.proj(heard.reshape(x.shape))
 
 
 class MeanPooling(nn.Module):

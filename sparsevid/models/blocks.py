@@ -4,7 +4,8 @@ Dimensions: B clips, T dense and t sparse frames, N dense and n sparse tokens a 
 (B, T, N, D), sparse ones s (B, t, n, D). The condition c is (B, D): modulation is computed once for a clip and broadcast over
 its frames and positions; it may come computed, for all layers together (`modulation`). Sparse tokens may be in float32 beside
 weights of another type: then their sums are, and no product. A saving that acts inside of layers is asked about attention and
-MLP.
+MLP. Layers that listen to a prompt get it as `text`, a bias and keys with values (`attention.TextAttention`), and attend to it
+between the two.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
-from sparsevid.models.modulation import Modulation
+from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention, TextAttention
+from sparsevid.models.modulation import Modulation, add_table
 from sparsevid.models.saving import Part, Place, Saving
 from sparsevid.sparsity.grid import Grid, upsample, windows
-from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.spec import NORM_EPS, ModelSpec
+
+Text = tuple[Tensor | None, ...]  # bias (B, 1, 1, L) or None, and keys with values (B, L, 2·D); empty: nothing is heard
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -25,41 +28,56 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale).to(shift.dtype)
 
 
-def layer_norm(x: Tensor) -> Tensor:
+def layer_norm(x: Tensor, eps: float = NORM_EPS) -> Tensor:
     """Layer norm over the channels, without affine parameters."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
 
 
 class MLP(nn.Module):
-    """Two linear layers around a GELU in its tanh form."""
+    """Two linear layers around a GELU in its tanh form: channels in, between, and out."""
 
-    def __init__(self, hidden_size: int, mlp_size: int) -> None:
+    def __init__(self, channels: int, mlp_size: int, out_channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden_size, mlp_size)
-        self.fc2 = nn.Linear(mlp_size, hidden_size)
+        self.fc1 = nn.Linear(channels, mlp_size)
+        self.fc2 = nn.Linear(mlp_size, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Layer(nn.Module):
-    """What all five kinds share: adaLN-Zero modulation and the MLP. Subclasses give `attn` and `forward`."""
+    """What all five kinds share: modulation, attention to a prompt, and the MLP. Subclasses give `attn` and `forward`."""
 
     place: Place  # of the layer, in the model it stands in
 
     def __init__(self, spec: ModelSpec, attn: nn.Module) -> None:
         super().__init__()
         self.attn = attn
-        self.mlp = MLP(spec.hidden_size, spec.mlp_size)
-        self.adaLN_modulation = Modulation(spec.hidden_size, 6)
+        self.cross_attn: TextAttention | None = None  # `build_layer` gives it to layers that listen
+        self.mlp = MLP(spec.hidden_size, spec.mlp_size, spec.hidden_size)
+        self.mlp_eps = spec.norm_eps
+        self.eps = spec.norm_eps if spec.shared_modulation else NORM_EPS
+        self.adaLN_modulation: Modulation | None = None
+        if spec.shared_modulation:
+            self.scale_shift_table = nn.Parameter(torch.empty(6, spec.hidden_size))
+        else:
+            self.adaLN_modulation = Modulation(spec.hidden_size, 6)
 
     def modulation(self, c: Tensor) -> tuple[Tensor, ...]:
         """c (B, D), or (B, 6·D) → shift, scale, gate of attention, then of the MLP: six tensors (B, 1, 1, D)."""
-        return self.adaLN_modulation.parts(c)
+        return add_table(c, self.scale_shift_table) if self.adaLN_modulation is None else self.adaLN_modulation.parts(c)
+
+    def normed(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """What the attention takes of tokens: their norm, modulated."""
+        return modulate(layer_norm(x, self.eps), shift, scale)
+
+    def listen(self, x: Tensor, text: Text) -> Tensor:
+        """x (B, T, N, D) plus what its tokens, as they are, without norm, modulation or gate, hear of a prompt (PixArt-α)."""
+        return x + self.cross_attn(x, *text) if text else x
 
     def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, saving: Saving | None = None) -> Tensor:
         """The layer's second half: x + gate·MLP(modulated norm of x)."""
-        made = self.offer("mlp", self.mlp, lambda: (modulate(layer_norm(x), shift, scale),), saving)
+        made = self.offer("mlp", self.mlp, lambda: (modulate(layer_norm(x, self.mlp_eps), shift, scale),), saving)
         return torch.addcmul(x, gate, made)
 
     def offer(self, point: str, compute: nn.Module, inputs: Callable[[], tuple[Tensor, ...]], saving: Saving | None) -> Tensor:
@@ -75,10 +93,10 @@ class AttentionLayer(Layer):
     def __init__(self, spec: ModelSpec, temporal: bool, backend: str) -> None:
         super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, temporal, backend))
 
-    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None, text: Text = ()) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
-        attended = self.offer("attention", self.attn, lambda: (modulate(layer_norm(x), shift, scale),), saving)
-        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
+        attended = self.offer("attention", self.attn, lambda: (self.normed(x, shift, scale),), saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
 
 
 class PoolLayer(Layer):
@@ -88,15 +106,15 @@ class PoolLayer(Layer):
         super().__init__(spec, MeanPooling(spec.hidden_size))
         self.axis = 1 if temporal else 2
 
-    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None, text: Text = ()) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
 
         def mean() -> tuple[Tensor]:
             # Modulation is affine and the same for all tokens of a clip, so it acts on the mean as well.
-            return (modulate(layer_norm(x).mean(self.axis, keepdim=True), shift, scale),)
+            return (modulate(layer_norm(x, self.eps).mean(self.axis, keepdim=True), shift, scale),)
 
         attended = self.offer("attention", self.attn, mean, saving)
-        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
 
 
 class MergeLayer(Layer):
@@ -105,16 +123,16 @@ class MergeLayer(Layer):
     def __init__(self, spec: ModelSpec, backend: str) -> None:
         super().__init__(spec, CrossAttention(spec.hidden_size, spec.num_heads, backend))
 
-    def forward(self, s: Tensor, x: Tensor, c: Tensor, saving: Saving | None = None) -> Tensor:
-        """s (B, t, n, D) and x (B, T, N, D) → (B, t, n, D)."""
+    def forward(self, s: Tensor, x: Tensor, c: Tensor, saving: Saving | None = None, text: Text = ()) -> Tensor:
+        """s (B, t, n, D) and x (B, T, N, D) → (B, t, n, D). With `text` the sparse tokens listen, after they gathered."""
         shift, scale, gate, *feed_forward = self.modulation(c)
 
         def query_and_source() -> tuple[Tensor, Tensor]:
-            source = windows(modulate(layer_norm(x), shift, scale), s.shape[1])  # (B, t, T/t·N, D)
-            return modulate(layer_norm(s), shift, scale), source
+            source = windows(self.normed(x, shift, scale), s.shape[1])  # (B, t, T/t·N, D)
+            return self.normed(s, shift, scale), source
 
         attended = self.offer("attention", self.attn, query_and_source, saving)
-        return self.feed_forward(torch.addcmul(s, gate, attended), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(s, gate, attended), text), *feed_forward, saving)
 
 
 class RecoverLayer(Layer):
@@ -146,6 +164,7 @@ class RecoverLayer(Layer):
         dense: Grid,
         positions: Tensor | None = None,
         saving: Saving | None = None,
+        text: Text = (),
     ) -> Tensor:
         """s (B, t, n, D) and x (B, T, N, D) → (B, T, N, D).
 
@@ -159,10 +178,10 @@ class RecoverLayer(Layer):
             x = x + positions
 
         def query_and_source() -> tuple[Tensor, Tensor]:
-            return windows(modulate(layer_norm(x), shift, scale), s.shape[1]), modulate(layer_norm(s), shift, scale)
+            return windows(self.normed(x, shift, scale), s.shape[1]), self.normed(s, shift, scale)
 
         attended = self.offer("attention", self.attn, query_and_source, saving).view_as(x)
-        return self.feed_forward(torch.addcmul(x, gate, attended), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
 
 
 class Head(nn.Module):
@@ -171,11 +190,16 @@ class Head(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.linear = nn.Linear(spec.hidden_size, spec.patch_size**2 * spec.out_channels)
-        self.adaLN_modulation = Modulation(spec.hidden_size, 2)
+        self.adaLN_modulation: Modulation | None = None
+        if spec.shared_modulation:
+            self.scale_shift_table = nn.Parameter(torch.empty(2, spec.hidden_size))
+        else:
+            self.adaLN_modulation = Modulation(spec.hidden_size, 2)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, T, N, D), c (B, D) or (B, 2·D) → (B, T, N, p·p·C')."""
-        shift, scale = self.adaLN_modulation.parts(c)
+        own = self.adaLN_modulation
+        shift, scale = add_table(c, self.scale_shift_table) if own is None else own.parts(c)
         return self.linear(modulate(layer_norm(x), shift, scale))
 
 
@@ -192,5 +216,7 @@ def build_layer(spec: ModelSpec, index: int, backend: str) -> Layer:
         layer = AttentionLayer(spec, temporal, backend)
     else:
         raise NotImplementedError(f"layout {spec.layout!r}: no class is known for layers of kind {kind!r}")
+    if spec.layer_listens(index):
+        layer.cross_attn = TextAttention(spec.hidden_size, spec.num_heads, backend)
     layer.place = Place("layer", index, kind, "window" if kind in "MR" else "time" if temporal else "space")
     return layer

@@ -1,4 +1,4 @@
-"""Embeddings of patches, diffusion time and classes, and sin-cos tables of positions.
+"""Embeddings of patches, diffusion time, classes and sizes of pictures, and sin-cos tables of positions.
 
 Dimensions: B clips, C latent channels, T frames, N = H·W tokens a frame, D channels.
 """
@@ -41,16 +41,33 @@ class PatchEmbedding(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps (B,), possibly fractional, → (B, D): sinusoids of 128 frequencies, then an MLP."""
+    """Timesteps (B,), possibly fractional, → (B, D): sinusoids of 128 frequencies, then an MLP.
 
-    def __init__(self, hidden_size: int) -> None:
+    Args:
+        hidden_size: D.
+        shift: see `ModelSpec.frequency_shift`.
+    """
+
+    def __init__(self, hidden_size: int, shift: int = 0) -> None:
         super().__init__()
+        self.shift = shift
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = t.float()[:, None] * wave_frequencies(FREQUENCIES // 2, t.device)  # (B, 128)
+        angles = t.float()[:, None] * wave_frequencies(FREQUENCIES // 2, t.device, self.shift)  # (B, 128)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+def embed_sizes(values: Tensor, sizes: TimestepEmbedding, ratio: TimestepEmbedding) -> Tensor:
+    """PixArt's micro-conditions: height, width and height / width, (B, 3), each embedded as a time is → (B, D).
+
+    Args:
+        values: of each clip.
+        sizes: embeds height and width, ratio: the third; each gives a third of D.
+    """
+    sides = sizes(values[:, :2].flatten())  # (2·B, D/3)
+    return torch.cat([sides.view(len(values), -1), ratio(values[:, 2])], dim=-1)
 
 
 class LabelEmbedding(nn.Module):
@@ -82,21 +99,29 @@ def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.nd
 
 
 @torch.compiler.assume_constant_result
-def wave_frequencies(count: int, device: torch.device) -> Tensor:
+def wave_frequencies(count: int, device: torch.device, shift: int = 0) -> Tensor:
     """(count,) frequencies of `TimestepEmbedding`, from 1 down to 1/10000; computed on the CPU, so equal on every device."""
-    return _wave_frequencies(count, device)
+    return _wave_frequencies(count, device, shift)
 
 
 @torch.compiler.assume_constant_result
 def spatial_positions(
-    height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
+    height: int,
+    width: int,
+    h: int,
+    w: int,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: int | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """(n, D) sin-cos positions of the h×w cells of a frame, at their centres in the coordinates of its H×W dense tokens.
 
-    With h×w = H×W these are the positions of the dense tokens. A table is computed once for each size, and enters a
-    compiled graph as a constant.
+    With h×w = H×W these are the positions of the dense tokens. With a `base`, sides of any length span so many; coordinates
+    are divided by `scale`. A table is computed once for each size, and enters a compiled graph as a constant.
     """
-    return _spatial_positions(height, width, h, w, channels, device, dtype)
+    return _spatial_positions(height, width, h, w, channels, device, dtype, base, scale)
 
 
 @torch.compiler.assume_constant_result
@@ -107,18 +132,29 @@ def temporal_positions(frames: int, windows: int, channels: int, device: torch.d
 
 @cache
 @torch.inference_mode(False)
-def _wave_frequencies(count: int, device: torch.device) -> Tensor:
-    exponents = torch.arange(count, dtype=torch.float32, device="cpu") / count
-    return torch.exp(-math.log(10000.0) * exponents).to(device)
+def _wave_frequencies(count: int, device: torch.device, shift: int) -> Tensor:
+    # In the order of diffusers' operations: at late times an angle shows a difference in the last bit.
+    exponents = -math.log(10000.0) * torch.arange(count, dtype=torch.float32, device="cpu") / (count - shift)
+    return torch.exp(exponents).to(device)
 
 
 @cache
 @torch.inference_mode(False)
 def _spatial_positions(
-    height: int, width: int, h: int, w: int, channels: int, device: torch.device, dtype: torch.dtype
+    height: int,
+    width: int,
+    h: int,
+    w: int,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: int | None,
+    scale: float,
 ) -> Tensor:
-    rows, columns = cell_centres(height, h), cell_centres(width, w)
-    table = spatial_table(np.array(rows), np.array(columns), channels)
+    rows, columns = (
+        np.array(cell_centres(*each)) * ((base or each[0]) / each[0]) / scale for each in ((height, h), (width, w))
+    )
+    table = spatial_table(rows, columns, channels)
     return torch.from_numpy(table).float().to(device, dtype)
 
 

@@ -1,4 +1,5 @@
-"""adaLN: what the condition c makes of the shifts, scales and gates of layers, layer by layer or of all layers in one product.
+"""adaLN: what the condition c makes of the shifts, scales and gates of layers: layer by layer, of all layers in one product, or
+by one map that they share and a table of each (adaLN-single, PixArt-α).
 
 Dimensions: B clips, D channels, m shifts, scales and gates: 6 of a layer, 2 of the head.
 """
@@ -21,6 +22,12 @@ class Modulation(nn.Sequential):
         """c (B, D), or what this gives of it, (B, m·D), where `FusedModulation` did for all layers → m times (B, 1, 1, D)."""
         product = self(c) if c.shape[-1] == self[1].in_features else c
         return product[:, None, None].chunk(self.count, dim=-1)
+
+
+def add_table(c: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+    """What layers share, c (B, m·D), or (B, D) for all m alike, plus a layer's own table (m, D) → m times (B, 1, 1, D)."""
+    parts = c.unflatten(-1, (-1, table.shape[1])) + table  # (B, m, D)
+    return parts[:, None, None].unbind(-2)
 
 
 class FusedModulation(nn.Module):

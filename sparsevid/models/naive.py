@@ -11,7 +11,7 @@ from sparsevid.models.blocks import AttentionLayer, layer_norm
 from sparsevid.models.embeddings import spatial_positions, temporal_positions
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.cost import forward_macs
-from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.spec import ADDED, ModelSpec
 
 
 def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -26,11 +26,10 @@ def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
         x, t, labels: as the model's, without stills.
 
     Raises:
-        ValueError: the model has layers of other kinds.
+        ValueError: the model has layers of other kinds, or more than the public class-conditional Latte has.
     """
     spec = model.spec
-    if set(model.kinds) != {"D"}:
-        raise ValueError(f"the naive form is that of dense models such as {spec.depth}D, got layout {spec.layout!r}")
+    check_naive(spec)
     dense, batch, like = spec.dense_grid(x.shape[2:]), x.shape[0], (spec.hidden_size, x.device, x.dtype)
     frame = dense._replace(t=1)
     embed, p = model.x_embedder.proj, spec.patch_size
@@ -62,10 +61,22 @@ def naive_macs(spec: ModelSpec, size: tuple[int, int, int] | None = None) -> int
     Args:
         spec: a dense model.
         size: (frames, height, width) of the latents; by default the spec's.
+
+    Raises:
+        ValueError: as `naive_forward`.
     """
+    check_naive(spec)
     dense, d = spec.dense_grid(size), spec.hidden_size
     repeats = [dense.h * dense.w if spec.layer_is_temporal(index) else dense.t for index in range(spec.depth)]
     return forward_macs(spec, size=size) + sum((n - 1) * 6 * d * d for n in repeats) + (dense.t - 1) * 2 * d * d
+
+
+def check_naive(spec: ModelSpec) -> None:
+    """Raise ValueError for a model that has no naive form."""
+    if spec.parsed_layout.kinds.strip("D"):
+        raise ValueError(f"the naive form is that of dense models such as {spec.depth}D, got layout {spec.layout!r}")
+    if other := sorted((set(ADDED) - {"no_class"}) & spec.to_dict().keys()):
+        raise ValueError(f"the naive form is that of the public Latte and DiT, which have no {', '.join(other)}")
 
 
 def _naive_layer(block: AttentionLayer, x: Tensor, c: Tensor) -> Tensor:

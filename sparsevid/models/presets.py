@@ -19,6 +19,15 @@ PATCHES = (2, 4, 8)
 VIDEO_SIZE, IMAGE_SIZE, LARGE_IMAGE_SIZE = (16, 32, 32), (1, 32, 32), (1, 64, 64)  # latents of 256² video, 256² and 512² images
 # Pruning rates (r_min, r_max) inside a frame. Video: sides of a half to a quarter of the dense side.
 VIDEO_RATES, IMAGE_RATES = (0.75, 0.9375), (0.61, 0.86)
+# Models of text: name: (pixels of a side, frames, layers, sparse layout, rates). Latents have an eighth of the side.
+TEXT = {
+    "PixArt-XL/2-256": (256, 1, 28, "2P 4(1M3S1R1D) 2D", IMAGE_RATES),
+    "PixArt-XL/2-512": (512, 1, 28, "2P 4(1M3S1R1D) 2D", IMAGE_RATES),
+    "PixArt-XL/2-1024": (1024, 1, 28, "2P 4(1M3S1R1D) 2D", IMAGE_RATES),
+    # Pairs of layers take the place of layers: twice as many, in as many modules, with M and R where layers listen.
+    "Latte-1": (512, 16, 56, "4P 4(1M7S1R3D) 4D", VIDEO_RATES),
+}
+T5_CHANNELS = 4096  # of T5 v1.1 XXL
 # Published settings (SparseDiT, tables 1 and 2) beside the default one: name: (like, input size, rates)
 PUBLISHED = {
     "SparseDiT-XL/2-r44": ("SparseDiT-XL/2", IMAGE_SIZE, (0.44, 0.61)),
@@ -49,7 +58,35 @@ def _make_presets() -> tuple[dict[str, ModelSpec], dict[str, tuple[float, float]
         grid = _schedule(latents, presets[like].patch_size, published_rates).stages[0].grid
         presets[name] = replace(presets[like], input_size=latents, sparse_grid=grid)
         rates[name] = published_rates
+    for name, (side, frames, depth, sparse_layout, text_rates) in TEXT.items():
+        presets[name] = dense = text_spec(f"{depth}D", 1152, 16, side // 8, frames)
+        grid = _schedule(dense.input_size, dense.patch_size, text_rates).stages[0].grid
+        presets[f"Sparse{name}"] = replace(dense, layout=sparse_layout, sparse_grid=grid)
+        rates[f"Sparse{name}"] = text_rates
     return presets, rates
+
+
+def text_spec(layout: str, hidden_size: int, num_heads: int, sample_size: int, frames: int = 1, **others: Any) -> ModelSpec:
+    """The spec of a model of PixArt-α's kind, or of Latte-1's if it has more than one frame.
+
+    Args:
+        layout, hidden_size, num_heads: as of `ModelSpec`.
+        sample_size: side of the latents that it was trained on, from which these models take base and scale of positions, and,
+            images at 128, that sizes of pictures are conditions.
+        frames: of a clip.
+        others: further fields, in place of PixArt's.
+    """
+    options = {"patch_size": 2, "text_channels": T5_CHANNELS, "micro_conditions": frames == 1 and sample_size == 128} | others
+    return ModelSpec(
+        layout,
+        hidden_size,
+        num_heads,
+        (frames, sample_size, sample_size),
+        shared_modulation=True,
+        position_base=sample_size // options["patch_size"],
+        position_scale=max(sample_size // 64, 1),
+        **options,
+    )
 
 
 PRESETS, RATES = _make_presets()

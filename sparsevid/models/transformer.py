@@ -17,22 +17,27 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer, layer_norm, modulate
+from sparsevid.models.blocks import Head, Layer, Text, build_layer
 from sparsevid.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
     TimestepEmbedding,
+    embed_sizes,
     spatial_positions,
     temporal_positions,
 )
-from sparsevid.models.modulation import FusedModulation
+from sparsevid.models.initialisation import initialise
+from sparsevid.models.inputs import check_condition, check_latents, check_prompts, check_sizes
+from sparsevid.models.modulation import FusedModulation, Modulation
 from sparsevid.models.saving import STACK, Part, Saving, Stack, Tokens, asked
+from sparsevid.models.text import CaptionEmbedding, Heard, PreparedText, prepare
 from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
 
 # What the hub's mixin hands on for downloads alone.
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token")
+PIXELS = 8  # of a picture's side to a latent's, in the autoencoder of PixArt
 
 
 class DiffusionTransformer(
@@ -44,9 +49,9 @@ class DiffusionTransformer(
 ):
     """Spatio-temporal diffusion transformer whose layers follow the spec's layout.
 
-    Parameters carry the names of the public Latte and DiT checkpoints, in one flat list of blocks in depth order. Positions
-    are computed for the size at hand, so one set of weights runs at other resolutions and lengths. `save_pretrained` and
-    `from_pretrained` write and read config.json and safetensors.
+    Parameters carry the names of the public Latte and DiT checkpoints, for text of PixArt's, in one flat list of blocks in
+    depth order. Positions are computed for the size at hand, so one set of weights runs at other resolutions and lengths.
+    `save_pretrained` and `from_pretrained` write and read config.json and safetensors.
 
     Args:
         spec: sizes and layout.
@@ -66,11 +71,21 @@ class DiffusionTransformer(
         self.spec, self.checkpoint_layers = spec, checkpoint_layers
         self.kinds = spec.parsed_layout.kinds
         self.x_embedder = PatchEmbedding(spec.in_channels, spec.hidden_size, spec.patch_size)
-        self.t_embedder = TimestepEmbedding(spec.hidden_size)
+        self.t_embedder = TimestepEmbedding(spec.hidden_size, spec.frequency_shift)
+        if spec.micro_conditions:
+            self.csize_embedder = TimestepEmbedding(spec.hidden_size // 3)
+            self.ar_embedder = TimestepEmbedding(spec.hidden_size // 3)
         if spec.num_classes:
             self.y_embedder = LabelEmbedding(spec.labels, spec.hidden_size)
+        if spec.text_channels:
+            null_tokens = spec.text_tokens if spec.null_caption else 0
+            self.y_embedder = CaptionEmbedding(spec.text_channels, spec.hidden_size, null_tokens)
+        if spec.shared_modulation:
+            self.t_block = Modulation(spec.hidden_size, 6)
         self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
         self.final_layer = Head(spec)
+        # Of a model of text: which layers listen, and each one's place among them.
+        self._listeners = {index: n for n, index in enumerate(filter(spec.layer_listens, range(spec.depth)))}
         self.fused_modulation: FusedModulation | None = None
         self.reset_parameters()
 
@@ -86,25 +101,8 @@ class DiffusionTransformer(
         return model
 
     def reset_parameters(self) -> None:
-        """DiT's initialisation (section 3.2, adaLN-Zero): Xavier for linear maps, zeros where the output starts at zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
-        for linear in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(linear.weight, std=0.02)
-        if self.spec.num_classes:
-            nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, Layer | Head):
-                nn.init.zeros_(module.adaLN_modulation[1].weight)
-            if isinstance(module, RecoverLayer):
-                start = nn.init.eye_ if self.spec.residual_upsampling else nn.init.zeros_
-                start(module.merged_layer1.weight)
-                nn.init.eye_(module.merged_layer2.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        """Draw all weights (see `initialisation`)."""
+        initialise(self, self.spec)
 
     def forward(
         self,
@@ -112,6 +110,9 @@ class DiffusionTransformer(
         t: Tensor,
         labels: Tensor | None = None,
         *,
+        text: Tensor | PreparedText | None = None,
+        text_mask: Tensor | None = None,
+        sizes: Tensor | None = None,
         grid: Sequence[int] | None = None,
         images: int = 0,
         features: Sequence[int] = (),
@@ -123,6 +124,11 @@ class DiffusionTransformer(
             x: latents (B, C, T, H·p, W·p), T = frames + images.
             t: (B,) discrete timesteps in 0 … 999, or 999·u for rectified flow.
             labels: (B,) classes, or (B, 1 + images) with one label for each still; only for class-conditional models.
+            text: features of prompts (B, L, C), or (B, 1 + images, L, C) with one for each still, or what `prepare_text` made
+                of them; only for models of text.
+            text_mask: (B, L), or (B, 1 + images, L): not 0 where a token is heard. None: all are, or prepared text says it.
+            sizes: (B, 3), height and width of the picture in pixels, and height / width; only for models with
+                micro-conditions. None: what the latents' sides give.
             grid: sparse grid (t, h, w), t dividing the clip's frames; by default the spec's.
             images: number of trailing frames that are stills: they pass no temporal layer and are pooled each by itself
                 (joint image-video training of Latte, section 3.4).
@@ -133,11 +139,13 @@ class DiffusionTransformer(
             (B, C', T, H·p, W·p) with C' = C, or 2·C if the variance is learned; with `features` also the tokens by layer index.
 
         Raises:
-            ValueError: a shape, grid or layer index that does not fit the spec, labels where there are no classes, or a saving
-                with `images` or `features`.
+            ValueError: a shape, grid or layer index that does not fit the spec, labels where there are no classes, text where
+                there is none or the other way round, or a saving with `images` or `features`.
         """
         batch, frames = x.shape[0], x.shape[2] - images
-        self._check_input(x, labels, grid, frames)
+        check_latents(self.spec, x, grid, frames)
+        check_condition(self.spec, batch, images, labels, text, text_mask)
+        check_sizes(self.spec, batch, sizes)
         if unknown := sorted(set(features) - set(range(self.spec.depth))):
             raise ValueError(f"features of layers {unknown}: the model has layers 0 … {self.spec.depth - 1}")
         dense = self.spec.dense_grid((frames, *x.shape[3:]))
@@ -145,22 +153,44 @@ class DiffusionTransformer(
         if saving is not None and (images or features):
             raise ValueError("`saving` goes neither with `images` nor with `features`: it is for sampling clips")
         tokens = self.x_embedder(x)  # (B, T, N, D)
-        c = self._condition(t, labels, images)  # (B, 1 + images, D)
+        if text is not None and not isinstance(text, PreparedText):
+            text = self.prepare_text(text, text_mask)
+        if self.spec.micro_conditions and sizes is None:
+            height, width = (PIXELS * side for side in x.shape[3:])
+            sizes = torch.stack([t.new_full(t.shape, side, dtype=torch.float32) for side in (height, width, height / width)], 1)
+        c = self._condition(t, labels, sizes, images)  # (B, 1 + images, D)
         kept: dict[int, Tensor] = {}
-        clip = self._run_layers(tokens[:, :frames], c[:, 0], dense, sparse, features, kept, saving)  # (B, frames, N, p·p·C')
+        heard = () if text is None else text.of_clip()
+        options = {"features": features, "kept": kept, "saving": saving}
+        clip = self._run_layers(tokens[:, :frames], c[:, 0], heard, dense, sparse, **options)  # (B, frames, N, p·p·C')
         if images:
             stills = rearrange(tokens[:, frames:], "b i n d -> (b i) 1 n d")
             one = dense._replace(t=1), sparse and sparse._replace(t=1)
-            stills = self._run_layers(stills, c[:, 1:].flatten(0, 1), *one, stills=True)
+            heard = () if text is None else text.of_stills(images)
+            stills = self._run_layers(stills, c[:, 1:].flatten(0, 1), heard, *one, stills=True)
             clip = torch.cat([clip, rearrange(stills, "(b i) 1 n d -> b i n d", b=batch)], dim=1)
         p = self.spec.patch_size
         out = rearrange(clip, "b t (h w) (p q c) -> b c t (h p) (w q)", h=dense.h, p=p, q=p)
         return (out, kept) if features else out
 
+    def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
+        """What layers take of prompts, computed once for all calls of a sampling: `text` of a call may be this.
+
+        Args:
+            text: features (B, L, C), or (B, 1 + images, L, C).
+            text_mask: as `forward` takes it.
+
+        Raises:
+            ValueError: a shape that does not fit the spec, or a model that takes no text.
+        """
+        check_prompts(self.spec, text, text_mask)
+        return prepare(self.y_embedder, [self.blocks[index] for index in self._listeners], text, text_mask)
+
     def _run_layers(
         self,
         x: Tensor,
         c: Tensor,
+        heard: Heard,
         dense: Grid,
         sparse: Grid | None,
         features: Sequence[int] = (),
@@ -173,30 +203,30 @@ class DiffusionTransformer(
         *conditions, last = self._conditions(c, together=saving is not None)
         options = {"dense": dense, "sparse": sparse, "features": features, "kept": kept, "saving": saving, "stills": stills}
         if asked(saving, "stack") is None:
-            tokens = self._layers(range(self.spec.depth), Tokens(x), conditions, **options).x
+            tokens = self._layers(range(self.spec.depth), Tokens(x), (*conditions, *heard), **options).x
         else:
-            tokens = saving(STACK, self._stack(x, conditions, **options))
+            tokens = saving(STACK, self._stack(x, (*conditions, *heard), **options))
         return self.final_layer(tokens, last)
 
-    def _stack(self, x: Tensor, conditions: Sequence[Tensor], **options) -> Stack:
+    def _stack(self, x: Tensor, told: Sequence[Tensor | None], **options) -> Stack:
         """All layers as one part; `options` go to `_layers`."""
 
-        def begin(x: Tensor, *conditions: Tensor) -> Tokens:
-            return self._layers(range(1), Tokens(x), conditions, **options)
+        def begin(x: Tensor, *told: Tensor | None) -> Tokens:
+            return self._layers(range(1), Tokens(x), told, **options)
 
-        def finish(tokens: Tokens, *conditions: Tensor) -> Tensor:
-            return self._layers(range(1, self.spec.depth), tokens, conditions, **options).x
+        def finish(tokens: Tokens, *told: Tensor | None) -> Tensor:
+            return self._layers(range(1, self.spec.depth), tokens, told, **options).x
 
-        def modulated(x: Tensor, *conditions: Tensor) -> Tensor:
-            return modulate(layer_norm(x), *self.blocks[0].modulation(conditions[0])[:2])
+        def modulated(x: Tensor, *told: Tensor | None) -> Tensor:
+            return self.blocks[0].normed(x, *self.blocks[0].modulation(told[0])[:2])
 
-        return Stack(begin, finish, modulated, lambda: (x, *conditions))
+        return Stack(begin, finish, modulated, lambda: (x, *told))
 
     def _layers(
         self,
         indices: Sequence[int],
         tokens: Tokens,
-        conditions: Sequence[Tensor],
+        told: Sequence[Tensor | None],
         *,
         dense: Grid,
         sparse: Grid | None,
@@ -205,30 +235,37 @@ class DiffusionTransformer(
         saving: Saving | None,
         stills: bool,
     ) -> Tokens:
-        """The tokens after the layers of these indices, those before them, and what they are modulated by given."""
+        """The tokens after the layers of these indices, those before them given, and what layers are told.
+
+        That is what each is modulated by, and of a model of text what it hears (`text.Heard`).
+        """
         x, s, pooled = tokens
         # Where differences of sparse tokens are taken, which are small beside them, they are kept in float32.
         exact = self.spec.residual_upsampling or (saving is not None and saving.differences)
         dtype = torch.promote_types(x.dtype, torch.float32) if exact else x.dtype
-        with_time = self.spec.is_video and not stills
+        # Of a model of text, as in Latte-1, a single frame has no place in time either.
+        with_time = self.spec.is_video and not stills and (dense.t > 1 or not self.spec.text_channels)
         for index in indices:
-            kind, block, c = self.kinds[index], self.blocks[index], conditions[index]
+            kind, block, c = self.kinds[index], self.blocks[index], told[index]
+            text = self._text_of(index, told)
             if with_time and index == self.spec.temporal_position_layer:
                 x = x + temporal_positions(dense.t, dense.t, x.shape[-1], x.device, x.dtype)
             if stills and kind in "PSD" and self.spec.layer_is_temporal(index):
                 continue
             if kind in "PD":
-                x = self._layer(block, (x, c), saving)
+                x = self._layer(block, (x, c), saving, text=text)
             elif kind == "S":
-                s = self._layer(block, (s, c), saving)
+                s = self._layer(block, (s, c), saving, text=text)
             elif kind == "M":
+                if self.spec.merge_text == "dense":
+                    x, text = block.listen(x, text), ()
                 if s is None:
                     s = pooled = self._pool(x, dense, sparse, with_time, dtype)
-                s = self._layer(block, (s, x, c), saving)
+                s = self._layer(block, (s, x, c), saving, text=text)
             elif kind == "R":
                 positions = self._positions(dense, dense, with_time, like=x) if self.spec.transition_positions else None
                 start = pooled if self.spec.residual_upsampling else None
-                x = self._layer(block, (s, x, c, start), saving, sparse, dense, positions)
+                x = self._layer(block, (s, x, c, start), saving, sparse, dense, positions, text=text)
                 s = pooled = None
             else:
                 raise NotImplementedError(f"layer {index}: no call is known for layers of kind {kind!r}")
@@ -236,19 +273,33 @@ class DiffusionTransformer(
                 kept[index] = x if s is None else s
         return Tokens(x, s, pooled)
 
-    def _layer(self, block: Layer, tokens: tuple[Tensor | None, ...], saving: Saving | None, *others: object) -> Tensor:
+    def _text_of(self, index: int, told: Sequence[Tensor | None]) -> Text:
+        """What a layer hears of what all are told: nothing, if it does not listen."""
+        if index not in self._listeners:
+            return ()
+        bias, *keys_values = told[self.spec.depth :]
+        return bias, keys_values[self._listeners[index]]
+
+    def _layer(
+        self, block: Layer, tokens: tuple[Tensor | None, ...], saving: Saving | None, *others: object, text: Text = ()
+    ) -> Tensor:
         """A layer's output, or what a saving gives for it.
 
         Args:
             tokens: the layer's first arguments, those of B clips.
             others: its further arguments.
+            text: what it hears, of B clips too.
         """
         called = self._recomputed(block) if block.place.kind in self.checkpoint_layers else block
         if (inside := asked(saving, "attention", "mlp")) is not None:
             called = partial(called, saving=inside)
         if asked(saving, "layer") is None:
-            return called(*tokens, *others)
-        return saving(block.place, Part(lambda *tokens: called(*tokens, *others), lambda: tokens))
+            return called(*tokens, *others, text=text)
+
+        def compute(*given: Tensor | None) -> Tensor:
+            return called(*given[: len(tokens)], *others, text=given[len(tokens) :])
+
+        return saving(block.place, Part(compute, lambda: (*tokens, *text)))
 
     def _recomputed(self, block: nn.Module) -> Callable[..., Tensor]:
         """The block, with activation checkpointing where there is a backward pass to save memory for."""
@@ -259,11 +310,13 @@ class DiffusionTransformer(
 
         For inference: parameters become views of one tensor, so this is called before anything else holds on to them. Names,
         values, and what is saved, stay; so does the product where the model moves, changes type or loads weights. A copy of
-        the model has none.
+        the model has none. Modulation that layers share is one product anyway.
 
         Returns:
             The model.
         """
+        if self.spec.shared_modulation:
+            return self
         self.fused_modulation = FusedModulation([each.adaLN_modulation for each in (*self.blocks, self.final_layer)])
         return self
 
@@ -288,7 +341,12 @@ class DiffusionTransformer(
             self.fuse_modulation()
 
     def _conditions(self, c: Tensor, together: bool) -> Sequence[Tensor]:
-        """What each layer, and then the head, is modulated by: c itself, or, always if `together`, what adaLN makes of it."""
+        """What each layer, and then the head, is modulated by: c itself, or, always if `together`, what adaLN makes of it.
+
+        Where layers share it, it is the same for all, and each adds its table.
+        """
+        if self.spec.shared_modulation:
+            return [self.t_block(c)] * self.spec.depth + [c]
         if self.fused_modulation is not None and not torch.is_grad_enabled():
             return self.fused_modulation(c)
         if together:
@@ -311,12 +369,16 @@ class DiffusionTransformer(
     def _positions(self, dense: Grid, grid: Grid, temporal: bool, like: Tensor) -> Tensor:
         """(t or 1, n, D) sin-cos positions of the cells of `grid`, in coordinates of the dense grid."""
         channels, device, dtype = like.shape[-1], like.device, like.dtype
-        table = spatial_positions(dense.h, dense.w, grid.h, grid.w, channels, device, dtype)  # (n, D)
+        span = self.spec.position_base, self.spec.position_scale
+        table = spatial_positions(dense.h, dense.w, grid.h, grid.w, channels, device, dtype, *span)  # (n, D)
         return table + temporal_positions(dense.t, grid.t, channels, device, dtype) if temporal else table[None]
 
-    def _condition(self, t: Tensor, labels: Tensor | None, images: int) -> Tensor:
-        """Embedded time plus class: (B, 1 + images, D)."""
-        c = repeat(self.t_embedder(t), "b d -> b k d", k=1 + images)
+    def _condition(self, t: Tensor, labels: Tensor | None, sizes: Tensor | None, images: int) -> Tensor:
+        """Embedded time plus class, or sizes: (B, 1 + images, D)."""
+        c = self.t_embedder(t)
+        if sizes is not None:
+            c = c + embed_sizes(sizes, self.csize_embedder, self.ar_embedder)
+        c = repeat(c, "b d -> b k d", k=1 + images)
         if labels is None:
             return c
         y = self.y_embedder(labels)
@@ -328,21 +390,3 @@ class DiffusionTransformer(
         sparse = Grid(*(grid or self.spec.sparse_grid))
         check_sparse_grid(sparse, dense)
         return sparse
-
-    def _check_input(self, x: Tensor, labels: Tensor | None, grid: Sequence[int] | None, frames: int) -> None:
-        spec = self.spec
-        if x.ndim != 5 or x.shape[1] != spec.in_channels:
-            raise ValueError(f"latents are (B, {spec.in_channels}, T, H, W), got {tuple(x.shape)}")
-        if frames < 1:
-            raise ValueError(f"no frame is left for the clip: {x.shape[2]} frames, {x.shape[2] - frames} of them stills")
-        if not spec.is_video and frames > 1:
-            raise ValueError(f"an image model takes T = 1, got {frames} frames")
-        if grid is not None and not spec.is_sparse:
-            raise ValueError(f"the layout {spec.layout!r} has no sparse layers, but grid={tuple(grid)} was given")
-        if bool(spec.num_classes) != (labels is not None):
-            kind = (
-                f"has {spec.num_classes} classes and needs labels"
-                if spec.num_classes
-                else "is unconditional and takes no labels"
-            )
-            raise ValueError(f"the model {kind}")

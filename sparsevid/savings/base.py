@@ -3,9 +3,10 @@
 Dimensions: B clips.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -33,6 +34,7 @@ class Call(NamedTuple):
         dense: grid of the dense tokens.
         sparse: grid of the sparse tokens of this half; None for a dense model.
         seed: of what a policy draws.
+        text: of a model of text, `text_tokens` of its prompts, and `naive_text`: whether they come unprepared.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Call(NamedTuple):
     dense: Grid
     sparse: Grid | None
     seed: int = 0
+    text: Mapping[str, int] = MappingProxyType({})
 
     @property
     def t(self) -> float:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from sparsevid.diffusion.samplers import BOTH_HALVES, CONDITIONAL, NULL, Model, TimedModel, Told
 from sparsevid.diffusion.wrappers import decide
@@ -103,7 +104,7 @@ class _Sampling:
         if batch != self._batch or u > self._u + TIME_ERROR or self.number == self.count:
             self.number, self._batch, self._states = 0, batch, {}
         self._u = u
-        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed)
+        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed, _text(cond))
         self.number += 1
         output = self._called(call, x, t, told, cond)
         if call.is_last and (idle := [policy for policy in self.policies if policy.name not in self._acted]):
@@ -126,7 +127,7 @@ class _Sampling:
         outputs = {}
         for grid, halves in together.items():
             rows = slice(halves[0].rows.start, halves[-1].rows.stop)
-            parts = {name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()}
+            parts = pytree.tree_map_only(Tensor, lambda value, rows=rows: value[rows], cond)
             made = self._compute(call._replace(sparse=grid), halves, x[rows], t[rows], parts)
             if len(halves) == len(told.halves) and not self._guides():
                 return made
@@ -239,3 +240,12 @@ class _OneCall:
                 now = policy.macs(place, self.call, now)
             self.tally.change(usual, now, len(output))
         return output
+
+
+def _text(cond: dict) -> dict[str, int]:
+    """What a call's prompts cost: how long they are, and whether keys and values are made of them in it."""
+    text = cond.get("text")
+    if text is None:
+        return {}
+    unprepared = isinstance(text, Tensor)
+    return {"text_tokens": text.shape[-2] if unprepared else text.keys_values[0].shape[-2], "naive_text": unprepared}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparsevid.models.saving import Place
 from sparsevid.savings.base import Call
-from sparsevid.sparsity.cost import attention_macs, forward_macs, layer_macs, mlp_macs
+from sparsevid.sparsity.cost import attention_macs, forward_macs, layer_macs, listening_macs, mlp_macs
 
 PARTS_OF_A_LAYER = 2  # attention and MLP
 
@@ -33,7 +33,7 @@ class Tally:
     def add_call(self, call: Call, clips: int) -> None:
         """A call that computes all parts of so many clips; what is left out is taken away afterwards."""
         size = (call.dense.t, *(side * call.spec.patch_size for side in call.dense[1:]))
-        self.macs += clips * forward_macs(call.spec, size=size, grid=call.sparse)
+        self.macs += clips * forward_macs(call.spec, size=size, grid=call.sparse, **call.text)
         self.computed += clips * PARTS_OF_A_LAYER * call.spec.depth
         self.asked += clips * PARTS_OF_A_LAYER * call.spec.depth
 
@@ -57,6 +57,12 @@ class Tally:
 def part_macs(place: Place, call: Call, begun: bool = False) -> int:
     """Multiply–adds of a part of one clip, without modulation; of a stack that has begun those after its first layer."""
     spec, grids = call.spec, (call.dense, call.sparse)
+    tokens = call.text.get("text_tokens")
     if place.point == "stack":
-        return sum(layer_macs(spec, index, *grids) for index in range(int(begun), spec.depth))
-    return {"layer": layer_macs, "attention": attention_macs, "mlp": mlp_macs}[place.point](spec, place.index, *grids)
+        return sum(layer_macs(spec, index, *grids, text_tokens=tokens) for index in range(int(begun), spec.depth))
+    if place.point == "layer":
+        # Dense tokens listen before they are gathered from, whether the M that gathers is computed or not.
+        before = place.kind == "M" and spec.merge_text == "dense"
+        listening = listening_macs(spec, place.index, *grids, tokens) if before else 0
+        return layer_macs(spec, place.index, *grids, text_tokens=tokens) - listening
+    return {"attention": attention_macs, "mlp": mlp_macs}[place.point](spec, place.index, *grids)

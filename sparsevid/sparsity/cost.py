@@ -3,7 +3,10 @@
 Counted are linear layers, attention products, adaLN, embedders and head, adds and multiplies once, as the papers do (which
 call it FLOPs). Not counted, as usual: norms, activations, pooling, elementwise work. All counts are for one clip.
 
-Dimensions: L = T·N dense tokens, N = H·W a frame; M = t·n sparse tokens, n = h·w a frame; D channels.
+Keys and values of a prompt are counted where they are computed: once for all forwards, or, as the public code does, in each.
+
+Dimensions: L = T·N dense tokens, N = H·W a frame; M = t·n sparse tokens, n = h·w a frame; D channels; K tokens of a prompt, of
+C channels.
 """
 
 from collections.abc import Sequence
@@ -63,31 +66,57 @@ def mlp_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None) -> i
     return grid.tokens * 2 * spec.hidden_size * spec.mlp_size
 
 
+def listening_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, text_tokens: int | None = None) -> int:
+    """MACs of the attention of layer `index` to a prompt, without its keys and values; arguments as of `layer_macs`."""
+    if not spec.layer_listens(index):
+        return 0
+    kind, d, length = spec.parsed_layout.kinds[index], spec.hidden_size, text_tokens or spec.text_tokens
+    grid = sparse if kind == "S" or (kind == "M" and spec.merge_text == "sparse") else dense
+    return grid.tokens * (2 * d * d + 2 * length * d)
+
+
+def prompt_macs(spec: ModelSpec, text_tokens: int | None = None) -> int:
+    """MACs of what is made of a prompt before any layer: its embedding, keys and values of all layers that listen."""
+    d, length = spec.hidden_size, text_tokens or spec.text_tokens
+    listeners = sum(map(spec.layer_listens, range(spec.depth)))
+    return length * (spec.text_channels * d + d * d + listeners * 2 * d * d) if spec.text_channels else 0
+
+
 def layer_macs(
-    spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, naive_pooling: bool = False, naive_w1: bool = False
+    spec: ModelSpec,
+    index: int,
+    dense: Grid,
+    sparse: Grid | None,
+    *,
+    naive_pooling: bool = False,
+    naive_w1: bool = False,
+    text_tokens: int | None = None,
 ) -> int:
-    """MACs of layer `index` without its adaLN.
+    """MACs of layer `index` without its adaLN, and without keys and values of a prompt.
 
     Args:
         dense: grid of the dense tokens.
         sparse: grid of the sparse tokens; may be None for P and D.
         naive_pooling: count P as the public code computes it, by a product with an N×N matrix of equal weights.
         naive_w1: count W1 of R on upsampled tokens, as the public code computes it.
+        text_tokens: K; by default the spec's.
     """
     attention = attention_macs(spec, index, dense, sparse, naive_pooling=naive_pooling)
     upsampling = 0
     if spec.parsed_layout.kinds[index] == "R":  # W1 and W2
         upsampling = ((dense if naive_w1 else sparse).tokens + dense.tokens) * spec.hidden_size**2
-    return attention + upsampling + mlp_macs(spec, index, dense, sparse)
+    listening = listening_macs(spec, index, dense, sparse, text_tokens)
+    return attention + upsampling + listening + mlp_macs(spec, index, dense, sparse)
 
 
 def fixed_macs(spec: ModelSpec, dense: Grid) -> int:
-    """MACs outside the layers' tokens: patch and time embedders, all adaLN, head. Modulation is computed once per clip."""
+    """MACs outside the layers' tokens: patch, time, size embedders, all adaLN, head. Modulation is computed once per clip."""
     d, patch = spec.hidden_size, spec.patch_size**2
     embed = dense.tokens * spec.in_channels * patch * d
     time = FREQUENCIES * d + d * d
-    head = 2 * d * d + dense.tokens * d * patch * spec.out_channels
-    return embed + time + spec.depth * 6 * d * d + head
+    sizes = FREQUENCIES * d + d * d // 3 if spec.micro_conditions else 0  # three times a third of D channels
+    modulation = 6 * d * d if spec.shared_modulation else (spec.depth * 6 + 2) * d * d
+    return embed + time + sizes + modulation + dense.tokens * d * patch * spec.out_channels
 
 
 def forward_macs(
@@ -97,13 +126,16 @@ def forward_macs(
     grid: Sequence[int] | None = None,
     naive_pooling: bool = False,
     naive_w1: bool = False,
+    naive_text: bool = False,
+    text_tokens: int | None = None,
 ) -> int:
     """MACs of one forward of one clip.
 
     Args:
         size: (frames, height, width) of the latents; by default the spec's.
         grid: sparse (t, h, w); by default the spec's.
-        naive_pooling, naive_w1: see `layer_macs`.
+        naive_pooling, naive_w1, text_tokens: see `layer_macs`.
+        naive_text: count what is made of the prompt too, as the public code computes it in every forward.
 
     Raises:
         ValueError: the grid does not fit the size.
@@ -113,8 +145,9 @@ def forward_macs(
     sparse = Grid(*chosen) if spec.is_sparse else None
     if sparse is not None:
         check_sparse_grid(sparse, dense)
-    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1}
-    return fixed_macs(spec, dense) + sum(layer_macs(spec, i, dense, sparse, **naive) for i in range(spec.depth))
+    options = {"naive_pooling": naive_pooling, "naive_w1": naive_w1, "text_tokens": text_tokens}
+    layers = sum(layer_macs(spec, i, dense, sparse, **options) for i in range(spec.depth))
+    return fixed_macs(spec, dense) + layers + (prompt_macs(spec, text_tokens) if naive_text else 0)
 
 
 def sampling_macs(
@@ -125,16 +158,19 @@ def sampling_macs(
     size: tuple[int, int, int] | None = None,
     naive_pooling: bool = False,
     naive_w1: bool = False,
+    naive_text: bool = False,
+    text_tokens: int | None = None,
 ) -> SamplingCost:
     """Cost of a sampling run that calls the model once at each diffusion time.
 
     Args:
         schedule: the token schedule; None uses the spec's default grid throughout.
         times: diffusion times u of the run's forwards, in [0, 1].
-        size, naive_pooling, naive_w1: see `forward_macs`.
+        size, naive_pooling, naive_w1, naive_text, text_tokens: see `forward_macs`.
     """
-    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1}
-    dense_macs = forward_macs(spec.dense(), size=size)
+    text = {"naive_text": naive_text, "text_tokens": text_tokens}
+    dense_macs = forward_macs(spec.dense(), size=size, **text)
+    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1, **text}
     if schedule is None or not spec.is_sparse:
         grid = Grid(*spec.sparse_grid) if spec.sparse_grid else spec.dense_grid(size)
         schedule = TokenSchedule((Stage(0.0, 1.0, grid),))
@@ -152,11 +188,15 @@ def parameter_count(spec: ModelSpec) -> int:
     d, mlp, patch = spec.hidden_size, spec.mlp_size, spec.patch_size**2
     attention = {"P": 2, "M": 4, "S": 4, "R": 6, "D": 4}  # D×D matrices with bias: v proj / q kv proj / … / W1 W2
     per_layer = sum(attention[kind] * (d * d + d) for kind in spec.parsed_layout.kinds)
-    common = spec.depth * (2 * d * mlp + mlp + d + 6 * (d * d + d))
+    common = spec.depth * (2 * d * mlp + mlp + d)
+    maps, tables = (6, (6 * spec.depth + 2) * d) if spec.shared_modulation else (6 * spec.depth + 2, 0)
     embed = spec.in_channels * patch * d + d + (FREQUENCIES * d + d) + (d * d + d)
-    labels = spec.labels * d
-    head = 2 * (d * d + d) + patch * spec.out_channels * (d + 1)
-    return per_layer + common + embed + labels + head
+    third = d // 3 if spec.micro_conditions else 0
+    sizes = 2 * ((FREQUENCIES + 1) * third + third * (third + 1))
+    listeners = sum(map(spec.layer_listens, range(spec.depth)))
+    text = (spec.text_channels + 1) * d + (4 * listeners + 1) * (d * d + d) if spec.text_channels else 0
+    head = patch * spec.out_channels * (d + 1)
+    return per_layer + common + maps * (d * d + d) + tables + embed + sizes + spec.labels * d + text + head
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:

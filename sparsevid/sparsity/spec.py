@@ -1,10 +1,19 @@
 """What a model is, apart from its weights: shared by model, cost, presets and checkpoints."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.layout import Layout, is_temporal, parse_layout
+
+NORM_EPS = 1e-6
+MERGE_TEXT = ("dense", "sparse")
+# Fields that specs of before do not have, and that mean at their defaults what those meant.
+ADDED = (
+    "no_class", "text_channels", "text_tokens", "merge_text", "null_caption", "shared_modulation", "micro_conditions",
+    "position_base", "position_scale", "norm_eps", "frequency_shift",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,21 @@ class ModelSpec:
         residual_upsampling: R adds what the sparse layers changed, Up(out − in)·W1, with W1 = 1 at the start, in place of the
             paper's Up(out)·W1 with W1 = 0: a converted dense model keeps the low-frequency part of what its layers did.
         allow_no_dense: accept a layout with no dense layer after an R.
+        text_channels: C of a prompt's features, 4096 for T5 v1.1 XXL; 0 for a model without text. With text, layers that are
+            not temporal (of a video model the even ones) attend to the prompt between self-attention and MLP, as PixArt's.
+        text_tokens: tokens of a prompt, as the model was trained; a call may have more or fewer.
+        merge_text: whose tokens listen to the prompt in M, before they gather: `dense`, the tokens that it gathers from, or
+            after it `sparse`, those that gather.
+        null_caption: whether the model holds features of "no prompt" of its own, (text_tokens, C), as PixArt's files do.
+        shared_modulation: one map of the condition for all layers, and a table of each (PixArt's adaLN-single), in place of a
+            map of each layer.
+        micro_conditions: whether height, width and their ratio are conditions too, as of PixArt's model for 1024 px.
+        position_base: tokens of a side that positions inside a frame span, whatever the side: the index i of G stands at
+            i·base/G/scale (PixArt). None: at i, as DiT and Latte have it.
+        position_scale: divides positions inside a frame.
+        norm_eps: ε of the norms before MLPs and, with shared modulation, of those before attention; all others have 1e-6.
+            diffusers' DiT has 1e-5.
+        frequency_shift: the frequencies of time fall by 10000^(−k/(128 − shift)), k = 0 … 127; diffusers' DiT has 1.
 
     Raises:
         ValueError: sizes that do not fit together, with the accepted values.
@@ -47,6 +71,16 @@ class ModelSpec:
     residual_upsampling: bool = False
     allow_no_dense: bool = False
     no_class: bool = True
+    text_channels: int = 0
+    text_tokens: int = 120
+    merge_text: str = "dense"
+    null_caption: bool = False
+    shared_modulation: bool = False
+    micro_conditions: bool = False
+    position_base: int | None = None
+    position_scale: float = 1.0
+    norm_eps: float = NORM_EPS
+    frequency_shift: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
@@ -66,6 +100,30 @@ class ModelSpec:
             raise ValueError(f"layout {self.layout!r} has no sparse layers, but sparse_grid={self.sparse_grid} is given")
         if self.sparse_grid is not None:
             check_sparse_grid(Grid(*self.sparse_grid), self.dense_grid(self.input_size))
+        self._check_condition()
+
+    def _check_condition(self) -> None:
+        """Raise ValueError where what the model is conditioned on, and its positions, cannot be."""
+        if self.text_channels and self.num_classes:
+            raise ValueError(
+                f"a model is conditioned on classes or on text, not on both: num_classes = {self.num_classes}, "
+                f"text_channels = {self.text_channels}"
+            )
+        if self.text_channels < 0 or self.text_tokens < 1:
+            raise ValueError(
+                f"text_channels is at least 0 and text_tokens at least 1; got {self.text_channels}, {self.text_tokens}"
+            )
+        if self.merge_text not in MERGE_TEXT:
+            raise ValueError(f"merge_text is one of {', '.join(MERGE_TEXT)}; got {self.merge_text!r}")
+        if self.null_caption and not self.text_channels:
+            raise ValueError("null_caption belongs to a model of text, and text_channels is 0")
+        if self.micro_conditions and self.hidden_size % 3:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 3, which micro_conditions need")
+        base, scale = self.position_base, self.position_scale
+        if (base is not None and base < 1) or not scale > 0 or not math.isfinite(scale):
+            raise ValueError(f"position_base is at least 1, or None, and position_scale above 0; got {base}, {scale}")
+        if not self.norm_eps > 0 or self.frequency_shift not in (0, 1):
+            raise ValueError(f"norm_eps is above 0 and frequency_shift 0 or 1; got {self.norm_eps}, {self.frequency_shift}")
 
     @property
     def parsed_layout(self) -> Layout:
@@ -106,6 +164,15 @@ class ModelSpec:
         """Whether layer `index`, if it is P, S or D, works over frames."""
         return self.is_video and is_temporal(index)
 
+    def layer_listens(self, index: int) -> bool:
+        """Whether layer `index` attends to the prompt: of a model of text those that are not at a temporal layer's place."""
+        return bool(self.text_channels) and not self.layer_is_temporal(index)
+
+    @property
+    def conditioned_on(self) -> str:
+        """`class`, `text`, or empty for an unconditional model."""
+        return "class" if self.num_classes else "text" if self.text_channels else ""
+
     @property
     def temporal_position_layer(self) -> int:
         """The layer before which dense tokens receive temporal positions: the first that looks beyond one frame."""
@@ -127,11 +194,9 @@ class ModelSpec:
         return replace(self, layout=f"{self.depth}D", sparse_grid=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON. `no_class` is left out where it is true, so that fingerprints of older models hold."""
-        values = asdict(self)
-        if self.no_class:
-            del values["no_class"]
-        return values
+        """Plain values, for JSON. Fields of `ADDED` are left out at their defaults: fingerprints of older models hold."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if name not in ADDED or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":

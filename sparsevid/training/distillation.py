@@ -14,7 +14,15 @@ from sparsevid.sparsity.layout import Layout
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.initial import differences, open_model
 
-INPUTS = ("in_channels", "patch_size", "num_classes", "no_class", "learn_sigma", "is_video")  # what both models take and give
+INPUTS = (
+    "in_channels",
+    "patch_size",
+    "num_classes",
+    "no_class",
+    "text_channels",
+    "learn_sigma",
+    "is_video",
+)  # what both models take and give
 TOKENS = ("depth", "hidden_size")  # what makes tokens of a layer comparable
 
 

@@ -20,6 +20,7 @@ from sparsevid.generation.pretrained import find_pretrained, load_model, model_f
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import Conversion, ConversionReport, abbreviate
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.diffusers_names import NULL_CAPTION
 from sparsevid.models.convert.names import LABELS, detect_family
 from sparsevid.models.convert.public import from_public
 from sparsevid.models.transformer import DiffusionTransformer
@@ -31,7 +32,10 @@ from sparsevid.system.logging import get_logger
 logger = get_logger(__name__)
 HEAD = ("final_layer.linear.weight", "final_layer.linear.bias")
 # What weights mean, or how many there are; resolution and length may differ, because positions are computed.
-AGREEING = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "is_video")
+AGREEING = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "is_video", "text_channels",
+            "shared_modulation", "micro_conditions", "norm_eps", "frequency_shift")  # fmt: skip
+# Of no weight of layers; a null caption that is not wanted is dropped.
+FREE = ("text_tokens", "null_caption", "position_base", "position_scale")
 
 
 def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], list[str]]:
@@ -63,8 +67,15 @@ def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], li
         notes += _resize_labels(weights, spec)
     if origin.learn_sigma != spec.learn_sigma:
         notes += _resize_head(weights, origin, spec)
+    if origin.null_caption and not spec.null_caption:
+        del weights[NULL_CAPTION]
+        notes.append(f"dropped, the run's model has no null caption: {NULL_CAPTION}")
+    positions = [(each.position_base, each.position_scale) for each in (origin, spec)]
+    if positions[0] != positions[1]:
+        notes.append(f"positions (base, scale): {positions[0]} in the source, {positions[1]} here")
     if origin.parsed_layout.kinds != spec.parsed_layout.kinds:
-        own = replace(origin, num_classes=spec.num_classes, no_class=spec.no_class, learn_sigma=spec.learn_sigma)
+        changed = ("num_classes", "no_class", "learn_sigma", *FREE)
+        own = replace(origin, **{name: getattr(spec, name) for name in changed})
         weights, report = dense_to_sparse(weights, own, spec)
         notes += _grouped(report)
     elif origin.is_sparse and origin.transition_positions != spec.transition_positions:
@@ -237,6 +248,8 @@ def _read(source: str, spec: ModelSpec) -> Conversion:
 def _check(source: str, origin: ModelSpec, spec: ModelSpec) -> None:
     """Raise ValueError where the source's weights are too many, too few, or mean something else in the run's model."""
     fields = (*AGREEING, "residual_upsampling") if origin.is_sparse else AGREEING
+    if spec.null_caption and (not origin.null_caption or origin.text_tokens != spec.text_tokens):
+        raise ValueError(f"{source} has no null caption of {spec.text_tokens} tokens, which the run's model holds")
     if differing := differences(origin, spec, fields):
         raise ValueError(f"{source} does not fit the run's model: {'; '.join(differing)}")
     kinds = origin.parsed_layout.kinds

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sparsevid.sparsity.cost import FREQUENCIES, fixed_macs, forward_macs, layer_macs
+from sparsevid.sparsity.cost import FREQUENCIES, fixed_macs, forward_macs, layer_macs, prompt_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
@@ -143,7 +143,7 @@ def training_flops(spec: ModelSpec, grid: Sequence[int] | None, images: int = 0)
         grid: sparse (t, h, w) of the stage; None for a dense model.
         images: k.
     """
-    return TRAINING_FLOPS * (forward_macs(spec, grid=grid) + images * still_macs(spec, grid))
+    return TRAINING_FLOPS * (forward_macs(spec, grid=grid, naive_text=True) + images * still_macs(spec, grid))
 
 
 def still_macs(spec: ModelSpec, grid: Sequence[int] | None) -> int:
@@ -151,8 +151,10 @@ def still_macs(spec: ModelSpec, grid: Sequence[int] | None) -> int:
     dense, d = spec.dense_grid()._replace(t=1), spec.hidden_size
     sparse = None if grid is None else Grid(*grid)._replace(t=1)
     passed = [index for index in range(spec.depth) if _takes_stills(spec, index)]
-    without = FREQUENCIES * d + d * d + (spec.depth - len(passed)) * 6 * d * d
-    return fixed_macs(spec, dense) - without + sum(layer_macs(spec, index, dense, sparse) for index in passed)
+    own_maps = 0 if spec.shared_modulation else spec.depth - len(passed)
+    without = FREQUENCIES * d + d * d + own_maps * 6 * d * d
+    layers = sum(layer_macs(spec, index, dense, sparse) for index in passed)
+    return fixed_macs(spec, dense) - without + layers + prompt_macs(spec)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """The analytic cost against the published figures and against the real modules."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -49,7 +50,27 @@ def test_sparse_latte_costs_at_most_0_44_of_dense():
     assert 0.41 < cost.ratio <= 0.44
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if "/2" in name])
+@pytest.mark.parametrize(("preset", "published"), [("PixArt-XL/2-256", 148.73), ("SparsePixArt-XL/2-256", 91.62)])
+def test_the_published_cost_of_text_to_image(preset, published):
+    """Counted as public code computes it; with M's dense tokens listening, which the published figure speaks for."""
+    naive = {"naive_pooling": True, "naive_w1": True, "naive_text": True}
+    spec = build_spec(preset)
+    schedule = preset_schedule(preset) if spec.is_sparse else None
+    public, own = (sampling_macs(spec, schedule, TIMES, **options).mean_macs / 1e9 for options in (naive, {}))
+    assert public == pytest.approx(published, rel=0.015 if spec.is_sparse else 0.005)
+    assert public == pytest.approx(90.86 if spec.is_sparse else 149.05, abs=0.01)
+    assert own == pytest.approx(78.67 if spec.is_sparse else 139.41, abs=0.01)
+    if spec.is_sparse:
+        other = replace(spec, merge_text="sparse")
+        assert sampling_macs(other, schedule, TIMES, **naive).mean_macs / 1e9 == pytest.approx(88.56, abs=0.01)
+        assert sampling_macs(other, schedule, TIMES).mean_macs / 1e9 == pytest.approx(76.37, abs=0.01)
+
+
+COUNTED = [name for name in PRESETS if "/2" in name and not PRESETS[name].text_channels]
+OF_TEXT = [pytest.param(name, marks=pytest.mark.slow) for name in PRESETS if PRESETS[name].text_channels]
+
+
+@pytest.mark.parametrize("preset", [*COUNTED, *OF_TEXT])
 def test_cost_is_what_the_flop_counter_sees(preset):
     """The real modules on the meta device, attention in plain products: PyTorch counts 2 FLOPs a multiply-add."""
     spec = PRESETS[preset]
@@ -57,11 +78,16 @@ def test_cost_is_what_the_flop_counter_sees(preset):
         model = DiffusionTransformer(spec, attention="math")
         x, t = torch.empty(1, spec.in_channels, *spec.input_size), torch.empty(1)
         labels = torch.empty(1, dtype=torch.long) if spec.num_classes else None
+        text = torch.empty(1, 77, spec.text_channels) if spec.text_channels else None
     grids = [stage.grid for stage in preset_schedule(preset).stages] if spec.is_sparse else [None]
     for grid in {grids[0], grids[-1]}:
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            model(x, t, labels, grid=grid)
-        assert forward_macs(spec, grid=grid) == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
+        for prepared in (False, True) if spec.text_channels else (False,):
+            with torch.inference_mode():
+                given = model.prepare_text(text) if prepared else text
+                with FlopCounterMode(display=False) as counter:
+                    model(x, t, labels, text=given, grid=grid)
+            counted = forward_macs(spec, grid=grid, text_tokens=77, naive_text=not prepared)
+            assert counted == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -75,6 +101,24 @@ def test_conditional_and_flow_models_are_counted_too():
     spec = ModelSpec("1P 1(1M1S1R1D)", 24, 2, (4, 8, 8), 3, num_classes=5, learn_sigma=False, sparse_grid=(2, 2, 2))
     model = DiffusionTransformer(spec)
     assert parameter_count(spec) == sum(p.numel() for p in model.parameters())
+
+
+def test_every_way_of_a_model_of_text_is_counted():
+    sizes = {"hidden_size": 24, "num_heads": 2, "input_size": (1, 16, 16), "sparse_grid": (1, 3, 3)}
+    sparse = replace(PRESETS["SparsePixArt-XL/2-1024"], layout="1P 1(1M1S1R1D)", **sizes)
+    others = {"merge_text": "sparse", "null_caption": True, "shared_modulation": False}
+    for spec in (sparse, sparse.dense(), replace(sparse, **others), replace(sparse, input_size=(4, 16, 16))):
+        with torch.device("meta"):
+            model = DiffusionTransformer(spec, attention="math")
+            x, t, text = torch.empty(1, 4, *spec.input_size), torch.empty(1), torch.empty(1, 77, 4096)
+        assert parameter_count(spec) == sum(p.numel() for p in model.parameters())
+        for prepared in (False, True):
+            with torch.inference_mode():
+                given = model.prepare_text(text) if prepared else text
+                with FlopCounterMode(display=False) as counter:
+                    model(x, t, text=given)
+            counted = forward_macs(spec, text_tokens=77, naive_text=not prepared)
+            assert counted == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)
 
 
 def test_frontier_of_planted_points():

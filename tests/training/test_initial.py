@@ -256,3 +256,23 @@ def test_opening_a_model_draws_nothing_from_the_global_generator(tmp_path):
     opened = open_model(str(tmp_path))
     assert torch.equal(torch.get_rng_state(), before) and not opened.training
     assert same(opened.state_dict(), model.state_dict())
+
+
+def test_a_sparse_model_of_text_starts_from_a_dense_one(tmp_path):
+    """A null caption that the run's model does not hold is dropped, other positions are said."""
+    text = {"num_classes": 0, "text_channels": 6, "shared_modulation": True, "position_base": 2}
+    dense = replace(DENSE, null_caption=True, text_tokens=5, **text)
+    sparse = replace(SPARSE, **text)
+    export(tmp_path, dense)
+    expected, _ = dense_to_sparse(
+        open_model(str(tmp_path)).state_dict(), dense, replace(sparse, null_caption=True, text_tokens=5)
+    )
+    del expected["y_embedder.y_embedding"]
+    found, notes = initial_weights(str(tmp_path), sparse)
+    assert same(found, expected) and any("dropped, the run's model has no null caption" in note for note in notes)
+    _, notes = initial_weights(str(tmp_path), replace(sparse, position_base=4))
+    assert "positions (base, scale): (2, 1.0) in the source, (4, 1.0) here" in notes
+    with pytest.raises(ValueError, match="has no null caption of 9 tokens"):
+        initial_weights(str(tmp_path), replace(sparse, null_caption=True, text_tokens=9))
+    with pytest.raises(ValueError, match="text_channels is 6 there and 0 here"):
+        initial_weights(str(tmp_path), DENSE)

@@ -15,7 +15,7 @@ from sparsevid.models.convert.foreign import check_content, check_name
 from sparsevid.system.logging import get_logger
 
 # Of a training checkpoint, the one that gives the better samples first; "module" is DeepSpeed's.
-ENTRIES = ("ema", "model", "module", "state_dict")
+ENTRIES = ("ema", "state_dict_ema", "model", "module", "state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?:\. Please|\n|$)")  # without the advice to allow what was refused
 logger = get_logger(__name__)
@@ -25,7 +25,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read the state dict of a `.pt`, `.pth` or `.safetensors` file, on the CPU. Code in a pickle is never run.
 
     Args:
-        path: the file. It holds a state dict, or a dictionary with one under `ema`, `model`, `module` or `state_dict`.
+        path: the file. It holds a state dict, or a dictionary with one under one of `ENTRIES`.
         entry: which of these; by default the first of them that the file has, which is logged.
 
     Returns:

@@ -18,7 +18,7 @@ def dense_to_sparse(
     """Initialise a sparse model from a dense one, layer i from layer i (as SparseDiT does).
 
     P takes V and proj of the dense attention and drops Q and K; M and R take Q as q, K and V as kv. R's merge starts with
-    W1 = 0 (1 with residual upsampling), W2 = 1. All else has the same name in both models.
+    W1 = 0 (1 with residual upsampling), W2 = 1. All else, what listens to text too, has the same name in both models.
 
     Args:
         weights: all weights of the dense model, under our names.
@@ -66,6 +66,15 @@ def _check_convertible(dense: ModelSpec, sparse: ModelSpec) -> None:
         "num_classes",
         "no_class",
         "learn_sigma",
+        "text_channels",
+        "text_tokens",
+        "null_caption",
+        "shared_modulation",
+        "micro_conditions",
+        "position_base",
+        "position_scale",
+        "norm_eps",
+        "frequency_shift",
     )
     compared = {field: (getattr(dense, field), getattr(sparse, field)) for field in (*fields, "is_video")}
     differing = [f"{field} is {a!r} in the dense and {b!r} in the sparse one" for field, (a, b) in compared.items() if a != b]

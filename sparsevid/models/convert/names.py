@@ -7,13 +7,14 @@ Dimensions: D hidden size, T frames, N = H·W tokens a frame.
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sparsevid.models.embeddings import sincos, spatial_table
 from sparsevid.sparsity.layout import Layout
-from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.spec import ADDED, ModelSpec
 
 FAMILIES = ("latte", "dit", "sparsedit")
 SDTM_PARTS = ("token_merge_blocks", "semantic_blocks", "token_recover_blocks", "normal_blocks")  # SparseDiT's M, S, R, D
@@ -33,6 +34,13 @@ def check_family(spec: ModelSpec, family: str) -> None:
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r} of public checkpoints; the families are {', '.join(FAMILIES)}")
     kinds, frames = spec.parsed_layout.kinds, spec.input_size[0]
+    side = (spec.dense_grid().h, spec.dense_grid().w)
+    if spec.position_base is not None and side == (spec.position_base, spec.position_base):
+        spec = replace(spec, position_base=None)  # positions of that side are the public ones
+    if other := sorted((set(ADDED) - {"no_class"}) & spec.to_dict().keys()):
+        raise ValueError(
+            f"public {family} has no {', '.join(other)}; models of text and folders of diffusers are written by --to-diffusers"
+        )
     if family == "latte" and (frames == 1 or len(kinds) % 2):
         raise ValueError(
             f"public Latte has pairs of a spatial and a temporal layer: more than one frame (found {frames}) and an even "

@@ -62,7 +62,7 @@ def from_public(
     expected = {names[name]: shape for name, shape in shapes.items()}
     found = _join_projections({name: value for name, value in weights.items() if name not in tables}, expected)
     check_weights(found, expected)
-    dropped = tuple(_compare_table(name, weights[name], table) for name, table in tables.items())
+    dropped = tuple(compare_table(name, weights[name], table) for name, table in tables.items())
     ours = {name: found[names[name]] for name in shapes}
     return Conversion(with_own_storage(ours), spec, ConversionReport(len(ours), dropped))
 
@@ -106,7 +106,7 @@ def _join_projections(weights: Mapping[str, Tensor], expected: Collection[str]) 
     return joined
 
 
-def _compare_table(name: str, found: Tensor, table: Tensor) -> Change:
+def compare_table(name: str, found: Tensor, table: Tensor) -> Change:
     """Accept a position table for dropping, or raise ValueError."""
     if found.shape != table.shape or not found.is_floating_point():
         raise ValueError(

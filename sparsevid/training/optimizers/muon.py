@@ -21,7 +21,11 @@ STEPS = 5  # of Newton-Schulz
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steep at 0; singular values end between 0.7 and 1.2
 SMALLEST = 1e-7  # norm that a momentum is divided by, so that zero stays zero
 SCALE = 0.2  # of AdamW's moves: root mean square over rate
-MAPS = {"qkv": 3, "kv": 2}  # of layers that have several maps in one weight; Muon works better on each by itself
+MAPS = {
+    "qkv": 3,
+    "kv": 2,
+    "kv_linear": 2,
+}  # of layers that have several maps in one weight; Muon works better on each by itself
 BATCH = 2**22  # elements that are iterated together: few kernels on a GPU, little memory
 KEPT = {True: ("exp_avg",), False: ("step", "exp_avg", "exp_avg_sq")}  # of a matrix; of all else
 
@@ -30,9 +34,9 @@ def maps_of(name: str, weight: Tensor) -> int:
     """The number of maps in a weight that Muon is for; 0: it is for AdamW.
 
     Muon's are the matrices of layers: those that tokens pass, and those of modulation, by which alone times and classes reach
-    them. Embeddings, first and last projection are not.
+    them. Embeddings, first and last projection, and tables of modulation are not.
     """
-    if not name.startswith("blocks.") or weight.ndim != 2:
+    if not name.startswith("blocks.") or weight.ndim != 2 or name.endswith(".scale_shift_table"):
         return 0
     if ".adaLN_modulation." in name:  # shift, scale and gate, for attention and MLP
         return weight.shape[0] // weight.shape[1]
