@@ -17,6 +17,7 @@ DETECTORS: dict[str, tuple[str, str]] = {
     "i3d": ("sparsevid.evaluation.detectors.i3d", "I3DDetector"),
     "i3d-torchscript": ("sparsevid.evaluation.detectors.i3d_torchscript", "I3DTorchScriptDetector"),
     "inception-2015": ("sparsevid.evaluation.detectors.inception", "InceptionDetector"),
+    "inception-2015-adm": ("sparsevid.evaluation.detectors.inception", "InceptionADMDetector"),
     "inception-2015-logits": ("sparsevid.evaluation.detectors.inception", "InceptionLogitsDetector"),
     "transnetv2": ("sparsevid.evaluation.detectors.transnetv2", "TransNetV2Detector"),
     "videomae-v2": ("sparsevid.evaluation.detectors.videomae", "VideoMAEDetector"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparsevid.evaluation.metrics.distances import frechet_distance
+from sparsevid.evaluation.metrics.distances import Moments, frechet_distance
 from sparsevid.evaluation.metrics.inception_score import SPLITS, inception_score
 from sparsevid.evaluation.metrics.kernel import kid, kvd
 from sparsevid.evaluation.metrics.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS, precision_recall
@@ -18,6 +18,7 @@ from sparsevid.system.seeding import Purpose, keyed_generator
 
 Options = Mapping[str, Any]  # a protocol's fields by name
 _UNBIASED = {"unbiased": True, "biased": False}
+ADM_PART = 5000  # samples of a split of the Inception score in ADM's evaluator
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,29 @@ class Metric:
     Attributes:
         name: under which a protocol names it.
         title: for tables and plots.
-        needs: the kind of detector whose output it takes.
+        needs: the detector's output that it takes, see `Detector.outputs`.
         compares: whether it needs real features beside the fake ones.
         compute: (real (N, D) or None, fake (M, D), options) → values by name, the headline first. Of the options it reads
             "covariance" ("unbiased" or "biased") and "seed" (of random subsets and orders).
         least: real and generated clips that it takes at least.
+        by_moments: it takes mean and covariance of the real features, too, in their place.
     """
 
     name: str
     title: str
-    needs: Literal["features", "logits"]
+    needs: Literal["features", "logits", "spatial"]
     compares: bool
-    compute: Callable[[Tensor | None, Tensor, Options], dict[str, float]]
+    compute: Callable[[Tensor | Moments | None, Tensor, Options], dict[str, float]]
     least: tuple[int, int] = (2, 2)
+    by_moments: bool = False
 
 
-def _frechet(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
+def _frechet(real: Tensor | Moments, fake: Tensor, options: Options) -> dict[str, float]:
     return {"frechet": frechet_distance(real, fake, unbiased=_UNBIASED[options["covariance"]])}
+
+
+def _spatial_frechet(real: Tensor | Moments, fake: Tensor, options: Options) -> dict[str, float]:
+    return {"spatial_frechet": frechet_distance(real, fake, unbiased=_UNBIASED[options["covariance"]])}
 
 
 def _kid(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
@@ -62,6 +69,11 @@ def _inception_score(real: Tensor | None, fake: Tensor, options: Options) -> dic
     return {"inception_score": found.value, "inception_score_std": found.std}
 
 
+def _inception_score_adm(real: Tensor | None, fake: Tensor, options: Options) -> dict[str, float]:
+    found = inception_score(fake, part=ADM_PART)  # in the order of the samples, as there
+    return {"inception_score_adm": found.value, "inception_score_adm_std": found.std}
+
+
 def _precision_recall(real: Tensor, fake: Tensor, options: Options) -> dict[str, float]:
     return asdict(precision_recall(real, fake))
 
@@ -69,10 +81,12 @@ def _precision_recall(real: Tensor, fake: Tensor, options: Options) -> dict[str,
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("frechet", "Fréchet distance", "features", True, _frechet),
+        Metric("frechet", "Fréchet distance", "features", True, _frechet, by_moments=True),
+        Metric("spatial_frechet", "sFID", "spatial", True, _spatial_frechet, by_moments=True),
         Metric("kid", "KID", "features", True, _kid),
         Metric("kvd", "KVD", "features", True, _kvd),
         Metric("inception_score", "Inception score", "logits", False, _inception_score, (0, SPLITS)),
+        Metric("inception_score_adm", "Inception score", "logits", False, _inception_score_adm, (0, 1)),
         Metric("precision_recall", "precision", "features", True, _precision_recall, (DENSITY_NEIGHBOURS + 1, NEIGHBOURS + 1)),
     )
 }
