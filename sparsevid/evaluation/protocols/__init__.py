@@ -31,7 +31,10 @@ DEFAULT_PROTOCOLS = {
     "inception-2015": "sparsevid/fid-v1",
     "inception-2015-adm": "adm/fid-50k",
     "inception-2015-logits": "sparsevid/is-v1",
+    "motion-lucas-kanade": "sparsevid/fvmd-lk-v1",
+    "stream-inception-2015": "sparsevid/stream-v1",
     "transnetv2": "sparsevid/fd-transnetv2-v2",
+    "v-jepa": "sparsevid/jedi-v1",
     "videomae-v2": "cd-fvd",
 }
 
