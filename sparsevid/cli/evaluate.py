@@ -2,29 +2,32 @@
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from sparsevid.cli import add_card_option
-from sparsevid.evaluation.detectors import DETECTORS, build_detector
+from sparsevid.cli.evaluations.arguments import (
+    REQUIRED,
+    add_detector_arguments,
+    add_measuring_arguments,
+    built_detector,
+    check_output,
+    chosen_protocol,
+    detector_options,
+    measuring,
+    video_source,
+)
 from sparsevid.evaluation.protocols import list_protocols
 from sparsevid.evaluation.record import ProtocolRecord, load_record
-from sparsevid.system.atomic import check_writable
 from sparsevid.system.distributed import (
     LONG_WAIT,
     check_device,
     check_ranks,
-    default_device,
     init_process_group_if_launched,
     is_main,
     shutdown,
 )
 from sparsevid.system.logging import get_logger, print_table
-
-if TYPE_CHECKING:
-    from sparsevid.evaluation.clips.clips import ClipSource
-    from sparsevid.evaluation.detectors import Detector
-    from sparsevid.evaluation.protocols import Protocol
 
 EXAMPLES = """examples:
   sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
@@ -36,12 +39,16 @@ EXAMPLES = """examples:
   sparsevid evaluate features --source samples --role fake --detector transnetv2 --out fake.safetensors
   sparsevid evaluate distance --real real.safetensors --fake fake.safetensors
 
+  images as ADM's evaluator takes them, and its reference files:
+  sparsevid evaluate score --real VIRTUAL_imagenet256_labeled.npz --fake samples.npz --protocol adm/fid-50k
+  sparsevid evaluate reference --source imagenet --protocol-option size=[256,256] --out imagenet256.npz
+
   sparsevid evaluate protocols latte/ucf101
   sparsevid evaluate selftest --detector i3d-torchscript --detector-path i3d_torchscript.pt
   sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
 """
 RECORD_NAME = "score.json"
-REQUIRED = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
+ACTIONS = ("sensitivity", "reference", "likeness")  # modules of `evaluations`
 
 logger = get_logger(__name__)
 
@@ -53,13 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style = parser.formatter_class
 
     score = actions.add_parser("score", help="videos against videos", formatter_class=style)
-    score.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder; an IS needs none")
+    score.add_argument(
+        "--real", metavar="CARD_OR_DIR", help="real videos: a card, a folder or a reference file; an IS needs none"
+    )
     add_card_option(score)
-    score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", **REQUIRED)
-    _add_measuring_arguments(score)
+    score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos, or an .npz of images", **REQUIRED)
+    add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
     score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
-    score.add_argument("--out", metavar="FILE", type=Path, help=f"write the record here (.json); default: FAKE/{RECORD_NAME}")
+    score.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help=f"write the record here (.json); default: FAKE/{RECORD_NAME}, or FAKE.score.json",
+    )
     score.add_argument("--plot", metavar="DIR", nargs="?", const="", help="draw pictures; default folder: FAKE-score")
     _add_reporting_arguments(score)
 
@@ -70,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--out", metavar="FILE", type=Path, help="feature file to write (.safetensors)", **REQUIRED)
     features.add_argument("--split", help="of real videos, where the protocol reports several")
     features.add_argument("--seed", type=int, help="of the draw of clips; default: the protocol's")
-    _add_measuring_arguments(features)
+    add_measuring_arguments(features)
 
     distance = actions.add_parser("distance", help="two feature files to a score", formatter_class=style)
     distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips; an IS needs none")
@@ -79,17 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_reporting_arguments(distance)
 
     selftest = actions.add_parser("selftest", help="known values of the distance, and of a detector", formatter_class=style)
-    _add_detector_arguments(selftest)
+    add_detector_arguments(selftest)
 
     protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
     protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
 
-    sensitivity = actions.add_parser("sensitivity", help="the score of damaged real clips", formatter_class=style)
-    sensitivity.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
-    add_card_option(sensitivity)
-    sensitivity.add_argument("--split", help="of real videos, where the protocol reports several")
-    sensitivity.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
-    _add_measuring_arguments(sensitivity)
+    for name in ACTIONS:
+        module = import_module(f"sparsevid.cli.evaluations.{name}")
+        module.add_arguments(actions.add_parser(name, help=module.HELP, formatter_class=style))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,32 +111,14 @@ def run(args: argparse.Namespace) -> int:
         "distance": _distance,
         "selftest": _selftest,
         "protocols": _protocols,
-        "sensitivity": _sensitivity,
     }
     device = check_device(args.device) if getattr(args, "device", None) else None  # not every action computes
     init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished its clips waits for the slowest
     check_ranks(device=device)
-    status = actions[args.action](args)
+    action = actions.get(args.action) or import_module(f"sparsevid.cli.evaluations.{args.action}").run
+    status = action(args)
     shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
     return status
-
-
-def _add_detector_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--detector", choices=tuple(DETECTORS), help="default: the protocol's, if there is one")
-    parser.add_argument("--detector-path", metavar="FILE", type=Path, help="its weights; default: the cache, or a download")
-    parser.add_argument("--trust-detector", action="store_true", help="run a TorchScript file, which is code, whoever made it")
-    parser.add_argument(
-        "--detector-option", metavar="K=V", action="append", default=[], help="of the detector; the protocol gets another name"
-    )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
-
-
-def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_detector_arguments(parser)
-    protocols = ", ".join(list_protocols())
-    parser.add_argument("--protocol", metavar="NAME", help=f"{protocols}, or a YAML file; default: the detector's")
-    parser.add_argument("--count", metavar="N", type=int, help="fewer clips than the protocol's: biases scores upwards")
-    parser.add_argument("--batch", metavar="B", type=int, default=16, help="clips of a forward pass")
 
 
 def _add_reporting_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,11 +130,13 @@ def _add_reporting_arguments(parser: argparse.ArgumentParser) -> None:
 def _score(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.evaluate import Extras, measure
 
-    if not args.fake.is_dir():
-        raise FileNotFoundError(f"--fake is a folder of generated videos, there is no folder {args.fake}")
-    path = args.out or args.fake / RECORD_NAME
+    if not args.fake.is_dir() and not (args.fake.is_file() and args.fake.suffix.lower() == ".npz"):
+        raise FileNotFoundError(
+            f"--fake is a folder of generated videos, or an .npz of images: there is no such folder or file {args.fake}"
+        )
+    path = args.out or (args.fake / RECORD_NAME if args.fake.is_dir() else args.fake.with_suffix(".score.json"))
     try:
-        _check_output(path, ".json")
+        check_output(path, ".json")
     except OSError as error:
         if args.out is None:
             raise OSError(f"{error}: write the score elsewhere, with --out FILE.json") from error
@@ -149,7 +144,7 @@ def _score(args: argparse.Namespace) -> int:
     pictures = None if args.plot is None else _picture_folder(args.plot, args.fake)
     extras = Extras(args.repeats, args.bootstrap, extrapolate=args.extrapolate, pictures=args.plot is not None)
     measured = measure(
-        _source(args, args.real), args.fake, protocol=_protocol(args), count=args.count, batch_size=args.batch,
+        video_source(args, args.real), args.fake, protocol=chosen_protocol(args), count=args.count, batch_size=args.batch,
         device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
     )  # fmt: skip
     _report(measured.record, args.json)
@@ -190,29 +185,15 @@ def _tell_of_older(path: Path) -> None:
     logger.info("%s: replaces %s %.4f by protocol %s", path, older.metric, older.score, _protocol_name(older))
 
 
-def _check_output(path: Path, ending: str, *, makes_folders: bool = False) -> None:
-    """Refuse a file that could not be written when all is computed."""
-    if path.suffix.lower() != ending:
-        raise ValueError(f"the file to write ends with {ending}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, and was to be a file")
-    folder = path.parent
-    while makes_folders and not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
-    check_writable(folder)
-
-
 def _features(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.evaluate import extract_features
 
     if args.role == "fake" and args.split is not None:
         raise ValueError("--split is a part of real videos, generated ones (--role fake) have none")
-    _check_output(args.out, ".safetensors", makes_folders=True)
-    detector, protocol = _measuring(args)
+    check_output(args.out, ".safetensors", makes_folders=True)
+    detector, protocol = measuring(args)
     file = extract_features(
-        _source(args, args.source), args.role, detector, protocol,
+        video_source(args, args.source), args.role, detector, protocol,
         limit=args.count, seed=args.seed, split=args.split, batch_size=args.batch, out=args.out,
     )  # fmt: skip
     logger.info("%d clips, %d features each, in %s", *file.features.shape, args.out)
@@ -225,7 +206,7 @@ def _distance(args: argparse.Namespace) -> int:
 
     extras = Extras(bootstrap=args.bootstrap, extrapolate=args.extrapolate)
     if args.out is not None:
-        _check_output(args.out, ".json")
+        check_output(args.out, ".json")
     real = None if args.real is None else load_features(args.real)
     record = compare_features(real, load_features(args.fake), extras)
     _report(record, args.json)
@@ -242,8 +223,8 @@ def _selftest(args: argparse.Namespace) -> int:
         raise ValueError("--detector-path, --detector-option and --trust-detector are about a --detector, which is not given")
     checks = synthetic_checks()
     if args.detector is not None:
-        golden, options = GOLDEN.get(args.detector), _options(args)
-        detector = _built(args, args.detector, {**(golden.options if golden else {}), **options})
+        golden, options = GOLDEN.get(args.detector), detector_options(args)
+        detector = built_detector(args, args.detector, {**(golden.options if golden else {}), **options})
         checks += detector_checks(detector)
         if golden is not None and all(detector.settings[name] == value for name, value in golden.options.items()):
             checks += golden_checks(golden, detector)
@@ -275,68 +256,6 @@ def _protocols(args: argparse.Namespace) -> int:
     columns = ["protocol", "detector", "metrics", "frames", "strides real, fake", "clips real, fake", "split"]
     print_table("protocols", columns, rows)
     return 0
-
-
-def _sensitivity(args: argparse.Namespace) -> int:
-    """0 if the score rises with each distortion that it should rise with, else 1."""
-    from sparsevid.evaluation.sensitivity import MONOTONE, measure_sensitivity
-
-    if args.plot is not None:
-        from sparsevid.evaluation.plot import check_can_draw
-
-        check_can_draw(args.plot)
-        _check_output(args.plot, args.plot.suffix.lower())
-    detector, protocol = _measuring(args)
-    options = {"limit": args.count, "split": args.split, "batch_size": args.batch}
-    found = measure_sensitivity(_source(args, args.real), detector, protocol, **options)
-    title = f"{detector.metric}: {found.metric} of {found.clips} real clips against themselves, by strength of the damage"
-    rising = {name: "no" if name in found.not_monotone else "yes" for name in MONOTONE}
-    rows = [[name, *(f"{each:.4g}" for each in scores), rising.get(name, "")] for name, scores in found.scores.items()]
-    print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
-    if args.plot is not None and is_main():
-        from sparsevid.evaluation.plot import plot_curves
-
-        plot_curves(
-            args.plot, found.strengths, found.scores, title=f"{protocol.name}, {found.clips} clips", metric=detector.metric
-        )
-    if found.not_monotone:
-        logger.warning("the score does not rise with each step of %s", ", ".join(found.not_monotone))
-    return 1 if found.not_monotone else 0
-
-
-def _measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":
-    """The detector and the protocol that the arguments name."""
-    protocol = _protocol(args)
-    return _built(args, protocol.detector, protocol.detector_options), protocol
-
-
-def _source(args: argparse.Namespace, source: str | None) -> "ClipSource | None":
-    """Videos that the arguments name, by a card as they change it."""
-    from sparsevid.evaluation.clips.clips import CardSource
-
-    if args.card_option and source is None:
-        raise ValueError("--card-option is about the card of real videos, and none is given (--real)")
-    return CardSource(source, args.card_option) if args.card_option else source
-
-
-def _protocol(args: argparse.Namespace) -> "Protocol":
-    """The protocol that the arguments name, with their options of its detector."""
-    from sparsevid.evaluation.evaluate import resolve_protocol, with_options
-
-    return with_options(resolve_protocol(args.detector, args.protocol), _options(args))
-
-
-def _options(args: argparse.Namespace) -> dict[str, str]:
-    """Options of the detector, as texts by name."""
-    unusable = [each for each in args.detector_option if not all(each.partition("="))]
-    if unusable:
-        raise ValueError(f"--detector-option is of the form K=V, got {', '.join(map(repr, unusable))}")
-    return dict(each.split("=", 1) for each in args.detector_option)
-
-
-def _built(args: argparse.Namespace, name: str, options: dict[str, Any]) -> "Detector":
-    device = args.device or default_device()
-    return build_detector(name, device, path=args.detector_path, trust=args.trust_detector, options=options)
 
 
 def _report(record: ProtocolRecord, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from sparsevid.generation.sampling import SCHEDULES, saving_texts
 from sparsevid.savings.options import list_savings
 from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
-from sparsevid.videos.write import FORMATS
+from sparsevid.videos.write import EVERY_FORMAT
 
 EXAMPLES = """presets (what is given beside them wins):
   demo       8 clips as MP4 and GIF
@@ -21,6 +21,7 @@ examples:
   torchrun --nproc_per_node 8 -- tools/sample.py runs/ucf101/sparse --preset benchmark --dtype bfloat16 --compile --out fakes
   python tools/sample.py runs/ucf101/sparse --saving static:every=2 --saving guidance:every=2 --guidance 4
   python tools/sample.py models/latte --autoencoder kl:stabilityai/sd-vae-ft-ema --num 4
+  torchrun --nproc_per_node 8 -- tools/sample.py runs/imagenet/dense_b2 --num 50000 --format npz --out samples --batch 32
 
 With torchrun, put -- before the script or write -n: it takes --num for a short form of its own --numa-binding.
 """
@@ -52,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch = "clips denoised together; another number changes rounding, and what some savings decide. Default: 8"
     parser.add_argument("--batch", type=int, help=batch)
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to, or to complete")
-    formats = f"one or more of {', '.join(FORMATS)}, by spaces or commas; several get a folder each. Default: mp4"
+    formats = (
+        f"one or more of {', '.join(EVERY_FORMAT)}, by spaces or commas; several get a folder each. Default: mp4. Images: "
+    )
+    formats += "png, or npz, which is one archive of all, OUT.npz, as ADM's evaluator takes it"
     parser.add_argument("--format", nargs="+", type=_format_names, metavar="FORMAT", help=formats)
     parser.add_argument("--grid", action="store_true", help="also write the first clips side by side, as OUT-grid.mp4")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
@@ -153,6 +157,6 @@ def _format_names(text: str) -> list[str]:
     """Names of formats between commas."""
     names = text.split(",")
     for name in names:
-        if name not in FORMATS:
-            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(FORMATS)})")
+        if name not in EVERY_FORMAT:
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(EVERY_FORMAT)})")
     return names

@@ -9,6 +9,7 @@ import torch
 from sparsevid import __version__
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.clips import ClipDataset, usable_videos
+from sparsevid.data.latents.features import FeatureFolder, FeatureFrames
 from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
@@ -51,7 +52,12 @@ def open_data(config: RunConfig) -> RunData:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
     if data.latents and config.autoencoder.kind == "linear":
         raise ConfigError("data.latents is of a fixed autoencoder, and autoencoder.kind=linear is fitted by each run")
-    manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
+    features = None if data.latents is None else FeatureFolder.find(data.latents)
+    if features is None:
+        manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
+    else:  # of images that need not be here
+        factor = data.size[0] // features.shape[1]
+        manifest = from_main(lambda: features.manifest(factor, card.counts.get("classes", 0)), (ValueError, OSError))
     if data.split is not None:
         selected = manifest.select(data.split)
     else:  # the card's split, for trees that have splits
@@ -146,14 +152,18 @@ def clip_fps(dataset: ClipDataset) -> float:
 
 
 def use_latents(data: RunData, autoencoder: Autoencoder) -> None:
-    """Let the clips come from the run's latent cache; without `data.latents` nothing changes.
+    """Let the clips come from the run's latent cache, or its folders of features; without `data.latents` nothing changes.
 
     Raises:
         FileNotFoundError: there is no such cache.
-        ValueError: the cache is of other videos, another autoencoder, or another size.
+        ValueError: the cache is of other videos, another autoencoder, or another size; or features are to be mirrored.
     """
     settings = data.config.data
     if settings.latents is None:
+        return
+    if features := FeatureFolder.find(settings.latents):
+        features.check(autoencoder, tuple(settings.size), settings.flip)
+        data.dataset.source = FeatureFrames(features, autoencoder.configuration()["scaling_factor"])
         return
     cache = LatentCache.open(settings.latents)
     cache.check(data.dataset.manifest, autoencoder, tuple(settings.size), settings.flip)

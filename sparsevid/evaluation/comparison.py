@@ -1,5 +1,6 @@
 """Step three: two feature files to a score, and what is computed beside it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from sparsevid.evaluation.detectors import detector_class
 from sparsevid.evaluation.features import FeatureFile, check_comparable
+from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.metrics.table import METRICS, Metric
 from sparsevid.evaluation.metrics.uncertainty import PARTS, bootstrap_interval, extrapolate
 from sparsevid.evaluation.protocols import Protocol
@@ -59,16 +61,19 @@ def check_protocol(detector: str, protocol: Protocol | None, extras: Extras) -> 
         ValueError: a metric is unknown, needs logits and the detector gives features, or the other way round; or an extra is
             for distances, and the first metric is none.
     """
-    kind = detector_class(detector).kind
+    outputs = detector_class(detector).outputs()
     for metric in _metrics(protocol):
-        if metric.needs != kind:
-            raise ValueError(f"metric {metric.name} needs {metric.needs}, detector {detector!r} gives {kind}")
+        if metric.needs not in outputs:
+            given = ", ".join(outputs)
+            raise ValueError(f"metric {metric.name} needs {metric.needs}, detector {detector!r} gives {given}")
     first = _metrics(protocol)[0]
     if (extras.bootstrap or extras.extrapolate or extras.pictures) and not first.compares:
         raise ValueError(f"bootstrap, extrapolation and plots are for distances between two sets, {first.name} is none")
 
 
-def check_counts(protocol: Protocol | None, extras: Extras, real: int | None, fake: int) -> None:
+def check_counts(
+    protocol: Protocol | None, extras: Extras, real: int | None, fake: int, statistics: Collection[str] = ()
+) -> None:
     """Refuse metrics and extras that need more clips than there are.
 
     Args:
@@ -76,12 +81,21 @@ def check_counts(protocol: Protocol | None, extras: Extras, real: int | None, fa
         extras: beside them.
         real: number of real clips; None where the protocol looks at none.
         fake: number of generated ones.
+        statistics: outputs of the detector of which mean and covariance over the real clips are given.
 
     Raises:
-        ValueError: which needs how many.
+        ValueError: which needs how many; or an extra draws from real clips, and the score takes their statistics.
     """
     first = _metrics(protocol)[0]
-    needs = [(f"metric {metric.name}", *metric.least) for metric in _metrics(protocol)]
+    if (extras.bootstrap or extras.extrapolate) and first.by_moments and first.needs in statistics:
+        raise ValueError(
+            "bootstrap and extrapolation draw from the real clips, and the score takes the statistics of a reference file: "
+            "give the clips themselves"
+        )
+    needs = [
+        (f"metric {metric.name}", 0 if metric.by_moments and metric.needs in statistics else metric.least[0], metric.least[1])
+        for metric in _metrics(protocol)
+    ]
     if extras.bootstrap:
         needs.append(("a bootstrap interval", *(2 * each for each in first.least)))  # of half-samples
     if extras.extrapolate:
@@ -118,12 +132,13 @@ def compare_features(
         raise ValueError(f"{_metrics(protocol)[0].name} compares with real clips: their features are needed")
     else:
         check_comparable(real, fake)
-    check_counts(protocol, extras, None if real is None else len(real.clip_ids), len(fake.clip_ids))
+    counts = None if real is None else len(real.clip_ids), len(fake.clip_ids)
+    check_counts(protocol, extras, *counts, () if real is None else real.moments)
     files = {side: file for side, file in (("real", real), ("fake", fake)) if file is not None}
     values = compute_metrics(real, fake, protocol)
     spread = _spread(real, fake, protocol, extras)
     warnings = [text for side, file in files.items() for text in _warnings(side, file, protocol)]
-    warnings += _fit_warnings(spread.get("extrapolation"), fake.features.shape[1])
+    warnings += _fit_warnings(spread.get("extrapolation"), _taken(fake, _metrics(protocol)[0]).shape[1])
     for text in () if quiet else warnings:
         logger.warning("%s", text)
     sides = {side: {"clips": len(file.clip_ids), **(file.source or {})} for side, file in files.items()}
@@ -165,8 +180,21 @@ def compute_metrics(real: FeatureFile | None, fake: FeatureFile, protocol: Proto
     check_protocol(fake.detector, protocol, Extras())
     values: dict[str, float] = {}
     for metric in _metrics(protocol):
-        values |= metric.compute(None if real is None else real.features, fake.features, _options(protocol))
+        values |= metric.compute(_real_side(real, metric), _taken(fake, metric), _options(protocol))
     return values
+
+
+def _real_side(real: FeatureFile | None, metric: Metric) -> Tensor | Moments | None:
+    """What a metric compares with: the statistics of a reference file where it takes them, else features."""
+    if real is None:
+        return None
+    moments = real.moments.get(metric.needs) if metric.by_moments else None
+    return _taken(real, metric) if moments is None else moments
+
+
+def _taken(file: FeatureFile, metric: Metric) -> Tensor:
+    """The columns of the features that a metric takes."""
+    return file.features[:, detector_class(file.detector).outputs()[metric.needs]]
 
 
 def metric_title(detector: str, protocol: Protocol | None) -> str:
@@ -198,14 +226,15 @@ def _spread(real: FeatureFile | None, fake: FeatureFile, protocol: Protocol | No
     def distance(a: Tensor, b: Tensor) -> float:
         return next(iter(metric.compute(a, b, options).values()))
 
+    sides = _taken(real, metric), _taken(fake, metric)
     if extras.bootstrap:
         rule = {"repeats": extras.bootstrap, "level": LEVEL}
-        interval = bootstrap_interval(distance, real.features, fake.features, seed=options["seed"], **rule)
+        interval = bootstrap_interval(distance, *sides, seed=options["seed"], **rule)
         found["interval"] = {"low": interval.low, "high": interval.high} | rule
         if extras.halves:
             found["interval"]["halves"] = list(interval.halves)
     if extras.extrapolate:
-        found["extrapolation"] = asdict(extrapolate(distance, real.features, fake.features, seed=options["seed"]))
+        found["extrapolation"] = asdict(extrapolate(distance, *sides, seed=options["seed"]))
     return found
 
 
@@ -230,7 +259,7 @@ def _warnings(side: str, file: FeatureFile, protocol: Protocol | None) -> list[s
     bias = "bias the score"
     if protocol.metrics[0] == FRECHET:
         # E‖μ̂ − μ‖² = tr Σ / N exactly; the covariance's share comes on top.
-        excess = file.features.double().var(dim=0).sum().item() * (1 / there - 1 / intended)
+        excess = _taken(file, METRICS[FRECHET]).double().var(dim=0).sum().item() * (1 / there - 1 / intended)
         bias = f"bias the score upwards, by {excess:.4g} or more"
     return [
         *warnings,

@@ -294,7 +294,8 @@ def _checked(protocol: Protocol, extras: Extras, draws: dict[str, list[Pair]]) -
     for pairs in draws.values():
         for number, (real, fake) in enumerate(pairs):
             wanted = Extras() if number else extras
-            check_counts(protocol, wanted, None if real is None else len(real), len(fake))
+            sides = (None, len(fake)) if real is None else (len(real), len(fake), real.moments)
+            check_counts(protocol, wanted, *sides)
     return extras
 
 
@@ -310,7 +311,7 @@ def _features_of(
 ) -> FeatureFile:
     """Features of chosen clips. A generator is called by one thread at a time, for it may be a model."""
     readers = 1 if isinstance(clips.reader, GeneratedClips) else None
-    options = {"batch_size": batch_size, "out": out, "readers": readers, "stamp": _stamp(clips)}
+    options = {"batch_size": batch_size, "out": out, "readers": readers, "stamp": _stamp(clips), "moments": clips.moments}
     return compute_features(clips, detector, role=role, protocol=protocol.as_dict(), **options)
 
 

@@ -1,8 +1,9 @@
 """Clips through a detector to a feature file: streamed, by all ranks, resumable.
 
 A feature file is a safetensors file with one tensor, `features`, and its origin as JSON under the metadata key
-`sparsevid`. Batch b is the clips b·B … (b+1)·B − 1 for any number of ranks, and a last batch of fewer is filled up by
-copies of its last clip: every forward has one shape, so a clip's features are the same to the last bit whoever computes them.
+`sparsevid`; statistics of a reference file lie beside it as `mean.NAME` and `covariance.NAME`. Batch b is the clips
+b·B … (b+1)·B − 1 for any number of ranks, and a last batch of fewer is filled up by copies of its last clip: every forward has
+one shape, so a clip's features are the same to the last bit whoever computes them.
 Dimensions: N clips, D features, B clips in a batch; a clip is uint8 (C, T, H, W).
 """
 
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
@@ -26,7 +27,8 @@ from torch import Tensor
 
 from sparsevid import __version__
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.feature_parts import Batch, FeatureParts
+from sparsevid.evaluation.feature_parts import DIGEST, Batch, FeatureParts
+from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
 from sparsevid.system.atomic import renamed
 from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
@@ -78,6 +80,8 @@ class FeatureFile:
         clips_fingerprint: SHA-256 over names and origin of the clips; None for clips that were never a set in order.
         computation: batch size and kind of device, on which the last digits depend.
         versions: of sparsevid, torch, torchvision and av, which decodes.
+        moments: statistics that a reference file gives beside its clips, or without any, of a larger set, by the detector's
+            output. Metrics that are a function of them take them in place of the features.
     """
 
     features: Tensor
@@ -92,6 +96,7 @@ class FeatureFile:
     preprocessing: str = ""
     clips_fingerprint: str | None = None
     computation: dict[str, Any] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, count = tuple(self.features.shape), len(self.clip_ids)
@@ -101,7 +106,7 @@ class FeatureFile:
         _check_finite(self.clip_ids, self.features)
 
 
-_ORIGIN = tuple(each.name for each in fields(FeatureFile) if each.name != "features")
+_ORIGIN = tuple(each.name for each in fields(FeatureFile) if each.name not in ("features", "moments"))
 
 
 def compute_features(
@@ -114,6 +119,7 @@ def compute_features(
     protocol: dict[str, Any] | None = None,
     readers: int | None = None,
     stamp: str = "",
+    moments: Mapping[str, Moments] | None = None,
 ) -> FeatureFile:
     """Send clips through a detector, a batch at a time, while threads read the next ones: only features are kept.
 
@@ -130,6 +136,7 @@ def compute_features(
         protocol: goes into the file.
         readers: threads that read clips; each holds one batch. Default: this rank's share of the cores, MAX_READERS at most.
         stamp: of the state of the clips' files: what was computed under another one is not taken.
+        moments: go into the file, see `FeatureFile`. With some there may be no clip at all.
 
     Returns:
         The features, on every rank.
@@ -140,7 +147,7 @@ def compute_features(
     """
     if batch_size < 1 or (readers is not None and readers < 1):
         raise ValueError(f"batch_size and readers count from 1, got {batch_size} and {readers}")
-    if not len(clips):
+    if not len(clips) and not moments:
         raise ValueError("there are no clips to compute features of")
     _check_names(clips.ids)
     origin = _origin(clips, detector, batch_size, role, protocol)
@@ -157,7 +164,8 @@ def compute_features(
         with nullcontext() if parts is None else folder_locked(parts.folder, beside=True):
             features, digests = _computed(clips, detector, batch_size, numbers, readers, parts)
             source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
-            file = FeatureFile(features=features, **{**origin, "clip_ids": tuple(clips.ids), "source": source})
+            origin |= {"clip_ids": tuple(clips.ids), "source": source}
+            file = FeatureFile(features=features, moments=moments or {}, **origin)
             if parts is not None and is_main():
                 save_features(file, out, identity)
                 parts.remove(locked=True)
@@ -169,6 +177,8 @@ def _computed(
     clips: ClipSet, detector: Detector, batch_size: int, numbers: range, readers: int | None, parts: FeatureParts | None
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) and SHA-256 of the pixels of all clips, on every rank, which all compute their share."""
+    if not numbers:
+        return torch.empty(0, detector.dim), torch.empty(0, DIGEST, dtype=torch.uint8)
     done: dict[int, Batch] = {}
     if parts is not None and is_main():
         done = parts.load((batch_size, detector.dim), len(numbers))
@@ -196,8 +206,11 @@ def save_features(file: FeatureFile, path: Path, identity: str | None = None) ->
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = {name: getattr(file, name) for name in _ORIGIN} | ({} if identity is None else {IDENTITY: identity})
+    tensors = {"features": file.features.contiguous()}
+    for name, each in file.moments.items():
+        tensors |= {f"mean.{name}": each.mean.contiguous(), f"covariance.{name}": each.covariance.contiguous()}
     with renamed(path) as draft:  # not by `save_file`, which makes files that nobody else can read
-        draft.write_bytes(save({"features": file.features.contiguous()}, {METADATA_KEY: json.dumps(origin)}))
+        draft.write_bytes(save(tensors, {METADATA_KEY: json.dumps(origin)}))
 
 
 def load_features(path: Path) -> FeatureFile:
@@ -217,9 +230,13 @@ def _load(path: Path) -> tuple[FeatureFile, str | None]:
     try:
         with safe_open(path, "pt") as handle:
             origin = json.loads((handle.metadata() or {})[METADATA_KEY])
-            features = handle.get_tensor("features")
+            names = [key.removeprefix("mean.") for key in list(handle.keys()) if key.startswith("mean.")]
+            moments = {
+                name: Moments(*(handle.get_tensor(f"{each}.{name}") for each in ("mean", "covariance"))) for name in names
+            }
+            origin |= {"features": handle.get_tensor("features"), "moments": moments}
         identity = origin.pop(IDENTITY, None)
-        return FeatureFile(features=features, **{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
+        return FeatureFile(**{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a feature file: {error}. It needs a float32 tensor 'features' and, as JSON under the "

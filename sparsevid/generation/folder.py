@@ -6,6 +6,7 @@
       ffv1/000000.mkv       several formats: a folder for each, so that a folder can be scored as it is
       contact_sheet.png     the first clips
     samples-grid.mp4        the same clips side by side, if asked for: beside the folder, where no evaluator takes it for a clip
+    samples.npz             of an image model, all images in one array, if asked for: beside the folder, too
 
 For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json.
 """
@@ -35,11 +36,11 @@ from sparsevid.generation.sampling import Sampling
 from sparsevid.runs.older import savings_of_reuse
 from sparsevid.system.atomic import check_writable, renamed
 from sparsevid.system.locks import FolderLock
-from sparsevid.system.logging import get_logger
+from sparsevid.system.logging import get_logger, progress
 from sparsevid.videos.check import clip_file_is_whole
-from sparsevid.videos.read import frame_times, read_frames
+from sparsevid.videos.read import DecodeError, frame_times, probe, read_frames
 from sparsevid.videos.sheets import write_contact_sheet, write_grid
-from sparsevid.videos.write import FORMATS, MAX_GIF_FPS, clip_path, gif_time, write_clip
+from sparsevid.videos.write import EVERY_FORMAT, MAX_GIF_FPS, clip_path, gif_time, write_clip, write_image_archive
 
 SHEET = "contact_sheet.png"
 SHEET_CLIPS = 16
@@ -84,18 +85,21 @@ class ClipFolder:
 
     Args:
         path: made by `begin`.
-        formats: names in `FORMATS`.
+        formats: names in `EVERY_FORMAT`.
         shape: (T, H, W) of the clips, in pixels.
         fps: frames a second.
 
     Raises:
-        ValueError: no format, an unknown one, one twice, or a rate that a GIF cannot have.
+        ValueError: no format, an unknown one, one twice, a rate that a GIF cannot have, or a PNG of several
+            frames.
     """
 
     def __init__(self, path: Path, formats: Sequence[str], shape: tuple[int, int, int], fps: float) -> None:
-        unknown = [each for each in formats if each not in FORMATS]
+        unknown = [each for each in formats if each not in EVERY_FORMAT]
         if unknown or not formats or len(set(formats)) != len(formats):
-            raise ValueError(f"formats {list(formats)}; accepted are one or more of {', '.join(FORMATS)}, each once")
+            raise ValueError(f"formats {list(formats)}; accepted are one or more of {', '.join(EVERY_FORMAT)}, each once")
+        if "png" in formats and shape[0] != 1:
+            raise ValueError(f"the model makes clips of {shape[0]} frames, a PNG file is one image; take the format frames")
         if "gif" in formats and not 0 < fps <= MAX_GIF_FPS:
             raise ValueError(f"the model makes {fps:g} frames a second, a GIF shows at most {MAX_GIF_FPS}; leave out gif")
         self.path, self.formats, self.shape, self.fps = path, tuple(formats), shape, fps
@@ -215,6 +219,31 @@ class ClipFolder:
             with self._naming_grid():
                 write_grid(grid_path(self.path), clips, self.fps, scale=scale)
 
+    def pack(self, num: int, labels: Sequence[int] | None, fresh: bool) -> Path:
+        """Write the first images as one archive beside the folder, as ADM's evaluator takes them; one at a time is held.
+
+        Args:
+            num: of the images.
+            labels: the class of each; None of an unconditional model.
+            fresh: images were written since the archive was; if not, one that is there with as many is left as it is.
+
+        Returns:
+            The archive.
+
+        Raises:
+            GenerationError: the archive cannot be written.
+        """
+        path = archive_path(self.path)
+        if not fresh and path.is_file() and _images_in(path) == num:
+            return path
+        arrays = {} if labels is None else {"arr_1": np.asarray(labels, np.int64)}
+        try:
+            images = progress(map(self.read, range(num)), total=num, desc=f"pack {path.name}", unit="image")
+            write_image_archive(path, images, num, arrays)
+        except OSError as error:
+            raise GenerationError(f"{path} cannot be written: {error.strerror or error}") from error
+        return path
+
     def _begin_grid(self) -> None:
         path = grid_path(self.path)
         with self._naming_grid():
@@ -254,6 +283,20 @@ def grid_path(folder: Path) -> Path:
     """Where the grid of a folder's clips is written: beside it."""
     folder = folder.absolute()
     return folder.with_name(f"{folder.name}-grid.mp4")
+
+
+def archive_path(folder: Path) -> Path:
+    """Where the archive of a folder's images is written: beside it."""
+    folder = folder.absolute()
+    return folder.with_name(f"{folder.name}.npz")
+
+
+def _images_in(path: Path) -> int | None:
+    """Images of an archive; None if it is none."""
+    try:
+        return probe(path).frames
+    except DecodeError:
+        return None
 
 
 def _remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:

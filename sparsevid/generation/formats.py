@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 RECORD = "samples.json"
-LOSSLESS_FIRST = ("ffv1", "npz", "frames", "mp4", "gif")
+LOSSLESS_FIRST = ("png", "ffv1", "npz", "frames", "mp4", "gif")
 
 
 def folder_of_clips(folder: Path) -> Path:

@@ -69,7 +69,8 @@ def generate(
         sampling: settings out of `pipeline.sampling`.
         num: clips in all; may be more than an earlier job in the same folder was asked for.
         out: the folder, which all ranks see.
-        formats: one or more of `FORMATS`.
+        formats: one or more of `EVERY_FORMAT`. Of a model of images, `npz` is one archive of all of them beside the folder, as
+            ADM's evaluator takes it, and the images are kept as `png`.
         writers: threads that write, on each rank.
         show_progress: bars of denoising and of writing, with what remains, on rank 0.
         grid: write the clips of the contact sheet as one video, too, beside the folder.
@@ -84,7 +85,11 @@ def generate(
     """
     if num < 1:
         raise ValueError(f"num is at least 1, got {num}")
-    folder = ClipFolder(Path(out), formats, pipeline.autoencoder.clip_size(sampling.input_size), pipeline.fps)
+    size = pipeline.autoencoder.clip_size(sampling.input_size)
+    packs = size[0] == 1 and "npz" in formats
+    if packs:
+        formats = tuple(dict.fromkeys("png" if each == "npz" else each for each in formats))
+    folder = ClipFolder(Path(out), formats, size, pipeline.fps)
     if is_main():
         pipeline.warn_of_size(sampling)
     record = _common_record(pipeline, sampling, num, formats)
@@ -102,6 +107,9 @@ def generate(
         tally = Tally()
         times = _run(pipeline, sampling, folder, missing, writers, show_progress, tally if sampling.savings else None)
         absent = _absent(folder, sampling.batch, num, most)
+        if packs:
+            labels = [sampling.label(index) for index in range(num)] if sampling.labels else None
+            logger.info("%s", _on_main(folder, lambda: folder.pack(num, labels, fresh=written > 0)))
         if sheet:
             _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
     finally:

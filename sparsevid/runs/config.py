@@ -70,7 +70,7 @@ class DataConfig:
     display: bool | None = None  # frames as a player shows them (rotation, pixel aspect); false: as they are stored
     decoder: str = "pyav"  # pyav, decord
     cache_frames: bool = False  # decode each video once and keep it, resized, in memory: for sets that fit
-    latents: str | None = None  # folder that `sparsevid encode_latents` wrote: read latents instead of videos
+    latents: str | None = None  # of `sparsevid encode_latents`, or with fast-DiT's features: read in place of videos
     strict: bool = False  # an unreadable or damaged video is an error, instead of being passed over and reported
     workers: int = 0  # loader processes of each rank
 

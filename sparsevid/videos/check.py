@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sparsevid.system.logging import get_logger
-from sparsevid.videos.write import FORMATS, GIF_TRAILER, frame_names, gif_comment, mp4_size
+from sparsevid.videos.write import EVERY_FORMAT, GIF_TRAILER, frame_names, gif_comment, mp4_size
 
 logger = get_logger(__name__)
 
@@ -21,7 +21,7 @@ def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, 
 
     Args:
         path: the file, or the folder of frames.
-        format: a key of `FORMATS`.
+        format: a key of `EVERY_FORMAT`.
         frames: T of the clip.
         height, width: of the clip.
 
@@ -33,8 +33,8 @@ def clip_file_is_whole(path: str | Path, format: str, frames: int, height: int, 
     Raises:
         ValueError: no such format.
     """
-    if format not in FORMATS:
-        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(FORMATS)}")
+    if format not in EVERY_FORMAT:
+        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(EVERY_FORMAT)}")
     path = Path(path)
     if not (path.is_dir() if format == "frames" else path.is_file()):
         return False
@@ -80,12 +80,17 @@ def _frames_are_whole(folder: Path, frames: int, height: int, width: int) -> boo
     shown = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}  # not what a file browser leaves
     if shown != set(frame_names(frames)):
         return False
-    sizes = set()
-    for name in frame_names(frames):
-        with Image.open(folder / name, formats=["PNG"]) as image:
-            image.load()
-            sizes.add(image.size)
-    return sizes == {(width, height)}
+    return {_png_size(folder / name) for name in frame_names(frames)} == {(width, height)}
+
+
+def _png_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
+    return frames == 1 and _png_size(path) == (width, height)
+
+
+def _png_size(path: Path) -> tuple[int, int]:
+    with Image.open(path, formats=["PNG"]) as image:
+        image.load()
+        return image.size
 
 
 def _npz_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
@@ -98,6 +103,7 @@ CHECKS = {
     "ffv1": _ffv1_is_whole,
     "mp4": _mp4_is_whole,
     "gif": _gif_is_whole,
+    "png": _png_is_whole,
     "frames": _frames_are_whole,
     "npz": _npz_is_whole,
 }

@@ -1,4 +1,4 @@
-"""One clip as a file: lossless FFV1, H.264, GIF, PNG frames, a NumPy archive.
+"""One clip as a file: lossless FFV1, H.264, GIF, PNG frames, a NumPy archive; and many images as one archive.
 
 Dimensions: C = 3 channels (RGB), T frames, H height, W width. A clip is a uint8 tensor (C,T,H,W).
 
@@ -6,7 +6,8 @@ The same clip gives the same bytes: encoders run on one thread (x264's choices d
 the clock is written.
 """
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from sparsevid.system.atomic import renamed
 MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
 GIF_TRAILER = b"\x3b"
 MP4_CRF = 18  # x264's constant rate factor; differences are hard to see
+IMAGES = "arr_0"  # of an archive of images
 MAX_RATE_DENOMINATOR = 1001  # of the broadcast rates, such as 30000/1001
 
 
@@ -163,6 +165,61 @@ def write_npz(path: str | Path, clip: Tensor, fps: float) -> None:
         np.savez_compressed(file, frames=frames, fps=np.float64(fps))
 
 
+def write_png(path: str | Path, clip: Tensor, fps: float) -> None:
+    """Write a clip of one frame as a PNG file, without loss.
+
+    Args:
+        path: the file; its folder exists.
+        clip: uint8 (C,1,H,W).
+        fps: has no meaning for an image.
+
+    Raises:
+        ValueError: not a uint8 clip of one frame.
+        OSError: the file cannot be written.
+    """
+    frames = frames_of(clip)
+    if len(frames) != 1:
+        raise ValueError(f"a PNG file is one image, and the clip has {len(frames)} frames; take the format frames")
+    with renamed(Path(path)) as draft:
+        Image.fromarray(frames[0]).save(draft, format="PNG")
+
+
+def write_image_archive(
+    path: str | Path, images: Iterable[Tensor], count: int, arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write images as one array `arr_0`, uint8 (N,H,W,C), of a NumPy archive, as ADM's evaluator takes them.
+
+    It is not compressed, so that any image is found at once; one at a time is held.
+
+    Args:
+        path: the file; its folder exists.
+        images: uint8 (C,1,H,W), all of one size.
+        count: N.
+        arrays: more arrays by name, such as `arr_1`, labels.
+
+    Raises:
+        ValueError: not uint8 images, several sizes, or another number of them.
+        OSError: the file cannot be written.
+    """
+    written, size = 0, None
+    with renamed(Path(path)) as draft, zipfile.ZipFile(draft, "w") as archive:
+        with archive.open(zipfile.ZipInfo(f"{IMAGES}.npy"), "w", force_zip64=True) as member:
+            for written, image in enumerate(images, 1):
+                (frame,) = frames_of(image)
+                if size is None:
+                    size = frame.shape
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size)}
+                    np.lib.format.write_array_header_1_0(member, header)
+                if frame.shape != size:
+                    raise ValueError(f"image {written - 1} has size {frame.shape[:2]}, those before it {size[:2]}")
+                member.write(frame.tobytes())
+        if written != count or not count:
+            raise ValueError(f"an archive of {count} images (at least 1) was to be written, and {written} came")
+        for name, array in (arrays or {}).items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
 class ClipFormat(NamedTuple):
     """A way to keep a clip.
 
@@ -182,6 +239,7 @@ FORMATS = {
     "frames": ClipFormat("", lambda folder, clip, fps: write_frames(folder, clip)),
     "npz": ClipFormat(".npz", write_npz),
 }
+EVERY_FORMAT = FORMATS | {"png": ClipFormat(".png", write_png)}  # with what takes clips of one frame alone
 
 
 def clip_path(stem: str | Path, format: str) -> Path:
@@ -190,20 +248,20 @@ def clip_path(stem: str | Path, format: str) -> Path:
     Raises:
         ValueError: no such format.
     """
-    if format not in FORMATS:
-        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(FORMATS)}")
+    if format not in EVERY_FORMAT:
+        raise ValueError(f"no clip format {format!r}; accepted are {', '.join(EVERY_FORMAT)}")
     stem = Path(stem)
-    return stem.with_name(stem.name + FORMATS[format].suffix)
+    return stem.with_name(stem.name + EVERY_FORMAT[format].suffix)
 
 
 def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
-    """Write a clip in one of `FORMATS`.
+    """Write a clip in one of `EVERY_FORMAT`.
 
     Args:
         stem: path without the format's suffix; its folder exists.
         clip: uint8 (C,T,H,W).
         fps: frames a second.
-        format: `ffv1` and `npz` and `frames` are lossless, `mp4` and `gif` are not.
+        format: `ffv1`, `npz`, `frames` and, of one frame, `png` are lossless, `mp4` and `gif` are not.
 
     Returns:
         The path of the file, or of the folder of frames.
@@ -213,7 +271,7 @@ def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
         OSError: it cannot be written; nothing is left behind.
     """
     path = clip_path(stem, format)
-    FORMATS[format].write(path, clip, fps)
+    EVERY_FORMAT[format].write(path, clip, fps)
     return path
 
 

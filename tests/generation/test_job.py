@@ -5,9 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from generation.sampled import CLASSES, write_checkpoint
+from generation.sampled import CLASSES, SPEC, write_checkpoint
 
 from sparsevid.generation import GenerationError
 from sparsevid.generation.folder import ClipFolder
@@ -44,6 +45,37 @@ def test_files_hold_the_clips_that_the_pipeline_gives(pipeline, job, tmp_path):
         assert all(torch.equal(folder.read(index), clips[index]) for index in range(3)), format
     gif = ClipFolder(tmp_path / "out" / "gif", ("gif",), (4, 16, 24), pipeline.fps)
     assert gif.read(2).shape == (3, 4, 16, 24)
+
+
+def test_images_are_packed_as_adms_evaluator_takes_them_and_go_on_where_they_were(tmp_path):
+    """Classes are balanced; an archive of as many is left as it is, and one of others is made again."""
+    spec = replace(SPEC, layout="4D", sparse_grid=None, input_size=(1, 4, 6))
+    pipeline = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "checkpoint", spec))
+    out, path = tmp_path / "samples", tmp_path / "samples.npz"
+
+    def job(num: int) -> None:
+        generate(pipeline, pipeline.sampling(steps=2, batch=2), num, out, ("npz",), show_progress=False)
+
+    job(6)
+    images = pipeline(6, steps=2, batch=2, show_progress=False)
+    with np.load(path, allow_pickle=False) as archive:
+        assert np.array_equal(archive["arr_0"], images[:, :, 0].permute(0, 2, 3, 1).numpy())
+        assert sorted(archive["arr_1"]) == [0, 0, 1, 1, 2, 2]
+    assert sorted(each.name for each in out.glob("0*")) == [f"{index:06d}.png" for index in range(6)]
+    before = path.stat().st_mtime_ns
+    job(6)
+    assert path.stat().st_mtime_ns == before
+    (out / "000003.png").write_bytes(b"")
+    job(6)
+    job(7)
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive["arr_0"].shape == (7, 16, 24, 3)
+        assert np.array_equal(archive["arr_0"][:6], images[:, :, 0].permute(0, 2, 3, 1).numpy())
+
+
+def test_a_png_is_not_made_of_a_video(job):
+    with pytest.raises(ValueError, match="clips of 4 frames, a PNG file is one image"):
+        job(1, ("png",))
 
 
 @pytest.mark.parametrize("fps", [8, 60, 95, 100])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from parity import relative_error
 from sparsevid.benchmark.candidates import open_run
 from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.generation.pipeline import VideoPipeline
+from sparsevid.models.presets import build_spec
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import schedule_from_config, spec_from_config
 from sparsevid.runs.config import ConfigError, load_config, save_config
@@ -32,7 +34,7 @@ RUNS = sorted(
     for path in CONFIGS.rglob("*.yaml")
     if not any(part.startswith(("_", "study")) for part in path.relative_to(CONFIGS).parts)
 )
-LONG, QUICK = ([path for path in RUNS if path.parent.name in names] for names in (DATASETS, ("quick",)))
+LONG, QUICK, IMAGES = ([path for path in RUNS if path.parent.name in names] for names in (DATASETS, ("quick",), ("imagenet",)))
 FLOWS = [path for path in LONG if path.stem.endswith("_flow")]
 DEEPSPEED = sorted((CONFIGS / "deepspeed").glob("*.json"))
 
@@ -69,7 +71,7 @@ def card_and_spec(path: Path) -> tuple[Card, ModelSpec]:
         config,
         input_size=(frames // (own.patch_frames if linear else 1), height // factor, width // factor),
         in_channels=channels,
-        num_classes=len(card.classes),
+        num_classes=len(card.classes) or card.counts.get("classes", 0),
         learn_sigma=build_objective(config.objective).learn_sigma,
     )
 
@@ -86,7 +88,7 @@ def test_each_run_has_a_model_and_a_schedule_that_fits_it(path):
             assert stage.grid.h < spec.dense_grid().h and stage.grid.w < spec.dense_grid().w
 
 
-@pytest.mark.parametrize("path", [*LONG, *QUICK], ids=short)
+@pytest.mark.parametrize("path", [*LONG, *QUICK, *IMAGES], ids=short)
 def test_each_head_says_what_the_run_takes(path):
     said, config = facts(path), load(path)
     assert int(said["steps"].replace(",", "")) == config.train.steps
@@ -124,6 +126,26 @@ def test_each_long_run_is_lattes(path):
     assert spec.is_sparse == path.stem.startswith("sparse")
 
 
+@pytest.mark.parametrize("path", IMAGES, ids=short)
+def test_each_run_of_images_is_dits_with_the_rates_that_were_published(path):
+    said, config = facts(path), load(path)
+    card, spec = card_and_spec(path)
+    assert re.match(r"(\d+) GPUs? of \d+ GB, ", said["hardware"])[1] == str(processes(said["start"]))
+    assert said["expected FID"] == "not measured" or said["expected FID"].endswith("; not measured with this code")
+    side = 64 if "512" in path.stem else 32
+    assert (card.name, spec.input_size, spec.num_classes, spec.patch_size) == ("imagenet", (1, side, side), 1000, 2)
+    train = config.train
+    assert (train.optimizer, train.lr, train.weight_decay, train.ema_decay) == ("adamw", 1e-4, 0.0, 0.9999)
+    assert (train.global_batch, train.gradient_clipping) == (256, 0.0) and config.objective.label_dropout == 0.1
+    assert config.objective.kind == ("flow" if path.stem.endswith("_flow") else "diffusion")
+    assert spec == replace(build_spec(config.model.preset), learn_sigma=config.objective.kind == "diffusion")
+    grids = {"": ((6, 6), (10, 10)), "_r44": ((10, 10), (12, 12)), "_r90": ((6, 6), (10, 10)), "512": ((12, 12), (20, 20))}
+    if spec.is_sparse:
+        stages = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset).stages
+        key = next((key for key in ("_r44", "_r90", "512") if key in path.stem), "")
+        assert [(stage.grid.h, stage.grid.w) for stage in (stages[-1], stages[0])] in (list(grids[key]), list(grids[key])[::-1])
+
+
 def test_each_dataset_has_the_same_runs():
     stems = {name: {path.stem for path in LONG if path.parent.name == name} for name in DATASETS}
     assert set(stems["ucf101"]) >= {"dense_xl2", "dense_s2", "sparse_xl2", "sparse_s2", "sparse_xl2_finetune", "dense_xl2_img"}
@@ -139,7 +161,7 @@ def test_what_is_fine_tuned_has_a_dense_run_of_its_size(path):
         assert Path(config.train.init_from) == dense.folder
 
 
-@pytest.mark.parametrize("path", [*FLOWS, CONFIGS / "demo/flow.yaml"], ids=short)
+@pytest.mark.parametrize("path", [*FLOWS, CONFIGS / "demo/flow.yaml", CONFIGS / "imagenet/sparse_xl2_flow.yaml"], ids=short)
 def test_what_becomes_a_flow_has_a_diffusion_run_of_its_model_and_data(path):
     flow = load(path)
     diffusion = load(CONFIGS / f"{Path(flow.train.init_from).relative_to(flow.output)}.yaml")

@@ -1,5 +1,6 @@
 """In which precision a KL autoencoder encodes while training: what the config says, or what pays on the device."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -61,3 +62,24 @@ def test_a_gpu_encodes_in_the_bfloat16_that_it_trains_in():
 def test_other_precisions_are_refused():
     with pytest.raises(ConfigError, match=r"autoencoder\.precision"):
         load_config(None, ["autoencoder.precision=float16"])
+
+
+def test_a_run_of_images_trains_on_features_without_images(run, tmp_path):
+    """A latent is a draw of its own: what is learnt is the latents that lie there, labels with them."""
+    for name, draw in (
+        ("features", lambda i: np.full((1, 4, 8, 8), i % 2, np.float32)),
+        ("labels", lambda i: np.array([i % 2])),
+    ):
+        (tmp_path / "latents" / f"a_{name}").mkdir(parents=True)
+        for i in range(4):
+            np.save(tmp_path / "latents" / f"a_{name}" / f"{i}.npy", draw(i))
+    images = ["data.card=imagenet", "data.frames=1", "data.size=[16,16]", "data.flip=false", "model.layout=3D"]
+    where = ["data.root=null", f"data.latents={tmp_path / 'latents'}", "data.cache_frames=false", "monitor.validate_every=1"]
+    trainer = Trainer(run(*images, *where))
+    assert (trainer.spec.input_size, trainer.spec.num_classes, trainer.monitor.clips[0].latents.unique().numel()) == (
+        (1, 8, 8),
+        1000,
+        1,
+    )
+    trainer.train()
+    assert [row["step"] for row in read_metrics(trainer.config.folder) if "validation/loss" in row] == [1, 2]

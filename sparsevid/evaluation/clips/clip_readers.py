@@ -3,10 +3,11 @@
 Dimensions: T frames, C = 3 channels, H×W pixels of a clip.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -16,11 +17,31 @@ from sparsevid.data.transforms import resize_crop
 from sparsevid.data.tree.clip_rule import ClipRule, clip_indices
 from sparsevid.data.tree.manifest import Video
 from sparsevid.evaluation.clips.choice import clip_starts, draws
+from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.videos.display import resize
 from sparsevid.videos.read import read_frames
 
 FRAMES_PER_READ = 64  # of one video: bounds the decoded frames that are in memory at once, but for longer clips
 BACKEND = "pyav"  # unlike decord it refuses frames that its decoder marks as damaged; a score is not to rest on them
+
+
+class ClipReader(Protocol):
+    """Where the frames of chosen clips come from."""
+
+    def read(self, first: int, last: int) -> Iterator[Tensor]:
+        """Clips first … last − 1 by position, uint8 (3, T, H, W)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a source gives: a reader, the clips' names, the fingerprint of the data, and what else the record says of them; of a
+    reference file also statistics, by the detector's output."""
+
+    reader: ClipReader
+    ids: tuple[str, ...]
+    data: str
+    origin: dict[str, Any]
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

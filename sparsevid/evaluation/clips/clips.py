@@ -11,10 +11,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from typing import Protocol as Interface
 
 from torch import Tensor
 
@@ -23,8 +22,18 @@ from sparsevid.data.tree.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.data.tree.walk import HARMLESS, may_be_preview, namesakes, without_extension
 from sparsevid.data.turns import drawn_classes
+from sparsevid.evaluation.clips.archives import from_file, is_file
 from sparsevid.evaluation.clips.choice import clip_starts, draws, take_evenly, video_order
-from sparsevid.evaluation.clips.clip_readers import BACKEND, ClipGenerator, ClipShape, GeneratedClips, VideoClips
+from sparsevid.evaluation.clips.clip_readers import (
+    BACKEND,
+    Choice,
+    ClipGenerator,
+    ClipReader,
+    ClipShape,
+    GeneratedClips,
+    VideoClips,
+)
+from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
 from sparsevid.system.distributed import from_main
@@ -53,13 +62,6 @@ class CardSource:
 ClipSource = str | Path | CardSource | ClipGenerator
 
 
-class ClipReader(Interface):
-    """Where the frames of chosen clips come from."""
-
-    def read(self, first: int, last: int) -> Iterator[Tensor]:
-        """Clips first … last − 1 by position, uint8 (3, T, H, W)."""
-
-
 @dataclass(frozen=True)
 class ProtocolClips:
     """The clips that a protocol takes from a source.
@@ -70,12 +72,14 @@ class ProtocolClips:
             videos. It does not see other pixels in files of equal size; `compute_features` takes the content's.
         origin: where they come from, for the record; `intended` is how many the protocol takes of data that are large enough.
         reader: reads them.
+        moments: statistics that a reference file gives beside its clips, or without any, by the detector's output.
     """
 
     ids: tuple[str, ...]
     fingerprint: str
     origin: dict[str, Any]
     reader: ClipReader
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,16 +107,6 @@ class ProtocolClips:
         return zip(self.ids[first:last], self.reader.read(first, last), strict=True)
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """What a source gives: a reader, the clips' names, the fingerprint of the data, and what else the record says of them."""
-
-    reader: ClipReader
-    ids: tuple[str, ...]
-    data: str
-    origin: dict[str, Any]
-
-
 def choose_clips(
     source: ClipSource, role: Role, protocol: Protocol, *, limit: int | None = None, seed: int | None = None
 ) -> ProtocolClips:
@@ -121,7 +115,8 @@ def choose_clips(
     All ranks call it together.
 
     Args:
-        source: a dataset card by name, path or `CardSource`, a folder of videos, or a `ClipGenerator` in the role "fake".
+        source: a dataset card by name, path or `CardSource`, a folder of videos, a reference file (see `archives`), or a
+            `ClipGenerator` in the role "fake".
         role: "real" or "fake".
         protocol: the rules.
         limit: take fewer clips than the protocol's count.
@@ -143,9 +138,9 @@ def choose_clips(
             "protocol of your own and give its path"
         )
     shape = ClipShape(side.rule, protocol.size, protocol.resize)
-    choose = _from_generator if isinstance(source, ClipGenerator) else _from_videos
+    choose = _from_generator if isinstance(source, ClipGenerator) else from_file if is_file(source) else _from_videos
     choice = choose(source, role, protocol, shape, side.count if limit is None else limit)
-    if len(choice.ids) < 2:
+    if len(choice.ids) < 2 and not choice.moments:
         raise ValueError(
             f"{role} clips: a score needs at least 2, got {len(choice.ids)} from the {choice.origin['videos']} videos of "
             f"{choice.origin['root']} that have {side.least_frames} frames or more"
@@ -156,12 +151,12 @@ def choose_clips(
     pixels = [choice.data, side.rule.frames, side.rule.stride, shape.size, shape.resize, choice.ids]
     fingerprint = hashlib.sha256(json.dumps(pixels).encode("ascii")).hexdigest()
     origin = {"clips": len(choice.ids), **choice.origin, "fingerprint": choice.data, "seed": protocol.seed}
-    return ProtocolClips(choice.ids, fingerprint, origin, choice.reader)
+    return ProtocolClips(choice.ids, fingerprint, origin, choice.reader, choice.moments)
 
 
 def _from_videos(
     source: str | Path | CardSource, role: Role, protocol: Protocol, shape: ClipShape, count: int | None
-) -> _Choice:
+) -> Choice:
     root, card, rules = _locate(source)
     rules = dataclasses.replace(rules, display=protocol.geometry == "display")
     manifest, side = open_manifest(root, rules), protocol.side(role)
@@ -205,7 +200,7 @@ def _from_videos(
         "warnings": warnings,
     }
     ids = tuple(f"{video.path}@{video.first + first}" for video, first in chosen)
-    return _Choice(VideoClips(root, chosen, shape), ids, manifest.fingerprint, origin)
+    return Choice(VideoClips(root, chosen, shape), ids, manifest.fingerprint, origin)
 
 
 def _classes(videos: tuple[Video, ...], role: Role, protocol: Protocol) -> list[list[int]]:
@@ -216,7 +211,7 @@ def _classes(videos: tuple[Video, ...], role: Role, protocol: Protocol) -> list[
     return [video_order([video.path for video in videos], selection, generator)]
 
 
-def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> _Choice:
+def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape: ClipShape, count: int | None) -> Choice:
     side = protocol.side(role)
     if role != "fake" or side.start == "all":
         raise ValueError(
@@ -241,7 +236,7 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
     }
     reader = GeneratedClips(source, chosen, shape, side.start, side.least_frames, protocol.seed)
     data = hashlib.sha256(source.name.encode("utf-8")).hexdigest()
-    return _Choice(reader, tuple(names[number] for number in chosen), data, origin)
+    return Choice(reader, tuple(names[number] for number in chosen), data, origin)
 
 
 def _in_two_formats(videos: Sequence[Video]) -> list[str]:

@@ -17,8 +17,12 @@ DETECTORS: dict[str, tuple[str, str]] = {
     "i3d": ("sparsevid.evaluation.detectors.i3d", "I3DDetector"),
     "i3d-torchscript": ("sparsevid.evaluation.detectors.i3d_torchscript", "I3DTorchScriptDetector"),
     "inception-2015": ("sparsevid.evaluation.detectors.inception", "InceptionDetector"),
+    "inception-2015-adm": ("sparsevid.evaluation.detectors.inception", "InceptionADMDetector"),
     "inception-2015-logits": ("sparsevid.evaluation.detectors.inception", "InceptionLogitsDetector"),
+    "motion-lucas-kanade": ("sparsevid.evaluation.detectors.motion", "MotionDetector"),
+    "stream-inception-2015": ("sparsevid.evaluation.detectors.stream", "StreamDetector"),
     "transnetv2": ("sparsevid.evaluation.detectors.transnetv2", "TransNetV2Detector"),
+    "v-jepa": ("sparsevid.evaluation.detectors.vjepa", "VJEPADetector"),
     "videomae-v2": ("sparsevid.evaluation.detectors.videomae", "VideoMAEDetector"),
 }
 

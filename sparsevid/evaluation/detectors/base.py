@@ -29,6 +29,7 @@ class Detector(nn.Module, ABC):
         dim: size of a clip's vector.
         min_frames: the fewest frames a clip may have.
         kind: "features", to be compared between sets, or "logits" of a classifier, for Inception scores.
+        parts: of a vector that holds several outputs of the network, where each of them lies.
         OPTIONS: option -> its default.
         ACCEPTED: option -> all values it may have.
         settings: option -> the value it was built with.
@@ -41,6 +42,7 @@ class Detector(nn.Module, ABC):
     dim: int
     min_frames: int
     kind: Literal["features", "logits"] = "features"
+    parts: ClassVar[Mapping[str, slice]] = {}
     OPTIONS: ClassVar[Mapping[str, Setting]] = {}
     ACCEPTED: ClassVar[Mapping[str, tuple[Setting, ...]]] = {}
     settings: dict[str, Setting]
@@ -83,6 +85,11 @@ class Detector(nn.Module, ABC):
                 raise ValueError(f"detector {cls.name!r}: {option}={value!r}; accepted: {', '.join(map(str, accepted))}")
             settings[option] = found
         return settings
+
+    @classmethod
+    def outputs(cls) -> Mapping[str, slice]:
+        """What metrics may ask for, and its columns in the vector: "features", "logits", "spatial"."""
+        return cls.parts or {cls.kind: slice(0, cls.dim)}
 
     @abstractmethod
     def extract(self, clips: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from einops import rearrange
@@ -42,7 +42,7 @@ class InceptionDetector(Detector):
     preprocessing = "resized to 299x299, bilinear as in TensorFlow 1; (x-128)/128"
     dim = 2048
     min_frames = 1
-    layer = "2048"  # torch-fidelity's name of the output
+    layer = "2048"  # torch-fidelity's name of the output; of several, separated by a space
 
     def __init__(self, network: nn.Module, fingerprint: str) -> None:
         """Wrap a network.
@@ -69,7 +69,7 @@ class InceptionDetector(Detector):
         path, fingerprint = obtain(WEIGHTS, path, trust=trust)
         state = read_state_dict(path)
         try:
-            network = build_extractor(state, cls.layer)
+            network = build_extractor(state, *cls.layer.split())
         except RuntimeError as error:
             raise ValueError(f"{path} holds no weights of Inception-2015: {_abbreviate(error)}") from error
         return cls(network, fingerprint)
@@ -85,8 +85,7 @@ class InceptionDetector(Detector):
                 f"detector {self.name!r} gives one vector an image, got clips of {clips.shape[2]} frames; "
                 "take a protocol with frames = 1, in which each image is a clip of its own"
             )
-        (features,) = self.network(rearrange(clips, "b c 1 h w -> b c h w"))
-        return features
+        return torch.cat(self.network(rearrange(clips, "b c 1 h w -> b c h w")), dim=1)
 
 
 class InceptionLogitsDetector(InceptionDetector):
@@ -99,12 +98,37 @@ class InceptionLogitsDetector(InceptionDetector):
     layer = "logits_unbiased"
 
 
-def build_extractor(state: Mapping[str, Tensor], layer: str) -> "FeatureExtractorInceptionV3":
+class InceptionADMDetector(InceptionDetector):
+    """All that ADM's evaluator takes of an image, out of one pass: pool features, spatial features, logits without bias.
+
+    Spatial features, of sFID (Nash et al. 2021), are the first 7 channels of the 1×1 branch of the fourth block at 17×17
+    (`mixed_6/conv:0` in the graph of 2015), a row of channels for each position, as the reference files have them.
+    """
+
+    name = "inception-2015-adm"
+    dim = 2048 + 7 * 17 * 17 + 1008
+    parts: ClassVar[Mapping[str, slice]] = {
+        "features": slice(0, 2048), "spatial": slice(2048, 4071), "logits": slice(4071, 5079)
+    }  # fmt: skip
+    layer = "2048 logits_unbiased"
+
+    def extract(self, clips: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        hook = self.network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: found.append(output[:, :7]))
+        try:
+            vectors = super().extract(clips)  # (B, 2048 + 1008)
+        finally:
+            hook.remove()
+        spatial = rearrange(found[0], "b c h w -> b (h w c)")
+        return torch.cat([vectors[:, :2048], spatial, vectors[:, 2048:]], dim=1)
+
+
+def build_extractor(state: Mapping[str, Tensor], *layers: str) -> "FeatureExtractorInceptionV3":
     """torch-fidelity's network with the given weights.
 
     Args:
         state: its state dict.
-        layer: the output that it gives, by torch-fidelity's name.
+        layers: the outputs that it gives, by torch-fidelity's names.
 
     Raises:
         RuntimeError: the state dict has other keys or shapes.
@@ -116,7 +140,7 @@ def build_extractor(state: Mapping[str, Tensor], layer: str) -> "FeatureExtracto
     torch.save(dict(state), buffer)
     buffer.seek(0)
     with torch.random.fork_rng(devices=[]):  # it draws weights before it loads these
-        return FeatureExtractorInceptionV3("inception-2015", [layer], feature_extractor_weights_path=buffer)
+        return FeatureExtractorInceptionV3("inception-2015", list(layers), feature_extractor_weights_path=buffer)
 
 
 def _abbreviate(error: RuntimeError) -> str:

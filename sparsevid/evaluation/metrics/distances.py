@@ -3,6 +3,8 @@
 Dimensions: N real clips, M fake clips, D feature dimensions.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.linalg import sqrtm
@@ -11,7 +13,42 @@ from torch import Tensor
 CHOLESKY_PIVOT = 1e-3  # least ratio of pivots; its square is 10 digits above float64's ε
 
 
-def frechet_distance(real: Tensor, fake: Tensor, *, unbiased: bool = True) -> float:
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of features that are not there any more, as reference files publish them.
+
+    Attributes:
+        mean: float64 (D,).
+        covariance: float64 (D, D), symmetric and positive semidefinite, by the divisor of whoever wrote it.
+
+    Raises:
+        ValueError: other shapes, or values that are not finite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = tuple(self.mean.shape), tuple(self.covariance.shape)
+        if self.mean.ndim != 1 or shapes[1] != shapes[0] * 2:
+            raise ValueError(f"statistics are a mean (D,) and a covariance (D, D), got shapes {shapes[0]} and {shapes[1]}")
+        if not (torch.isfinite(self.mean).all() and torch.isfinite(self.covariance).all()):
+            raise ValueError("statistics hold values that are not finite")
+
+    @classmethod
+    def of(cls, features: Tensor, *, unbiased: bool = True) -> "Moments":
+        """The moments of features (N, D), N ≥ 2, by the divisor N − 1 or N.
+
+        Raises:
+            ValueError: see `check_features`.
+        """
+        check_features("all", features)
+        centred = features.to(torch.float64) - features.to(torch.float64).mean(dim=0)
+        divisor = len(features) - 1 if unbiased else len(features)
+        return cls(features.to(torch.float64).mean(dim=0), centred.T @ centred / divisor)
+
+
+def frechet_distance(real: Tensor | Moments, fake: Tensor, *, unbiased: bool = True) -> float:
     r"""Fréchet distance between the Gaussians fitted to two feature sets.
 
     With means μ and covariances Σ (Dowson and Landau 1982; Heusel et al. 2017, Equation 6),
@@ -29,7 +66,7 @@ def frechet_distance(real: Tensor, fake: Tensor, *, unbiased: bool = True) -> fl
     Σ_r Σ_f this is exact for singular covariances (N ≤ D) too. All is done in float64, on the features' device.
 
     Args:
-        real: features (N, D) of real clips, N ≥ 2, any real dtype.
+        real: features (N, D) of real clips, N ≥ 2, any real dtype; or their moments, which are taken as they are.
         fake: features (M, D) of generated clips, M ≥ 2; M may differ from N.
         unbiased: divide covariances by N − 1 (True) or by N (False).
 
@@ -39,13 +76,42 @@ def frechet_distance(real: Tensor, fake: Tensor, *, unbiased: bool = True) -> fl
     Raises:
         ValueError: see `check_pair`.
     """
-    check_pair(real, fake)
-    real_mean, real_root = _mean_and_root(real, unbiased)
+    if isinstance(real, Moments):
+        check_features("fake", fake)
+        if len(real.mean) != fake.shape[1]:
+            raise ValueError(
+                f"the statistics of real clips have {len(real.mean)} dimensions, the features of generated ones "
+                f"{fake.shape[1]}: they are of another detector, or of another of its layers"
+            )
+        real_mean, real_root = real.mean.to(fake.device), _symmetric_root(real.covariance.to(fake.device))
+    else:
+        check_pair(real, fake)
+        real_mean, real_root = _mean_and_root(real, unbiased)
     fake_mean, fake_root = _mean_and_root(fake, unbiased)
     traces = real_root.square().sum() + fake_root.square().sum()
     cross = torch.linalg.svdvals(real_root @ fake_root.T).sum()
     distance = (real_mean - fake_mean).square().sum() + traces - 2 * cross
     return max(0.0, distance.item())
+
+
+def frechet_with_ridge(real: Tensor, fake: Tensor, ridge: float) -> float:
+    """The Fréchet distance with unbiased covariances to which ridge · I is added under the root, as FVMD's code has it.
+
+    It differs from `frechet_distance` where covariances are singular, and does not vanish between a set and itself.
+
+    Args:
+        real: features (N, D), N ≥ 2.
+        fake: features (M, D), M ≥ 2.
+        ridge: added to every variance, ≥ 0.
+
+    Raises:
+        ValueError: see `check_pair`.
+    """
+    check_pair(real, fake)
+    sides = [Moments.of(each) for each in (real, fake)]
+    roots = [_symmetric_root(each.covariance + ridge * torch.eye(len(each.mean), dtype=torch.float64)) for each in sides]
+    gap, traces = sides[0].mean - sides[1].mean, sides[0].covariance.trace() + sides[1].covariance.trace()
+    return (gap @ gap + traces - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum()).item()
 
 
 def frechet_by_square_root(real: Tensor, fake: Tensor, *, unbiased: bool = True) -> float:
@@ -79,6 +145,12 @@ def _mean_and_root(features: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
         root = _triangular_root(root)
     divisor = count - 1 if unbiased else count
     return mean, root / divisor**0.5
+
+
+def _symmetric_root(covariance: Tensor) -> Tensor:
+    """A root R (D, D) of a covariance: RᵀR = Σ. Eigenvalues that rounding left below 0 count as 0."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()).T
 
 
 def _triangular_root(centred: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from sparsevid.evaluation.metrics.kernel import Estimate
 SPLITS = 10  # of the published score
 
 
-def inception_score(logits: Tensor, *, splits: int = SPLITS) -> Estimate:
+def inception_score(logits: Tensor, *, splits: int = SPLITS, part: int | None = None) -> Estimate:
     """exp of the mean KL divergence between a sample's classes and those of all samples (Salimans et al. 2016), by splits.
 
     Split i holds the samples ⌊iN/splits⌋ to ⌊(i+1)N/splits⌋, in the order given: the public code's rule. Samples that are
@@ -24,18 +24,21 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS) -> Estimate:
     Args:
         logits: (N, K) before the softmax, N ≥ `splits`, any real dtype; computed in float64.
         splits: parts that are scored apart. The score grows with the samples of a part, up to K.
+        part: samples of a split, in place of `splits`: the last one may have fewer (the rule of ADM's evaluator).
 
     Returns:
         Mean and standard deviation over the splits; each is between 1 and K.
 
     Raises:
-        ValueError: see `check_features`; or fewer than one split.
+        ValueError: see `check_features`; or fewer than one split, or a part of no sample.
     """
-    if splits < 1:
-        raise ValueError(f"the Inception score takes 1 split or more, got {splits}")
-    check_features("fake", logits, minimum=splits)
+    if splits < 1 or (part is not None and part < 1):
+        raise ValueError(f"the Inception score takes 1 split or more, of 1 sample or more, got {splits} and {part}")
+    check_features("fake", logits, minimum=splits if part is None else 1)
     log_p = logits.to(torch.float64).log_softmax(dim=1)
     bounds = [i * len(logits) // splits for i in range(splits + 1)]
+    if part is not None:
+        bounds = [*range(0, len(logits), part), len(logits)]
     scores = torch.stack([_score(log_p[first:last]) for first, last in pairwise(bounds)])
     return Estimate(scores.mean().item(), scores.std(correction=0).item())
 

@@ -74,6 +74,28 @@ def kvd(real: Tensor, fake: Tensor) -> float:
     return _polynomial_mmd(real.to(torch.float64), fake.to(torch.float64))
 
 
+def jedi(real: Tensor, fake: Tensor) -> float:
+    r"""JEDi's distance (Luo et al. 2024): 100 times the squared maximum mean discrepancy with k(x, y) = (x·y / D)².
+
+    Pairs of a clip with itself are among the means, as in the public code.
+
+    With the kernel's own features, the products of two dimensions, it is ‖XᵀX/N − YᵀY/M‖² / D²: no kernel matrix is formed.
+
+    Args:
+        real: features (N, D), any real dtype; computed in float64.
+        fake: features (M, D).
+
+    Returns:
+        At least 0; it is biased upwards by few clips.
+
+    Raises:
+        ValueError: see `check_pair`.
+    """
+    check_pair(real, fake, minimum=1)
+    products = [each.T @ each / len(each) for each in (real.to(torch.float64), fake.to(torch.float64))]
+    return 100 * (products[0] - products[1]).square().sum().item() / real.shape[1] ** 2
+
+
 def _polynomial_mmd(x: Tensor, y: Tensor) -> float:
     within = sum(_kernel_sum(z, z, off_diagonal=True) / (len(z) * (len(z) - 1)) for z in (x, y))
     return within - 2 * _kernel_sum(x, y) / (len(x) * len(y))

@@ -4,17 +4,20 @@ The protocols of this package are the YAML files beside and below this module, n
 change once released; a new version is a new file. A score is written with its protocol in full.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
 from sparsevid.system.logging import get_logger
-from sparsevid.system.schema import check_keys, read_yaml
+from sparsevid.system.schema import check_keys, read_overrides, read_yaml
 
-__all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol"]
+__all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol", "with_fields"]
 
 logger = get_logger(__name__)
 FOLDER = Path(__file__).parent
@@ -26,8 +29,12 @@ DEFAULT_PROTOCOLS = {
     "i3d": "sparsevid/v2-state-dict",
     "i3d-torchscript": "sparsevid/v2",
     "inception-2015": "sparsevid/fid-v1",
+    "inception-2015-adm": "adm/fid-50k",
     "inception-2015-logits": "sparsevid/is-v1",
+    "motion-lucas-kanade": "sparsevid/fvmd-lk-v1",
+    "stream-inception-2015": "sparsevid/stream-v1",
     "transnetv2": "sparsevid/fd-transnetv2-v2",
+    "v-jepa": "sparsevid/jedi-v1",
     "videomae-v2": "cd-fvd",
 }
 
@@ -63,6 +70,32 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     return protocol
 
 
+def with_fields(protocol: Protocol, changes: Sequence[str]) -> Protocol:
+    """A protocol with other values of some fields: under another name, for it is another measurement.
+
+    Args:
+        protocol: to begin with.
+        changes: `field=value` with values as YAML has them, such as `real_stride=2`, `size=[64,64]` or `fake_count=null`. Those
+            that say what the protocol says change nothing, its name neither.
+
+    Raises:
+        ValueError: a field is unknown or is the name, or its value is unusable.
+    """
+    where = f"{protocol.name}, as it is changed"
+    values, said = protocol.as_dict(), {}
+    for text, change in read_overrides(changes, Protocol, "protocol option"):
+        check_keys(change, Protocol, f"protocol option {text!r}")
+        if "name" in change:
+            raise ValueError(f"protocol option {text!r}: the name follows from what is changed; accepted are the other fields")
+        said |= OmegaConf.to_container(change)
+    changed = _typed(values | said, where).as_dict()
+    differing = {key: value for key, value in changed.items() if value != values[key]}
+    if not differing:
+        return protocol
+    spelled = ", ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in differing.items())
+    return Protocol.from_dict({**changed, "name": f"{protocol.name} with {spelled}"})
+
+
 def _own() -> dict[str, Path]:
     """Name → file of this package's protocols."""
     return {path.relative_to(FOLDER).as_posix().removesuffix(SUFFIX): path for path in FOLDER.rglob(f"*{SUFFIX}")}
@@ -79,8 +112,13 @@ def _parse(text: str, where: str) -> Protocol:
     missing = [key for key in known if key not in values]
     if missing:
         raise ValueError(f"protocol {where}: missing {', '.join(missing)}; a protocol leaves nothing to a default")
-    plain, config = OmegaConf.to_container(values), OmegaConf.structured(Protocol)
-    for key in known:
+    return _typed(OmegaConf.to_container(values), where)
+
+
+def _typed(plain: dict[str, Any], where: str) -> Protocol:
+    """A protocol of plain values, each of the type of its field."""
+    config = OmegaConf.structured(Protocol)
+    for key in (each.name for each in fields(Protocol)):
         try:
             config = OmegaConf.merge(config, {key: plain[key]})
             OmegaConf.resolve(config)

@@ -56,6 +56,22 @@ def test_features_are_those_of_torch_fidelity(detector, weights):
     assert found.std(dim=0).max() > 0
 
 
+def test_the_detector_of_adm_gives_all_outputs_of_one_pass(weights):
+    """Spatial features by the block that the graph of 2015 calls mixed_6, out of its input: a row of channels a position."""
+    images, found = draw_images(2, 40, 52), build_detector("inception-2015-adm", path=weights)
+    inputs = []
+    found.network.Mixed_6d.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
+    vectors = found(images.unsqueeze(2))
+    assert vectors.shape == (2, found.dim) == (2, 2048 + 2023 + 1008)
+    theirs = library.FeatureExtractorInceptionV3("direct", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights)
+    for name, expected in zip(("features", "logits"), theirs(images), strict=True):
+        assert vectors[:, found.outputs()[name]].equal(expected)
+    with torch.no_grad():
+        spatial = theirs.Mixed_6d.branch1x1(inputs[0])[:, :7]
+    assert vectors[:, found.outputs()["spatial"]].equal(spatial.permute(0, 2, 3, 1).reshape(2, -1))
+    assert spatial.shape == (2, 7, 17, 17) and spatial.std() > 0
+
+
 def test_it_says_what_it_is():
     features, logits = map(detector_class, NAMES)
     assert (features.metric, features.dim, features.kind) == ("FID", 2048, "features")

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from sparsevid.evaluation.metrics.distances import frechet_distance
+from sparsevid.evaluation.metrics.distances import frechet_distance, frechet_with_ridge
 from sparsevid.evaluation.metrics.inception_score import inception_score
-from sparsevid.evaluation.metrics.kernel import kid, kvd
+from sparsevid.evaluation.metrics.kernel import jedi, kid, kvd
 from sparsevid.evaluation.metrics.manifold import precision_recall
+from sparsevid.evaluation.metrics.stream import temporal_likeness
 from sparsevid.evaluation.metrics.table import METRICS
 from sparsevid.system.seeding import Purpose, keyed_generator
 
@@ -21,11 +22,19 @@ def test_every_value_is_that_of_its_function():
     values = {name: metric.compute(REAL, FAKE, OPTIONS) for name, metric in METRICS.items()}
     order = torch.randperm(25, generator=keyed_generator(Purpose.IS_ORDER, 3))
     by_parts, score, manifold = kid(REAL, FAKE, seed=3), inception_score(FAKE[order]), precision_recall(REAL, FAKE)
+    wide = precision_recall(REAL, FAKE, neighbours=5)
+    by_5000 = inception_score(FAKE, part=5000)
     assert values == {
         "frechet": {"frechet": frechet_distance(REAL, FAKE)},
+        "spatial_frechet": {"spatial_frechet": frechet_distance(REAL, FAKE)},
         "kid": {"kid": by_parts.value, "kid_std": by_parts.std},
         "kvd": {"kvd": kvd(REAL, FAKE)},
         "inception_score": {"inception_score": score.value, "inception_score_std": score.std},
+        "jedi": {"jedi": jedi(REAL, FAKE)},
+        "motion_frechet": {"motion_frechet": frechet_with_ridge(REAL, FAKE, 1e-6)},
+        "stream_temporal": {"stream_temporal": temporal_likeness(REAL, FAKE)},
+        "stream_spatial": {"stream_fidelity": wide.precision, "stream_diversity": wide.recall},
+        "inception_score_adm": {"inception_score_adm": by_5000.value, "inception_score_adm_std": by_5000.std},
         "precision_recall": {
             "precision": manifold.precision,
             "recall": manifold.recall,
@@ -44,8 +53,9 @@ def test_the_covariance_is_the_protocols():
 
 
 def test_a_metric_that_compares_nothing_needs_no_real_clips():
-    alone = [metric.compute(None, FAKE, OPTIONS) for metric in METRICS.values() if not metric.compares]
-    assert alone == [METRICS["inception_score"].compute(REAL, FAKE, OPTIONS)]
+    alone = {name: metric.compute(None, FAKE, OPTIONS) for name, metric in METRICS.items() if not metric.compares}
+    assert set(alone) == {"inception_score", "inception_score_adm"}
+    assert all(METRICS[name].compute(REAL, FAKE, OPTIONS) == values for name, values in alone.items())
 
 
 def test_the_inception_score_does_not_depend_on_the_order_of_classes():

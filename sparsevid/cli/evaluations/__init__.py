@@ -1,0 +1,1 @@
+"""Commands of `sparsevid evaluate`, one a module; `arguments` is what they share."""
