@@ -21,14 +21,18 @@ dense model; layout and schedule are chosen by these tables; the best are fine-t
 Killed, the same command goes on. FOLDER gets searched.yaml, a run of what was found; tried.md, a table; frontier.svg;
 result.json, all numbers. docs/search.md says how far to believe them.
 """
+SAID_OF_FINE_TUNES = (
+    "train.", "schedule.", "sample.", "monitor.", "data.root=", "data.workers=", "data.decoder=", "data.cache_frames=",
+)  # fmt: skip
+SAID_ELSEWHERE = ("train.init_from=", "train.steps=")
 logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="dense: a run's folder, a checkpoint, or an exported folder")
-    text = "dotted settings of the fine-tunes, and of the grids that are tried: train.lr=1e-4 schedule.r_min=0.3 data.root=DIR"
-    parser.add_argument("overrides", nargs="*", help=text)
+    text = "of the fine-tunes, and of the grids that are tried, directly behind CHECKPOINT: train.lr=1e-4 schedule.r_min=0.3"
+    parser.add_argument("overrides", nargs="*", metavar="SETTING", help=text)
     text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
     parser.add_argument("--budget", type=float, required=True, default=argparse.SUPPRESS, metavar="SHARE", help=text)
     parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
@@ -47,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tuned = parser.add_argument_group("what is fine-tuned")
     tuned.add_argument("--tried", type=int, default=8, help="candidates in the first rung; 0: none")
     tuned.add_argument("--steps", type=int, default=200, help="optimizer steps of the last rung, of the two best")
-    tuned.add_argument("--minutes", type=float, help="stop with a checkpoint then; the same command goes on. Default: no end")
+    text = "of fine-tuning, then stop with a checkpoint; the same command goes on. Default: no end"
+    tuned.add_argument("--minutes", type=float, help=text)
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
 
 
@@ -61,18 +66,22 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.system.distributed import (
         LONG_WAIT,
         check_ranks,
+        from_main,
         init_process_group_if_launched,
         is_main,
         peers_may_die,
         shutdown,
     )
 
+    if args.minutes is not None and not args.minutes >= 0:
+        raise ValueError(f"--minutes {args.minutes}: from 0")
     shared = ("budget", "objective", "clips", "times", "split", "batch", "seed", "rounds", "every", "longest", "tried", "steps")
     settings = SearchSettings(monotone=not args.free, **{name: getattr(args, name) for name in shared})
     settings.check()
     init_process_group_if_launched(LONG_WAIT)
     check_ranks()
     with peers_may_die("a search"):
+        from_main(lambda: _check_output(args), (OSError, ImportError))
         pipeline = VideoPipeline.from_pretrained(args.checkpoint)
         pipeline.config = _config(args)
         try:
@@ -91,6 +100,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse early what could not be written at the end. On rank 0."""
+    from sparsevid.evaluation.plot import check_can_draw
+    from sparsevid.system.atomic import check_writable
+
+    if args.plot == "on":
+        check_can_draw()
+    args.out.mkdir(parents=True, exist_ok=True)
+    check_writable(args.out)
+
+
 def _config(args: argparse.Namespace) -> "RunConfig":
     """That of the checkpoint, with the command's settings over it.
 
@@ -100,6 +120,12 @@ def _config(args: argparse.Namespace) -> "RunConfig":
     from sparsevid.generation.pretrained import find_pretrained
     from sparsevid.runs.config import load_config
 
+    said = [each for each in args.overrides if not each.startswith(SAID_OF_FINE_TUNES) or each.startswith(SAID_ELSEWHERE)]
+    if said:
+        raise ValueError(
+            f"{said[0]} cannot be said of a search: model, clips and latents are the checkpoint's, and a search itself says "
+            f"what a fine-tune starts from and how long it is; accepted are {', '.join(map('{}…'.format, SAID_OF_FINE_TUNES))}"
+        )
     path = find_pretrained(args.checkpoint) / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{args.checkpoint} has no config.yaml: what it was trained on, and how, is not known")

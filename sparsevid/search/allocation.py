@@ -24,11 +24,11 @@ from sparsevid.search.graphs import (
     schedule_arcs,
 )
 from sparsevid.search.paths import Path, best_paths, cheapest, lagrange_bound, least_through
-from sparsevid.search.tables import Choices, CostTables, LossTables, choices_of, layout_of, places
+from sparsevid.search.tables import Choice, Choices, CostTables, LossTables, choices_of, layout_of, places
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule, table_schedule
 
-STARTS = 300  # schedules that a search begins with; all that there are, if they are not more
+STARTS = 1000  # schedules that a search begins with; all that there are, if they are not more
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Allocation:
         layout: in depth order.
         grids: index of the grid in each interval of time.
         loss: predicted, against the dense model.
-        error: standard error of the prediction, as far as the tables tell it.
+        error: standard error of the prediction, as if those of the tables were independent.
         cost: multiply–adds of a sampling run.
         ratio: cost over that of the dense model.
     """
@@ -98,7 +98,7 @@ def allocate(
             if all_there_are and monotone:
                 break
             improved = best_paths(schedule_arcs(tables, costs, found[0].choices, monotone=monotone), START, END, limit)[0]
-            if (improved.choices, found[0].choices) in losses or not improved.loss < best:
+            if (found[0].choices, improved.choices) in losses or not improved.loss < best:
                 break
             chosen, best = improved.choices, improved.loss
     ranked = sorted(losses, key=lambda each: losses[each])
@@ -149,7 +149,7 @@ def check_reachable(costs: CostTables, grids: Sequence[Grid], budget: float) -> 
         )
 
 
-def hopeless(tables: LossTables, costs: CostTables, budget: float, errors: float, cells: int = 2048) -> set:
+def hopeless(tables: LossTables, costs: CostTables, budget: float, errors: float, cells: int = 2048) -> set[Choice]:
     """Choices that cannot be part of the best: with losses `errors` standard errors better than they seem, and each module
     free in its grids, all that they are part of is worse than what is best with losses as much worse.
 

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsevid.data.open import KnownTrees
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.models.attention import SelfAttention
 from sparsevid.models.saving import Part, Place
 from sparsevid.search import SearchError
 from sparsevid.sparsity.grid import Grid
 from sparsevid.study.file import MeasureSettings
-from sparsevid.study.heldout import Question, heldout_clips, questions
+from sparsevid.study.heldout import Question, questions
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.training.objective import Objective, build_objective
@@ -65,25 +64,6 @@ class Described(NamedTuple):
     uniform: float
 
 
-def open_clips(pipeline: VideoPipeline, measure: MeasureSettings) -> list[FixedClip]:
-    """This rank's share of the held-out clips. All ranks call it together.
-
-    Raises:
-        SearchError: their classes are not the model's.
-        FileNotFoundError, ValueError: see `heldout_clips`.
-    """
-    manifest, record, classes = KnownTrees().look(pipeline.config.data), pipeline.config.record, pipeline.classes
-    same = len(classes) == len(manifest.classes) if not record.classes else classes == list(manifest.classes)
-    if classes and not same:
-        raise SearchError(
-            f"the model has the classes {_listed(classes)}, and {manifest.root} has {_listed(manifest.classes)}: give the card "
-            "and the root of the data that it was trained on"
-        )
-    if record.fingerprint not in (None, manifest.fingerprint):
-        logger.warning("%s holds other data than the model was trained on", manifest.root)
-    return heldout_clips(pipeline, measure)
-
-
 def measure_attention(
     pipeline: VideoPipeline, clips: Sequence[FixedClip], measure: MeasureSettings, *, window: int = 1, chunk: int = CHUNK
 ) -> Measured:
@@ -107,10 +87,6 @@ def measure_attention(
         raise SearchError(f"the layout {spec.layout!r} has no layer with attention")
     if measure.clips < 2:
         raise SearchError(f"{measure.clips} clips: an error of a mean needs at least 2")
-    for clip in clips:
-        if clip.latents.shape[1:] != spec.input_size:
-            found = "×".join(map(str, clip.latents.shape[1:]))
-            raise SearchError(f"latents of {found}, and the model was trained on {'×'.join(map(str, spec.input_size))}")
     kept = torch.zeros(1 + len(FIGURES) * len(layers), measure.clips, measure.times, dtype=torch.float64)
     with progress(total=len(clips) * measure.times * (1 + len(layers)), desc="analyse", unit="forward") as bar:
         for asked in questions(pipeline, clips, measure, pipeline.schedule):
@@ -307,7 +283,3 @@ def _spread(values: Tensor) -> dict[str, Any]:
         "means": values.mean(0).tolist(),
         "errors": (values.std(0) / root).tolist(),
     }
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}" if classes else "none"

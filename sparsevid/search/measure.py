@@ -9,11 +9,13 @@ Dimensions: N clips, J intervals of diffusion time, B clips of a forward.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,8 +23,9 @@ from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.saving import Part, Place, Saving
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.search import SearchError
 from sparsevid.search.attention import MeanAttention
-from sparsevid.search.tables import LossTables, Span, module_kinds, written
+from sparsevid.search.tables import Choice, LossTables, Span, module_kinds, written
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.study.file import MeasureSettings
@@ -36,7 +39,6 @@ from sparsevid.training.validation import FixedClip
 DENSE = "dense"
 logger = get_logger(__name__)
 
-Choice = int | tuple[Span, int]  # a layer as P, or a module and the index of its grid
 Losses = dict[str, Tensor]  # (N, J) by the name of a choice, NaN where it was not asked; `dense`: of the model itself
 
 
@@ -116,7 +118,7 @@ def measure_rounds(
     folder: Path,
     *,
     rounds: int,
-    lost: Callable[[Losses], set[Choice]] = lambda losses: set(),
+    lost: Callable[[Losses, int], set[Choice]] = lambda losses, asked: set(),
 ) -> Losses:
     """Held-out losses of the dense model and of all choices, round by round. All ranks call it together.
 
@@ -128,10 +130,13 @@ def measure_rounds(
         grids: of the choices.
         folder: where the rounds are kept; those that are there are not measured again.
         rounds: into which clips are divided.
-        lost: of the losses so far, the choices that need not be asked any more.
+        lost: of the losses so far, and of how many clips they are, the choices that need not be asked any more.
 
     Returns:
         On all ranks.
+
+    Raises:
+        SearchError: a loss is not finite.
     """
     names = [name_of(each, grids) for each in choices]
     losses = {name: torch.full((measure.clips, measure.times), torch.nan, dtype=torch.float64) for name in (DENSE, *names)}
@@ -142,15 +147,15 @@ def measure_rounds(
     for number in range(rounds):
         chosen = range(number * measure.clips // rounds, (number + 1) * measure.clips // rounds)
         path = folder / f"round-{number}.safetensors"
-        found = from_main(lambda path=path: load_file(path) if path.is_file() else None)
-        if found is None:
+        found = from_main(lambda path=path: read_losses(path))
+        if found is None or {name for name in found if name != DENSE} != {name_of(each, grids) for each in alive}:
             own = [clip for clip in clips if clip.number in chosen]
             found = _measure(pipeline, own, measure, alive, grids, models, f"round {number + 1} of {rounds}")
-            from_main(lambda path=path, found=found: _save(path, found))
+            from_main(lambda path=path, found=found: write_losses(path, found))
         for name, values in found.items():
             losses[name][chosen.start : chosen.stop] = values[chosen.start : chosen.stop]
         if number + 1 < rounds:
-            gone = from_main(lambda: lost(losses))
+            gone = from_main(partial(lost, losses, chosen.stop))
             alive = [each for each in alive if each not in gone]
             logger.info("round %d of %d: %d of %d choices can still win", number + 1, rounds, len(alive), len(choices))
     return losses
@@ -197,7 +202,10 @@ def _measure(
                     model, saving, grid = models[choice[0]], _Above(choice[0][0], keeping.outputs), {"grid": grids[choice[1]]}
                 found[name][asked.numbers, asked.intervals] = _losses(asked, objective, model, saving, **grid)
                 bar.update(len(asked.numbers))
-    return {name: sum_over_ranks(values) for name, values in found.items()}
+    found = {name: sum_over_ranks(values) for name, values in found.items()}
+    if broken := [name for name, values in found.items() if not values.isfinite().all()]:
+        raise SearchError(f"the loss of {broken[0]} is not finite, and of {len(broken) - 1} others: the weights may be damaged")
+    return found
 
 
 def _losses(asked: Question, objective: Objective, model: DiffusionTransformer, saving: Saving, **more: Any) -> Tensor:
@@ -206,10 +214,37 @@ def _losses(asked: Question, objective: Objective, model: DiffusionTransformer, 
     return asked._replace(condition=condition).losses(objective, model).double().cpu()
 
 
-def _save(path: Path, losses: Losses) -> None:
+def write_losses(path: Path, losses: Losses) -> None:
+    """Write losses whole or not at all; their folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with renamed(path) as draft:
         save_file(losses, draft)
+
+
+def read_losses(path: Path) -> Losses | None:
+    """What `write_losses` wrote; None where there is no such file, or one that is damaged, which a warning names."""
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s is damaged (%s): measured again", path, error)
+        return None
+
+
+def error_of_sum(losses: Losses, chosen: Sequence[Sequence[str]], weights: Sequence[float]) -> float:
+    """The standard error of a sum of losses over clips, which all are of the same clips.
+
+    Args:
+        losses: of choices, by name.
+        chosen: names in each interval of time.
+        weights: (J,) of the intervals.
+    """
+    by_clip = sum(weights[j] * (losses[name] - losses[DENSE])[:, j] for j, names in enumerate(chosen) for name in names)
+    if isinstance(by_clip, int):  # nothing is chosen
+        return 0.0
+    asked = by_clip[~by_clip.isnan()]  # of which all choices were asked
+    return float(asked.std() / len(asked) ** 0.5)
 
 
 def _mean_and_error(losses: Losses, name: str) -> tuple[np.ndarray, np.ndarray]:

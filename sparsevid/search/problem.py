@@ -13,12 +13,24 @@ import torch
 from sparsevid.diffusion.gaussian import GaussianDiffusion
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.generation.pipeline import VideoPipeline
-from sparsevid.models.presets import SIZES
+from sparsevid.models.presets import IMAGE_RATES, PRESETS, SIZES, preset_rates
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import RunConfig
 from sparsevid.search import SearchError
-from sparsevid.search.measure import Choice, Losses, loss_tables
-from sparsevid.search.tables import CostTables, LossTables, Span, cost_tables, modules_of, possible_modules
+from sparsevid.search.allocation import Allocation
+from sparsevid.search.measure import Losses, error_of_sum, loss_tables, name_of
+from sparsevid.search.refine import rungs
+from sparsevid.search.tables import (
+    Choice,
+    CostTables,
+    LossTables,
+    Span,
+    choices_of_layout,
+    cost_tables,
+    modules_of,
+    places,
+    possible_modules,
+)
 from sparsevid.sparsity.cost import sampling_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.layout import parse_layout
@@ -74,6 +86,11 @@ class SearchSettings:
                 raise SearchError(f"{name} = {getattr(self, name)}; it is at least {least}")
         if self.rounds * 2 > self.clips:
             raise SearchError(f"rounds = {self.rounds} of {self.clips} clips: a round has at least 2")
+        planned = rungs(self.tried, self.steps)
+        if len({steps for _, steps in planned}) < len(planned):
+            raise SearchError(
+                f"steps = {self.steps}: {len(planned)} rungs for {self.tried} candidates need {2 ** len(planned)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,13 @@ class Problem:
         """What was measured, as tables."""
         return loss_tables(losses, self.spec.depth, self.grids, self.modules, self.weights.tolist())
 
+    def error_of(self, found: Allocation, losses: Losses) -> float:
+        """The standard error of a prediction over the clips that all its choices were asked of."""
+        pooled = [name_of(i, self.grids) for i, each in places(choices_of_layout(found.layout)) if each == "P"]
+        modules = modules_of(found.layout)
+        chosen = [[*pooled, *(name_of((each, g), self.grids) for each in modules)] for g in found.grids]
+        return error_of_sum(losses, chosen, self.weights.tolist())
+
     def ratio(self, layout: str, schedule: TokenSchedule) -> float:
         """Multiply–adds of a sampling run over the dense model's, by the code that counts runs."""
         sparse = parse_layout(layout).is_sparse
@@ -135,14 +159,18 @@ def open_problem(pipeline: VideoPipeline, settings: SearchSettings) -> Problem:
         settings: what is asked.
 
     Raises:
-        SearchError: the model is not dense.
+        SearchError: the model is not dense, or the sampling run has fewer forwards than there are intervals.
         ValueError: as `schedule_from_config`.
     """
     spec, config = pipeline.model.spec, pipeline.config
     if spec.parsed_layout.kinds.strip("D"):
         raise SearchError(f"a search starts from a dense model; the layout of this one is {spec.layout!r}")
-    stages = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset).stages
-    grids = tuple(sorted({stage.grid for stage in stages}, key=lambda grid: grid.tokens))
+    if config.sample.steps < settings.times:
+        raise SearchError(
+            f"times = {settings.times} of a sampling run of sample.steps = {config.sample.steps}: in an interval of time "
+            "without a forward all grids would cost the same, nothing"
+        )
+    grids = tuple(sorted({stage.grid for stage in own_schedule(config, spec).stages}, key=lambda grid: grid.tokens))
     edges = tuple(round(each, DIGITS) for each in time_edges(config, settings.times))
     times = tuple(sampler_times(pipeline.default_sampler, config.sample.steps))
     visits = [bisect_left(edges[1:-1], u - TIME_ERROR) for u in times]
@@ -161,11 +189,23 @@ def paper_layout(spec: ModelSpec) -> str | None:
 
 def paper_schedules(problem: Problem) -> list[TokenSchedule]:
     """The run's own schedule, and all of the paper's form whose sides are whole at both ends."""
-    config, dense = problem.pipeline.config, problem.spec.dense_grid()
-    own = schedule_from_config(config.schedule, dense, config.model.preset)
-    frames = config.schedule.frames or default_frames(dense.t)
+    config, dense = problem.pipeline.config.schedule, problem.spec.dense_grid()
+    table = [(row[0], row[1]) for row in config.frames_table] if config.frames_table else None
+    frames = table or config.frames or default_frames(dense.t)
     rates = [1 - (side / dense.h) ** 2 for side in range(dense.h, 0, -1)]
-    return [own, *(paper_schedule(dense, frames, low, high) for low in rates for high in rates if low <= high)]
+    others = [paper_schedule(dense, frames, low, high) for low in rates for high in rates if low <= high]
+    return [own_schedule(problem.pipeline.config, problem.spec), *others]
+
+
+def own_schedule(config: RunConfig, spec: ModelSpec) -> TokenSchedule:
+    """The token schedule that a sparse model of this run would have: rates that it leaves open are those of the sparse preset,
+    or without one the paper's, for images or for video.
+    """
+    preset = f"Sparse{config.model.preset}"
+    low, high = preset_rates(preset) if preset in PRESETS or spec.is_video else IMAGE_RATES
+    own = config.schedule
+    rates = {"r_min": low if own.r_min is None else own.r_min, "r_max": high if own.r_max is None else own.r_max}
+    return schedule_from_config(replace(own, **rates), spec.dense_grid())
 
 
 def time_weights(config: RunConfig, edges: Sequence[float], objective: str) -> torch.Tensor:

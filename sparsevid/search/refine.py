@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.runs.config import RecordConfig, save_config
-from sparsevid.search.measure import Variants
+from sparsevid.search.measure import Variants, read_losses, write_losses
+from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import clip_losses, heldout_losses
@@ -35,6 +35,7 @@ from sparsevid.training.validation import FixedClip
 
 BASE = "dense.yaml"  # the dense model's run, of which rows are variants
 LEAST_STEPS = 2  # of a rung
+LEAST_RANKED = 4  # candidates of a correlation of ranks
 logger = get_logger(__name__)
 
 
@@ -48,7 +49,7 @@ class Candidate:
         ratio: its multiply–adds over the dense model's.
         predicted: its loss against the dense model's by the tables, with standard error; None: they say nothing of it.
         losses: by steps of fine-tuning (0: as converted) the mean against the dense model, with standard error.
-        folder: of its longest run; None: not fine-tuned.
+        plan: of its longest run; None: not fine-tuned.
     """
 
     name: str
@@ -57,7 +58,12 @@ class Candidate:
     ratio: float
     predicted: tuple[float, float] | None
     losses: dict[int, tuple[float, float]] = field(default_factory=dict)
-    folder: Path | None = None
+    plan: Plan | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it has sparse layers, for which the schedule means anything."""
+        return parse_layout(self.layout).is_sparse
 
     @property
     def table(self) -> list[list[Any]]:
@@ -165,16 +171,32 @@ def refine(
             plan = study.plan(each.name, how.seed)
             train(plan, how.budget)
             each.losses[steps] = mean_and_error(_heldout(plan, measure) - dense, weights)
-            each.folder = plan.folder
+            each.plan = plan
         ranked = sorted(ranked[:some], key=lambda each: each.best)
 
 
+def confirm(candidate: Candidate, other: Candidate, measure: MeasureSettings, weights: Tensor) -> tuple[float, float]:
+    """How much more one loses than the other, both as they were trained longest, clip by clip: mean and standard error.
+
+    All ranks call it together.
+
+    Args:
+        candidate, other: that were fine-tuned.
+        measure: of clips, times and noise that had no part in their choice.
+        weights: (J,) of the intervals.
+    """
+    return mean_and_error(_heldout(candidate.plan, measure) - _heldout(other.plan, measure), weights)
+
+
 def rank_correlations(candidates: Sequence[Candidate]) -> dict[int, tuple[float, int]]:
-    """By steps of fine-tuning, how well the tables rank what was measured then: Spearman's ρ, and of how many candidates."""
+    """By steps of fine-tuning, how well the tables rank what was measured then: Spearman's ρ, and of how many candidates.
+
+    Of fewer than `LEAST_RANKED` nothing is said.
+    """
     found = {}
     for steps in sorted({steps for each in candidates for steps in each.losses}):
         pairs = [(each.predicted[0], each.losses[steps][0]) for each in candidates if each.predicted and steps in each.losses]
-        if len(pairs) > 2:
+        if len(pairs) >= LEAST_RANKED:
             found[steps] = (float(spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
     return found
 
@@ -187,10 +209,10 @@ def mean_and_error(differences: Tensor, weights: Tensor) -> tuple[float, float]:
 
 def overrides_of(candidate: Candidate) -> dict[str, Any]:
     """What a run's configuration says of a candidate."""
-    return {
-        "model": {"layout": candidate.layout, "residual_upsampling": True},
-        "schedule": {"kind": "table", "table": candidate.table},
-    }
+    if not candidate.is_sparse:
+        return {"model": {"layout": candidate.layout}}
+    schedule = {"kind": "table", "table": candidate.table}
+    return {"model": {"layout": candidate.layout, "residual_upsampling": True}, "schedule": schedule}
 
 
 def _write_study(pipeline: VideoPipeline, candidates: Sequence[Candidate], steps: int, how: Fine) -> Path:
@@ -214,15 +236,9 @@ def _heldout(plan: Plan, measure: MeasureSettings) -> Tensor:
 
 def _kept(path: Path, measured: Callable[[], Tensor]) -> Tensor:
     """Losses that a file has, or that are measured and written there. All ranks call it together."""
-    found = from_main(lambda: load_file(path)["losses"] if path.is_file() else None)
-    if found is None:
-        found = measured()
-        from_main(lambda: _save(path, found))
+    found = from_main(lambda: read_losses(path))
+    if found is None or "losses" not in found:
+        found = {"losses": measured()}
+        from_main(lambda: write_losses(path, found))
         gc.collect()  # a model
-    return found
-
-
-def _save(path: Path, losses: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as draft:
-        save_file({"losses": losses}, draft)
+    return found["losses"]

@@ -43,8 +43,10 @@ def write_found(found: Found, checkpoint: str, out: Path, header: dict[str, Any]
 def searched_config(found: Found, checkpoint: str) -> RunConfig:
     """A run of the best candidate, fine-tuned from the dense model."""
     best, config = found.candidates[0], found.problem.pipeline.config
-    model = replace(config.model, preset=None, layout=best.layout, residual_upsampling=True, **_sizes(found))
-    schedule = replace(config.schedule, kind="table", table=best.table)
+    model = replace(config.model, preset=None, layout=best.layout, **_sizes(found))
+    schedule = config.schedule
+    if best.is_sparse:
+        model, schedule = replace(model, residual_upsampling=True), replace(schedule, kind="table", table=best.table)
     train = replace(config.train, init_from=checkpoint, steps=max(found.problem.settings.steps, config.train.steps))
     return replace(config, name="searched", model=model, schedule=schedule, train=train, record=RecordConfig())
 
@@ -77,12 +79,13 @@ def lines(found: Found) -> list[str]:
         f"no choice within the budget is predicted below {found.bound:+.4f}; the best found is predicted at "
         f"{min(each.predicted[0] for each in found.candidates):+.4f}",
     ]
-    tried = [*found.candidates, *([] if found.paper is None else [found.paper])]
-    for steps, (rho, count) in rank_correlations(tried).items():
-        said.append(f"Spearman's ρ of the prediction with the loss {_after(steps)}, over {count}: {rho:+.2f}")
-    if found.paper is not None and max(best.losses) in found.paper.losses:
-        paper, steps = found.paper, max(best.losses)
-        said.append(f"{best.name} − {paper.name} {_after(steps)}: {best.losses[steps][0] - paper.losses[steps][0]:+.4f}")
+    for steps, (rho, count) in rank_correlations(found.candidates).items():
+        said.append(f"Spearman's ρ of the prediction with the loss {_after(steps)}, over {count} that were found: {rho:+.2f}")
+    if found.confirmed is not None:
+        said.append(
+            f"{best.name} − {found.paper.name} {_after(max(best.losses))}, paired, on clips, times and noise that had no part "
+            f"in the choice: {found.confirmed[0]:+.4f} ± {found.confirmed[1]:.4f}"
+        )
     return said
 
 
@@ -101,6 +104,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "grids": [list(grid) for grid in grids],
         "choices": {name: {"losses": own.tolist(), "errors": errors.tolist()} for name, (own, errors) in choices.items()},
         "bound": found.bound,
+        "confirmed": found.confirmed,
         "frontier": [{"ratio": each.ratio, "loss": each.loss, "layout": each.layout, "grids": list(each.grids)}
                      for each in found.frontier],
         "tried": [
@@ -193,7 +197,9 @@ def _row(each: Candidate, lengths: Sequence[int]) -> list[str]:
 
 
 def tokens_over_time(each: Candidate) -> str:
-    """The schedule in a line, from data to noise: `1×7×7 to 0.28, 1×6×6 to 0.5, 1×4×4`."""
+    """The schedule in a line, from data to noise: `1×7×7 to 0.28, 1×6×6 to 0.5, 1×4×4`; of a layout that has none a dash."""
+    if not each.is_sparse:
+        return "–"
     stages = [(stage.high, str(stage.grid)) for stage in each.schedule.stages]
     merged = [(list(same)[-1][0], grid) for grid, same in groupby(stages, key=lambda stage: stage[1])]
     return ", ".join(grid if high == 1.0 else f"{grid} to {high:g}" for high, grid in merged)

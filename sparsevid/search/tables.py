@@ -20,6 +20,7 @@ SHORTEST, LONGEST = 3, 8  # layers of a module: M, S layers, R, and one D
 _PARTS = re.compile("MS*RD|[PD]")
 
 Span = tuple[int, int]  # of a module: its first layer, and its number of layers, the last of which is D
+Choice = int | tuple[Span, int]  # a layer as P, or a module and the index of its grid
 Choices = tuple[str | Span, ...]  # a layout in depth order: P, D, modules
 
 
@@ -49,6 +50,8 @@ class LossTables:
                 f"{sorted({each.shape for each in self.modules.values()})}; they are (L, J), (J,) and (G, J) with "
                 f"G = {len(self.grids)}"
             )
+        if not all(np.isfinite(each).all() for each in (self.pooling, self.weights, *self.modules.values())):
+            raise SearchError("tables with losses or weights that are not finite")
         if wrong := [each for each in self.modules if each[0] < 0 or sum(each) > depth or each[1] < SHORTEST]:
             raise SearchError(f"modules {wrong} do not lie in {depth} layers, or have fewer than {SHORTEST}")
 
@@ -154,7 +157,7 @@ def choices_of(layout: str, tables: LossTables) -> Choices:
     Raises:
         SearchError: it has another depth, or modules that are not in the tables.
     """
-    choices = _choices(layout)
+    choices = choices_of_layout(layout)
     if (depth := sum(1 if isinstance(each, str) else each[1] for each in choices)) != tables.depth:
         raise SearchError(f"layout {layout!r} has {depth} layers, and the tables {tables.depth}")
     for first, length in modules_of(layout):
@@ -165,10 +168,11 @@ def choices_of(layout: str, tables: LossTables) -> Choices:
 
 def modules_of(layout: str) -> list[Span]:
     """The modules of a layout, from the bottom."""
-    return [each for each in _choices(layout) if isinstance(each, tuple)]
+    return [each for each in choices_of_layout(layout) if isinstance(each, tuple)]
 
 
-def _choices(layout: str) -> Choices:
+def choices_of_layout(layout: str) -> Choices:
+    """Its P and D layers, and its modules, from the bottom."""
     parts = re.finditer("M+S*RD|.", parse_layout(layout).kinds)
     return tuple(part[0] if len(part[0]) == 1 else (part.start(), len(part[0])) for part in parts)
 

@@ -21,6 +21,7 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import load_config, save_config
 from sparsevid.search import SearchError
 from sparsevid.search.attention import FIGURES, cells_of, describe_attention, measure_attention, summarise
+from sparsevid.search.clips import check_latents
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.study.file import MeasureSettings
@@ -169,13 +170,12 @@ def test_summaries_are_means_and_standard_errors_over_clips():
 
 
 def test_what_cannot_be_measured_is_said():
-    clips = clips_of(DENSE)
     with pytest.raises(SearchError, match="'6P' has no layer with attention"):
         measured(DiffusionTransformer(replace(DENSE, layout="6P")))
     with pytest.raises(SearchError, match="at least 2"):
         measured(disturbed(DENSE), replace(MEASURE, clips=1))
     with pytest.raises(SearchError, match="latents of 4×6×4, and the model was trained on 4×6×6"):
-        measure_attention(pipeline_of(disturbed(replace(DENSE, input_size=(4, 6, 6)))), clips, MEASURE)
+        check_latents(replace(DENSE, input_size=(4, 6, 6)), clips_of(DENSE))
     with pytest.raises(SearchError, match="zeros, or what is not finite"):
         measured(DiffusionTransformer(DENSE).eval())  # its head is still zero
 

@@ -9,8 +9,9 @@ from search.small_models import DENSE, clips_of, pipeline_of
 
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.transformer import DiffusionTransformer
+from sparsevid.search import SearchError
 from sparsevid.search import measure as module_under_test
-from sparsevid.search.measure import Variants, loss_tables, measure_rounds, name_of
+from sparsevid.search.measure import Variants, error_of_sum, loss_tables, measure_rounds, name_of
 from sparsevid.search.tables import possible_modules
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import constant_schedule
@@ -59,7 +60,7 @@ def test_losses_depend_neither_on_rounds_nor_on_batches(pipeline, losses, tmp_pa
 
 def test_choices_that_cannot_win_are_left_and_rounds_that_are_there_are_kept(pipeline, losses, tmp_path, monkeypatch):
     gone = {1, ((0, 4), 0)}
-    found = measured(pipeline, tmp_path, lost=lambda losses: gone)
+    found = measured(pipeline, tmp_path, lost=lambda losses, asked: gone)
     for choice in CHOICES:
         name = name_of(choice, GRIDS)
         assert torch.equal(found[name][:2], losses[name][:2])
@@ -74,7 +75,7 @@ def test_choices_that_cannot_win_are_left_and_rounds_that_are_there_are_kept(pip
     asked = []
     original = module_under_test._measure
     monkeypatch.setattr(module_under_test, "_measure", lambda *given: asked.append(given[-1]) or original(*given))
-    again = measured(pipeline, tmp_path, lost=lambda losses: gone)
+    again = measured(pipeline, tmp_path, lost=lambda losses, asked: gone)
     assert asked == ["round 2 of 2"]
     assert all(torch.allclose(found[name], again[name], equal_nan=True, rtol=0, atol=0) for name in found)
 
@@ -83,6 +84,24 @@ def test_variants_share_all_that_stays(pipeline):
     variants = Variants(pipeline.model)
     one, other = variants.module((2, 4), GRIDS[0]), variants.module((0, 3), GRIDS[0])
     assert one.spec.layout == "2D 1M 1S 1R 1D" and one.spec.residual_upsampling
-    assert one.blocks[0].attn.qkv.weight.data_ptr() == other.blocks[5].attn.qkv.weight.data_ptr() or (
-        one.blocks[5].attn.qkv.weight.data_ptr() == other.blocks[5].attn.qkv.weight.data_ptr()
-    )
+    shared = [
+        one.blocks[index].mlp.fc1.weight.data_ptr() == other.blocks[index].mlp.fc1.weight.data_ptr() for index in range(6)
+    ]
+    assert all(shared)
+
+
+def test_losses_that_are_not_finite_are_refused(tmp_path):
+    broken = pipeline_of(disturbed(DENSE))
+    broken.model.blocks[2].mlp.fc1.weight.data[0, 0] = float("nan")
+    with pytest.raises(SearchError, match="the loss of dense is not finite"):
+        measured(broken, tmp_path)
+
+
+def test_the_error_of_a_sum_is_that_of_sums_clip_by_clip():
+    generator = torch.Generator().manual_seed(0)
+    losses = {name: torch.randn(6, 2, generator=generator, dtype=torch.float64) for name in ("dense", "a", "b")}
+    by_clip = 0.25 * (losses["a"] - losses["dense"])[:, 0] + 0.75 * (losses["a"] + losses["b"] - 2 * losses["dense"])[:, 1]
+    assert error_of_sum(losses, [["a"], ["a", "b"]], [0.25, 0.75]) == pytest.approx(float(by_clip.std() / 6**0.5))
+    assert error_of_sum(losses, [[], []], [0.5, 0.5]) == 0
+    losses["b"][4:] = torch.nan  # left after four clips
+    assert error_of_sum(losses, [["a"], ["a", "b"]], [0.25, 0.75]) == pytest.approx(float(by_clip[:4].std() / 2))

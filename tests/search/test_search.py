@@ -62,7 +62,7 @@ def test_a_search_ends_with_a_run_of_what_it_found(dense, searched):
     assert config.model.layout == best["layout"] and config.schedule.table == best["schedule"]
     assert config.train.init_from == str(dense) and config.schedule.kind == "table"
     table = (searched / "tried.md").read_text(encoding="utf-8")
-    assert best["layout"] in table and "Spearman" in table and "sparsevid search" in table
+    assert best["layout"] in table and "no choice within the budget is predicted below" in table and "sparsevid search" in table
     assert (searched / "frontier.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
@@ -84,13 +84,30 @@ def test_what_cannot_be_searched_is_said_first(dense, searched, tmp_path, capsys
         (["--budget", "1.5"], "a share of the dense model's multiply–adds"),
         (["--rounds", "3"], "rounds = 3 of 4 clips: a round has at least 2"),
         (["--split", "valid"], "valid"),
+        (["--times", "7", "--clips", "4"], "times = 7 of a sampling run of sample.steps = 6"),
+        (["--tried", "8", "--steps", "4"], "steps = 4: 3 rungs for 8 candidates need 8"),
+        (["--minutes", "-1"], "--minutes -1"),
     ):
         assert run_tool("search", [str(dense), "--out", str(tmp_path), *OPTIONS, *map(str, more)]) != 0
         assert said in capsys.readouterr().err
+    for setting in ("data.frames=2", "autoencoder.kind=pixels", "model.layout=4D", "train.steps=9", "objective.kind=diffusion"):
+        assert search(dense, tmp_path, setting) != 0
+        assert f"{setting} cannot be said of a search" in capsys.readouterr().err
     assert search(dense, tmp_path, "train.lrr=1") != 0
     assert "did you mean" in capsys.readouterr().err
     assert search(tmp_path / "nothing", tmp_path) != 0
     assert "nothing" in capsys.readouterr().err
+
+
+def test_damaged_rounds_are_measured_again_and_foreign_folders_refused(dense, searched, tmp_path, caplog):
+    options = (*OPTIONS, "--tried", "0")
+    assert search(dense, tmp_path, options=options) == 0
+    found = numbers(tmp_path)
+    (tmp_path / "rounds/round-0.safetensors").write_bytes(b"garbage")
+    assert search(dense, tmp_path, options=options) == 0
+    assert numbers(tmp_path) == found and "is damaged" in caplog.text
+    (tmp_path / "search.json").write_text("{", encoding="utf-8")
+    assert search(dense, tmp_path, options=options) != 0
 
 
 def test_a_search_starts_from_a_dense_model(searched, tmp_path, capsys):
