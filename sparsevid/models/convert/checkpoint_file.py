@@ -15,7 +15,8 @@ from sparsevid.models.convert.foreign import check_content, check_name
 from sparsevid.system.logging import get_logger
 
 # Of a training checkpoint, the one that gives the better samples first; "module" is DeepSpeed's.
-ENTRIES = ("ema", "state_dict_ema", "model", "module", "state_dict")
+ENTRIES = ("ema", "model", "module", "state_dict")
+_PIXART_EMA = "state_dict_ema"  # what PixArt's trainer calls the first
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?:\. Please|\n|$)")  # without the advice to allow what was refused
 logger = get_logger(__name__)
@@ -25,7 +26,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read the state dict of a `.pt`, `.pth` or `.safetensors` file, on the CPU. Code in a pickle is never run.
 
     Args:
-        path: the file. It holds a state dict, or a dictionary with one under one of `ENTRIES`.
+        path: the file. It holds a state dict, or a dictionary with one under `ema`, `model`, `module` or `state_dict`.
         entry: which of these; by default the first of them that the file has, which is logged.
 
     Returns:
@@ -59,6 +60,8 @@ def unwrap(checkpoint: Mapping, entry: str | None = None) -> dict[str, Tensor]:
     """The state dict inside a loaded checkpoint. Arguments, result and errors are those of `read_checkpoint`."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"a checkpoint is a dictionary, found {type(checkpoint).__name__}")
+    if isinstance(checkpoint.get(_PIXART_EMA), Mapping):
+        checkpoint = {"ema": checkpoint[_PIXART_EMA], **checkpoint}
     wrapped = [name for name in ENTRIES if isinstance(checkpoint.get(name), Mapping)]
     if entry is not None and entry not in wrapped:
         raise ValueError(f"no state dict under {entry!r}; there is {', '.join(wrapped) or 'none under a name of its own'}")

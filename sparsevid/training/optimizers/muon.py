@@ -21,11 +21,7 @@ STEPS = 5  # of Newton-Schulz
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steep at 0; singular values end between 0.7 and 1.2
 SMALLEST = 1e-7  # norm that a momentum is divided by, so that zero stays zero
 SCALE = 0.2  # of AdamW's moves: root mean square over rate
-MAPS = {
-    "qkv": 3,
-    "kv": 2,
-    "kv_linear": 2,
-}  # of layers that have several maps in one weight; Muon works better on each by itself
+MAPS = {"qkv": 3, "kv": 2}  # of layers that have several maps in one weight; Muon works better on each by itself
 BATCH = 2**22  # elements that are iterated together: few kernels on a GPU, little memory
 KEPT = {True: ("exp_avg",), False: ("step", "exp_avg", "exp_avg_sq")}  # of a matrix; of all else
 
@@ -40,7 +36,7 @@ def maps_of(name: str, weight: Tensor) -> int:
         return 0
     if ".adaLN_modulation." in name:  # shift, scale and gate, for attention and MLP
         return weight.shape[0] // weight.shape[1]
-    return MAPS.get(name.split(".")[-2], 1)
+    return MAPS.get(name.split(".")[-2].removesuffix("_linear"), 1)  # kv_linear: of attention to text
 
 
 class Muon(torch.optim.Optimizer):

@@ -36,6 +36,8 @@ def test_a_file_of_pixart(sample_size, tmp_path):
     raw = {name: value + 1 for name, value in weights.items()}
     torch.save({"state_dict": raw, "state_dict_ema": weights, "epoch": 3}, tmp_path / "pixart.pth")
     read = read_checkpoint(tmp_path / "pixart.pth")
+    assert torch.equal(read["t_block.1.bias"], read_checkpoint(tmp_path / "pixart.pth", "ema")["t_block.1.bias"])
+    assert torch.equal(read["t_block.1.bias"] + 1, read_checkpoint(tmp_path / "pixart.pth", "state_dict")["t_block.1.bias"])
     assert text_family(read) == "pixart"
     converted = from_text_file(read, num_heads=2)
     assert [change.name for change in converted.report.dropped] == ["pos_embed"]

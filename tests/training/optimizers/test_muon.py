@@ -1,6 +1,7 @@
 """Muon: PyTorch's own where that exists, AdamW's bits for all else, and what an engine asks of an optimizer."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,13 @@ def test_matrices_of_layers_and_no_other_weights():
     assert {name.split(".")[-1] for name in fused} == set(MAPS)
     others = {name for name, count in found.items() if not count and weights[name].ndim == 2}
     assert {"final_layer.linear.weight", "y_embedder.embedding_table.weight", "final_layer.adaLN_modulation.1.weight"} < others
+
+
+def test_of_attention_to_text_keys_and_values_are_two_maps_and_tables_none():
+    spec = replace(SPEC, num_classes=0, text_channels=6, shared_modulation=True)
+    found = {name: maps_of(name, weight) for name, weight in DiffusionTransformer(spec).named_parameters()}
+    assert found["blocks.0.cross_attn.kv_linear.weight"] == 2 and found["blocks.0.cross_attn.q_linear.weight"] == 1
+    assert not found["blocks.0.scale_shift_table"] and not found["t_block.1.weight"]
 
 
 @pytest.mark.parametrize("batch", [1, 2**22])
