@@ -12,9 +12,7 @@ HELP = "PSNR and SSIM of clips against those that were made from the same noise"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", metavar="DIR", type=Path, help="generated clips", **REQUIRED)
-    parser.add_argument(
-        "--reference", metavar="DIR", type=Path, help="clips of the same names and noise", **REQUIRED
-    )
+    parser.add_argument("--reference", metavar="DIR", type=Path, help="clips of the same names and noise", **REQUIRED)
     parser.add_argument("--count", metavar="N", type=int, help="the first N alone; default: all")
 
 
