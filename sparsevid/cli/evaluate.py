@@ -48,7 +48,7 @@ EXAMPLES = """examples:
   sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
 """
 RECORD_NAME = "score.json"
-ACTIONS = ("sensitivity", "reference", "likeness")  # modules of `evaluations`
+ACTIONS = ("sensitivity", "effects", "likeness", "reference")  # modules of `evaluations`
 
 logger = get_logger(__name__)
 

@@ -3,7 +3,8 @@
 Folders of videos, data set cards and generators come in, with a protocol that settles every choice; a record of scores goes
 out, with all that they depend on. `evaluate` does the steps, `clips` chooses what is read, `detectors`, `metrics` and
 `protocols` are what can be chosen. `features` are files of them, `comparison` makes a `record` of two, `plot` and `pictures`
-show it; `selftest` and `sensitivity` (by `distortions`) try the evaluator itself.
+show it; `selftest`, `sensitivity` and `sensitivity_table` (by `distortions`) try the evaluator itself, `effects` what a
+protocol settles. `likeness` compares two folders pixel by pixel.
 
 It imports `generation`, `data`, `models`, `data/tree`, `videos` and `system`.
 """

@@ -25,7 +25,7 @@ def write_pictures(measured: Measurement, folder: Path) -> list[Path]:
         ValueError: there are no features of real clips.
         DecodeError: a clip cannot be read any more.
     """
-    if measured.real is None:
+    if measured.real is None or not measured.real.clip_ids:
         raise ValueError("pictures show generated clips beside real ones, which this score does not look at")
     folder.mkdir(parents=True, exist_ok=True)
     record, written = measured.record, []

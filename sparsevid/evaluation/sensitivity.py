@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsevid.evaluation.clips.clips import ClipSource, choose_clips
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.distortions import DISTORTIONS, STRENGTHS
+from sparsevid.evaluation.distortions import DISTORTIONS, SET_DISTORTIONS, STRENGTHS
 from sparsevid.evaluation.evaluate import check_detector, compute_metrics, one_split
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import Protocol
@@ -45,11 +45,12 @@ class Sensitivity:
 
 
 class DistortedClips:
-    """The clips of another set, damaged as they are read. Clip i is drawn from (seed, i) alone, whatever the strength.
+    """The clips of another set, damaged as they are read. Clip i is drawn from (seed, i) alone, whatever the strength;
+    damage to the set from the seed.
 
     Args:
         clips: the undamaged ones.
-        distortion: a name of `DISTORTIONS`.
+        distortion: a name of `DISTORTIONS` or `SET_DISTORTIONS`.
         strength: 0 to 1.
         seed: of the draws.
     """
@@ -65,9 +66,20 @@ class DistortedClips:
 
     def read(self, first: int, last: int) -> Iterator[tuple[str, Tensor]]:
         """Name and damaged clip, uint8 (C, T, H, W), of positions first … last − 1."""
+        if self.distortion in SET_DISTORTIONS:
+            yield from map(self._of_set, range(first, last))
+            return
         for position, (name, clip) in enumerate(self.clips.read(first, last), first):
             generator = keyed_generator(Purpose.DISTORTION, self.seed, position)
             yield name, DISTORTIONS[self.distortion](clip, self.strength, generator)
+
+    def _of_set(self, position: int) -> tuple[str, Tensor]:
+        damage, generator = SET_DISTORTIONS[self.distortion], keyed_generator(Purpose.DISTORTION, self.seed)
+        return self.ids[position], damage(self._undamaged, len(self), position, self.strength, generator)
+
+    def _undamaged(self, position: int) -> Tensor:
+        ((_, clip),) = self.clips.read(position, position + 1)
+        return clip
 
 
 def measure_sensitivity(

@@ -137,10 +137,10 @@ def turn_of(matrix: Sequence[int]) -> Turn | None:
     return None
 
 
-def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear with antialiasing, rounded."""
+def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
+    """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear, with antialiasing or without, rounded."""
     # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
-    return F.resize(frames.float(), list(size), antialias=True).round().clamp(0, 255).to(torch.uint8)
+    return F.resize(frames.float(), list(size), antialias=antialias).round().clamp(0, 255).to(torch.uint8)
 
 
 def _aspect(stream: av.VideoStream, width: int) -> tuple[Fraction, tuple[str, ...]]:

@@ -1,14 +1,22 @@
 """`sparsevid evaluate sensitivity`: what scores answer to."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
-from sparsevid.system.distributed import is_main
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import default_device, is_main
 from sparsevid.system.logging import get_logger, print_table
 
+if TYPE_CHECKING:
+    from sparsevid.evaluation.detectors import Detector
+    from sparsevid.evaluation.protocols import Protocol
+
 HELP = "the score of damaged real clips"
+COUNT = 32  # clips of the whole table
 logger = get_logger(__name__)
 
 
@@ -17,11 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_card_option(parser)
     parser.add_argument("--split", help="of real videos, where the protocol reports several")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
+    every = "one table of these detectors (all: each whose weights are at hand) and of all their metrics, each by its default "
+    every += f"protocol, of {COUNT} clips unless --count says another number"
+    parser.add_argument("--table", metavar="DETECTOR", nargs="+", help=every)
+    weights = "weights of a detector of the table; may be given again"
+    parser.add_argument("--weights", metavar="DETECTOR=FILE", action="append", default=[], help=weights)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write the table with all scores here (.json)")
     add_measuring_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 if the score rises with each distortion that it should rise with, else 1."""
+    """0 if the score rises with each distortion that it should rise with, else 1; 0 after a table of several detectors."""
+    if args.table:
+        return _table(args)
+    if args.weights or args.out is not None:
+        raise ValueError("--weights and --out are about a --table, which is not given; of one detector say --detector-path")
     from sparsevid.evaluation.sensitivity import MONOTONE, measure_sensitivity
 
     if args.plot is not None:
@@ -45,3 +63,50 @@ def run(args: argparse.Namespace) -> int:
     if found.not_monotone:
         logger.warning("the score does not rise with each step of %s", ", ".join(found.not_monotone))
     return 1 if found.not_monotone else 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    """Print, and write, what each metric of each detector answers to."""
+    from sparsevid.evaluation.sensitivity_table import ALL, STRENGTHS, as_json, as_table, measure_table
+
+    if args.detector or args.protocol or args.detector_path or args.detector_option or args.plot:
+        raise ValueError(
+            "--table names its detectors itself, each with its default protocol; leave out options of one detector"
+        )
+    if args.out is not None:
+        check_output(args.out, ".json")
+    options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch}
+    rows = measure_table(video_source(args, args.real), _instruments(args), **options)
+    clips = rows[0].clips if rows else 0
+    title = f"{clips} real clips against themselves damaged, at the strongest; + worse at each step, (…) no worse than chance"
+    print_table(title, *as_table(rows, ALL))
+    if args.out is not None and is_main():
+        with renamed(args.out) as draft:
+            draft.write_text(
+                json.dumps({"real": str(args.real), **as_json(rows, STRENGTHS)}, indent=1) + "\n", encoding="utf-8"
+            )
+    return 0
+
+
+def _instruments(args: argparse.Namespace) -> "list[tuple[Detector, Protocol]]":
+    """The detectors that are asked for with their protocols; of `all`, those that can be built."""
+    from sparsevid.evaluation.detectors import DETECTORS, build_detector
+    from sparsevid.evaluation.evaluate import resolve_protocol
+    from sparsevid.evaluation.protocols import with_fields
+
+    paths = {name: Path(path) for name, _, path in (each.partition("=") for each in args.weights)}
+    if unknown := [name for name in paths if name not in DETECTORS]:
+        raise ValueError(f"--weights is of the form DETECTOR=FILE, with one of {', '.join(DETECTORS)}; got {unknown[0]!r}")
+    names, found = list(DETECTORS) if args.table == ["all"] else args.table, []
+    for name in names:
+        protocol = with_fields(resolve_protocol(name, None), args.protocol_option)
+        try:
+            options = {"path": paths.get(name), "trust": args.trust_detector, "options": protocol.detector_options}
+            found.append((build_detector(name, args.device or default_device(), **options), protocol))
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            if args.table != ["all"]:
+                raise
+            logger.info("%s is left out: %s", name, error)
+    if not found:
+        raise FileNotFoundError("no detector is at hand: say its weights by --weights DETECTOR=FILE")
+    return found

@@ -80,7 +80,7 @@ class ClipShape:
             return frames
         if self.resize == "cover":
             return resize_crop(frames, self.size)
-        return resize(frames, self.size)
+        return resize(frames, self.size, antialias=self.resize != "stretch_aliased")
 
 
 @dataclass(frozen=True)

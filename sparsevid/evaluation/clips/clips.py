@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsevid.data.tree.cards import load_card, resolve_root
+from sparsevid.data.tree.cards import Card, ClipDefaults, load_card, resolve_root
 from sparsevid.data.tree.manifest import ALL, Manifest, Video, open_manifest
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.data.tree.walk import HARMLESS, may_be_preview, namesakes, without_extension
@@ -34,7 +34,7 @@ from sparsevid.evaluation.clips.clip_readers import (
     VideoClips,
 )
 from sparsevid.evaluation.metrics.distances import Moments
-from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.evaluation.protocols import BOTH, Protocol, Role, Side
 from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
@@ -168,7 +168,7 @@ def _from_videos(
         manifest, split = _real_split(manifest, protocol, warnings)
     else:
         manifest = _without_previews(manifest)
-    videos = _long_enough(manifest, role, protocol)
+    videos = _long_enough(manifest, role, protocol, None if card is None else card.clip)
     starts = [
         clip_starts(side.rule, video.frames, side.start, draws(role, protocol.seed, number), side.clips_per_video)
         for number, video in enumerate(videos)
@@ -188,7 +188,7 @@ def _from_videos(
         warnings.append(f"{len(pairs)} videos share folder and name with another, such as {pairs[0]!r}: each is one more clip")
     origin = {
         "root": str(root),
-        "card": card,
+        "card": None if card is None else card.name,
         **({"card_options": source.options} if isinstance(source, CardSource) and source.options else {}),
         "split": split,
         "intended": sum(map(len, starts)) if side.count is None else side.count,
@@ -246,8 +246,8 @@ def _in_two_formats(videos: Sequence[Video]) -> list[str]:
     return [name for name, count in Counter(name for _, name in set(places)).items() if count > 1]
 
 
-def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRules]:
-    """Folder, card name and rules of a source."""
+def _locate(source: str | Path | CardSource) -> tuple[Path, Card | None, TreeRules]:
+    """Folder, card and rules of a source."""
     if isinstance(source, CardSource):
         try:
             card = load_card(source.card, source.options)
@@ -256,7 +256,7 @@ def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRule
                 raise
             shown = ", ".join(source.options)
             raise ValueError(f"{str(source.card)!r} is a folder, and options ({shown}) are those of a card") from error
-        return resolve_root(card), card.name, card.rules()
+        return resolve_root(card), card, card.rules()
     folder = expand_home(Path(source))
     try:
         card = load_card(source)
@@ -269,7 +269,7 @@ def _locate(source: str | Path | CardSource) -> tuple[Path, str | None, TreeRule
         raise FileNotFoundError(f"no folder of videos {str(source)!r}, and {error}") from error
     if folder.is_dir():
         raise ValueError(f"{str(source)!r} is a dataset card and a folder; for the folder give its absolute path")
-    return resolve_root(card), card.name, card.rules()
+    return resolve_root(card), card, card.rules()
 
 
 def _real_split(manifest: Manifest, protocol: Protocol, warnings: list[str]) -> tuple[Manifest, str]:
@@ -284,13 +284,25 @@ def _real_split(manifest: Manifest, protocol: Protocol, warnings: list[str]) -> 
     return manifest.select(protocol.split), protocol.split
 
 
-def _long_enough(manifest: Manifest, role: Role, protocol: Protocol) -> tuple[Video, ...]:
-    """The videos that a protocol takes clips of, in the manifest's order.
+def _offer(role: Role, side: Side, frames: int, clip: ClipDefaults | None) -> str:
+    """What could be changed so that clips fit: their own length and stride, by the card, or by the shortest of them."""
+    if clip is not None and (clip.frames - 1) * clip.stride < frames:
+        length, stride = clip.frames, clip.stride
+    else:
+        length, stride = min(side.rule.frames, frames), 1
+    least = f" --protocol-option {role}_min_frames=null" if side.least_frames > side.rule.span else ""
+    options = f"--protocol-option frames={length} --protocol-option {role}_stride={stride}{least}"
+    return f". Clips of their own length and stride, by a protocol of another name: {options}"
+
+
+def _long_enough(manifest: Manifest, role: Role, protocol: Protocol, clip: ClipDefaults | None) -> tuple[Video, ...]:
+    """The videos that a protocol takes clips of, in the manifest's order. `clip` is what a card says of clips.
 
     Raises:
         ValueError: there are none, or a generated one is too short: to pass it over would flatter whoever made it.
     """
-    needed = protocol.side(role).least_frames
+    side = protocol.side(role)
+    needed = side.least_frames
     videos = tuple(video for video in manifest.videos if video.frames >= needed)
     short = [video for video in manifest.videos if video.frames < needed]
     if short and (role == "fake" or not videos):
@@ -298,6 +310,7 @@ def _long_enough(manifest: Manifest, role: Role, protocol: Protocol) -> tuple[Vi
         raise ValueError(
             f"{manifest.root}: {len(short)} of {len(manifest.videos)} {role} videos are shorter than the {needed} frames that "
             f"protocol {protocol.name} needs, such as {short[0].path!r} with {short[0].frames}; the longest video has {longest}"
+            + _offer(role, side, min(video.frames for video in short), clip)
         )
     if short:
         total = len(manifest.videos)

@@ -12,7 +12,7 @@ BOTH = "both"  # a protocol's split: the training and the test split are scored,
 CHOICES = {
     "real_start": ("random", "first", "all"),
     "fake_start": ("first", "random", "all"),
-    "resize": ("cover", "stretch"),
+    "resize": ("cover", "stretch", "stretch_aliased"),
     "real_selection": ("spread", "sorted", "random", "balanced"),
     "fake_selection": ("spread", "sorted", "random", "balanced"),
     "covariance": ("unbiased", "biased"),
@@ -82,7 +82,7 @@ class Protocol:
         fake_min_frames: the same of a generated video. A shorter one is an error.
         size: (height, width) in pixels to which frames are resized before the detector; None: the detector's own resize alone.
         resize: `cover`: scaled to cover `size`, cut at the centre; `stretch`: to `size` whatever the aspect. Both bilinear,
-            antialiased and rounded.
+            antialiased and rounded. `stretch_aliased`: as `stretch`, not antialiased.
         real_count: real clips at most; None: no limit.
         fake_count: generated clips at most; None: no limit.
         clips_per_video: real clips of one video at most; None: no limit. A generated video gives one, or with `all` all.

@@ -1,0 +1,47 @@
+"""`sparsevid evaluate effects`: how far other choices than a protocol's move a score."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from sparsevid.cli import add_card_option
+from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.system.atomic import renamed
+from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import print_table
+
+HELP = "how far split, stride, number, resize, codec and draws move a score"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    add_card_option(parser)
+    parser.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", **REQUIRED)
+    parser.add_argument("--split", help="of real videos; default: the protocol's, of several the training split")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write the table here (.json)")
+    add_measuring_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the score and what each other choice makes of it. Returns 0; failures raise."""
+    from sparsevid.evaluation.effects import measure_effects, splits_of
+
+    if args.out is not None:
+        check_output(args.out, ".json")
+    detector, protocol = measuring(args)
+    options = {"limit": args.count, "split": args.split or splits_of(protocol), "batch_size": args.batch}
+    found = measure_effects(video_source(args, args.real), args.fake, detector, protocol, **options)
+    rows = []
+    for each in found:
+        score = "" if each.score is None else f"{each.score:.4f}"
+        moved = each.problem if each.difference is None else f"{each.difference:+.4f}"
+        share = f"{each.difference / found[0].score:+.1%}" if each.difference is not None and found[0].score else ""
+        rows.append([each.kind, each.choice, score, moved, share, f"{each.real}, {each.fake}" if each.real else ""])
+    title = f"{detector.metric} of {args.fake} against {args.real}, by {protocol.name} and by other choices, each by itself"
+    print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
+    if args.out is not None and is_main():
+        values = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
+        with renamed(args.out) as draft:
+            draft.write_text(json.dumps({**values, "effects": list(map(asdict, found))}, indent=1) + "\n", encoding="utf-8")
+    return 0

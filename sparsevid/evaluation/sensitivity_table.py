@@ -1,0 +1,222 @@
+"""Every metric of every detector on the same damaged clips: which of them sees what, and from how many clips on.
+
+Dimensions: N clips.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from sparsevid.evaluation.clips.clips import ClipSource, choose_clips
+from sparsevid.evaluation.detectors import Detector
+from sparsevid.evaluation.distortions import DISTORTIONS, SET_DISTORTIONS, TIME
+from sparsevid.evaluation.evaluate import check_detector, one_split
+from sparsevid.evaluation.features import ClipSet, compute_features
+from sparsevid.evaluation.metrics.table import METRICS, Metric
+from sparsevid.evaluation.protocols import Protocol
+from sparsevid.evaluation.sensitivity import DistortedClips
+from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.seeding import Purpose, keyed_generator
+
+STRENGTHS = (0.25, 0.5, 1.0)
+SIZES = 4  # halvings of the number of clips, at most, to find from which on the order is stable
+HELD = 2**30
+STABLE = 0.95  # rank correlation of an order with that of all clips
+ALL = (*DISTORTIONS, *SET_DISTORTIONS)
+
+logger = get_logger(__name__)
+
+
+class HeldClips:
+    """The clips of another set, read once if they take no more than `HELD` bytes: they are wanted for each damage again."""
+
+    def __init__(self, clips: ClipSet) -> None:
+        self.clips, self.ids, self.origin, self.fingerprint = clips, clips.ids, clips.origin, clips.fingerprint
+        ((_, first),) = clips.read(0, 1)
+        self._held = list(clips.read(0, len(clips))) if first.numel() * len(clips) <= HELD else None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, first: int, last: int) -> Iterator[tuple[str, Tensor]]:
+        return self.clips.read(first, last) if self._held is None else iter(self._held[first:last])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a metric says of a distortion.
+
+    Attributes:
+        scores: at each strength.
+        monotone: whether it grows worse at each step, from the undamaged set on.
+        seen: whether the strongest is worse than what two halves of the undamaged set are to each other.
+    """
+
+    scores: tuple[float, ...]
+    monotone: bool
+    seen: bool
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric of a detector.
+
+    Attributes:
+        detector, metric, value: their names; `value` as records have it.
+        higher: more is better.
+        clips: N.
+        itself: the score of the undamaged set against itself.
+        halves: the score of its first half against its second, in a drawn order: what is no more than chance.
+        answers: by distortion; none for damage that the clips cannot have.
+        stable_from: least number of clips at which, and at all larger ones that were tried, the order of all damaged sets is
+            nearly that of all clips; None where it is not at half of them.
+    """
+
+    detector: str
+    metric: str
+    value: str
+    higher: bool
+    clips: int
+    itself: float
+    halves: float
+    answers: dict[str, Answer]
+    stable_from: int | None
+
+
+def measure_table(
+    source: ClipSource,
+    instruments: Sequence[tuple[Detector, Protocol]],
+    *,
+    limit: int,
+    split: str | None = None,
+    distortions: Sequence[str] = ALL,
+    strengths: Sequence[float] = STRENGTHS,
+    batch_size: int = 16,
+) -> list[MetricRow]:
+    """Score real clips in each distortion and strength against the same clips undamaged, by all that can be computed.
+
+    All ranks call it together. Features of each damaged set are computed once for all metrics of a detector. Values of a metric
+    beside its first one, such as recall, have rows of their own.
+
+    Args:
+        source: of real clips, see `choose_clips`.
+        instruments: detectors with the protocols by which clips are taken.
+        limit: clips.
+        split: of the real data; needed where a protocol reports several.
+        distortions: names of `DISTORTIONS` and `SET_DISTORTIONS`.
+        strengths: increasing, above 0 and up to 1.
+        batch_size: clips of a forward pass.
+
+    Raises:
+        ValueError: an unknown distortion, or see `choose_clips` and `compute_features`.
+    """
+    if unknown := [name for name in distortions if name not in ALL]:
+        raise ValueError(f"unknown distortions {', '.join(unknown)}; accepted: {', '.join(ALL)}")
+    rows: list[MetricRow] = []
+    for detector, protocol in instruments:
+        check_detector(detector, protocol)
+        rules = replace(protocol, split=split or one_split(protocol, "real"))
+        clips = choose_clips(source, "real", rules, limit=limit)
+        fitting = [name for name in distortions if protocol.frames > 1 or name not in TIME]
+        sets = _damaged(clips, detector, fitting, strengths, protocol.seed, batch_size)
+        rows += _rows(detector, protocol, sets, fitting, strengths)
+    return rows
+
+
+def _damaged(
+    clips: ClipSet, detector: Detector, names: Sequence[str], strengths: Sequence[float], seed: int, batch_size: int
+) -> dict[tuple[str, float], Tensor]:
+    """Features of each damaged set by distortion and strength; ("", 0) is undamaged. All in one drawn order."""
+    clips = HeldClips(clips)
+    order = torch.randperm(len(clips), generator=keyed_generator(Purpose.HALVES, seed))
+    wanted = [("", 0.0), *((name, strength) for name in names for strength in strengths)]
+    sets = {}
+    for name, strength in progress(wanted, desc=detector.name, unit="set", delay=2):
+        damaged = DistortedClips(clips, name, strength, seed) if name else clips
+        sets[name, strength] = compute_features(damaged, detector, batch_size=batch_size).features[order]
+    return sets
+
+
+def _rows(
+    detector: Detector,
+    protocol: Protocol,
+    sets: dict[tuple[str, float], Tensor],
+    names: Sequence[str],
+    strengths: Sequence[float],
+) -> Iterator[MetricRow]:
+    options, outputs = protocol.as_dict(), detector.outputs()
+    count = len(sets["", 0.0])
+    for metric in METRICS.values():
+        if metric.needs not in outputs or count < 2 * max(metric.least):
+            continue
+
+        def values(real: Tensor, fake: Tensor, metric: Metric = metric) -> dict[str, float]:
+            columns = outputs[metric.needs]
+            found = metric.compute(real[:, columns], fake[:, columns], options)
+            return {name: value for name, value in found.items() if not name.endswith("_std")}
+
+        clean = sets["", 0.0]
+        scored = {key: values(clean, features) for key, features in sets.items()}
+        halves = values(clean[: count // 2], clean[count // 2 : 2 * (count // 2)])
+        smaller = _by_size(values, sets, max(metric.least))
+        for value in scored["", 0.0]:
+            sign = -1 if metric.higher else 1
+            itself, chance = scored["", 0.0][value], halves[value]
+            answers = {}
+            for name in names:
+                scores = tuple(scored[name, strength][value] for strength in strengths)
+                worse = [sign * each for each in (itself, *scores)]
+                answers[name] = Answer(scores, all(a < b for a, b in pairwise(worse)), worse[-1] > sign * chance)
+            stable = _stable_from({size: [each[key][value] for key in sets] for size, each in smaller.items()},
+                                  [scored[key][value] for key in sets], count)  # fmt: skip
+            yield MetricRow(detector.name, metric.name, value, metric.higher, count, itself, chance, answers, stable)
+
+
+def _by_size(
+    values: Callable[[Tensor, Tensor], dict[str, float]], sets: dict[tuple[str, float], Tensor], least: int
+) -> dict[int, dict[tuple[str, float], dict[str, float]]]:
+    """The same scores of the first half of the clips, the first quarter, …, as far as the metric takes so few."""
+    clean, found = sets["", 0.0], {}
+    for halving in range(1, SIZES + 1):
+        size = len(clean) >> halving
+        if size < max(least, 4):
+            break
+        found[size] = {key: values(clean[:size], features[:size]) for key, features in sets.items()}
+    return found
+
+
+def _stable_from(smaller: dict[int, list[float]], whole: list[float], count: int) -> int | None:
+    """The least size from which on all orders are nearly the whole's; None where not even half of the clips' is."""
+    stable = None
+    for size, scores in sorted(smaller.items(), reverse=True):
+        correlation = spearmanr(scores, whole).statistic if len(set(scores)) > 1 < len(set(whole)) else 0.0
+        if not correlation >= STABLE:
+            break
+        stable = size
+    return stable
+
+
+def as_table(rows: Sequence[MetricRow], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells: the score at the strongest of each damage, `+` if it grows worse at each step, in brackets where it is
+    no worse than chance."""
+    columns = ["detector", "value", "better", "itself", "halves", *names, "stable from"]
+    cells = []
+    for row in rows:
+        found = []
+        for name in names:
+            answer = row.answers.get(name)
+            text = "" if answer is None else f"{answer.scores[-1]:.4g}{'+' if answer.monotone else ''}"
+            found.append(text if answer is None or answer.seen else f"({text})")
+        better, stable = "higher" if row.higher else "lower", "more" if row.stable_from is None else str(row.stable_from)
+        cells.append([row.detector, row.value, better, f"{row.itself:.4g}", f"{row.halves:.4g}", *found, stable])
+    return columns, cells
+
+
+def as_json(rows: Sequence[MetricRow], strengths: Sequence[float]) -> dict[str, Any]:
+    """All of the rows as plain values."""
+    return {"strengths": list(strengths), "rows": [asdict(row) for row in rows]}
