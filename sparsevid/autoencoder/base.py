@@ -23,6 +23,7 @@ class Autoencoder(nn.Module, ABC):
         channels: C, channels of the latents.
         factor: f, pixels a latent's side; height and width of clips are multiples of it.
         time_factor: g, frames a latent's duration; clips have a multiple of it.
+        causal: the first latent stands for the first frame alone, and clips have one frame more than a multiple of g.
         source: where its weights came from, a folder or a hub id; None if it needs none.
         cache_dtypes: data types in which a cache may hold its moments, the usual one first; none, if they cannot be cached.
         moment_channels: M, channels of the moments; 0, if they cannot be cached.
@@ -32,9 +33,11 @@ class Autoencoder(nn.Module, ABC):
     channels: int
     factor: int
     time_factor: int = 1
+    causal: bool = False
     source: str | None = None
     cache_dtypes: ClassVar[tuple[torch.dtype, ...]] = ()
     moment_channels: int = 0
+    uncached: ClassVar[str] = "each run fits its own"  # why moments cannot be cached, where they cannot
 
     @abstractmethod
     def encode(self, clips: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class Autoencoder(nn.Module, ABC):
             ValueError: this kind cannot be cached, or clips are not as they should be.
         """
         raise ValueError(
-            f"moments of the autoencoder {self.kind!r} cannot be cached: each run fits its own; accepted kinds: kl, pixels"
+            f"moments of the autoencoder {self.kind!r} cannot be cached: {self.uncached}; accepted kinds: kl, temporal, pixels"
         )
 
     def latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -94,7 +97,7 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             ValueError: this kind cannot be cached.
         """
-        raise ValueError(f"the autoencoder {self.kind!r} has no moments; accepted kinds: kl, pixels")
+        raise ValueError(f"the autoencoder {self.kind!r} has no moments; accepted kinds: kl, temporal, pixels")
 
     def configuration(self) -> dict[str, Any]:
         """What decides the latents beside kind and weights; plain values."""
@@ -113,31 +116,34 @@ class Autoencoder(nn.Module, ABC):
         """Raise ValueError unless clips are uint8 (B, 3, T, H, W) with frames and sides that are multiples of the factors."""
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips are uint8 (B, 3, T, H, W), got {clips.dtype} {tuple(clips.shape)}")
-        latent_size(clips.shape[2:], self.time_factor, self.factor)
+        latent_size(clips.shape[2:], self.time_factor, self.factor, causal=self.causal)
 
     def clip_size(self, latents: Sequence[int]) -> tuple[int, int, int]:
-        """(T, H, W) of the clips whose latents are of size (T/g, H/f, W/f)."""
+        """(T, H, W) of the clips whose latents are of size (T/g, H/f, W/f); T = 1 + g·(t − 1) if `causal`."""
         frames, height, width = latents
-        return frames * self.time_factor, height * self.factor, width * self.factor
+        whole = 1 + (frames - 1) * self.time_factor if self.causal else frames * self.time_factor
+        return whole, height * self.factor, width * self.factor
 
 
-def latent_size(clip: Sequence[int], time_factor: int, factor: int) -> tuple[int, int, int]:
-    """(T/g, H/f, W/f), the size of latents of clips of (T, H, W).
+def latent_size(clip: Sequence[int], time_factor: int, factor: int, *, causal: bool = False) -> tuple[int, int, int]:
+    """(T/g, H/f, W/f), the size of latents of clips of (T, H, W); (T − 1)/g + 1 in time where the first frame is apart.
 
     Args:
         clip: frames, height and width in pixels.
         time_factor: g.
         factor: f.
+        causal: the first latent stands for the first frame alone.
 
     Raises:
         ValueError: they are no multiples of the factors.
     """
     frames, height, width = clip
-    if frames % time_factor:
-        raise ValueError(f"{frames} frames are no multiple of {time_factor}, the frames of a patch of the autoencoder")
+    if (frames - causal) % time_factor:
+        more = " and one more" if causal else ""
+        raise ValueError(f"{frames} frames are no multiple of {time_factor}{more}, the frames of a patch of the autoencoder")
     if height % factor or width % factor:
         raise ValueError(f"height and width {height}×{width} are no multiples of {factor}, the autoencoder's factor")
-    return frames // time_factor, height // factor, width // factor
+    return (frames - causal) // time_factor + causal, height // factor, width // factor
 
 
 def to_unit_range(clips: Tensor) -> Tensor:

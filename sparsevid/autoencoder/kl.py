@@ -1,101 +1,33 @@
 """The variational autoencoder of latent diffusion: diffusers' `AutoencoderKL`, frame by frame."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
-from sparsevid.autoencoder.base import Autoencoder, to_uint8, to_unit_range, write_header
-from sparsevid.system.home import expand_home
+from sparsevid.autoencoder.base import to_uint8, to_unit_range
+from sparsevid.autoencoder.pretrained import LatentsOf, PretrainedAutoencoder
 from sparsevid.system.transfer import to_device
 
-FRAMES_AT_ONCE = 16  # in a forward pass, which bounds memory
-SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
-# With the weights, these settings of `AutoencoderKL` decide what its encoder gives.
-ENCODER_SETTINGS = ("act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block",
-                    "mid_block_add_attention", "norm_num_groups", "scaling_factor", "use_quant_conv")  # fmt: skip
 
-
-class KLAutoencoder(Autoencoder):
+class KLAutoencoder(PretrainedAutoencoder):
     """`AutoencoderKL` with its own scaling factor; `encode` gives the mean of the posterior.
 
     Its moments are the posterior's mean and log-variance, M = 2C channels, before scaling.
-
-    Args:
-        vae: a diffusers `AutoencoderKL`.
-        source: where it came from, a folder or a hub id; saved in place of the weights.
-        frames_at_once: frames of a forward pass.
     """
 
     kind = "kl"
     cache_dtypes = (torch.float16, torch.float32)
-
-    def __init__(self, vae: torch.nn.Module, source: str, frames_at_once: int = FRAMES_AT_ONCE) -> None:
-        super().__init__()
-        self.vae, self.source, self.frames_at_once = vae.eval().requires_grad_(False), source, frames_at_once
-        self.channels = vae.config.latent_channels
-        self.moment_channels = 2 * self.channels
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-
-    @classmethod
-    def from_source(
-        cls, source: str | None, frames_at_once: int = FRAMES_AT_ONCE, *, option: str = SOURCE_OPTION
-    ) -> "KLAutoencoder":
-        """Load from a local folder, else from the hub by its id.
-
-        Args:
-            source: the folder or the id. A folder is kept by its whole path, which is the same from everywhere.
-            frames_at_once: frames of a forward pass, from 1.
-            option: how the caller's user says another source, for messages.
-
-        Raises:
-            FileNotFoundError: neither; the message says what to get and where to put it.
-        """
-        from diffusers import AutoencoderKL
-
-        if not source:
-            raise FileNotFoundError(
-                f"the autoencoder kl needs a source, {option}: a local folder or a hub id such as stabilityai/sd-vae-ft-ema"
-            )
-        folder = Path(expand_home(source))
-        if folder.is_dir():
-            source = str(folder.absolute())
-        try:
-            vae = AutoencoderKL.from_pretrained(source)
-        except OSError as error:
-            where = "" if folder.is_dir() or folder.is_absolute() else f", which is no folder in {Path.cwd()},"
-            raise FileNotFoundError(
-                f"cannot load an AutoencoderKL from {source!r}{where} ({str(error).splitlines()[0]}). Get config.json and "
-                "diffusion_pytorch_model.safetensors of, for example, stabilityai/sd-vae-ft-ema, put them into a folder, "
-                f"and pass it: {option}"
-            ) from error
-        return cls(vae, source, frames_at_once)
+    library_class = "AutoencoderKL"
+    example = "stabilityai/sd-vae-ft-ema"
+    usual = LatentsOf(1, 8, 4)
+    settings = ("act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block",
+                "mid_block_add_attention", "norm_num_groups", "scaling_factor", "use_quant_conv")  # fmt: skip
 
     @staticmethod
-    def latents_of(source: str | None) -> tuple[int, int] | None:
-        """Pixels of a latent's side, and channels, by the configuration of a source; None if that is not on this machine."""
-        if not source:
-            return None
-        path: object = Path(expand_home(source)) / "config.json"
-        if not path.is_file():
-            try:
-                path = try_to_load_from_cache(source, "config.json")
-            except HFValidationError:  # no hub id, but a folder that is not there
-                return None
-        if not isinstance(path, str | Path):
-            return None
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-        return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
-
-    def place(self, device: torch.device, dtype: torch.dtype) -> "KLAutoencoder":
-        # Convolutions on a GPU run over channels last; elsewhere each would copy its input.
-        order = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        return self.to(device, dtype, memory_format=order)
+    def latents_by(config: Any) -> LatentsOf:
+        return LatentsOf(1, 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"])
 
     def encode(self, clips: Tensor) -> Tensor:
         return self.latents(self.moments(clips))
@@ -117,14 +49,10 @@ class KLAutoencoder(Autoencoder):
             mean = mean + torch.exp(0.5 * logvar) * noise
         return mean * self.vae.config.scaling_factor
 
-    def configuration(self) -> dict[str, Any]:
-        return {name: self.vae.config[name] for name in ENCODER_SETTINGS}
-
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         frames = rearrange(latents / self.vae.config.scaling_factor, "b c t h w -> (b t) c h w").to(self.vae.dtype)
-        pixels = torch.cat([to_uint8(self.vae.decode(part).sample) for part in frames.split(self.frames_at_once)])
+        parts = frames.split(1 if self.slicing else self.frames_at_once)
+        with self._decoding():
+            pixels = torch.cat([to_uint8(self.vae.decode(part).sample) for part in parts])
         return rearrange(pixels, "(b t) c h w -> b c t h w", b=len(latents))
-
-    def save(self, folder: Path) -> None:
-        write_header(folder, {"kind": self.kind, "source": self.source})

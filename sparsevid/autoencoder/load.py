@@ -1,13 +1,23 @@
-"""A first stage of any kind, from the folder that it was saved in."""
+"""A first stage of any kind, from the folder that it was saved in, or by its kind and source."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.autoencoder.kl import SOURCE_OPTION, KLAutoencoder
+from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.autoencoder.pretrained import SOURCE_OPTION, PretrainedAutoencoder
+from sparsevid.autoencoder.temporal import TemporalAutoencoder
+from sparsevid.autoencoder.wan import WanAutoencoder
+
+# Those of diffusers, by kind.
+PRETRAINED: dict[str, type[PretrainedAutoencoder]] = {
+    each.kind: each for each in (KLAutoencoder, TemporalAutoencoder, WanAutoencoder)
+}
+KINDS = ("linear", "pixels", *PRETRAINED)
+CACHEABLE = ("pixels", *(kind for kind, each in PRETRAINED.items() if each.cache_dtypes))
 
 
 def load_autoencoder(folder: Path, source: str | None = None, *, option: str | None = None) -> Autoencoder:
@@ -15,7 +25,7 @@ def load_autoencoder(folder: Path, source: str | None = None, *, option: str | N
 
     Args:
         folder: with `autoencoder.json`.
-        source: for `kl`, where the weights are now, if not where they were.
+        source: of those of diffusers, where the weights are now, if not where they were.
         option: how the caller's user says another source, for messages; default: as a run does.
 
     Raises:
@@ -29,11 +39,13 @@ def load_autoencoder(folder: Path, source: str | None = None, *, option: str | N
     kind = header["kind"]
     if kind == "linear":
         return LinearAutoencoder.load(folder, header)
-    if kind == "kl":
-        return KLAutoencoder.from_source(source or header.get("source"), option=option or SOURCE_OPTION)
     if kind == "pixels":
         return Pixels()
-    raise ValueError(f"{path}: unknown kind {kind!r}; known are linear, kl, pixels")
+    if kind in PRETRAINED:
+        autoencoder = PRETRAINED[kind].from_source(source or header.get("source"), option=option or SOURCE_OPTION)
+        autoencoder.tiling, autoencoder.slicing = (bool(header.get(name)) for name in ("tiling", "slicing"))
+        return autoencoder
+    raise ValueError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

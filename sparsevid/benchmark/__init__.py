@@ -2,8 +2,8 @@
 (`training`), sampling (`sampling`), savings, steps and sparse tokens side by side (`savings`), and the evaluator (`distance`,
 `evaluator`). `gpu` checks and measures all that a GPU is for, part by part.
 
-Presets or a run's config come in (`candidates`), and out come times (`timing`), memory (`memory`) and counted cost, with what
-they were measured on (`report`).
+Presets or a run's config come in (`candidates`), and out come times (`timing`), memory and counted cost, with what they
+were measured on (`report`). What training will need is counted before anything is built (`memory`).
 
 It imports any room below.
 """

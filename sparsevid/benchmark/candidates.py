@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsevid.autoencoder.base import latent_size
-from sparsevid.autoencoder.kl import KLAutoencoder
+from sparsevid.autoencoder.load import PRETRAINED
+from sparsevid.autoencoder.pretrained import LatentsOf
 from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.models.presets import build_spec
 from sparsevid.runs.build import schedule_from_config, spec_from_config
@@ -18,7 +19,6 @@ from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
 from sparsevid.training.objective import build_objective
 
-STABLE_DIFFUSION = (8, 4)  # pixels of a latent's side, and channels, of the autoencoder that is taken for an unknown one
 SAID_OVER_A_MODEL = ("schedule.", "sample.")  # what can be said over a model that is there
 logger = get_logger(__name__)
 
@@ -75,11 +75,11 @@ def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:
     objective = build_objective(config.objective)
     known = config.record.fingerprint is not None  # what training found out says all
     card = None if known else load_card(config.data.card, config.data.card_options)
-    factors, channels = _latents(config.autoencoder)
+    latents = _latents(config.autoencoder)
     spec = spec_from_config(
         config,
-        input_size=_input_size(config, card, factors),
-        in_channels=channels,
+        input_size=_input_size(config, card, latents),
+        in_channels=latents.channels,
         num_classes=len(config.record.classes) if card is None else _classes(card),
         learn_sigma=objective.learn_sigma,
     )
@@ -116,7 +116,7 @@ def _schedule(config: RunConfig, spec: ModelSpec) -> TokenSchedule | None:
     return schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset) if spec.is_sparse else None
 
 
-def _input_size(config: RunConfig, card: Card | None, factors: tuple[int, int]) -> tuple[int, int, int]:
+def _input_size(config: RunConfig, card: Card | None, latents: LatentsOf) -> tuple[int, int, int]:
     """Latent frames, height and width; what the run leaves open is the card's."""
     frames, size = config.data.frames, config.data.size
     if card is not None:
@@ -124,25 +124,25 @@ def _input_size(config: RunConfig, card: Card | None, factors: tuple[int, int]) 
     if frames is None or size is None:
         raise ConfigError("data.frames and data.size are not said, and the run has no card to ask")
     try:
-        return latent_size((frames, *size), *factors)
+        return latent_size((frames, *size), latents.time_factor, latents.factor, causal=latents.causal)
     except ValueError as error:
         raise ConfigError(f"data.frames = {frames}, data.size = {list(size)}: {error}") from error
 
 
-def _latents(autoencoder: AutoencoderConfig) -> tuple[tuple[int, int], int]:
-    """Frames of a latent's duration and pixels of its side, and channels."""
+def _latents(autoencoder: AutoencoderConfig) -> LatentsOf:
+    """What the latents of a run's autoencoder are."""
     if autoencoder.kind == "linear":
-        return (autoencoder.patch_frames, autoencoder.patch), autoencoder.channels
+        return LatentsOf(autoencoder.patch_frames, autoencoder.patch, autoencoder.channels)
     if autoencoder.kind == "pixels":
-        return (1, 1), 3
-    found = KLAutoencoder.latents_of(autoencoder.source)
+        return LatentsOf(1, 1, 3)
+    kind = PRETRAINED[autoencoder.kind]
+    found = kind.latents_of(autoencoder.source)
     if found is None:
         logger.warning(
-            "autoencoder.source = %s is not here: its latents are taken for those of Stable Diffusion, %d channels, a side of "
-            "%d pixels", autoencoder.source, *reversed(STABLE_DIFFUSION),
+            "autoencoder.source = %s is not here: its latents are taken for those of %s, %d channels, a side of %d pixels, %d "
+            "frames", autoencoder.source, kind.example, kind.usual.channels, kind.usual.factor, kind.usual.time_factor,
         )  # fmt: skip
-    side, channels = found or STABLE_DIFFUSION
-    return (1, side), channels
+    return found or kind.usual
 
 
 def _classes(card: Card) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsevid.benchmark.memory import STATUS, resident_bytes
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents.read import LatentCache, LatentFrames
@@ -23,6 +22,7 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.data.workers import running
 from sparsevid.system.logging import progress
+from sparsevid.system.resident import STATUS, resident_bytes
 from sparsevid.videos.read import count_decoded
 
 LATENTS = "latents"  # the source that is no decoder

@@ -23,8 +23,8 @@ import av
 import numpy as np
 import torch
 
-from sparsevid.benchmark.memory import resident_bytes
 from sparsevid.system.logging import printable, progress
+from sparsevid.system.resident import resident_bytes
 from sparsevid.videos import decode_decord, decode_file
 from sparsevid.videos.read import BACKENDS, read_frames
 

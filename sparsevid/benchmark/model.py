@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
-from sparsevid.benchmark.memory import resident_bytes
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.inputs import drawn_condition
@@ -25,6 +24,7 @@ from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import check_device
 from sparsevid.system.logging import get_logger, progress
+from sparsevid.system.resident import resident_bytes
 
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # sides of the square matrices
 TOLERANCE = 0.15  # a measured ratio this far from the counted one is marked

@@ -19,6 +19,7 @@ from sparsevid.system.errors import ExpectedError
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
+    "memory": "Count what a run's training needs before anything is built: batch, tokens, multiply-adds, memory by part.",
     "train": "Train a model. Killed or finished runs go on from their newest good checkpoint.",
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
     "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",

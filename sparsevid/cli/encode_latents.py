@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_card_option(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
-    parser.add_argument("--autoencoder", choices=("kl", "pixels"), default="kl", help="what encodes")
-    parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl: its weights")
+    parser.add_argument("--autoencoder", choices=("kl", "temporal", "pixels"), default="kl", help="what encodes")
+    parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl, temporal: its weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of frames, in pixels; default: the card's")
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirrored frames too; default: as the card says")
     shown = "frames as a player shows them, or as they are stored; default: as the card says"
     parser.add_argument("--display", action=argparse.BooleanOptionalAction, help=shown)
     parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="frames of a forward pass")
-    parser.add_argument("--dtype", choices=("float16", "float32", "uint8"), help="default: float16 for kl, uint8 for pixels")
+    parser.add_argument("--dtype", choices=("float16", "float32", "uint8"), help="default: float16, of pixels uint8")
     parser.add_argument("--shard-mb", type=int, default=SHARD_MB, metavar="MB", help="limit of a file, in MiB")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding threads of each rank; default: its cores, 8 at most")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_autoencoder(args: argparse.Namespace) -> "Autoencoder":
-    from sparsevid.autoencoder.kl import KLAutoencoder
+    from sparsevid.autoencoder.load import PRETRAINED
     from sparsevid.autoencoder.pixels import Pixels
 
     if args.batch < 1:
         raise ValueError(f"--batch counts frames from 1, got {args.batch}")
-    if args.autoencoder == "kl":
-        return KLAutoencoder.from_source(args.source, args.batch, option="--source FOLDER")
+    if args.autoencoder in PRETRAINED:
+        return PRETRAINED[args.autoencoder].from_source(args.source, args.batch, option="--source FOLDER")
     if args.source:
-        raise ValueError(f"--source is where the weights of kl are; pixels has none, got {args.source}")
+        raise ValueError(f"--source is where the weights of kl and temporal are; pixels has none, got {args.source}")
     return Pixels()

@@ -8,6 +8,7 @@ import torch
 
 from sparsevid import __version__
 from sparsevid.autoencoder.base import Autoencoder
+from sparsevid.autoencoder.load import CACHEABLE
 from sparsevid.data.clips import ClipDataset, usable_videos
 from sparsevid.data.latents.features import FeatureFolder, FeatureFrames
 from sparsevid.data.latents.read import LatentCache, LatentFrames
@@ -50,8 +51,11 @@ def open_data(config: RunConfig) -> RunData:
     data = filled_from_card(config.data, card)
     if data.latents and data.cache_frames:
         raise ConfigError("data.latents and data.cache_frames are two ways not to decode videos again: choose one")
-    if data.latents and config.autoencoder.kind == "linear":
-        raise ConfigError("data.latents is of a fixed autoencoder, and autoencoder.kind=linear is fitted by each run")
+    if data.latents and config.autoencoder.kind not in CACHEABLE:
+        raise ConfigError(
+            f"data.latents holds single frames of a fixed autoencoder, which autoencoder.kind={config.autoencoder.kind} cannot "
+            f"be read from; accepted are {', '.join(CACHEABLE)}"
+        )
     features = None if data.latents is None else FeatureFolder.find(data.latents)
     if features is None:
         manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)

@@ -19,8 +19,7 @@ from yaml import YAMLError
 
 from sparsevid import __version__
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.autoencoder.kl import KLAutoencoder
-from sparsevid.autoencoder.load import load_autoencoder
+from sparsevid.autoencoder.load import PRETRAINED, load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.models.convert.diffusers_folder import find_diffusers
 from sparsevid.models.transformer import DiffusionTransformer
@@ -64,8 +63,8 @@ def open_pretrained(source: str | Path, weights: str | None = None, autoencoder:
     Args:
         source: a run's folder, a checkpoint, an exported folder, that of a converted public model, or a hub id of one of these.
         weights: of a checkpoint `ema`, the default, or `model`.
-        autoencoder: in place of the source's own: `kl:SOURCE` (a local folder or a hub id), `linear:FOLDER` (with
-            autoencoder.json), `pixels`, or one that is loaded.
+        autoencoder: in place of the source's own: `kl:SOURCE`, `temporal:SOURCE`, `wan:SOURCE` (a local folder or a hub id),
+            `linear:FOLDER` (with autoencoder.json), `pixels`, or one that is loaded.
 
     Raises:
         FileNotFoundError: nothing there; the message says what is missing, and what to pass.
@@ -173,7 +172,7 @@ def load_model(folder: Path) -> DiffusionTransformer:
 
 
 def parse_autoencoder(text: str) -> Autoencoder:
-    """Load what `kl:SOURCE`, `linear:FOLDER` or `pixels` names.
+    """Load what `kl:SOURCE`, `temporal:SOURCE`, `wan:SOURCE`, `linear:FOLDER` or `pixels` names.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -181,13 +180,16 @@ def parse_autoencoder(text: str) -> Autoencoder:
     """
     kind, _, source = text.partition(":")
     source = expand_home(source)
-    if kind == "kl" and source:
-        return KLAutoencoder.from_source(source, option=AUTOENCODER_OPTION)
+    if kind in PRETRAINED and source:
+        return PRETRAINED[kind].from_source(source, option=AUTOENCODER_OPTION.replace("kl:", f"{kind}:"))
     if kind == "linear" and source:
         return load_autoencoder(Path(source))
     if text == "pixels":
         return Pixels()
-    raise ValueError(f"autoencoder {text!r}; accepted are kl:SOURCE (a folder or a hub id), linear:FOLDER, pixels")
+    raise ValueError(
+        f"autoencoder {text!r}; accepted are kl:SOURCE, temporal:SOURCE, wan:SOURCE (SOURCE a folder or a hub id), "
+        "linear:FOLDER, pixels"
+    )
 
 
 def _open_autoencoder(folder: Path, config: RunConfig, given: str | Autoencoder | None) -> Autoencoder:

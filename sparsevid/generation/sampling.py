@@ -247,11 +247,17 @@ def sampled_size(
         sides = [side // autoencoder.factor for side in size]
     if frames is not None:
         frames = whole_number("frames", frames)
-        unit = autoencoder.time_factor
-        count, rest = divmod(frames, unit)
+        unit, first = autoencoder.time_factor, int(autoencoder.causal)  # the first frame may be apart
+        count, rest = divmod(frames - first, unit)
+        count += first
         if count < 1 or rest or (count > 1 and not spec.is_video):
-            multiples = "at least 1" if unit == 1 else f"multiples of {unit}, the frames of a patch of the autoencoder"
-            accepted = multiples if spec.is_video else f"{unit}: the model makes images" if unit == 1 else str(unit)
+            multiples = (
+                "at least 1"
+                if unit == 1
+                else f"multiples of {unit}{' and one more' * first}, the frames of a patch of the autoencoder"
+            )
+            one = 1 if first else unit
+            accepted = multiples if spec.is_video else f"{one}: the model makes images" if one == 1 else str(one)
             raise ValueError(f"frames = {frames}; accepted is {accepted}")
     return count, sides[0], sides[1]
 

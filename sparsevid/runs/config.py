@@ -79,10 +79,14 @@ class DataConfig:
 class AutoencoderConfig:
     """What turns pixels into latents."""
 
-    kind: str = "linear"  # linear: PCA of patches, fitted in seconds; kl: AutoencoderKL of diffusers; pixels
-    source: str | None = None  # kl: local folder or hub id
-    # kl: float32, bfloat16: in which training encodes; default: bfloat16 on a GPU where the model trains in it, else float32.
+    # linear: PCA of patches, fitted in seconds; of diffusers, kl: AutoencoderKL, temporal: AutoencoderKLTemporalDecoder, wan:
+    # AutoencoderKLWan, causal in time, whose data.frames are one more than a multiple of its time factor; pixels.
+    kind: str = "linear"
+    source: str | None = None  # kl, temporal, wan: local folder or hub id
+    # kl, temporal, wan: float32, bfloat16: in which training encodes; default: bfloat16 on a GPU where the model trains in it.
     precision: str | None = None
+    tiling: bool = False  # kl, wan: decode large frames in tiles that overlap, in less memory; seams are blended
+    slicing: bool = False  # kl: decode one frame at a time, wan: one clip; less memory, the same pixels
     channels: int = 16  # linear: latent channels
     patch: int = 8  # linear: pixels of a patch's side
     patch_frames: int = 1  # linear: frames of a patch; data.frames is a multiple of it

@@ -14,7 +14,7 @@ CHOICES = {
     "data.rule": (None, "stride", "latte_linspace"),
     "data.short": (None, "exclude", "reduce_stride", "repeat_last"),
     "data.decoder": ("pyav", "decord"),
-    "autoencoder.kind": ("linear", "kl", "pixels"),
+    "autoencoder.kind": ("linear", "kl", "temporal", "wan", "pixels"),
     "autoencoder.precision": (None, "float32", "bfloat16"),
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
@@ -24,6 +24,7 @@ CHOICES = {
     "train.zero_stage": (None, 0, 1, 2, 3),
     "train.ema_device": (None, "cpu"),
 }
+TAKEN_BY = {"tiling": ("kl", "wan"), "slicing": ("kl", "wan")}  # options of an autoencoder, and the kinds that have them
 POSITIVE = (
     "model.hidden_size",
     "model.num_heads",
@@ -114,6 +115,15 @@ def check_values(config: DictConfig) -> None:
     if config.data.images and config.autoencoder.kind == "linear" and config.autoencoder.patch_frames > 1:
         raise ValueError(f"data.images = {config.data.images}: stills cannot be cut into patches of several frames; take "
                          "autoencoder.patch_frames=1")  # fmt: skip
+    if config.data.images and config.autoencoder.kind == "wan":
+        raise ValueError(
+            f"data.images = {config.data.images}: autoencoder.kind=wan encodes clips as a whole, and no stills after them"
+        )
+    for option, kinds in TAKEN_BY.items():
+        if config.autoencoder[option] and config.autoencoder.kind not in kinds:
+            raise ValueError(
+                f"autoencoder.{option} goes with autoencoder.kind {' and '.join(kinds)}, not {config.autoencoder.kind}"
+            )
     if config.data.cache_frames and config.data.workers:
         raise ValueError("data.cache_frames keeps all frames in this process, and data.workers would copy them: take 0")
 

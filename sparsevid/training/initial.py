@@ -10,9 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
-from sparsevid.autoencoder.load import load_autoencoder
+from sparsevid.autoencoder.load import PRETRAINED, load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.evaluation.metrics.likeness import psnr
@@ -105,10 +104,14 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
             teacher are not known and would have to be fitted.
     """
     settings: AutoencoderConfig = config.autoencoder
-    if resumed is not None:
-        return load_autoencoder(resumed / "autoencoder", settings.source)
-    if settings.kind == "kl":
-        return KLAutoencoder.from_source(settings.source)
+    if resumed is not None or settings.kind in PRETRAINED:
+        if resumed is not None:
+            opened = load_autoencoder(resumed / "autoencoder", settings.source)
+        else:
+            opened = PRETRAINED[settings.kind].from_source(settings.source)
+        if settings.kind in PRETRAINED:
+            opened.tiling, opened.slicing = settings.tiling, settings.slicing
+        return opened
     if settings.kind == "pixels":
         return Pixels()
     for source in filter(None, (config.train.init_from, config.distill.teacher)):
@@ -135,8 +138,8 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
 
 
 def encoding_precision(config: RunConfig, device: torch.device) -> str | None:
-    """In which precision the run encodes: what it says, or what pays on its device; None where nothing is encoded by `kl`."""
-    if config.autoencoder.kind != "kl" or config.data.latents:
+    """In which precision the run encodes: what it says, or what pays on its device; None where no weights encode."""
+    if config.autoencoder.kind not in PRETRAINED or config.data.latents:
         return None
     on_gpu = device.type == "cuda" and config.train.precision == "bfloat16"
     return config.autoencoder.precision or ("bfloat16" if on_gpu else "float32")
@@ -210,7 +213,7 @@ def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Seque
 def _same_latents(folder: Path, autoencoder: Autoencoder) -> bool:
     try:
         saved = load_autoencoder(folder)
-    except FileNotFoundError as error:  # of kind kl, whose weights lie elsewhere
+    except FileNotFoundError as error:  # one of diffusers, whose weights lie elsewhere
         logger.warning("%s cannot be compared with this run's autoencoder, and is taken for the same: %s", folder, error)
         return True
     return saved.fingerprint() == autoencoder.fingerprint()

@@ -112,7 +112,9 @@ class Trainer:
         data, first_stage = self.config.data, self.autoencoder
         self.spec = spec_from_config(
             self.config,
-            input_size=latent_size((data.frames, *data.size), first_stage.time_factor, first_stage.factor),
+            input_size=latent_size(
+                (data.frames, *data.size), first_stage.time_factor, first_stage.factor, causal=first_stage.causal
+            ),
             in_channels=self.autoencoder.channels,
             num_classes=len(self.manifest.classes),
             learn_sigma=self.objective.learn_sigma,

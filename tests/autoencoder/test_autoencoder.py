@@ -186,7 +186,7 @@ def test_an_autoencoder_that_each_run_fits_has_no_moments(clips):
     linear = LinearAutoencoder.fit(clips)
     assert not linear.cacheable
     for method in (linear.moments, linear.latents):
-        with pytest.raises(ValueError, match="'linear'.*accepted kinds: kl, pixels"):
+        with pytest.raises(ValueError, match="'linear'.*accepted kinds: kl, temporal, pixels"):
             method(clips)
 
 

@@ -58,7 +58,7 @@ def test_latents_of_a_kl_autoencoder_are_those_of_its_configuration(run, tmp_pat
     vae.save_pretrained(tmp_path / "vae")
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()  # weights are not asked for
     kl = KLAutoencoder(vae, "here")
-    assert KLAutoencoder.latents_of(str(tmp_path / "vae")) == (kl.factor, kl.channels) == (2, 5)
+    assert KLAutoencoder.latents_of(str(tmp_path / "vae")) == (1, kl.factor, kl.channels, False) == (1, 2, 5, False)
     spec = open_run(run, ["autoencoder.kind=kl", f"autoencoder.source={tmp_path / 'vae'}"]).spec
     assert (spec.input_size, spec.in_channels) == ((4, 16, 24), 5) and not caplog.text
     for source in ("nobody/nothing", str(tmp_path / "absent"), "null"):

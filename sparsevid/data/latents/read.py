@@ -205,8 +205,8 @@ class LatentCache:
         if not autoencoder.cacheable:
             kind = autoencoder.kind
             raise ValueError(
-                f"{self.folder} does not fit the run, and no cache can: each run fits its own {kind} autoencoder. Train from "
-                "the videos (data.latents=null), or with an autoencoder that can be cached: kl, pixels"
+                f"{self.folder} does not fit the run, and no cache can: of the autoencoder {kind}, {autoencoder.uncached}. "
+                "Train from the videos (data.latents=null), or with an autoencoder that can be cached: kl, temporal, pixels"
             )
         differences = []
         if self.autoencoder["fingerprint"] != autoencoder.fingerprint():

@@ -205,7 +205,9 @@ def _write(job: _Job, manifest: Manifest, rule_record: dict[str, Any]) -> None:
 def _checked(autoencoder: Autoencoder, dtype: str | None, size: tuple[int, int]) -> tuple[str, tuple[int, int]]:
     """Data type and size, if the autoencoder takes them."""
     if not autoencoder.cacheable:
-        raise ValueError(f"each run fits its own {autoencoder.kind} autoencoder, so it cannot be cached; accepted: kl, pixels")
+        raise ValueError(
+            f"the autoencoder {autoencoder.kind} cannot be cached: {autoencoder.uncached}; accepted: kl, temporal, pixels"
+        )
     accepted = [name for kept in autoencoder.cache_dtypes for name, value in DTYPES.items() if value is kept]
     if dtype is not None and dtype not in accepted:
         raise ValueError(f"data type {dtype!r} for a cache of {autoencoder.kind}; accepted: {', '.join(accepted)}")

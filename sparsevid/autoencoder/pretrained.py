@@ -1,0 +1,151 @@
+"""What the autoencoders of diffusers share: where their weights come from, and what a configuration says without them."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from sparsevid.autoencoder.base import Autoencoder, write_header
+from sparsevid.system.home import expand_home
+
+FRAMES_AT_ONCE = 16  # in a forward pass of single frames, which bounds memory
+SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
+SUBFOLDER = "vae"  # where a pipeline of diffusers keeps its autoencoder
+Own = TypeVar("Own", bound="PretrainedAutoencoder")
+
+
+class LatentsOf(NamedTuple):
+    """Of an autoencoder's latents: frames and pixels that one stands for, channels, whether the first frame is apart."""
+
+    time_factor: int
+    factor: int
+    channels: int
+    causal: bool = False
+
+
+class PretrainedAutoencoder(Autoencoder):
+    """An autoencoder of diffusers, which is saved by where it came from.
+
+    Args:
+        vae: of the class `library_class`.
+        source: where it came from, a folder or a hub id; saved in place of the weights.
+        frames_at_once: frames of a forward pass, for kinds that take single frames.
+
+    Attributes:
+        tiling: decode large frames in tiles that overlap, whose seams are blended; `kl` and `wan`.
+        slicing: decode one frame (`kl`) or one clip (`wan`) at a time.
+    """
+
+    library_class: ClassVar[str]
+    example: ClassVar[str]  # a hub id
+    usual: ClassVar[LatentsOf]  # what is taken for one whose configuration is not here
+    settings: ClassVar[tuple[str, ...]]  # with the weights, these decide what the encoder gives
+    can_tile: ClassVar[bool] = True
+
+    def __init__(self, vae: torch.nn.Module, source: str, frames_at_once: int = FRAMES_AT_ONCE) -> None:
+        super().__init__()
+        self.vae, self.source, self.frames_at_once = vae.eval().requires_grad_(False), source, frames_at_once
+        self.tiling = self.slicing = False
+        self.time_factor, self.factor, self.channels, self.causal = self.latents_by(vae.config)
+        self.moment_channels = 2 * self.channels if self.cacheable else 0
+
+    @staticmethod
+    @abstractmethod
+    def latents_by(config: Any) -> LatentsOf:
+        """What a configuration of diffusers, a mapping, says of the latents."""
+
+    @classmethod
+    def from_source(
+        cls: type[Own], source: str | None, frames_at_once: int = FRAMES_AT_ONCE, *, option: str = SOURCE_OPTION
+    ) -> Own:
+        """Load from a local folder, else from the hub by its id; of a whole pipeline its folder `vae` is taken.
+
+        Args:
+            source: the folder or the id. A folder is kept by its whole path, which is the same from everywhere.
+            frames_at_once: frames of a forward pass, from 1.
+            option: how the caller's user says another source, for messages.
+
+        Raises:
+            FileNotFoundError: neither; the message says what to get and where to put it.
+        """
+        import diffusers
+
+        if not source:
+            raise FileNotFoundError(
+                f"the autoencoder {cls.kind} needs a source, {option}: a local folder or a hub id such as {cls.example}"
+            )
+        folder = Path(expand_home(source))
+        if folder.is_dir():
+            source = str(folder.absolute())
+        try:
+            vae = _load(getattr(diffusers, cls.library_class), source)
+        except OSError as error:
+            where = "" if folder.is_dir() or folder.is_absolute() else f", which is no folder in {Path.cwd()},"
+            raise FileNotFoundError(
+                f"cannot load an {cls.library_class} from {source!r}{where} ({str(error).splitlines()[0]}). Get config.json "
+                f"and diffusion_pytorch_model.safetensors of, for example, {cls.example}, put them into a folder, "
+                f"and pass it: {option}"
+            ) from error
+        return cls(vae, source, frames_at_once)
+
+    @classmethod
+    def latents_of(cls, source: str | None) -> LatentsOf | None:
+        """What the configuration of a source says of the latents; None if that is not on this machine."""
+        if not source:
+            return None
+        for part in ("", f"{SUBFOLDER}/"):
+            path: object = Path(expand_home(source)) / f"{part}config.json"
+            if not path.is_file():
+                try:
+                    path = try_to_load_from_cache(source, f"{part}config.json")
+                except HFValidationError:  # no hub id, but a folder
+                    continue
+            if isinstance(path, str | Path):
+                return cls.latents_by(json.loads(Path(path).read_text(encoding="utf-8")))
+        return None
+
+    def place(self: Own, device: torch.device, dtype: torch.dtype) -> Own:
+        # Convolutions on a GPU run over channels last; elsewhere each would copy its input. Those over time have five axes.
+        order = torch.channels_last if device.type == "cuda" and not self.causal else torch.preserve_format
+        return self.to(device, dtype, memory_format=order)
+
+    def configuration(self) -> dict[str, Any]:
+        return {name: self.vae.config[name] for name in self.settings}
+
+    def save(self, folder: Path) -> None:
+        options = {name: True for name in ("tiling", "slicing") if getattr(self, name)}
+        write_header(folder, {"kind": self.kind, "source": self.source, **options})
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Tiles only inside: diffusers' switch is of encoding, too, which would move the latents."""
+        if not self.tiling:
+            yield
+            return
+        self.vae.enable_tiling()
+        try:
+            yield
+        finally:
+            self.vae.disable_tiling()
+
+
+def _load(library_class: Any, source: str) -> torch.nn.Module:
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file() and (folder / SUBFOLDER / "config.json").is_file():
+        return library_class.from_pretrained(folder / SUBFOLDER)
+    try:
+        return library_class.from_pretrained(source)
+    except OSError:
+        if folder.is_dir():
+            raise
+        try:
+            return library_class.from_pretrained(source, subfolder=SUBFOLDER)
+        except OSError:
+            pass  # the first error says more
+        raise
