@@ -182,6 +182,7 @@ def test_protocols_are_listed_and_shown_in_full(capsys):
         run("protocols", "absent")
 
 
+@pytest.mark.slow
 def test_sensitivity_prints_a_table_and_draws_the_curves(tmp_path, capsys, monkeypatch):
     """With a small detector; one that sees nothing answers to no damage, which is the exit status."""
     for each in (SmallNetwork, Blind):

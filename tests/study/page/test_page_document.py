@@ -170,6 +170,7 @@ def test_damage_is_named_on_the_page(tmp_path):
     assert "<gone>.npz" in words
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path):
     """In processes of other hash seeds, in which sets have other orders."""
     path = write(tmp_path / "paper.jsonl", with_clips(tmp_path, lines(["dense", "sparse"])))
