@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ENTRIES,
         help="which weights of a training checkpoint; default: the first it has, of a run of ours `ema`",
     )
+    scores = "scores of this model, as `sparsevid evaluate score` wrote them, for the card; those of a run are found"
+    parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="FILE", help=scores)
     sparse = parser.add_argument_group("sparse models")
     sparse.add_argument("--to-sparse", metavar="LAYOUT", help="make a dense model sparse, such as '2P 4(1M3S1R1D) 2D'")
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
@@ -138,6 +140,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     import torch
     from safetensors.torch import save_file
 
+    from sparsevid.evaluation.card import run_sections
     from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
@@ -145,9 +148,12 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         with torch.device("meta"):
             model = DiffusionTransformer(conversion.spec)
         model.load_state_dict(conversion.weights, assign=True)
-        model.save_pretrained(args.out)
-        if folder is not None:
-            _copy_run(folder, args.out)
+        run = _run_of(folder) if folder is not None else None
+        sections = {} if run is None else run_sections(run, args.scores)
+        model.save_pretrained(args.out, model_card_kwargs={"sections": sections, "whole": run is not None})
+        if run is not None:
+            shutil.copyfile(run / "config.yaml", args.out / "config.yaml")
+            shutil.copytree(run / "autoencoder", args.out / "autoencoder", dirs_exist_ok=True)
         return
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -157,10 +163,9 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         torch.save(public, args.out)
 
 
-def _copy_run(model_folder: Path, out: Path) -> None:
-    """Put a run's config and autoencoder beside its exported model, so that it can be sampled as it is."""
+def _run_of(model_folder: Path) -> Path | None:
+    """The folder with the config and autoencoder that go with a model, which are put beside it so that it can be sampled."""
     for folder in (model_folder, model_folder.parent):
         if (folder / "config.yaml").is_file() and (folder / "autoencoder").is_dir():
-            shutil.copyfile(folder / "config.yaml", out / "config.yaml")
-            shutil.copytree(folder / "autoencoder", out / "autoencoder", dirs_exist_ok=True)
-            return
+            return folder
+    return None

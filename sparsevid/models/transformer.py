@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparsevid.models.blocks import Head, Layer, RecoverLayer, build_layer, layer_norm, modulate
+from sparsevid.models.card import model_card
 from sparsevid.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -296,12 +297,19 @@ class DiffusionTransformer(
         return [c] * (self.spec.depth + 1)
 
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
-        """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
+        """Write config.json, which holds the spec and nothing of this machine, safetensors, and a card, if no README.md is there.
+
+        `model_card_kwargs` are those of `models/card.py:model_card`, such as sections on training and scores.
+        """
         # safetensors refuses the views that parameters are of a fused product; those of a copy stand alone.
         model = self if self.fused_modulation is None else copy.deepcopy(self)
         return super(DiffusionTransformer, model).save_pretrained(
             save_directory, config={"spec": self.spec.to_dict()}, **options
         )
+
+    def generate_model_card(self, **options) -> ModelCard:
+        """The card that `save_pretrained` writes; options as of `models/card.py:model_card`."""
+        return model_card(self.spec, **options)
 
     def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool, dtype: torch.dtype) -> Tensor:
         """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D) of type `dtype`."""

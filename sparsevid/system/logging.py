@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from sparsevid.system.distributed import is_main
 
@@ -57,10 +57,18 @@ LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file."""
-    if not sys.stderr.isatty():
+    """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file.
+
+    In a notebook that has `ipywidgets` it is a widget.
+    """
+    if not sys.stderr.isatty() and not in_notebook():
         options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
     return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, file=_Shown(sys.stderr), **options)
+
+
+def in_notebook() -> bool:
+    """Whether bars are widgets."""
+    return any(each.__module__ == "tqdm.notebook" for each in tqdm.__mro__)
 
 
 class _Shown:
