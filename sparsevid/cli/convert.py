@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.models.convert.checkpoint_file import ENTRIES, read_checkpoint
-from sparsevid.models.convert.names import FAMILIES
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.models.convert import ENTRIES, FAMILIES
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.models.convert.conversion import Conversion
@@ -51,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
     sparse.add_argument("--no-transition-positions", action="store_true", help="as public SparseDiT; with --to-sparse")
     sparse.add_argument("--residual-upsampling", action="store_true", help="W1 = 1 on what changed; with --to-sparse")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--to-public", choices=FAMILIES, help="write official names and position tables")
 
 
@@ -62,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
         conversion = _make_sparse(conversion, args)
     _write(conversion, args, folder)
     spec, report = conversion.spec, conversion.report
+    if args.json:
+        changes = [dict(zip(("tensor", "change", "reason"), row, strict=True)) for row in report.rows()]
+        print_json({"out": str(args.out), "spec": spec.to_dict(), "carried": report.carried, "changes": changes})
+        return 0
     grid = f", sparse grid {'×'.join(map(str, spec.sparse_grid))}" if spec.sparse_grid else ""
     title = f"{spec.layout}, latents {'×'.join(map(str, spec.input_size))}{grid}: {report.carried} tensors from {args.source}"
     print_table(title, ["tensor", "", "why or how"], report.rows() or [["nothing dropped or initialised", "", ""]])
@@ -95,6 +99,7 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
 
 def _read(args: argparse.Namespace, folder: Path | None) -> "Conversion":
     from sparsevid.generation.pretrained import load_model
+    from sparsevid.models.convert.checkpoint_file import read_checkpoint
     from sparsevid.models.convert.conversion import Conversion, ConversionReport
     from sparsevid.models.convert.public import from_public
 

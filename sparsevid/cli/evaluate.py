@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from sparsevid.system.distributed import (
     is_main,
     shutdown,
 )
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.evaluation.clips.clips import ClipSource
@@ -82,11 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_detector_arguments(selftest)
 
     protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
+    for each in (selftest, protocols):
+        each.add_argument("--json", action="store_true", help="print JSON in place of the table")
     protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
 
     sensitivity = actions.add_parser("sensitivity", help="the score of damaged real clips", formatter_class=style)
     sensitivity.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
     add_card_option(sensitivity)
+    sensitivity.add_argument("--json", action="store_true", help="print JSON in place of the table")
     sensitivity.add_argument("--split", help="of real videos, where the protocol reports several")
     sensitivity.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
     _add_measuring_arguments(sensitivity)
@@ -249,17 +253,25 @@ def _selftest(args: argparse.Namespace) -> int:
             checks += golden_checks(golden, detector)
         elif golden is not None:
             logger.warning("the published values are for %s: they are not computed", dict(golden.options))
+    status = 0 if all(each.passed for each in checks) else 1
+    if args.json:
+        print_json([{**asdict(each), "passed": each.passed} for each in checks])
+        return status
     rows = [
         [each.name, f"{each.expected:.8g}", f"{each.found:.8g}", f"{each.tolerance:.1g}", "pass" if each.passed else "FAIL"]
         for each in checks
     ]
     print_table("self-test", ["check", "expected", "found", "tolerance", "result"], rows)
-    return 0 if all(each.passed for each in checks) else 1
+    return status
 
 
 def _protocols(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.protocols import load_protocol
 
+    if args.json:
+        chosen = [load_protocol(name) for name in ([args.name] if args.name else list_protocols())]
+        print_json([{**each.as_dict(), "fingerprint": each.fingerprint} for each in chosen])
+        return 0
     if args.name is not None:
         protocol = load_protocol(args.name)
         rows = [[name, json.dumps(value)] for name, value in protocol.as_dict().items()]
@@ -292,7 +304,10 @@ def _sensitivity(args: argparse.Namespace) -> int:
     title = f"{detector.metric}: {found.metric} of {found.clips} real clips against themselves, by strength of the damage"
     rising = {name: "no" if name in found.not_monotone else "yes" for name in MONOTONE}
     rows = [[name, *(f"{each:.4g}" for each in scores), rising.get(name, "")] for name, scores in found.scores.items()]
-    print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
+    if args.json:
+        print_json({**asdict(found), "detector": detector.metric, "not_monotone": sorted(found.not_monotone)})
+    else:
+        print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
     if args.plot is not None and is_main():
         from sparsevid.evaluation.plot import plot_curves
 

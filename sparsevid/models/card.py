@@ -49,8 +49,8 @@ def model_card(spec: ModelSpec, sections: Mapping[str, str] | None = None, *, wh
     parts = {"Model": markdown_table(("what", ""), rows), "Cost": markdown_table(("what", ""), cost), **(sections or {})}
     parts["How to sample"] = SAMPLING.format(note="" if whole else ALONE)
     opening = (
-        "A diffusion transformer for video, made with sparsevid. Its layers P, M, S, R and D pool, merge tokens, work on sparse "
-        "ones, recover the others, and are dense."
+        "A diffusion transformer for video, made with sparsevid. Its layers P, M, S, R and D pool, merge tokens, work on "
+        "sparse ones, recover the others, and are dense."
     )
     body = "\n\n".join([opening, *(f"## {heading}\n\n{text}" for heading, text in parts.items())])
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {spec.layout}, {spec.hidden_size} channels\n\n{body}\n")

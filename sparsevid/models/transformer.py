@@ -297,7 +297,7 @@ class DiffusionTransformer(
         return [c] * (self.spec.depth + 1)
 
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
-        """Write config.json, which holds the spec and nothing of this machine, safetensors, and a card, if no README.md is there.
+        """Write config.json, which holds the spec and nothing of this machine, safetensors, and a card where no README.md is.
 
         `model_card_kwargs` are those of `models/card.py:model_card`, such as sections on training and scores.
         """

@@ -10,17 +10,23 @@ from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from sparsevid.system.distributed import is_main
+if TYPE_CHECKING:
+    import numpy as np
 
 _PACKAGE = "sparsevid"
+
+
+def is_main() -> bool:
+    """As of `distributed`, which is not imported for it: where nobody has, no ranks have joined."""
+    known = sys.modules.get("sparsevid.system.distributed")
+    return known is None or known.is_main()
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -101,6 +107,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
+def print_json(values: Any) -> None:
+    """Print plain values as JSON on rank 0."""
+    if is_main():
+        print(json.dumps(values, indent=2))
+
+
 def printable(name: str) -> str:
     """A file's name with bytes that are no UTF-8 spelled out, for otherwise printing it would fail."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -166,7 +178,7 @@ class MetricWriter:
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
-    def image(self, name: str, array: np.ndarray, step: int) -> None:
+    def image(self, name: str, array: "np.ndarray", step: int) -> None:
         """Show an image, uint8 (H, W, 3), RGB, under its name at optimizer step `step`: in TensorBoard and Weights & Biases."""
         if self.board is not None:
             with self._board():

@@ -3,3 +3,6 @@
 `checkpoint_file` reads files without running code, `foreign` names those that only look like public ones, `names` and `infer`
 know what public checkpoints call layers and show of their model, `conversion` is what comes out.
 """
+
+ENTRIES = ("ema", "model", "module", "state_dict")  # of a training checkpoint, the first that it has
+FAMILIES = ("latte", "dit", "sparsedit")  # of public checkpoints

@@ -11,11 +11,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from sparsevid.models.convert import FAMILIES
 from sparsevid.models.embeddings import sincos, spatial_table
 from sparsevid.sparsity.layout import Layout
 from sparsevid.sparsity.spec import ModelSpec
 
-FAMILIES = ("latte", "dit", "sparsedit")
 SDTM_PARTS = ("token_merge_blocks", "semantic_blocks", "token_recover_blocks", "normal_blocks")  # SparseDiT's M, S, R, D
 LABELS = "y_embedder.embedding_table.weight"
 LAYER = re.compile(r"(blocks|poolingformer_blocks|normal_blocks|dumbbell_blocks\.\d+\.[a-z_]+)\.(\d+)\.")
