@@ -129,7 +129,8 @@ def test_the_package_and_its_help_wait_for_no_large_library():
     assert not imported_by("from sparsevid.cli import main; main()", "--help") & {"torch", "numpy", "diffusers", "deepspeed"}
 
 
-LIGHT = ("memory", "train", "report", "convert", "prepare_data", "make_data", "encode_latents", "study", "demo")
+LIGHT = ("cost", "evaluate", "memory", "train", "report", "convert", "prepare_data", "make_data", "encode_latents", "study",
+         "demo")  # fmt: skip
 
 
 def test_help_of_these_commands_waits_for_no_pytorch():

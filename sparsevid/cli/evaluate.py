@@ -7,20 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsevid.cli import add_card_option
-from sparsevid.evaluation.detectors import DETECTORS, build_detector
+from sparsevid.evaluation.detectors import DETECTORS
 from sparsevid.evaluation.protocols import list_protocols
 from sparsevid.evaluation.record import ProtocolRecord, load_record
 from sparsevid.system.atomic import check_writable
-from sparsevid.system.distributed import (
-    LONG_WAIT,
-    check_device,
-    check_ranks,
-    default_device,
-    init_process_group_if_launched,
-    is_main,
-    shutdown,
-)
-from sparsevid.system.logging import get_logger, print_json, print_table
+from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.evaluation.clips.clips import ClipSource
@@ -106,6 +97,14 @@ def run(args: argparse.Namespace) -> int:
         "protocols": _protocols,
         "sensitivity": _sensitivity,
     }
+    from sparsevid.system.distributed import (
+        LONG_WAIT,
+        check_device,
+        check_ranks,
+        init_process_group_if_launched,
+        shutdown,
+    )
+
     device = check_device(args.device) if getattr(args, "device", None) else None  # not every action computes
     init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished its clips waits for the slowest
     check_ranks(device=device)
@@ -350,6 +349,9 @@ def _options(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _built(args: argparse.Namespace, name: str, options: dict[str, Any]) -> "Detector":
+    from sparsevid.evaluation.detectors import build_detector
+    from sparsevid.system.distributed import default_device
+
     device = args.device or default_device()
     return build_detector(name, device, path=args.detector_path, trust=args.trust_detector, options=options)
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention
 from sparsevid.models.modulation import Modulation
 from sparsevid.models.saving import Part, Place, Saving
-from sparsevid.sparsity.grid import Grid, upsample, windows
+from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.tokens import upsample, windows
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

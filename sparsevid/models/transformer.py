@@ -28,9 +28,10 @@ from sparsevid.models.embeddings import (
 )
 from sparsevid.models.modulation import FusedModulation
 from sparsevid.models.saving import STACK, Part, Saving, Stack, Tokens, asked
-from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
+from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.tokens import pool
 
 # What the hub's mixin hands on for downloads alone.
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token")

@@ -8,6 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.diffusion.gaussian import GaussianDiffusion, linear_alphas_cumprod
 from sparsevid.diffusion.samplers import (
     DIFFUSION_SAMPLERS,
@@ -151,6 +152,10 @@ def test_a_sampler_calls_the_model_at_the_times_it_says(name, steps):
     if name in DIFFUSION_SAMPLERS:
         assert called == spaced_timesteps(steps)[::-1]
     assert len(called) == (2 * steps - 1 if name == "heun" else steps)
+
+
+def test_commands_offer_every_sampler():
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 def test_what_no_sampler_takes_is_named():
