@@ -145,7 +145,6 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     import torch
     from safetensors.torch import save_file
 
-    from sparsevid.evaluation.card import run_sections
     from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
@@ -154,7 +153,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
             model = DiffusionTransformer(conversion.spec)
         model.load_state_dict(conversion.weights, assign=True)
         run = _run_of(folder) if folder is not None else None
-        sections = {} if run is None else run_sections(run, args.scores)
+        sections = _sections(run, args.scores)
         model.save_pretrained(args.out, model_card_kwargs={"sections": sections, "whole": run is not None})
         if run is not None:
             shutil.copyfile(run / "config.yaml", args.out / "config.yaml")
@@ -166,6 +165,18 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         save_file(public, args.out, {"format": "pt"})
     else:
         torch.save(public, args.out)
+
+
+def _sections(run: Path | None, scores: list[Path]) -> dict[str, str]:
+    """What is known of a model beside its spec, for its card."""
+    from sparsevid.evaluation.card import score_sections
+    from sparsevid.runs.card import run_sections
+    from sparsevid.runs.config import load_config
+
+    if run is None:
+        return score_sections(None, scores)
+    folder = run.resolve()
+    return run_sections(load_config(run / "config.yaml"), folder.name) | score_sections(folder.parents[1], scores)
 
 
 def _run_of(model_folder: Path) -> Path | None:
