@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.savings.calibrate import Measured
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
     )
     parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
     samples = parser.add_argument_group("samples; defaults are those of the run's config")
     samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     for fit in fits:
         _write(fit, folder, args.plot == "on")
     title = f"{args.samples} samples, {len(sampling.times())} calls of {sampling.sampler}, guidance {sampling.guidance:g}"
-    _print(fits, measured, title)
+    _print(fits, measured, title, args.json)
     for fit in fits:
         if fit.quality["r2"] < POOR:
             logger.warning(
@@ -120,9 +121,15 @@ def _write(fit: "Fit", folder: Path, draws: bool) -> None:
         plot_fit(path, fit.points, curve(fit), title=title, labels=AXES[fit.saving])
 
 
-def _print(fits: Sequence["Fit"], measured: Sequence["Measured"], title: str) -> None:
+def _print(fits: Sequence["Fit"], measured: Sequence["Measured"], title: str, as_json: bool) -> None:
     from sparsevid.savings.calibrate import thresholds_left_out
 
+    if as_json:
+        left_out = [
+            dict(zip(map(str, THRESHOLDS), thresholds_left_out(fit, THRESHOLDS, measured), strict=True)) for fit in fits
+        ]
+        print_json([{"saving": fit.saving, **fit.quality, "left_out": each} for fit, each in zip(fits, left_out, strict=True)])
+        return
     columns = ["fit", "points", "R²", "correlation", *(f"calls left out at {threshold:g}" for threshold in THRESHOLDS)]
     rows = []
     for fit in fits:

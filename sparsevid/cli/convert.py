@@ -6,17 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.models.convert.checkpoint_file import ENTRIES, read_checkpoint
-from sparsevid.models.convert.diffusers_folder import (
-    WEIGHTS,
-    find_diffusers,
-    from_diffusers,
-    pipeline_autoencoder,
-    write_diffusers,
-)
-from sparsevid.models.convert.names import FAMILIES
+from sparsevid.models.convert import ENTRIES, FAMILIES
 from sparsevid.sparsity.spec import MERGE_TEXT
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.autoencoder.kl import KLAutoencoder
@@ -57,11 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ENTRIES,
         help="which weights of a training checkpoint; default: the first it has, of a run of ours `ema`",
     )
+    scores = "scores of this model, as `sparsevid evaluate score` wrote them, for the card; those of a run are found"
+    parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="FILE", help=scores)
     sparse = parser.add_argument_group("sparse models")
     sparse.add_argument("--to-sparse", metavar="LAYOUT", help="make a dense model sparse, such as '2P 4(1M3S1R1D) 2D'")
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
     sparse.add_argument("--no-transition-positions", action="store_true", help="as public SparseDiT; with --to-sparse")
     sparse.add_argument("--residual-upsampling", action="store_true", help="W1 = 1 on what changed; with --to-sparse")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     sparse.add_argument(
         "--merge-text", choices=MERGE_TEXT, help="whose tokens listen to the prompt in M (dense); with --to-sparse"
     )
@@ -74,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
+    from sparsevid.models.convert.diffusers_folder import find_diffusers
+
     theirs = args.source.is_dir() and find_diffusers(args.source) is not None
     if args.original_dit and not theirs:
         raise ValueError(f"--original-dit is of folders of diffusers, and {args.source} is none")
@@ -86,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     if autoencoder is not None:
         autoencoder.save(args.out / "autoencoder")
     spec, report = conversion.spec, conversion.report
+    if args.json:
+        changes = [dict(zip(("tensor", "change", "reason"), row, strict=True)) for row in report.rows()]
+        print_json({"out": str(args.out), "spec": spec.to_dict(), "carried": report.carried, "changes": changes})
+        return 0
     grid = f", sparse grid {'×'.join(map(str, spec.sparse_grid))}" if spec.sparse_grid else ""
     title = f"{spec.layout}, latents {'×'.join(map(str, spec.input_size))}{grid}: {report.carried} tensors from {args.source}"
     print_table(title, ["tensor", "", "why or how"], report.rows() or [["nothing dropped or initialised", "", ""]])
@@ -98,6 +99,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.to_public is not None and args.out.suffix not in (".pt", ".pth", ".safetensors"):
         raise ValueError(f"--to-public writes a .pt, .pth or .safetensors file, found {args.out}")
     if args.out.is_dir() and args.to_public is None:
+        from sparsevid.models.convert.diffusers_folder import WEIGHTS
+
         taken = [name for name in ("config.json", "model.safetensors", WEIGHTS) if (args.out / name).exists()]
         if taken:
             raise FileExistsError(f"{args.out} has {' and '.join(taken)} already; nothing is overwritten")
@@ -122,12 +125,15 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
 def _read(args: argparse.Namespace, folder: Path | None, theirs: bool) -> "Conversion":
     """The model of the source: of a folder of ours, of one of diffusers (`theirs`), or of a public file."""
     from sparsevid.generation.pretrained import load_model
+    from sparsevid.models.convert.checkpoint_file import read_checkpoint
     from sparsevid.models.convert.conversion import Conversion, ConversionReport
     from sparsevid.models.convert.public import from_public
     from sparsevid.models.convert.text_files import from_text_file, text_family
 
     if theirs:
         _refuse(args, ("weights",), f"{args.source} holds one model")
+        from sparsevid.models.convert.diffusers_folder import from_diffusers
+
         return from_diffusers(args.source, original_dit=args.original_dit)
     if folder is not None:
         model = load_model(folder)
@@ -161,6 +167,7 @@ def _model_folder(args: argparse.Namespace) -> Path:
 def _open_autoencoder(args: argparse.Namespace) -> "KLAutoencoder | None":
     """Of a pipeline's folder its autoencoder, for a folder of ours beside the model."""
     from sparsevid.autoencoder.kl import KLAutoencoder
+    from sparsevid.models.convert.diffusers_folder import pipeline_autoencoder
 
     found = pipeline_autoencoder(args.source)
     if found is None or args.to_public is not None or args.to_diffusers:
@@ -194,6 +201,8 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     from sparsevid.models.transformer import DiffusionTransformer
 
     if args.to_diffusers:
+        from sparsevid.models.convert.diffusers_folder import write_diffusers
+
         dropped = write_diffusers(conversion.weights, conversion.spec, args.out)
         report = conversion.report.then(ConversionReport(conversion.report.carried - len(dropped), dropped))
         return conversion._replace(report=report)
@@ -201,9 +210,12 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         with torch.device("meta"):
             model = DiffusionTransformer(conversion.spec)
         model.load_state_dict(conversion.weights, assign=True)
-        model.save_pretrained(args.out)
-        if folder is not None:
-            _copy_run(folder, args.out)
+        run = _run_of(folder) if folder is not None else None
+        sections = _sections(run, args.scores)
+        model.save_pretrained(args.out, model_card_kwargs={"sections": sections, "whole": run is not None})
+        if run is not None:
+            shutil.copyfile(run / "config.yaml", args.out / "config.yaml")
+            shutil.copytree(run / "autoencoder", args.out / "autoencoder", dirs_exist_ok=True)
         return conversion
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -214,10 +226,21 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     return conversion
 
 
-def _copy_run(model_folder: Path, out: Path) -> None:
-    """Put a run's config and autoencoder beside its exported model, so that it can be sampled as it is."""
+def _sections(run: Path | None, scores: list[Path]) -> dict[str, str]:
+    """What is known of a model beside its spec, for its card."""
+    from sparsevid.evaluation.card import score_sections
+    from sparsevid.runs.card import run_sections
+    from sparsevid.runs.config import load_config
+
+    if run is None:
+        return score_sections(None, scores)
+    folder = run.resolve()
+    return run_sections(load_config(run / "config.yaml"), folder.name) | score_sections(folder.parents[1], scores)
+
+
+def _run_of(model_folder: Path) -> Path | None:
+    """The folder with the config and autoencoder that go with a model, which are put beside it so that it can be sampled."""
     for folder in (model_folder, model_folder.parent):
         if (folder / "config.yaml").is_file() and (folder / "autoencoder").is_dir():
-            shutil.copyfile(folder / "config.yaml", out / "config.yaml")
-            shutil.copytree(folder / "autoencoder", out / "autoencoder", dirs_exist_ok=True)
-            return
+            return folder
+    return None

@@ -4,10 +4,8 @@ import argparse
 import json
 
 from sparsevid.cli import refuse_said_by_run
-from sparsevid.diffusion.samplers import SAMPLERS, sampler_times
+from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.models.presets import PRESETS, build_spec
-from sparsevid.runs.build import schedule_from_config
-from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, help="paper: frames of the sparse grid (a quarter of T)")
     parser.add_argument("--grid", type=int, nargs=3, metavar=("T", "H", "W"), help="constant: the sparse grid")
     sampler = f"whose steps to average over; default: the run's, of a preset {SAMPLER}"
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help=sampler)
+    parser.add_argument("--sampler", choices=SAMPLER_NAMES, help=sampler)
     parser.add_argument("--steps", type=int, help=f"sampling steps to average over; default: the run's, of a preset {STEPS}")
     listen = "of a model of text: whose tokens listen to the prompt in M; default: the preset's"
     parser.add_argument("--merge-text", choices=MERGE_TEXT, help=listen)
@@ -54,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsevid.diffusion.samplers import sampler_times
+
     name, spec, schedule, sampler, steps = _of_run(args) if args.run else _of_preset(args)
     times = sampler_times(args.sampler or sampler, steps if args.steps is None else args.steps)
     naive = {name: getattr(args, name) for name in ("naive_pooling", "naive_w1", "naive_text")}
@@ -77,6 +77,9 @@ def _of_run(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | N
 
 def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | None, str, int]:
     """The same of a preset, with what the options change."""
+    from sparsevid.runs.build import schedule_from_config
+    from sparsevid.runs.config import ScheduleConfig
+
     name = args.preset or PRESET
     spec = build_spec(name)
     size = tuple(args.input_size or spec.input_size)

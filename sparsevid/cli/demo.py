@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsevid.data.made import MADE
-from sparsevid.runs.config import RunConfig, load_config
 from sparsevid.system.logging import get_logger, metric_by_step, print_table
+
+if TYPE_CHECKING:
+    from sparsevid.runs.config import RunConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
 SCORED_CLIPS = 192  # of 60 the score is by a quarter another for other noise, of these by a twentieth
@@ -53,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsevid.runs.config import load_config
+
     overrides = [*args.overrides, f"output={args.out}", "name=sparse"]
     config, processes = load_config(args.config, overrides), args.processes or _default_processes()
     batch = batch_for(processes, config.train.global_batch, config.train.micro_batch)
@@ -68,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make_data(config: RunConfig) -> None:
+def _make_data(config: "RunConfig") -> None:
     """If the run's data set is one that a program makes, make it, as far as it is not there."""
     from sparsevid.data.made.default import make_default
     from sparsevid.data.tree.cards import load_card, root_folder
@@ -149,7 +154,7 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     )
 
 
-def _real_clips(config: RunConfig, split: str, numbers: range):
+def _real_clips(config: "RunConfig", split: str, numbers: range):
     """Real clips of a split, by number in a drawn order: uint8 (N, 3, T, H, W), with their labels."""
     import torch
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -19,15 +20,7 @@ from sparsevid.cli.evaluations.arguments import (
 )
 from sparsevid.evaluation.protocols import list_protocols
 from sparsevid.evaluation.record import ProtocolRecord, load_record
-from sparsevid.system.distributed import (
-    LONG_WAIT,
-    check_device,
-    check_ranks,
-    init_process_group_if_launched,
-    is_main,
-    shutdown,
-)
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
 EXAMPLES = """examples:
   sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
@@ -96,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector_arguments(selftest)
 
     protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
+    for each in (selftest, protocols):
+        each.add_argument("--json", action="store_true", help="print JSON in place of the table")
     protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
 
     for name in ACTIONS:
@@ -112,6 +107,14 @@ def run(args: argparse.Namespace) -> int:
         "selftest": _selftest,
         "protocols": _protocols,
     }
+    from sparsevid.system.distributed import (
+        LONG_WAIT,
+        check_device,
+        check_ranks,
+        init_process_group_if_launched,
+        shutdown,
+    )
+
     device = check_device(args.device) if getattr(args, "device", None) else None  # not every action computes
     init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished its clips waits for the slowest
     check_ranks(device=device)
@@ -230,17 +233,25 @@ def _selftest(args: argparse.Namespace) -> int:
             checks += golden_checks(golden, detector)
         elif golden is not None:
             logger.warning("the published values are for %s: they are not computed", dict(golden.options))
+    status = 0 if all(each.passed for each in checks) else 1
+    if args.json:
+        print_json([{**asdict(each), "passed": each.passed} for each in checks])
+        return status
     rows = [
         [each.name, f"{each.expected:.8g}", f"{each.found:.8g}", f"{each.tolerance:.1g}", "pass" if each.passed else "FAIL"]
         for each in checks
     ]
     print_table("self-test", ["check", "expected", "found", "tolerance", "result"], rows)
-    return 0 if all(each.passed for each in checks) else 1
+    return status
 
 
 def _protocols(args: argparse.Namespace) -> int:
     from sparsevid.evaluation.protocols import load_protocol
 
+    if args.json:
+        chosen = [load_protocol(name) for name in ([args.name] if args.name else list_protocols())]
+        print_json([{**each.as_dict(), "fingerprint": each.fingerprint} for each in chosen])
+        return 0
     if args.name is not None:
         protocol = load_protocol(args.name)
         rows = [[name, json.dumps(value)] for name, value in protocol.as_dict().items()]

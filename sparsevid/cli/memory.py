@@ -1,7 +1,6 @@
 """`sparsevid memory`: what a run's training needs, before anything is built."""
 
 import argparse
-import json
 
 EXAMPLES = """examples:
   sparsevid memory configs/ucf101/sparse_xl2.yaml
@@ -36,14 +35,11 @@ def show_need(source: str, overrides: list[str], gpus: list[int] | None, *, as_j
     """Print what a run's training needs."""
     from sparsevid.benchmark.candidates import open_run
     from sparsevid.benchmark.memory import need_as_json, need_tables, training_need
-    from sparsevid.system.distributed import is_main
-    from sparsevid.system.logging import print_table
+    from sparsevid.system.logging import print_json, print_table
 
     need = training_need(open_run(source, overrides), gpus)
-    if not is_main():
-        return
     if as_json:
-        print(json.dumps(need_as_json(need), indent=2))
+        print_json(need_as_json(need))
         return
     for title, columns, rows in need_tables(need):
         print_table(title, columns, rows)

@@ -9,8 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
-from sparsevid.system.distributed import init_process_group_if_launched, is_main
-from sparsevid.system.logging import print_table, printable
+from sparsevid.system.logging import is_main, print_table, printable
 
 if TYPE_CHECKING:
     from sparsevid.data.clips import ClipDataset
@@ -56,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.open import tree_rules
     from sparsevid.data.tree.cards import load_card, resolve_root
     from sparsevid.data.tree.manifest import manifest_path, open_manifest
+    from sparsevid.system.distributed import init_process_group_if_launched
 
     card = load_card(args.card, args.card_option or ())
     sheet = args.out or Path(f"{card.name}.png")

@@ -2,3 +2,6 @@
 
 It imports `sparsity`.
 """
+
+# Of `samplers`, which takes seconds to import: what commands offer.
+SAMPLER_NAMES = ("ddpm", "ddim", "dpm++", "euler", "heun")

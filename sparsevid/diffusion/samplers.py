@@ -1,12 +1,12 @@
 """Samplers: functions of `model(x, t, **cond)` that walk from noise to data.
 
 Each takes x (B, C, ...) of unit normal noise and the number of steps. Those of diffusion models also take `noise`, which gives
-fresh unit normal noise like x. `progress` wraps the steps, for a bar. Conditions (`labels`) go to the model as they are.
+fresh unit normal noise like x. `on_step` is called after each step. Conditions (`labels`) go to the model as they are.
 
 No step makes the host wait for a device: coefficients are numbers or lie on the device, and a `TimedModel` is told the time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
 from sparsevid.sparsity.times import LAST_TIMESTEP
 
 Model = Callable[..., Tensor]
-Progress = Callable[[Iterable], Iterable]
+# Told after a step: its number from 0, the diffusion time u that x is at by now, 0 after the last, and x, not to be changed.
+OnStep = Callable[[int, float, Tensor], object]
 CONDITIONAL, NULL = "conditional", "null"  # the halves of guidance: with a class, and without
 BOTH_HALVES = (CONDITIONAL, NULL)
 
@@ -88,16 +89,17 @@ def ddpm(
     *,
     noise: Callable[[], Tensor],
     clip_denoised: bool = False,
-    progress: Progress = iter,
+    on_step: OnStep | None = None,
     **cond,
 ) -> Tensor:
     """Ancestral sampling with the learned variance (DDPM, algorithm 2), on `steps` evenly spaced timesteps."""
     timesteps = spaced_timesteps(steps)
     diffusion = GaussianDiffusion(timesteps)
-    for i in progress(range(steps - 1, -1, -1)):
+    for i in range(steps - 1, -1, -1):
         output = _call_at_timestep(model, x, timesteps[i], **cond)
         step = diffusion.p_mean_variance(output, x, _full(x, i), clip_denoised)
         x = step.mean + (0.5 * step.log_variance).exp() * noise() if i > 0 else step.mean
+        _tell(on_step, steps - 1 - i, timesteps[i - 1] / LAST_TIMESTEP if i else 0.0, x)
     return x
 
 
@@ -109,7 +111,7 @@ def ddim(
     eta: float = 0.0,
     noise: Callable[[], Tensor] | None = None,
     clip_denoised: bool = False,
-    progress: Progress = iter,
+    on_step: OnStep | None = None,
     **cond,
 ) -> Tensor:
     """DDIM (arXiv 2010.02502, equation 12); deterministic for eta = 0. A learned variance is not used.
@@ -121,7 +123,7 @@ def ddim(
         raise ValueError(f"ddim with eta={eta} draws noise: pass `noise`")
     timesteps = spaced_timesteps(steps)
     diffusion = GaussianDiffusion(timesteps)
-    for i in progress(range(steps - 1, -1, -1)):
+    for i in range(steps - 1, -1, -1):
         t = _full(x, i)
         eps = _call_at_timestep(model, x, timesteps[i], **cond)[:, : x.shape[1]]
         x0 = diffusion.pred_x0(x, t, eps)
@@ -132,6 +134,7 @@ def ddim(
         x = previous.sqrt().item() * x0 + (1 - previous - variance).sqrt().item() * eps
         if eta > 0 and i > 0:
             x = x + variance.sqrt().item() * noise()
+        _tell(on_step, steps - 1 - i, timesteps[i - 1] / LAST_TIMESTEP if i else 0.0, x)
     return x
 
 
@@ -141,7 +144,7 @@ def dpm_solver(
     steps: int,
     *,
     noise: Callable[[], Tensor] | None = None,
-    progress: Progress = iter,
+    on_step: OnStep | None = None,
     **cond,
 ) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order. A learned variance is not used.
@@ -154,33 +157,36 @@ def dpm_solver(
     del noise
     timesteps = spaced_timesteps(steps)[::-1]
     scheduler = _dpm_scheduler(timesteps)
-    for k in progress(timesteps):
+    for i, k in enumerate(timesteps):
         eps = _call_at_timestep(model, x, k, **cond)[:, : x.shape[1]]
         if k in timesteps[-2:-1]:
             scheduler.lower_order_nums = 0  # forget the earlier outputs
         x = scheduler.step(eps, k, x, return_dict=False)[0]
+        _tell(on_step, i, timesteps[i + 1] / LAST_TIMESTEP if i + 1 < steps else 0.0, x)
     return x
 
 
-def euler(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
+def euler(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond) -> Tensor:
     """Euler's method for rectified flow: x ← x − v/steps at u = 1, 1 − 1/steps, …"""
-    for u in progress(flow_times(steps)):
+    for i, (u, after) in enumerate(pairwise([*flow_times(steps), 0.0])):
         x = x - _call_at_flow_time(model, x, u, **cond) / steps
+        _tell(on_step, i, after, x)
     return x
 
 
-def heun(model: Model, x: Tensor, steps: int, *, progress: Progress = iter, **cond) -> Tensor:
+def heun(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond) -> Tensor:
     """Heun's method for rectified flow, of second order: the mean velocity of a step's two ends; 2·steps − 1 calls.
 
     The last step is Euler's: a model has seen next to nothing of u = 0 where training draws logit-normal times, and one step
     of first order leaves the whole at second (as in arXiv 2206.00364, algorithm 1).
     """
-    for u, after in progress(list(pairwise([*flow_times(steps), 0.0]))):
+    for i, (u, after) in enumerate(pairwise([*flow_times(steps), 0.0])):
         slope = _call_at_flow_time(model, x, u, **cond)
         if after > 0.0:
             ahead = x - (u - after) * slope
             slope = (slope + _call_at_flow_time(model, ahead, after, **cond)) / 2
         x = x - (u - after) * slope
+        _tell(on_step, i, after, x)
     return x
 
 
@@ -235,6 +241,11 @@ def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond) -> Tensor:
 def _call_at_flow_time(model: Model, x: Tensor, u: float, **cond) -> Tensor:
     """A flow model's output at time u."""
     return call_at(model, x, _full(x, MODEL_TIME_SCALE * u), Told(u), **cond)
+
+
+def _tell(on_step: OnStep | None, step: int, u: float, x: Tensor) -> None:
+    if on_step is not None:
+        on_step(step, u, x)
 
 
 def _full(x: Tensor, value: float) -> Tensor:

@@ -16,7 +16,7 @@ def measure(pipeline: VideoPipeline, sampling: Sampling, samples: int) -> list[M
     batches = [range(first, min(first + size, samples)) for first in range(0, samples, size)]
     with progress(total=len(batches) * sampling.steps, desc="calibrate", unit="step") as bar:
         for indices, noise in zip(batches, pipeline.noises(batches, sampling), strict=True):
-            pipeline.denoise(indices, sampling, bar.update, noise, savings=[probe])
+            pipeline.denoise(indices, sampling, lambda *_: bar.update(), noise, savings=[probe])
     return probe.measured
 
 

@@ -172,7 +172,7 @@ def _run(
 
     with steps, files, times.measured("total"), Stream(pipeline.decode, write, times, files.update, writers) as stream:
 
-        def on_step() -> None:
+        def on_step(*_: object) -> None:
             stream.check()
             steps.update()
 

@@ -9,14 +9,15 @@ Thousands of clips, on any number of processes, are made by `sparsevid.generatio
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, call_once
+from sparsevid.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, Model, OnStep, call_once
 from sparsevid.generation.networks import Networks, first_calls
 from sparsevid.generation.noise import SampleNoise, noise_of_batches
 from sparsevid.generation.pretrained import open_pretrained
@@ -167,7 +168,7 @@ class VideoPipeline:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, num: int = 4, *, show_progress: bool = True, **options) -> Tensor:
-        """Generate clips 0 … num − 1; `sampling` lists the options.
+        """Generate clips 0 … num − 1; `sampling` lists the options, and `batches` that of a callback, `on_step`.
 
         Returns:
             uint8 (num, 3, T, H, W), on the CPU.
@@ -262,12 +263,15 @@ class VideoPipeline:
         self._networks.tell_dropped(named.savings, chosen)
         return chosen
 
-    def batches(self, indices: Sequence[int], *, show_progress: bool = True, **options) -> Iterator[tuple[list[int], Tensor]]:
+    def batches(
+        self, indices: Sequence[int], *, show_progress: bool = True, on_step: OnStep | None = None, **options
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """Generate the clips of the given global indices, batch by batch.
 
         Args:
             indices: global indices; sample i depends on (seed, i) alone.
             show_progress: a bar over the calls of the model.
+            on_step: see `denoise`; of each batch.
             options: see `sampling`.
 
         Yields:
@@ -280,11 +284,13 @@ class VideoPipeline:
         sampling = self.sampling(**options)
         self.warn_of_size(sampling)
         batches = [list(indices[first : first + sampling.batch]) for first in range(0, len(indices), sampling.batch)]
-        bar = progress(total=len(batches) * sampling.steps, desc="sample", unit="step") if show_progress else None
-        for chosen, noise in zip(batches, self.noises(batches, sampling), strict=True):
-            yield chosen, self.decode(self.denoise(chosen, sampling, bar.update if bar is not None else None, noise))
-        if bar is not None:
-            bar.close()
+        shown = (
+            nullcontext() if not show_progress else progress(total=len(batches) * sampling.steps, desc="sample", unit="step")
+        )
+        with shown as bar:
+            told = [each for each in (None if bar is None else lambda *_: bar.update(), on_step) if each is not None]
+            for chosen, noise in zip(batches, self.noises(batches, sampling), strict=True):
+                yield chosen, self.decode(self.denoise(chosen, sampling, lambda *step: [each(*step) for each in told], noise))
 
     def noises(self, batches: Iterable[Sequence[int]], sampling: Sampling) -> Iterator[SampleNoise]:
         """The noise of one batch of samples after another, for `denoise`; for a GPU it is drawn while the model runs."""
@@ -296,7 +302,7 @@ class VideoPipeline:
         self,
         indices: Sequence[int],
         sampling: Sampling,
-        on_step: Callable[[], object] | None = None,
+        on_step: OnStep | None = None,
         noise: SampleNoise | None = None,
         *,
         savings: Sequence[Policy] | None = None,
@@ -306,7 +312,8 @@ class VideoPipeline:
 
         Args:
             sampling: settings out of the method of this name.
-            on_step: called after each step of the sampler.
+            on_step: called after each step of the sampler with its number from 0, the diffusion time that the latents are at by
+                now (0 after the last), and the latents (B, C, T, H, W), which it may read. What it raises ends the sampling.
             noise: of these samples, out of `noises`, if it is drawn already.
             savings, tally: as of `denoiser`.
 
@@ -321,11 +328,9 @@ class VideoPipeline:
         options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
         if sampling.eta:
             options["eta"] = sampling.eta
-        if on_step is not None:
-            options["progress"] = lambda steps: _told(steps, on_step)
         options |= self._condition(indices, sampling)
         denoiser = self.denoiser(sampling, savings=savings, tally=tally)
-        latents = SAMPLERS[sampling.sampler](denoiser, noise.start(), sampling.steps, **options)
+        latents = SAMPLERS[sampling.sampler](denoiser, noise.start(), sampling.steps, on_step=on_step, **options)
         check_finite(latents, indices)
         return latents
 
@@ -392,9 +397,3 @@ class VideoPipeline:
         if not sampling.labels:
             return {}
         return {"labels": torch.tensor([sampling.label(index) for index in indices], device=self.device)}
-
-
-def _told(steps: Sequence, on_step: Callable[[], object]) -> Iterator:
-    for step in steps:
-        yield step
-        on_step()

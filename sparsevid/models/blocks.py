@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from sparsevid.models.attention import CrossAttention, MeanPooling, SelfAttention, TextAttention
 from sparsevid.models.modulation import Modulation, add_table
 from sparsevid.models.saving import Part, Place, Saving
-from sparsevid.sparsity.grid import Grid, upsample, windows
+from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import NORM_EPS, ModelSpec
+from sparsevid.sparsity.tokens import upsample, windows
 
 Text = tuple[Tensor | None, ...]  # bias (B, 1, 1, L) or None, and keys with values (B, L, 2·D); empty: nothing is heard
 

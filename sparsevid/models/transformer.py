@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparsevid.models.blocks import Head, Layer, Text, build_layer
+from sparsevid.models.card import model_card
 from sparsevid.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -31,9 +32,10 @@ from sparsevid.models.inputs import check_condition, check_latents, check_prompt
 from sparsevid.models.modulation import FusedModulation, Modulation
 from sparsevid.models.saving import STACK, Part, Saving, Stack, Tokens, asked
 from sparsevid.models.text import CaptionEmbedding, Heard, PreparedText, prepare
-from sparsevid.sparsity.grid import Grid, check_sparse_grid, pool
+from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.tokens import pool
 
 # What the hub's mixin hands on for downloads alone.
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token")
@@ -354,12 +356,19 @@ class DiffusionTransformer(
         return [c] * (self.spec.depth + 1)
 
     def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
-        """Write config.json, which holds the spec and nothing of this machine, and safetensors."""
+        """Write config.json, which holds the spec and nothing of this machine, safetensors, and a card where no README.md is.
+
+        `model_card_kwargs` are those of `models/card.py:model_card`, such as sections on training and scores.
+        """
         # safetensors refuses the views that parameters are of a fused product; those of a copy stand alone.
         model = self if self.fused_modulation is None else copy.deepcopy(self)
         return super(DiffusionTransformer, model).save_pretrained(
             save_directory, config={"spec": self.spec.to_dict()}, **options
         )
+
+    def generate_model_card(self, **options) -> ModelCard:
+        """The card that `save_pretrained` writes; options as of `models/card.py:model_card`."""
+        return model_card(self.spec, **options)
 
     def _pool(self, x: Tensor, dense: Grid, sparse: Grid, temporal: bool, dtype: torch.dtype) -> Tensor:
         """Dense tokens (B, T, N, D) → the sparse tokens that a module begins with, (B, t, n, D) of type `dtype`."""

@@ -10,17 +10,23 @@ from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from sparsevid.system.distributed import is_main
+if TYPE_CHECKING:
+    import numpy as np
 
 _PACKAGE = "sparsevid"
+
+
+def is_main() -> bool:
+    """As of `distributed`, which is not imported for it: where nobody has, no ranks have joined."""
+    known = sys.modules.get("sparsevid.system.distributed")
+    return known is None or known.is_main()
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -57,10 +63,18 @@ LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file."""
-    if not sys.stderr.isatty():
+    """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file.
+
+    In a notebook that has `ipywidgets` it is a widget.
+    """
+    if not sys.stderr.isatty() and not in_notebook():
         options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
     return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, file=_Shown(sys.stderr), **options)
+
+
+def in_notebook() -> bool:
+    """Whether bars are widgets."""
+    return any(each.__module__ == "tqdm.notebook" for each in tqdm.__mro__)
 
 
 class _Shown:
@@ -91,6 +105,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # plain: square brackets in names are no markup
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def print_json(values: Any) -> None:
+    """Print plain values as JSON on rank 0."""
+    if is_main():
+        print(json.dumps(values, indent=2))
 
 
 def printable(name: str) -> str:
@@ -158,7 +178,7 @@ class MetricWriter:
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
-    def image(self, name: str, array: np.ndarray, step: int) -> None:
+    def image(self, name: str, array: "np.ndarray", step: int) -> None:
         """Show an image, uint8 (H, W, 3), RGB, under its name at optimizer step `step`: in TensorBoard and Weights & Biases."""
         if self.board is not None:
             with self._board():

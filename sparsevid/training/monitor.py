@@ -201,7 +201,7 @@ class Monitor:
             own: str | None = None
             try:
                 # A rank that has nothing left makes a sample of another's and drops it: all ask as often.
-                latents = self.pipeline.denoise(share or [first], sampling, ask)
+                latents = self.pipeline.denoise(share or [first], sampling, lambda *_: ask())
                 if share:
                     take(share, self.pipeline.decode(latents))
             except FAILURES as error:  # the others would wait for this rank at their next batch

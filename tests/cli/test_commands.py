@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import av
@@ -166,6 +167,43 @@ def test_formats_by_spaces_or_commas():
 def test_an_error_of_the_operating_system_is_a_message(refused):
     """An OSError of no class of its own, as that of a full disk; here a name that is too long."""
     assert "sample: error: " in refused("sample", "x" * 300)
+
+
+def test_tables_as_json(capsys):
+    assert run_tool("evaluate", ["protocols", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    (one,) = (each for each in listed if each["name"] == "sparsevid/fd-transnetv2-v1")
+    assert run_tool("evaluate", ["protocols", one["name"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [one] and len(one["fingerprint"]) == 64
+    assert run_tool("evaluate", ["selftest", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert checks and all(each["passed"] for each in checks)
+    assert all(abs(each["found"] - each["expected"]) <= each["tolerance"] for each in checks)
+
+
+@pytest.mark.slow
+def test_what_is_published_passes_the_registrys_checks(tmp_path):
+    """Wheel and source archive of what git has, built and looked at by the registry's own tool."""
+    extra = tmp_path / "extra"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", extra, "build", "twine"]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs build and twine, which cannot be fetched here")
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if names.returncode:
+        pytest.skip("no git, or no checkout")
+    for name in names.stdout.split("\n"):
+        if name and (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "source" / name)
+    environment = {**os.environ, "PYTHONPATH": str(extra)}
+    built = ["build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
+    checked = ["twine", "check", "--strict", tmp_path / "dist" / "*"]
+    for arguments in (built, checked):
+        command = [sys.executable, "-m", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert "sparsevid/py.typed" in zipfile.ZipFile(wheel).namelist() and len([*(tmp_path / "dist").glob("*.tar.gz")]) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`sparsevid convert` on files: public to ours, dense to sparse, and back."""
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,9 @@ def test_public_to_ours_to_sparse_and_back(latte, tmp_path, capsys):
     assert convert(tmp_path / "dense", tmp_path / "sparse", *sparse_options) == 0
     printed = capsys.readouterr().out
     assert "blocks.0.attn.qkv.weight (q, k)" in printed and "blocks.2.merged_layer2.weight" in printed
+    assert convert(tmp_path / "dense", tmp_path / "as-json", *sparse_options, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["spec"]["layout"] == layout and "blocks.2.merged_layer2.weight" in {each["tensor"] for each in told["changes"]}
     sparse = load_model(tmp_path / "sparse").eval()
     assert sparse.spec.layout == layout and sparse.spec.sparse_grid == (config["num_frames"], 2, 1)
     assert sparse.spec.residual_upsampling and sparse.spec.transition_positions

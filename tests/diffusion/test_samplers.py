@@ -8,6 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.diffusion.gaussian import GaussianDiffusion, linear_alphas_cumprod
 from sparsevid.diffusion.samplers import (
     DIFFUSION_SAMPLERS,
@@ -142,13 +143,19 @@ def test_a_sampler_calls_the_model_at_the_times_it_says(name, steps):
 
     ticks = []
     options = {"noise": lambda: torch.zeros_like(START)} if name in DIFFUSION_SAMPLERS else {}
-    counting = lambda each: (ticks.append(step) or step for step in each)  # noqa: E731
-    out = SAMPLERS[name](model, START, steps, progress=counting, marker="kept", **options)
-    assert out.shape == START.shape and out.isfinite().all() and len(ticks) == steps
+    out = SAMPLERS[name](model, START, steps, on_step=lambda *told: ticks.append(told), marker="kept", **options)
+    assert out.shape == START.shape and out.isfinite().all()
+    numbers, times, latents = zip(*ticks, strict=True)
+    assert numbers == tuple(range(steps)) and latents[-1] is out and times[-1] == 0.0
+    assert list(times[:-1]) == pytest.approx(sorted(set(sampler_times(name, steps)), reverse=True)[1:], abs=1e-7)
     assert [t / 999 for t in called] == pytest.approx(sampler_times(name, steps), abs=1e-7)
     if name in DIFFUSION_SAMPLERS:
         assert called == spaced_timesteps(steps)[::-1]
     assert len(called) == (2 * steps - 1 if name == "heun" else steps)
+
+
+def test_commands_offer_every_sampler():
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 def test_what_no_sampler_takes_is_named():

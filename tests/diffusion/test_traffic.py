@@ -35,18 +35,17 @@ def events_of_steps(sampler: str, traffic: Traffic, savings: Sequence[str], **op
         options["noise"] = lambda: torch.randn_like(x)
     found: list[list[Event]] = []
 
-    def watched(steps):
-        for step in steps:
-            traffic.clear()
-            yield step
-            found.append(list(traffic.events))
+    def watched(step, u, x):
+        found.append(list(traffic.events))
+        traffic.clear()
 
     for _ in range(2):  # in the first walk the tables of positions come to the device
         found.clear()
         saving = saved(model, [parse_saving(text) for text in savings], sampler_times(sampler, STEPS))
         guided = with_guidance(with_token_schedule(saving, schedule), 2.0, spec.num_classes, interval=(0.2, 0.8))
+        traffic.clear()
         with torch.no_grad():
-            SAMPLERS[sampler](guided, x, STEPS, labels=labels, progress=watched, **options)
+            SAMPLERS[sampler](guided, x, STEPS, labels=labels, on_step=watched, **options)
     return found
 
 

@@ -378,3 +378,18 @@ def test_samples_by_cuda_graphs_are_those_without(checkpoint, dtype, compiled):
             found, expected = (made[graph].denoise(indices, settings) for graph in (1, 0))
             assert torch.equal(found, expected)
     assert len(made[1]._networks.graphs) > 3
+
+
+def test_a_callback_sees_every_step_of_every_batch(pipeline):
+    seen = []
+    clips = pipeline(3, batch=2, **QUIET, on_step=lambda step, time, latents: seen.append((step, time, latents.clone())))
+    assert [step for step, _, _ in seen] == [0, 1, 2] * 2
+    assert seen[0][1] > seen[1][1] >= seen[2][1] == seen[-1][1] == 0.0
+    assert [len(latents) for _, _, latents in seen] == [2, 2, 2, 1, 1, 1]
+    assert torch.equal(pipeline.decode(torch.cat([seen[2][2], seen[-1][2]])), clips)
+
+    def stops(step, time, latents):
+        raise KeyboardInterrupt(step)
+
+    with pytest.raises(KeyboardInterrupt, match="0"):
+        pipeline(1, **QUIET, on_step=stops)

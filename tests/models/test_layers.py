@@ -9,8 +9,9 @@ from sparsevid.models.blocks import AttentionLayer, MergeLayer, PoolLayer, Recov
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity import layout
 from sparsevid.sparsity.cost import layer_macs
-from sparsevid.sparsity.grid import Grid, pool, upsample, windows
+from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.tokens import pool, upsample, windows
 
 DENSE, SPARSE = Grid(4, 4, 6), Grid(2, 3, 2)
 SPEC = ModelSpec("1P 2(1M2S1R1D) 1D", 24, 2, (4, 8, 12), sparse_grid=SPARSE)

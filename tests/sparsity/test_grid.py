@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from sparsevid.sparsity.grid import Grid, cell_centres, check_sparse_grid, pool, upsample, windows
+from sparsevid.sparsity.grid import Grid, cell_centres, check_sparse_grid
+from sparsevid.sparsity.tokens import pool, upsample, windows
 
 GRIDS = [
     (Grid(8, 6, 6), Grid(4, 4, 4)),

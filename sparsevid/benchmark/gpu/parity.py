@@ -26,9 +26,9 @@ from sparsevid.models.convert.public import from_public
 from sparsevid.models.embeddings import spatial_positions, temporal_positions, wave_frequencies
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ObjectiveConfig
-from sparsevid.sparsity.grid import pool, upsample
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.sparsity.tokens import pool, upsample
 from sparsevid.training.objective import build_objective
 
 REFERENCE = "tests/reference"

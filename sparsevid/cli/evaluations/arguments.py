@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.evaluation.detectors import DETECTORS, build_detector
+from sparsevid.evaluation.detectors import DETECTORS
 from sparsevid.evaluation.protocols import list_protocols, with_fields
 from sparsevid.system.atomic import check_writable
-from sparsevid.system.distributed import default_device
 
 if TYPE_CHECKING:
     from sparsevid.evaluation.clips.clips import ClipSource
@@ -69,6 +68,9 @@ def detector_options(args: argparse.Namespace) -> dict[str, str]:
 
 
 def built_detector(args: argparse.Namespace, name: str, options: dict[str, Any]) -> "Detector":
+    from sparsevid.evaluation.detectors import build_detector
+    from sparsevid.system.distributed import default_device
+
     device = args.device or default_device()
     return build_detector(name, device, path=args.detector_path, trust=args.trust_detector, options=options)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
-from sparsevid.system.distributed import is_main
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import is_main, print_table
 
 HELP = "how far split, stride, number, resize, codec and draws move a score"
 

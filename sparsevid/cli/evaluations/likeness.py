@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from sparsevid.cli.evaluations.arguments import REQUIRED
-from sparsevid.system.distributed import is_main
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import is_main, print_table
 
 HELP = "PSNR and SSIM of clips against those that were made from the same noise"
 

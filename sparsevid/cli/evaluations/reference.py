@@ -5,8 +5,7 @@ from pathlib import Path
 
 from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
-from sparsevid.system.distributed import is_main
-from sparsevid.system.logging import get_logger
+from sparsevid.system.logging import get_logger, is_main
 
 HELP = "real images to a reference file of ADM's evaluator"
 logger = get_logger(__name__)

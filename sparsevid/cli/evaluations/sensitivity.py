@@ -2,14 +2,14 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
-from sparsevid.system.distributed import default_device, is_main
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.evaluation.detectors import Detector
@@ -23,6 +23,7 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
     add_card_option(parser)
+    parser.add_argument("--json", action="store_true", help="of one detector, print JSON in place of the table")
     parser.add_argument("--split", help="of real videos, where the protocol reports several")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
     every = "one table of these detectors (all: each whose weights are at hand) and of all their metrics, each by its default "
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
     title = f"{detector.metric}: {found.metric} of {found.clips} real clips against themselves, by strength of the damage"
     rising = {name: "no" if name in found.not_monotone else "yes" for name in MONOTONE}
     rows = [[name, *(f"{each:.4g}" for each in scores), rising.get(name, "")] for name, scores in found.scores.items()]
-    print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
+    if args.json:
+        print_json({**asdict(found), "detector": detector.metric, "not_monotone": sorted(found.not_monotone)})
+    else:
+        print_table(title, ["distortion", *map(str, found.strengths), "monotone"], rows)
     if args.plot is not None and is_main():
         from sparsevid.evaluation.plot import plot_curves
 
@@ -93,6 +97,7 @@ def _instruments(args: argparse.Namespace) -> "list[tuple[Detector, Protocol]]":
     from sparsevid.evaluation.detectors import DETECTORS, build_detector
     from sparsevid.evaluation.evaluate import resolve_protocol
     from sparsevid.evaluation.protocols import with_fields
+    from sparsevid.system.distributed import default_device
 
     paths = {name: Path(path) for name, _, path in (each.partition("=") for each in args.weights)}
     if unknown := [name for name in paths if name not in DETECTORS]:

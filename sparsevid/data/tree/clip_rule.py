@@ -6,8 +6,10 @@ Dimensions: T frames.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparsevid.data.tree.manifest import Video
+if TYPE_CHECKING:
+    from sparsevid.data.tree.manifest import Video
 
 RULES = ("stride", "latte_linspace")
 SHORT = ("exclude", "reduce_stride", "repeat_last")
@@ -88,12 +90,12 @@ def valid_starts(rule: ClipRule, num_frames: int) -> range:
     return range(1 if num_frames >= needed else 0)
 
 
-def counted_frames(rule: ClipRule, video: Video) -> int:
+def counted_frames(rule: ClipRule, video: "Video") -> int:
     """Frames of a video as the rule counts them: its own, or those of `target_fps` that fit into its time."""
     return video.frames if rule.target_fps is None else int(video.seconds * rule.target_fps + _TIME_SLACK) + 1
 
 
-def own_frames(rule: ClipRule, video: Video, indices: Sequence[int]) -> list[int]:
+def own_frames(rule: ClipRule, video: "Video", indices: Sequence[int]) -> list[int]:
     """Frame numbers as the rule counts them → the video's own: with `target_fps` the frame shown at that time."""
     if rule.target_fps is None:
         return list(indices)

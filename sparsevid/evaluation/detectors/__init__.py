@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
+    from sparsevid.evaluation.detectors.base import Detector, Setting
 
 __all__ = ["DETECTORS", "Detector", "build_detector", "detector_class"]
 
@@ -29,12 +31,12 @@ DETECTORS: dict[str, tuple[str, str]] = {
 
 def build_detector(
     name: str,
-    device: torch.device | str = "cpu",
+    device: "torch.device | str" = "cpu",
     *,
     path: Path | None = None,
     trust: bool = False,
-    options: Mapping[str, Setting] | None = None,
-) -> Detector:
+    options: "Mapping[str, Setting] | None" = None,
+) -> "Detector":
     """Build the detector `name`.
 
     Args:
@@ -57,7 +59,7 @@ def build_detector(
     return cls.from_weights(None if path is None else Path(path), trust, **settings).to(device)
 
 
-def detector_class(name: str) -> type[Detector]:
+def detector_class(name: str) -> "type[Detector]":
     """The class of the detector `name`, which knows its metric, preprocessing and options without loading weights.
 
     Raises:
@@ -67,3 +69,12 @@ def detector_class(name: str) -> type[Detector]:
         raise ValueError(f"unknown detector {name!r}; known are {', '.join(sorted(DETECTORS))}")
     module, cls = DETECTORS[name]
     return getattr(import_module(module), cls)
+
+
+def __getattr__(name: str) -> Any:
+    """`Detector` on first use: the names alone are wanted without PyTorch."""
+    if name != "Detector":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sparsevid.evaluation.detectors.base import Detector
+
+    return Detector

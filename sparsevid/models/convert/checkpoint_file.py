@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sparsevid.models.convert import ENTRIES
 from sparsevid.models.convert.conversion import abbreviate
 from sparsevid.models.convert.foreign import check_content, check_name
 from sparsevid.system.logging import get_logger
 
 # Of a training checkpoint, the one that gives the better samples first; "module" is DeepSpeed's.
-ENTRIES = ("ema", "model", "module", "state_dict")
 _PIXART_EMA = "state_dict_ema"  # what PixArt's trainer calls the first
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?:\. Please|\n|$)")  # without the advice to allow what was refused

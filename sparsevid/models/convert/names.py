@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sparsevid.models.convert import FAMILIES
 from sparsevid.models.embeddings import sincos, spatial_table
 from sparsevid.sparsity.layout import Layout
 from sparsevid.sparsity.spec import ADDED, ModelSpec
 
-FAMILIES = ("latte", "dit", "sparsedit")
 SDTM_PARTS = ("token_merge_blocks", "semantic_blocks", "token_recover_blocks", "normal_blocks")  # SparseDiT's M, S, R, D
 LABELS = "y_embedder.embedding_table.weight"
 LAYER = re.compile(r"(blocks|poolingformer_blocks|normal_blocks|dumbbell_blocks\.\d+\.[a-z_]+)\.(\d+)\.")

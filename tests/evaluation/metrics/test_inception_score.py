@@ -63,7 +63,7 @@ def test_logits_whose_probabilities_underflow_give_a_number():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at least 10 clips, got 9"):
         inception_score(draw(9, 4))
-    with pytest.raises(ValueError, match="1 split or more, got 0"):
+    with pytest.raises(ValueError, match="1 split or more, of 1 sample or more, got 0"):
         inception_score(draw(9, 4), splits=0)
     with pytest.raises(ValueError, match="1 of 20 clips hold values that are not finite"):
         inception_score(draw(20, 4).index_fill(0, torch.tensor(3), torch.inf))
