@@ -223,7 +223,7 @@ def test_a_cache_that_does_not_fit_says_all_that_differs(manifest, kl, tmp_path)
 
 def test_no_cache_fits_an_autoencoder_that_each_run_fits_for_itself(manifest, pixels_cache):
     linear = LinearAutoencoder.fit(torch.randint(0, 255, (1, 3, 4, 16, 16), dtype=torch.uint8), patch=2, channels=2)
-    with pytest.raises(ValueError, match="no cache can: each run fits its own linear autoencoder") as error:
+    with pytest.raises(ValueError, match="no cache can: of the autoencoder linear, each run fits its own") as error:
         pixels_cache.check(manifest, linear, SIZE, flip=True)
     assert "encode_latents" not in str(error.value) and "data.latents=null" in str(error.value)
 
@@ -253,7 +253,7 @@ def test_a_folder_is_not_mixed(manifest, tmp_path):
 def test_arguments_are_checked(manifest, kl, tmp_path):
     linear = LinearAutoencoder.fit(torch.randint(0, 255, (1, 3, 4, 16, 16), dtype=torch.uint8), patch=2, channels=2)
     for options, message in [
-        ({"autoencoder": linear}, "each run fits its own linear autoencoder.*accepted: kl, pixels"),
+        ({"autoencoder": linear}, "autoencoder linear cannot be cached: each run fits its own; accepted: kl, temporal, pixels"),
         ({"autoencoder": kl, "dtype": "uint8"}, "accepted: float16, float32"),
         ({"dtype": "float16"}, "accepted: uint8"),
         ({"autoencoder": kl, "size": (15, 16)}, "size 15×16: both must be multiples of 2"),
