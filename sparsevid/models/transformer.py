@@ -62,8 +62,7 @@ class DiffusionTransformer(
         checkpoint_layers: kinds of layers, such as `RD`, whose activations are computed again in the backward pass.
 
     Raises:
-        ValueError: no such backend or kind of layer.
-        BackendError: the backend cannot run here.
+        ValueError, BackendError: no such backend or kind of layer; the backend cannot run here.
     """
 
     def __init__(self, spec: ModelSpec, attention: str = "sdpa", checkpoint_layers: str = "") -> None:

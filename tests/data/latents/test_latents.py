@@ -253,7 +253,7 @@ def test_a_folder_is_not_mixed(manifest, tmp_path):
 def test_arguments_are_checked(manifest, kl, tmp_path):
     linear = LinearAutoencoder.fit(torch.randint(0, 255, (1, 3, 4, 16, 16), dtype=torch.uint8), patch=2, channels=2)
     for options, message in [
-        ({"autoencoder": linear}, "linear cannot be cached: each run fits its own; accepted: kl, temporal, pixels"),
+        ({"autoencoder": linear}, "autoencoder linear cannot be cached: each run fits its own; accepted: kl, temporal, pixels"),
         ({"autoencoder": kl, "dtype": "uint8"}, "accepted: float16, float32"),
         ({"dtype": "float16"}, "accepted: uint8"),
         ({"autoencoder": kl, "size": (15, 16)}, "size 15×16: both must be multiples of 2"),
