@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_videos_have_a_size_and_differ(folder):
     paths = sorted(folder.glob("*/*.mp4"))
     assert [str(path.relative_to(folder)) for path in paths] == [

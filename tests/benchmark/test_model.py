@@ -210,6 +210,7 @@ for call in (one_by_one, together, one_by_one, together, lambda: None):
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_what_the_call_needs_at_once():
     """Twice 64 MB one after the other are 64 MB, together 128; what was freed before does not count.
 

@@ -85,6 +85,7 @@ def test_cost_of_what_cannot_be(arguments, reason, refused):
     assert reason in refused("cost", *arguments)
 
 
+@pytest.mark.slow
 def test_sample_writes_clips_and_contact_sheet(trained, tmp_path, capsys):
     tool("sample", trained, "--num", 3, "--steps", 2, "--batch", 2, "--device", "cpu", "--grid", "--out", tmp_path)
     assert clip_file_is_whole(tmp_path.with_name(f"{tmp_path.name}-grid.mp4"), "mp4", 4, 2 * 64 + GAP, 2 * 64 + GAP)

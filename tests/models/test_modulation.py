@@ -106,6 +106,7 @@ def test_what_is_saved_is_the_model_alone(tmp_path):
         assert torch.equal(again(X, T, LABELS), randomise(DiffusionTransformer(SPARSE))(X, T, LABELS))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_graph():
     torch.compiler.reset()

@@ -44,7 +44,7 @@ def check(traffic: Traffic, call) -> None:
     call()
     assert {event.kind for event in traffic.events} <= {"to device"}
     first = [(event.shape, event.line) for event in traffic.events]
-    assert all("embeddings.py" in line or "grid.py" in line for _, line in first)
+    assert all("embeddings.py" in line or "tokens.py" in line for _, line in first)
     traffic.clear()
     call()
     assert traffic.events == []

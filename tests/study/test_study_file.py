@@ -195,7 +195,8 @@ def test_a_scale_changes_data_and_model_and_has_results_of_its_own(study_file):
         other.plan("x", 0)
 
 
-@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "ablation")) for path in OWN],
+                         ids=[path.stem for path in OWN])  # fmt: skip
 def test_each_study_of_the_repository_can_be_planned(path):
     for scale in (None, *read_study(path).scales):
         found = study(path, scale=scale)

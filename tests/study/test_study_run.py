@@ -172,6 +172,7 @@ def test_training_stops_when_the_time_is_over(study_file, caplog):
     assert state(plan_of(path, "endless"), []).startswith(("part (step ", "open"))
 
 
+@pytest.mark.slow
 def test_a_row_whose_settings_have_changed_is_done_again(study_file):
     path = study_file(rows=ROWS)
     before = do(path)
@@ -201,6 +202,7 @@ def test_a_trial_with_other_settings_costs_no_run(study_file):
     assert [each.name.partition("-aside-")[1] for each in own.parent.glob("*aside*")] == ["-aside-"]  # that of the trial
 
 
+@pytest.mark.slow
 def test_rows_start_from_those_of_another_study_and_take_its_figures(study_file):
     first = do(study_file())
     rows = {"dense": {"of": "tiny/dense"}, "sparse": {"like": "tiny/sparse", "overrides": {"train.steps": 2}}}
@@ -209,6 +211,7 @@ def test_rows_start_from_those_of_another_study_and_take_its_figures(study_file)
     assert lines["sparse", 0]["total_steps"] == 5
 
 
+@pytest.mark.slow
 def test_rows_are_taught_and_sampled_with_savings_that_are_fitted_first(study_file):
     rows = ROWS | {
         "taught": {"like": "sparse", "teacher": "pretrain", "overrides": {"distill.features": 1.0}},

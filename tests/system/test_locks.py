@@ -104,6 +104,7 @@ def test_features_in_the_works_are_left_alone(held):
     assert torch.equal(again.features, done.features) and (root / ".g.safetensors.parts").is_dir()
 
 
+@pytest.mark.slow
 def test_a_second_lock_of_one_process_takes_nothing_from_the_first(tmp_path):
     script = f"from pathlib import Path; from sparsevid.system.locks import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
     environment = {

@@ -230,6 +230,7 @@ def test_a_run_by_relative_paths_is_used_from_another_folder(tiny, tmp_path, mon
     assert main([*arguments, "--autoencoder", "kl:../moved/vae"]) == 0
 
 
+@pytest.mark.slow
 def test_a_path_is_gone_back_to_once(tiny, caplog):
     """Started again by the same command, the run goes on from what it made since; and by another path, from there."""
     Trainer(tiny()[0]).train()

@@ -272,6 +272,7 @@ def test_resumed_run_follows_its_own_learning_rate(tiny):
     assert rows[4]["train/lr"] == pytest.approx(2e-2 * 0.5 * (1 + math.cos(math.pi * 3 / 7)))
 
 
+@pytest.mark.slow
 def test_warm_up_and_cosine_hold_at_every_zero_stage(tiny):
     """The sharded optimizers take the step's learning rate as the plain one does."""
     schedule = ("train.lr_schedule=cosine", "train.warmup=2", "train.weight_decay=0.1")
