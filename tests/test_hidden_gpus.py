@@ -47,6 +47,7 @@ def collect(*paths: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_collecting_gpu_tests_needs_no_library_of_others():
     """The files that use these libraries, and one with tests for a GPU."""
     detectors = tuple(f"evaluation/detectors/test_{name}.py" for name in ("i3d", "videomae"))

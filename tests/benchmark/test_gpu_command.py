@@ -191,6 +191,7 @@ def test_the_parent_waits_for_no_pytorch():
     assert not modules_after("import sparsevid.benchmark.gpu.parent") & {"torch", "numpy"}
 
 
+@pytest.mark.slow
 def test_what_the_forkserver_imports_asks_for_no_gpu():
     """A process that came out of one that did could use none."""
     asked = "import torch; asked = []; "

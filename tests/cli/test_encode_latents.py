@@ -54,6 +54,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_writes_the_same_files(card, vae, tmp_path):
     options = ["--source", str(vae), "--batch", "8", "--shard-mb", "1", "--size", "64", "64", "--dtype", "float32"]
     assert encode(card, "--out", tmp_path / "one", *options) == 0

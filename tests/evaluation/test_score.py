@@ -269,6 +269,7 @@ def test_the_default_protocol_is_the_detectors():
     assert resolve_protocol("transnetv2", None) == resolve_protocol(None, NAME) == load_protocol(NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (extra `demo`)")
 def test_real_weights_on_real_videos(tmp_path):
     """Clips of the demo's videos through the codec, against other clips of these videos."""

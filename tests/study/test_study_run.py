@@ -231,6 +231,7 @@ def test_rows_are_taught_and_sampled_with_savings_that_are_fitted_first(study_fi
     assert own_key(plan) != fit.name  # of other weights, another fit and other samples
 
 
+@pytest.mark.slow
 def test_rows_that_are_done_are_timed_in_turns(study_file, caplog):
     path = study_file(rows=ROWS | {"few": {"of": "dense", "sample": {"steps": 1}}})
     before = do(path, "--rows", "dense", "few")

@@ -210,6 +210,7 @@ def test_mendable_error_of_all_ranks_is_said_once_with_a_rank(run_ranks):
     assert "Traceback" not in together
 
 
+@pytest.mark.slow
 def test_rank_that_raises_ends_the_run_with_its_traceback_on_top():
     launcher = launch("--standalone", "--nproc_per_node", "2", fault="step:raise")
     text, _ = launcher.communicate(timeout=LIMIT)

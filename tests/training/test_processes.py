@@ -68,6 +68,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tiny):
     assert same_end(config, plain, step=30)
 
 
+@pytest.mark.slow
 def test_two_launches_do_not_write_one_run(tiny):
     """The second is told who trains it; when that one is gone, however, the run is free."""
     config, path = tiny("train.steps=100000", "train.checkpoint_every=100000")

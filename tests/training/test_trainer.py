@@ -101,7 +101,7 @@ def test_samples_depend_on_seed_and_index_alone(tiny):
         pipeline(1, guidance=2.0)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_other_optimizers_are_the_same_at_every_stage(tiny, optimizer):
     ends = []
     for stage in range(4):

@@ -152,6 +152,7 @@ class Killed(Pixels):
         return super().moments(clips)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_goes_on(manifest, pixels_cache, tmp_path):
     # Spawned, not forked: another test of this process may have joined a group.
     process = multiprocessing.get_context("spawn").Process(
