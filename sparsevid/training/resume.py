@@ -13,11 +13,12 @@ from sparsevid.data.clips import FIXED_CLIPS_RULE
 from sparsevid.runs.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
 from sparsevid.runs.config import ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.system.distributed import from_main
+from sparsevid.system.distributed import from_main, is_main
 from sparsevid.system.locks import FolderLock, LockedError
 from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
+TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder, from when a run was stopped until it has made a step again
 LABELS_NAMED = 3  # of those that differ
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
 FIXED = ("objective.kind", "train.optimizer")
@@ -65,6 +66,31 @@ class RunLock:
         """Let others train the run."""
         if self._lock is not None:
             self._lock.release()
+
+
+def unmark_stopped(folder: Path) -> None:
+    """Take back, in a run's folder, what `mark_stopped` says: the run is going, or done. All ranks may call it."""
+    if is_main():
+        (folder / TO_BE_RESUMED).unlink(missing_ok=True)
+
+
+def mark_stopped(folder: Path, step: int, steps: int, signal: str | None) -> None:
+    """Say that a run is to be resumed, to people and, by a file, to the script that may start it again. All ranks may call it.
+
+    There is a whole checkpoint by now: that what the file says cannot be written is no reason to fail.
+
+    Args:
+        folder: of the run.
+        step: steps done, of `steps`.
+        signal: that stopped it here; None: another rank was asked to stop.
+    """
+    if is_main():
+        file = folder / TO_BE_RESUMED
+        try:
+            file.write_text(f"step {step} of {steps}\n", encoding="utf-8")
+        except OSError as error:  # on a full disk the file is there, but empty
+            logger.warning("%s cannot be written: %s", file, error)
+    logger.info("stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", step)
 
 
 def find_checkpoint(config: RunConfig) -> Path | None:
