@@ -182,30 +182,34 @@ def trained_run(source: str) -> Path | None:
     return None
 
 
-def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Sequence[str]) -> list[str]:
+def unlike(source: str, config: RunConfig, autoencoder: Autoencoder, spec: ModelSpec) -> list[str]:
     """In what the run that trained `source` differs from this one where its weights do not show it.
 
     Nothing is known of a model without its run's config, such as a public file; that is logged.
 
     Args:
         source: a run's folder or one of its checkpoints, or anything else that has weights.
-        objective: kind of this run's objective.
+        config: of this run, with what its data are.
         autoencoder: of this run.
-        classes: class names of this run's data, by label.
+        spec: of this run's model.
     """
     folder = trained_run(source)
     if folder is None:
         if is_main():
             logger.warning(
                 "%s does not say in which latents, and by which objective, it was trained; taken for this run's: "
-                "autoencoder %s, objective %s", source, autoencoder.kind, objective,
+                "autoencoder %s, objective %s", source, autoencoder.kind, config.objective.kind,
             )  # fmt: skip
         return []
     theirs = load_config(folder / "config.yaml")
     found = []
-    if theirs.objective.kind != objective:
-        found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {objective}")
-    if theirs.record.classes != list(classes) and len(theirs.record.classes) == len(classes):
+    if theirs.objective.kind != config.objective.kind:
+        found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {config.objective.kind}")
+    encoders = theirs.record.text_encoder, config.record.text_encoder
+    if None not in encoders and len(set(encoders)) > 1:
+        found.append("its captions were encoded by another encoder of text (fingerprint {}, here {})".format(*encoders))
+    classes = config.record.classes if spec.num_classes else []
+    if theirs.record.classes != classes and len(theirs.record.classes) == len(classes):
         label = next(i for i, (a, b) in enumerate(zip(theirs.record.classes, classes, strict=True)) if a != b)
         found.append(f"label {label} is {theirs.record.classes[label]!r} there and {classes[label]!r} here")
     if theirs.autoencoder.kind != autoencoder.kind:

@@ -130,6 +130,9 @@ def told(
 
     Returns:
         Arguments of the model's forward by name.
+
+    Raises:
+        ValueError: a model of text, and a batch without.
     """
     sizes = {"sizes": batch["sizes"]} if spec.micro_conditions else {}
     if spec.num_classes:
@@ -137,6 +140,8 @@ def told(
         return {"labels": labels if dropped is None else labels.masked_fill(dropped, spec.num_classes)} | sizes
     if not spec.text_channels:
         return sizes
+    if "text" not in batch:
+        raise ValueError("the model is of text, and its data have no captions: data.captions names the folder of their features")
     text, mask = batch["text"], batch["text_mask"]
     if dropped is not None:
         text, mask = null.in_place_of(text, mask, to_device(dropped, text.device))

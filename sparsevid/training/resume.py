@@ -26,6 +26,7 @@ FIXED += tuple(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
+NOTED += ("data.captions", "text.null_mask")
 MEASURED = {"validate": ("validate_clips", "validate_split"), "score": ("score_clips", "protocol")}  # noted where they are used
 
 
@@ -172,13 +173,17 @@ def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprin
         fingerprint: of its autoencoder.
 
     Raises:
-        CheckpointError: it is of another model, order of labels, kind or weights of the autoencoder, objective or optimizer.
+        CheckpointError: it is of another model, order of labels, encoder of captions, kind or weights of the autoencoder,
+            objective or optimizer.
     """
     saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"]).to_dict()
     compared = {name: (saved[name], mine) for name, mine in spec.to_dict().items()}
     _refuse_differences(folder, "model", compared)
     before, now = _settings(load_config(folder / "config.yaml")), _settings(config)
-    _check_labels(folder, before["record"]["classes"], now["record"]["classes"])
+    if spec.num_classes:
+        _check_labels(folder, before["record"]["classes"], now["record"]["classes"])
+    encoders = before["record"]["text_encoder"], now["record"]["text_encoder"]
+    _refuse_differences(folder, "encoder of captions", {"its fingerprint": encoders})
     for what in ("autoencoder", "objective", "train"):
         keys = [key for key in FIXED if key.startswith(f"{what}.")]
         compared = {key.rpartition(".")[2]: (_value(before, key), _value(now, key)) for key in keys}

@@ -180,7 +180,7 @@ class Trainer:
             logger.info("resumed from %s", self.resume_from)
 
     def _unlike(self, source: str) -> list[str]:
-        return unlike(source, self.config.objective.kind, self.autoencoder, list(self.manifest.classes))
+        return unlike(source, self.config, self.autoencoder, self.spec)
 
     def train(self, stop: StopRequest | None = None) -> bool:
         """Train to the last step, with a checkpoint there, or to a signal that asks to stop. Others may then train the run.
