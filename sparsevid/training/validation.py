@@ -57,7 +57,7 @@ def condition_of(spec: ModelSpec, clips: Sequence[FixedClip], device: torch.devi
 
 
 def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
-    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it together.
+    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it.
 
     Args:
         config: of the run, with what the card answers filled in.
