@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if not is_main():
         return 0
     report = describe(card, manifest, rules.split.fold) | {"kept": str(manifest_path(root, rules))}
+    report["captions"] = describe_captions(card, manifest)
     print_report(report)
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -117,6 +118,28 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
     }
 
 
+def describe_captions(card: "Card", manifest: "Manifest") -> dict | None:
+    """What there is of captions; None for a card that says nothing of them.
+
+    Returns:
+        `files`: where they are looked for; `error`: why they cannot be read, or None, and then `captions`: how many different
+        ones; `several`: videos with more than one; `missing`: paths of videos without; `notes`: remark → rows of tables.
+    """
+    from sparsevid.data.tree.captions import read_captions
+
+    rules = card.captions.rules()
+    if rules.rule == "none":
+        return None
+    report = {"rule": rules.rule, "files": list(rules.files), "error": None}
+    try:
+        found = read_captions(manifest, rules, required=False)
+    except (FileNotFoundError, ValueError) as error:  # videos can be used without them
+        return report | {"error": str(error)}
+    several = sum(len(places) > 1 for places in found.places.values())
+    notes = {remark: list(rows) for remark, rows in found.notes.items()}
+    return report | {"captions": len(found.texts) - 1, "several": several, "missing": list(found.missing), "notes": notes}
+
+
 def _counts(expected: Mapping[str, int], manifest: "Manifest", by_split: Mapping[str, Sequence]) -> dict[str, dict]:
     """Found and expected numbers: of all videos first, then of frames and classes, then of each split."""
     found = {WHOLE: len(manifest.videos), FRAMES: sum(video.frames for video in manifest.videos)}
@@ -155,6 +178,8 @@ def print_report(report: dict) -> None:
     _print_splits(report["splits"], report["clip"])
     if report["classes"]:
         _print_classes(report["classes"])
+    if report["captions"] is not None:
+        _print_captions(report["captions"])
     titles = {"left out": "rejects", "beside the videos": "others", "to know": "notes"}
     for title, by_reason in ((title, report[name]) for title, name in titles.items()):
         if by_reason:
@@ -215,6 +240,18 @@ def _print_classes(classes: Mapping[str, int]) -> None:
         ["first", first],
     ]
     print_table("classes", ["what", ""], rows)
+
+
+def _print_captions(captions: Mapping) -> None:
+    rows = [["looked for in", ", ".join(captions["files"])]]
+    if captions["error"] is not None:
+        rows.append(["cannot be read", captions["error"]])
+    else:
+        missing = captions["missing"]
+        rows += [["different ones", str(captions["captions"])], ["videos with several", str(captions["several"])]]
+        rows.append(["videos without", str(len(missing)) + (f", such as {missing[0]}" if missing else "")])
+        rows += [[remark, f"{len(found)}, such as {found[0]}"] for remark, found in captions["notes"].items()]
+    print_table("captions", ["what", ""], rows)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> str:
