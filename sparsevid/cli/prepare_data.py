@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
     if not is_main():
         return 0
     report = describe(card, manifest, rules.split.fold) | {"kept": str(manifest_path(root, rules))}
-    report["captions"] = describe_captions(card, manifest)
     print_report(report)
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -96,8 +95,8 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
 
     Returns:
         `card`, `root`, `fingerprint`; `counts`: name → found and expected, None where the card says nothing; `splits`:
-        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `rejects`, `notes`
-        and `others`: reason → paths.
+        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `captions`: see
+        `describe_captions`; `rejects`, `notes` and `others`: reason → paths.
     """
     rule, videos = card.clip.clip_rule(), manifest.videos
     by_split: dict[str, list[Video]] = {}
@@ -111,6 +110,7 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
         "counts": _counts(card.counts | card.fold_counts.get(str(fold), {}), manifest, by_split),
         "splits": {name: _describe_videos(group, rule) for name, group in sorted(by_split.items())},
         "classes": {name: per_class[label] for label, name in enumerate(manifest.classes)},
+        "captions": describe_captions(card, manifest),
         "rejects": {reason: list(paths) for reason, paths in manifest.rejects.items()},
         "notes": {reason: list(paths) for reason, paths in manifest.notes.items()},
         "others": {reason: list(paths) for reason, paths in manifest.others.items()},

@@ -119,9 +119,6 @@ def test_what_cannot_be_done_is_said(card, t5, tmp_path, capsys):
     assert "made with other settings" in capsys.readouterr().err
 
 
-SMALL = ["--dtype", "float32"]
-
-
 @pytest.mark.slow
 def test_any_number_of_ranks_writes_the_same_files(card, t5, tmp_path):
     write_small(card, t5, tmp_path / "one")
