@@ -145,7 +145,7 @@ def read_captions(manifest: Manifest, rules: CaptionRules, required: bool = True
         if rules.missing == "error":
             raise ValueError(f"{text}; captions.missing accepts null and exclude too")
         logger.warning("%s: %s", text, "they are left out" if rules.missing == "exclude" else "theirs is the empty one")
-    for remark, rows in notes.items():
+    for remark, rows in notes.items() if required else ():
         logger.warning("%s: %s: %d, such as %s", manifest.root, remark, len(rows), ", ".join(rows[:_EXAMPLES]))
     numbers = {"": NO_CAPTION}
     places = {path: tuple(numbers.setdefault(text, len(numbers)) for text in found[path]) for path in paths if found.get(path)}
