@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 # Top to bottom. A room inside another, such as data/tree, stands where it may be imported from.
 ROOMS = (
     "tools", "cli", "search", "study", "benchmark", "training", "evaluation", "generation", "data", "runs", "savings",
-    "diffusion", "models", "data/tree", "videos", "sparsity", "autoencoder", "system",
+    "diffusion", "models", "data/tree", "videos", "sparsity", "autoencoder", "text",
+    "system",
 )  # fmt: skip
 FILES = sorted([*ROOT.glob("sparsevid/**/*.py"), *ROOT.glob("tools/*.py")])
 MOST_MODULES = 17  # of a folder
