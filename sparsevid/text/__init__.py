@@ -1,6 +1,7 @@
-"""Text in and numbers out: encoders of text, and networks that look at text and pictures, all of `transformers`.
+"""Captions and prompts into what a model of text hears: features of their tokens, and which tokens are there.
 
-No other room imports that library, and here it is imported when it is first used. `clip` is CLIP, for scores of prompts.
+`encoder` is T5 of transformers, which this room alone imports, and when it is needed; `cache` keeps what it gives of a data
+set's captions, and `write` writes that, so that training needs no T5. `clip` sets pictures beside texts, for scores of prompts.
 
 It imports `system`.
 """
