@@ -31,6 +31,12 @@ class ModelConfig:
     transition_positions: bool = True  # sin-cos positions again where tokens become sparse and dense
     residual_upsampling: bool = False  # R adds what the sparse layers changed, rather than their output (not in the paper)
     allow_no_dense: bool = False  # accept modules without a dense layer after R
+    # One map of the condition for all layers, and a table of each (adaLN-single), in place of a map of each layer. Default: the
+    # preset's; without one, of a model of text true: its condition is time alone, and 6·D² a layer would learn little of it.
+    shared_modulation: bool | None = None
+    # Whose tokens listen to the prompt in M: dense, those it gathers from, before it; sparse, those that gather, after it.
+    # Default: the preset's, or dense.
+    merge_text: str | None = None
     attention: str = "sdpa"  # backend: sdpa, its kernels flash, efficient, cudnn, and xformers, math
     checkpoint_layers: str = ""  # kinds of layers, such as RD, whose activations are computed again in the backward pass
 

@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sparsevid.savings.options import SavingError, parse_savings
+from sparsevid.sparsity.spec import MERGE_TEXT
 
 CHOICES = {
+    "model.merge_text": (None, *MERGE_TEXT),
     "schedule.kind": ("paper", "constant", "table"),
     "data.label_order": (None, "sorted", "official"),
     "data.rule": (None, "stride", "latte_linspace"),

@@ -170,8 +170,8 @@ class Monitor:
             model.load_state_dict(weights)
         model.to(self.device)
         if world_size() > 1:
-            for weight in model.parameters():
-                dist.broadcast(weight.data, src=0)
+            for value in (*model.parameters(), *model.buffers()):
+                dist.broadcast(value.data, src=0)
         try:
             yield
         finally:

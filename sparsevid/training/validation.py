@@ -15,17 +15,42 @@ from sparsevid.data.tree.manifest import Manifest
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule
+from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import gather_objects, rank, sum_over_ranks, world_size
 from sparsevid.system.seeding import Purpose, keyed_generator
-from sparsevid.training.objective import Objective
+from sparsevid.system.transfer import to_device
+from sparsevid.training.objective import Objective, told
 
 
 class FixedClip(NamedTuple):
-    """A clip to validate on: its number among those of all ranks, latents (C, T, H, W) on the CPU, and label, -1 for none."""
+    """A clip to validate on, on the CPU.
+
+    Attributes:
+        number: among those of all ranks.
+        latents: (C, T, H, W).
+        label: -1 for none.
+        text: features of its prompt (L, C), of data with captions.
+        text_mask: bool (L,), which of its tokens are heard.
+        sizes: (3,) of the picture, as the model's micro-conditions.
+        caption: the prompt.
+    """
 
     number: int
     latents: Tensor
     label: int
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    sizes: Tensor | None = None
+    caption: str = ""
+
+
+def condition_of(spec: ModelSpec, clips: Sequence[FixedClip], device: torch.device | str) -> dict[str, Tensor]:
+    """What a model is told of fixed clips beside latents and times, on a device."""
+    batch = {"label": torch.tensor([clip.label for clip in clips])}
+    for name in ("text", "text_mask", "sizes"):
+        values = [getattr(clip, name) for clip in clips]
+        batch |= {} if values[0] is None else {name: torch.stack(values)}
+    return {name: to_device(value, device) for name, value in told(spec, batch).items()}
 
 
 def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
@@ -112,8 +137,8 @@ def validation_loss(
             pairs = zip(chosen, generators, strict=True)
             noise = torch.stack([torch.randn(clip.latents.shape, generator=generator) for clip, generator in pairs])
             x0 = torch.stack([clip.latents for clip in chosen])
-            labels = {"labels": torch.tensor([clip.label for clip in chosen], device=device)} if model.spec.num_classes else {}
-            losses = objective.loss(model, x0.to(device), u.to(device), noise.to(device), **grid, **labels)
+            condition = grid | condition_of(model.spec, chosen, device)
+            losses = objective.loss(model, x0.to(device), u.to(device), noise.to(device), **condition)
             sums[index] += losses.double().sum().cpu()
     totals = sum_over_ranks(torch.cat([sums, torch.tensor([len(clips)], dtype=torch.float64)]))
     means = (totals[:-1] / totals[-1]).tolist()

@@ -15,7 +15,8 @@ from launch import finish, run_all, start, train_on_two_nodes, weights
 
 from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
 from sparsevid.runs.config import ConfigError
-from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
+from sparsevid.training.resume import TO_BE_RESUMED
+from sparsevid.training.trainer import Trainer
 
 RUNS = Path(__file__).with_name("runs.py")
 

@@ -13,7 +13,8 @@ from sparsevid.runs.config import RunConfig
 from sparsevid.system.logging import MetricWriter
 from sparsevid.training.monitor import Interrupted
 from sparsevid.training.signals import StopRequest
-from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
+from sparsevid.training.resume import TO_BE_RESUMED
+from sparsevid.training.trainer import Trainer
 
 LOOKS = (
     "monitor.validate_every=2",
