@@ -14,6 +14,7 @@ from sparsevid.evaluation.clips.clips import ClipGenerator, ClipSource, Protocol
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.metrics.clip_score import Prompts
 from sparsevid.generation.formats import RECORD
+from sparsevid.generation.prompts import read_prompts
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.system.seeding import Purpose, keyed_generator
@@ -62,7 +63,7 @@ def prompts_of(clips: ProtocolClips, source: ClipSource, file: Path | None = Non
             f"which prompt a clip has is told by its number, and {name!r} has none: samples are 000000.…, and so on"
         )
     path = _record_of(source) if file is None else expand_home(file)
-    listed = from_main(lambda: _recorded(path) if file is None else read_prompts(path))
+    listed = from_main(lambda: _recorded(path) if file is None else listed_in(path))
     texts = tuple(listed[number % len(listed)] for number in numbers)
     return ClipPrompts(texts, {"file": str(path), "listed": len(listed), "used": len(set(texts)), "sha256": digest_of(listed)})
 
@@ -89,7 +90,7 @@ def draw_prompts(path: Path, count: int | None = None, seed: int = 0) -> list[st
         ValueError: it has another layout, or fewer images.
     """
     path = expand_home(path)
-    images = _coco(path) if path.suffix.lower() == ".json" else [[text] for text in read_prompts(path)]
+    images = _coco(path) if path.suffix.lower() == ".json" else [[text] for text in listed_in(path)]
     wanted = len(images) if count is None else count
     if not 1 <= wanted <= len(images):
         raise ValueError(f"{wanted} prompts are asked for, of different images: {path} has captions of {len(images)}")
@@ -116,24 +117,16 @@ def _coco(path: Path) -> list[list[str]]:
     return [images[number] for number in sorted(images)]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one a line, without white space around them.
+def listed_in(path: Path) -> list[str]:
+    """The prompts of a text file, as sampling reads them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no text in UTF-8, holds no prompt, or has an empty line among them.
+        ValueError: as `generation.prompts.read_prompts`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} of prompts, one a line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
-    if lines == [""]:
-        raise ValueError(f"{path} holds no prompt; accepted is one a line")
-    if "" in lines:
-        raise ValueError(f"{path}: line {lines.index('') + 1} is empty: the prompts after it would be those of other samples")
-    return lines
+    return read_prompts([str(path)])
 
 
 def _recorded(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from sparsevid.evaluation.clips.clip_readers import ClipGenerator
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.evaluate import Extras, measure
 from sparsevid.evaluation.metrics.clip_score import Prompts, clip_score
-from sparsevid.evaluation.prompts import read_prompts
+from sparsevid.evaluation.prompts import listed_in
 from sparsevid.evaluation.protocols import load_protocol, with_fields
 from sparsevid.videos.write import write_image_archive
 
@@ -153,10 +153,10 @@ def test_a_record_without_prompts_is_refused_before_anything_is_computed(folder,
 
 def test_what_does_not_fit_is_said(samples, folder, protocol, tmp_path):
     file = tmp_path / "prompts.txt"
-    for content, reason in ((b"", "no prompt"), (b"a\n\nb\n", "line 2 is empty"), (b"\xff\xfe", "no text in UTF-8")):
+    for content, reason in ((b"", "no line with a prompt"), (b"\xff\xfe", "no text in UTF-8")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=reason):
-            read_prompts(file)
+            listed_in(file)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt of prompts"):
         measure(None, samples, protocol=protocol, detector_path=folder, prompts=tmp_path / "none.txt")
     with pytest.raises(ValueError, match="judges by none"):

@@ -13,7 +13,7 @@ from sparsevid.cli import main
 from sparsevid.evaluation.detectors import DETECTORS, build_detector
 from sparsevid.evaluation.evaluate import measure
 from sparsevid.evaluation.metrics.distances import frechet_distance
-from sparsevid.evaluation.prompts import draw_prompts, read_prompts
+from sparsevid.evaluation.prompts import draw_prompts, listed_in
 from sparsevid.evaluation.protocols import load_protocol, with_fields
 
 REAL, FAKE, SIDE = 24, 20, 12
@@ -73,8 +73,8 @@ def test_images_and_captions_are_drawn_alike(captions):
 def test_the_command_writes_a_prompt_a_line(captions, tmp_path):
     out = tmp_path / "prompts.txt"
     assert main(["evaluate", "prompts", "--captions", str(captions), "--count", "30", "--out", str(out)]) == 0
-    assert read_prompts(out) == draw_prompts(captions, 30)
-    assert sorted(draw_prompts(out)) == sorted(read_prompts(out))
+    assert listed_in(out) == draw_prompts(captions, 30)
+    assert sorted(draw_prompts(out)) == sorted(listed_in(out))
 
 
 @pytest.mark.parametrize(
