@@ -141,7 +141,9 @@ def told(
     if not spec.text_channels:
         return sizes
     if "text" not in batch:
-        raise ValueError("the model is of text, and its data have no captions: data.captions names the folder of their features")
+        raise ValueError(
+            "the model is of text, and its data have no captions: data.captions names the folder of their features"
+        )
     text, mask = batch["text"], batch["text_mask"]
     if dropped is not None:
         text, mask = null.in_place_of(text, mask, to_device(dropped, text.device))

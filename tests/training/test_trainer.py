@@ -250,7 +250,9 @@ def test_what_a_source_means_by_its_latents_and_outputs_is_compared(tiny, caplog
     assert unlike(known, run, ours, replace(spec, num_classes=2)) == ["label 1 is 'c' there and 'b' here"]
     assert unlike(known, run, ours, replace(spec, text_channels=4)) == []  # classes of data with captions are names
     run.record.text_encoder = "ours"
-    config.write_text(config.read_text(encoding="utf-8").replace("text_encoder: null", "text_encoder: theirs"), encoding="utf-8")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("text_encoder: null", "text_encoder: theirs"), encoding="utf-8"
+    )
     (other,) = unlike(known, run, ours, spec)
     assert other == "its captions were encoded by another encoder of text (fingerprint theirs, here ours)"
 
