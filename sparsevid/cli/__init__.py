@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",
     "make_data": "Make a data set by a program, the same to the bit on every machine: games, played at random in an emulator.",
     "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
+    "encode_captions": "Encode every caption of a dataset once: training then needs no text encoder. Killed, it goes on.",
     "benchmark": "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint.",
     "study": "Train, sample and measure a table of runs, each for some seeds: resumable, within a budget, with intervals.",
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",

@@ -87,16 +87,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verify(folder: Path, captions: "Captions", encoder) -> None:
-    """Check a cache. Raises FileNotFoundError, KeyError, ValueError if it does not hold what it should."""
+    """Check a cache. Raises FileNotFoundError, ValueError if it does not hold what it should."""
     from sparsevid.text.cache import TextCache
 
     cache = TextCache.open(folder)
     if cache.encoder["fingerprint"] != encoder.fingerprint():
         raise ValueError(
-            f"{folder} holds features of {cache.encoder['source']} (fingerprint {cache.encoder['fingerprint'][:16]}, "
-            f"{cache.tokens} tokens), not of {encoder.source} (fingerprint {encoder.fingerprint()[:16]}, {encoder.tokens} tokens)"
+            f"{folder} holds features of {cache.described()}, not of {encoder.source} (fingerprint "
+            f"{encoder.fingerprint()[:16]}, {encoder.tokens} tokens)"
         )
-    for caption in captions.texts:
-        cache.index(caption)
+    if lacking := [caption for caption in captions.texts if caption not in cache]:
+        raise ValueError(f"{folder} lacks {len(lacking)} of {len(captions.texts)} captions, such as {lacking[0]!r}")
     cache.verify()
     logger.info("%s holds all %d captions, whole", folder, len(cache.captions))

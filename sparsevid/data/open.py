@@ -9,6 +9,7 @@ import torch
 from sparsevid import __version__
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.load import CACHEABLE
+from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, usable_videos
 from sparsevid.data.latents.features import FeatureFolder, FeatureFrames
 from sparsevid.data.latents.read import LatentCache, LatentFrames
@@ -67,19 +68,23 @@ def open_data(config: RunConfig) -> RunData:
     else:  # the card's split, for trees that have splits
         selected = manifest.select(card.split.default, or_all=True)
         data = replace(data, split=card.split.default if manifest.splits and card.split.default else ALL)
+    captions, text, encoded_by = None, config.text, None
+    if data.captions is not None:
+        captions, selected, text, encoded_by = open_clip_captions(data.captions, text, card.captions.rules(), selected)
     rule = ClipRule(data.frames, data.stride, data.rule, data.short, data.target_fps)
     if data.cache_frames:
         source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), tuple(data.size))
     else:
         source = VideoFrames(manifest.root, tuple(data.size), data.decoder)
-    dataset = ClipDataset(selected, rule, source, flip=data.flip, seed=config.seed, images=data.images)
+    dataset = ClipDataset(selected, rule, source, flip=data.flip, seed=config.seed, images=data.images, captions=captions)
     record = RecordConfig(
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
+        text_encoder=encoded_by,
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
-    return RunData(replace(config, data=data, record=record), manifest, dataset)
+    return RunData(replace(config, data=data, text=text, record=record), manifest, dataset)
 
 
 class KnownTrees:

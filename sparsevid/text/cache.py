@@ -145,11 +145,19 @@ class TextCache:
         """
         raise_problems(self.folder, self.shards, content=True)
 
+    def described(self) -> str:
+        """The encoder, in words."""
+        return f"{self.encoder['source']} (fingerprint {self.encoder['fingerprint'][:16]}, {self.tokens} tokens)"
+
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, over encoder, captions and shards."""
         shards = [[shard.sha256, [list(caption) for caption in shard.captions]] for shard in self.shards]
         values = [self.encoder["fingerprint"], self.tokens, self.channels, self.dtype, shards]
         return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
+
+    def __contains__(self, caption: str) -> bool:
+        """Whether a caption is there; white space around it does not count."""
+        return caption.strip() in self._indices
 
     def index(self, caption: str) -> int:
         """The place of a caption; white space around it does not count.

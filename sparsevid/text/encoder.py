@@ -166,13 +166,18 @@ class TextEncoder:
         return self._fingerprint
 
 
-def source_fingerprint(source: str | Path, tokens: int) -> str:
+def source_fingerprint(source: str | Path, tokens: int, *, fetch: bool = True) -> str:
     """What `TextEncoder.fingerprint` would give of a source, without building the encoder.
+
+    Args:
+        source: as for `TextEncoder.from_pretrained`.
+        tokens: L.
+        fetch: get what a hub id names, if it is not here yet.
 
     Raises:
         FileNotFoundError, ValueError: as `TextEncoder.from_pretrained`.
     """
-    return fingerprint(*_parts(_local(str(source))), tokens)
+    return fingerprint(*_parts(_local(str(source), fetch=fetch)), tokens)
 
 
 def fingerprint(weights: Path, vocabulary: Path, tokens: int) -> str:
@@ -215,8 +220,8 @@ def _transformers() -> ModuleType:
     return transformers
 
 
-def _local(source: str) -> Path:
-    """A source's folder here; of a hub id, what is needed of it is fetched first."""
+def _local(source: str, *, fetch: bool = True) -> Path:
+    """A source's folder here; of a hub id, what is needed of it is fetched first. Raises FileNotFoundError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -226,9 +231,10 @@ def _local(source: str) -> Path:
     where = f"no folder {folder.absolute()}"
     try:
         parts = [f"{part}/{pattern}" for part in (MODEL, TOKENIZER) for pattern in HUB_FILES]
-        fetched = Path(snapshot_download(source, allow_patterns=parts))
+        fetched = Path(snapshot_download(source, allow_patterns=parts, local_files_only=not fetch))
         if not (fetched / MODEL / "config.json").is_file():
-            fetched = Path(snapshot_download(source, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]))
+            top = {"allow_patterns": list(HUB_FILES), "ignore_patterns": ["*/*"]}
+            fetched = Path(snapshot_download(source, **top, local_files_only=not fetch))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"text encoder {source!r}: {where}, and not to be had as a hub id ({_first_line(error)}). {_expected()}"

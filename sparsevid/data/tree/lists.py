@@ -126,7 +126,7 @@ def match_lists(
     Raises:
         ValueError: a video in two splits, a label that contradicts the class list, or too many entries without a video.
     """
-    find = _Finder(paths, flat)
+    find = PathFinder(paths, flat)
     splits: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
     for each in lists:
@@ -151,14 +151,14 @@ def match_lists(
     return splits, notes
 
 
-class _Finder:
+class PathFinder:
     """Finds the videos that an entry of a list means: those whose path ends as the entry says.
 
     First as it is spelled, then without regard to case, then without extension either, as frame folders and converted
     videos have another or none, then, among videos that lie in no class folder, by their own name alone.
     """
 
-    def __init__(self, paths: Iterable[str], flat: Collection[str]) -> None:
+    def __init__(self, paths: Iterable[str], flat: Collection[str] = ()) -> None:
         self._steps = (str, str.casefold, lambda path: without_extension(path).casefold())
         self._tables: tuple[dict[str, list[str]], ...] = ({}, {}, {})
         self._flat: dict[str, list[str]] = {}
