@@ -101,6 +101,7 @@ class Trainer:
     def _build(self, data: RunData) -> None:
         """All that a run consists of; what its folder holds of later steps than its checkpoint is set aside."""
         self.config, self.manifest, self.dataset = data
+        self.captions = self.dataset.captions
         precision = encoding_precision(self.config, default_device())
         self.config.autoencoder = replace(self.config.autoencoder, precision=precision)
         train = self.config.train
@@ -148,21 +149,23 @@ class Trainer:
         torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
         options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
         model = DiffusionTransformer(self.spec, **options)
-        if self.captions is not None:
-            keep_null_caption(model, *self.captions.null()[:2])
-        state = None
+        state, has_null = None, self.captions is None
         if self.resume_from is not None:
             check_resumable(self.resume_from, self.config, self.spec, self.origin["autoencoder"])
             state = TrainingState(self.resume_from)
             model.load_state_dict(state.weights())
+            has_null = True
         elif train.init_from is not None:
             weights, notes = initial_weights(train.init_from, self.spec)
-            model.load_state_dict(model.state_dict() | weights)  # the null caption stays, where the source has none
+            model.load_state_dict(model.state_dict() | weights)  # it may have no null caption
+            has_null |= NULL_CAPTION in weights
             for note in notes:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
-        null = null_caption(model) if self.captions is not None else None  # as it is, before a precision rounds it
+        if not has_null:
+            keep_null_caption(model, *self.captions.null()[:2])
+        null = None if self.captions is None else null_caption(model)  # as it is, before a precision rounds it
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         device = self.engine.device
         self.null = null and NullText(*(each.to(device) for each in null), self.config.text.null_mask)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
+from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.data.latents.features import FeatureFrames
 from sparsevid.data.latents.read import LatentFrames
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
@@ -19,6 +21,7 @@ from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import gather_objects, rank, sum_over_ranks, world_size
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.transfer import to_device
+from sparsevid.text.encoder import EncodedText
 from sparsevid.training.objective import Objective, told
 
 
@@ -54,7 +57,7 @@ def condition_of(spec: ModelSpec, clips: Sequence[FixedClip], device: torch.devi
 
 
 def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
-    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills.
+    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it together.
 
     Args:
         config: of the run, with what the card answers filled in.
@@ -63,13 +66,31 @@ def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDatas
             another split is read from its videos.
 
     Raises:
-        ValueError: there is no such split, or none of its videos is as long as a clip.
+        ValueError: there is no such split, none of its videos is as long as a clip, or as `open_clip_captions`.
     """
     split, data = config.monitor.validate_split, config.data
-    selected, source = dataset.manifest, dataset.source
+    selected, source, captions = dataset.manifest, dataset.source, dataset.captions
     if split not in (None, data.split):
         selected, source = manifest.select(split), VideoFrames(manifest.root, tuple(data.size), data.decoder)
-    return ClipDataset(selected, dataset.rule, source, seed=dataset.seed)
+        if captions is not None:
+            rules = load_card(data.card, data.card_options).captions.rules()
+            captions, selected, _, _ = open_clip_captions(data.captions, config.text, rules, selected)
+    return ClipDataset(selected, dataset.rule, source, seed=dataset.seed, captions=captions)
+
+
+def fixed_prompts(dataset: ClipDataset, count: int) -> tuple[list[str], EncodedText]:
+    """The captions of the first `count` fixed clips, of data with captions, and their features; nothing is decoded.
+
+    Args:
+        dataset: of the validation split.
+        count: from 1.
+    """
+    keys, captions = fixed_clips(dataset, count, dataset.seed), dataset.captions
+    videos = [dataset.videos[index] for _, index in keys]
+    generators = [keyed_generator(Purpose.CAPTION, dataset.seed, *key) for key in keys]
+    places = [captions.draw(video, generator) for video, generator in zip(videos, generators, strict=True)]
+    text, mask = captions.read(videos, places)
+    return [captions.texts[place] for place in places], EncodedText(text, mask, (0,) * count)
 
 
 @torch.no_grad()
@@ -88,7 +109,9 @@ def fixed_latents(dataset: ClipDataset, autoencoder: Autoencoder, count: int, de
     for number in range(rank(), count, world_size()):
         sample = dataset[keys[number]]
         latents = to_latents(sample["clip"][None].to(device))[0]
-        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"])))
+        told = {name: sample[name] for name in ("text", "text_mask", "sizes") if name in sample}
+        caption = dataset.captions.texts[sample["caption"]] if dataset.captions else ""
+        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"]), caption=caption, **told))
     return share
 
 
