@@ -240,8 +240,13 @@ class PromptFeatures:
         null = _null_of(sampling)
         if null is not None:
             return self._known[null]
-        text, mask = null_caption(self.model)
-        return text[0].cpu(), mask[0].cpu()
+        text, mask = (each[0].cpu() for each in null_caption(self.model))
+        if not mask.any():
+            raise GenerationError(
+                "the model's file holds only zeros for 'no prompt', which guidance compares with: null_caption = 'encoded' "
+                "(--null-caption) takes the empty text"
+            )
+        return text, mask
 
     def _missing(self, sampling: Sampling, indices: Sequence[int]) -> list[str]:
         """What has to be encoded for these samples, each text once."""

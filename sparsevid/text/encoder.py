@@ -127,11 +127,13 @@ class TextEncoder:
         return [len(ids) for ids in self.tokenizer(_cleaned(prompts), verbose=False)["input_ids"]]
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str]) -> EncodedText:
-        """Encode prompts. White space around them does not count; "" is the null caption.
+    def __call__(self, prompts: Sequence[str], *, padding: bool = False) -> EncodedText:
+        """Encode prompts. White space around them and capital letters do not count; "" is the null caption.
 
         Args:
             prompts: B texts, at least one.
+            padding: keep what the encoder gives behind a prompt's own tokens, in place of zeros: the public pipeline of Latte-1
+                lets its model hear it of "no prompt".
 
         Returns:
             Their features, on the encoder's device. Those of a prompt do not depend on the others. Tokens that were cut off are
@@ -144,19 +146,19 @@ class TextEncoder:
         prompts = _cleaned(prompts)
         cut = tuple(max(0, length - self.tokens) for length in self.lengths(prompts))
         warn_cut(prompts, cut, self.tokens)
-        parts = [self.encode(prompts[first : first + AT_ONCE]) for first in range(0, len(prompts), AT_ONCE)]
+        parts = [self.encode(prompts[first : first + AT_ONCE], padding) for first in range(0, len(prompts), AT_ONCE)]
         text, mask = (torch.cat(each) for each in zip(*parts, strict=True))
         return EncodedText(text, mask, cut)
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, prompts: Sequence[str], padding: bool = False) -> tuple[Tensor, Tensor]:
         """Features (B,L,C) and mask (B,L) of prompts in one forward pass; nothing is counted or said."""
         given = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
+            _cleaned(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         ).to(self.device)  # fmt: skip
         features = self.model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
         mask = given["attention_mask"].bool()
-        return features.masked_fill(~mask[..., None], 0.0), mask
+        return features if padding else features.masked_fill(~mask[..., None], 0.0), mask
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, over weights, tokenizer and L: the same for the same files, in whatever type and wherever
@@ -209,7 +211,7 @@ def _cleaned(prompts: Sequence[str]) -> list[str]:
         raise TypeError(f"prompts are a sequence of texts, got the text {prompts!r}: put it into a list")
     if not prompts:
         raise ValueError("no prompts; accepted: at least one")
-    return [prompt.strip() for prompt in prompts]
+    return [prompt.strip().lower() for prompt in prompts]  # as PixArt's own code and both pipelines of diffusers
 
 
 def _transformers() -> ModuleType:
