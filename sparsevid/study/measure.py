@@ -39,6 +39,7 @@ from sparsevid.study.file import changed
 from sparsevid.study.heldout import heldout_losses, time_edges
 from sparsevid.study.measurements import short_hash
 from sparsevid.study.plan import Plan
+from sparsevid.study.prompts import HeldOutPrompts, heldout_prompts, shuffled_share
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
 from sparsevid.study.results import Line, check_line, digest, read_json, write_json
 from sparsevid.study.train import seconds_trained, weights_of
@@ -109,14 +110,18 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     """
     pipeline = open_pipeline(plan)
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
+    prompts = open_prompts(plan, pipeline)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
+    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline, prompts)), prompts)
     samples = plan.own_folder / SAMPLES / from_main(partial(own_key, plan))
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
-    line |= from_main(partial(_of_samples, plan, sampling, reference, samples, frames, circumstances.results.parent))
+    labels = [sampling.label(index) for index in range(plan.sample.clips)] if prompts is None else prompts.labels
+    line |= from_main(partial(_of_samples, plan, labels, reference, samples, frames, circumstances.results.parent))
+    if prompts is not None:  # what follows other prompts is another measurement
+        line["measured"] = digest([line["measured"], prompts.texts])
     line |= from_main(partial(_cost, plan, pipeline, sampling))
     del pipeline
     gc.collect()
@@ -152,13 +157,30 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
             f"holds ({short_hash(at_hand)}), and would be measured on these: give the root that it was trained on, or another "
             "--out to train it anew"
         )
-    data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder)
+    data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder, captions=own.data.captions)
     pipeline.config = replace(pipeline.config, sample=own.sample, monitor=own.monitor, data=data)
     return pipeline
 
 
-def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
+def open_prompts(plan: Plan, pipeline: VideoPipeline) -> HeldOutPrompts | None:
+    """The prompts of a row's samples, which the pipeline then knows; None of a model that is not of text. All ranks call it
+    together.
+
+    Raises:
+        ValueError, OSError: as `heldout_prompts`.
+    """
+    if pipeline.model.spec.conditioned_on != "text":
+        return None
+    prompts = heldout_prompts(pipeline.config, plan.measure, plan.sample.clips)
+    pipeline.remember(prompts.texts, prompts.encoded)
+    return prompts
+
+
+def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str], prompts: HeldOutPrompts | None = None) -> Sampling:
     """How a row is sampled, with these savings.
+
+    Args:
+        prompts: of a model of text, out of `open_prompts`.
 
     Raises:
         ValueError: as `VideoPipeline.sampling`.
@@ -167,10 +189,11 @@ def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> 
     return pipeline.sampling(
         sampler=sample.sampler, steps=sample.steps, seed=sample.seed, batch=min(sample.batch, sample.clips),
         guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=list(savings),
+        prompts=None if prompts is None else prompts.texts,
     )  # fmt: skip
 
 
-def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
+def fitted(plan: Plan, pipeline: VideoPipeline, prompts: HeldOutPrompts | None = None) -> list[str]:
     """The row's savings, with fits of its own of those that look at a model first: on other noise than it is measured on.
 
     On rank 0.
@@ -178,7 +201,7 @@ def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
     policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
     named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
-        sampling = replace(sampling_of(plan, pipeline, ()), seed=plan.sample.seed + 1)
+        sampling = replace(sampling_of(plan, pipeline, (), prompts), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
@@ -259,17 +282,17 @@ def _remove_features(folder: Path) -> None:
 
 
 def _of_samples(
-    plan: Plan, sampling: Sampling, reference: Reference, samples: Path, frames: int, beside: Path
+    plan: Plan, labels: list[int], reference: Reference, samples: Path, frames: int, beside: Path
 ) -> dict[str, Any]:
-    """Accuracy, and clips to look at. On rank 0."""
+    """Accuracy by the class that each sample was asked for, and clips to look at. On rank 0."""
     count, batch = plan.sample.clips, plan.sample.batch
     classifier = ClipClassifier.load(reference.classifier)
     shown: dict[int, Tensor] = {}
-    right, labels = 0, [sampling.label(index) for index in range(count)]
+    found: list[int] = []
     for first in range(0, count, batch):
         own = labels[first : first + batch]
         clips = torch.stack([_read(samples, index, frames) for index in range(first, first + len(own))])
-        right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
+        found += classifier.logits(clips).argmax(dim=1).tolist()
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)
     path = plan.own_folder / SHOWN.format(digest([plan.settings, plan.of_figures]))
@@ -277,7 +300,8 @@ def _of_samples(
     save_shown(path, torch.stack([shown[label] for label in sorted(shown)]), classes)
     return {
         "clips": count,
-        "accuracy": right / count,
+        "accuracy": sum(one == other for one, other in zip(found, labels, strict=True)) / count,
+        "accuracy_shuffled": shuffled_share(found, labels),
         "accuracy_real": reference.accuracy,
         "classes": classes,
         "shown": os.path.relpath(path.resolve(), beside.resolve()),

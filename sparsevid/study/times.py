@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from sparsevid.benchmark.savings import warm_call
 from sparsevid.benchmark.timing import time_turn
-from sparsevid.study.measure import Circumstances, fitted, open_pipeline, sampling_of, seconds_of
+from sparsevid.study.measure import Circumstances, fitted, open_pipeline, open_prompts, sampling_of, seconds_of
 from sparsevid.study.plan import Plan
 from sparsevid.study.results import append_result, read_results
 from sparsevid.study.run import is_done, own_line
@@ -52,7 +52,8 @@ def _time(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
             logger.warning("%s is not timed: %s holds other weights than its line is of", plan.name, plan.folder)
             continue
         pipeline = open_pipeline(plan)
-        sampling = sampling_of(plan, pipeline, fitted(plan, pipeline))
+        prompts = open_prompts(plan, pipeline)
+        sampling = sampling_of(plan, pipeline, fitted(plan, pipeline, prompts), prompts)
         lines[plan.name], calls[plan.name], batches[plan.name] = line, warm_call(pipeline, sampling), sampling.batch
     if not calls:
         return []
