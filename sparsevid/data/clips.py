@@ -108,7 +108,8 @@ class ClipDataset(Dataset):
             clip and of each still; `video`, its index; `start`, its first frame as the rule counts; `redraws`, 0 for a clip
             of the video asked for; `failed`, the last video that could not be decoded, -1 if none.
             With captions also `text` (L,C) features in the type that is kept, `text_mask` (L,) bool, and `caption`, a place in
-            `captions.texts`; with stills (1+k,L,C), (1+k,L) and int64 (1+k,).
+            `captions.texts`; with stills (1+k,L,C), (1+k,L) and int64 (1+k,). And `sizes` (3,), height and width of the video
+            in pixels, and the clip's height over its width.
 
         Raises:
             IndexError: no such video.
@@ -131,7 +132,7 @@ class ClipDataset(Dataset):
             frames = rearrange(torch.cat([clip, *stills]), "t c h w -> c t h w").contiguous()
             labels = [self._label(number) for number in (index, *others)]
             label = torch.tensor(labels) if self.images else labels[0]
-            told = self._told((index, *others), keyed_generator(Purpose.CAPTION, self.seed, epoch, asked, *again))
+            told = self._told((index, *others), frames, keyed_generator(Purpose.CAPTION, self.seed, epoch, asked, *again))
             return {
                 "clip": frames, "label": label, "video": index, "start": start, "redraws": attempt, "failed": failed, **told
             }  # fmt: skip
@@ -158,16 +159,17 @@ class ClipDataset(Dataset):
             stills.append(self.source.read(video, [frame], self._mirrored(generator)))
         return stills, others
 
-    def _told(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, Tensor | int]:
-        """What a clip and its stills are told, of a dataset with captions."""
+    def _told(self, numbers: Sequence[int], frames: Tensor, generator: torch.Generator) -> dict[str, Tensor | int]:
+        """What a clip and its stills (C,T+k,H,W) are told, of a dataset with captions."""
         if self.captions is None:
             return {}
         videos = [self.videos[number] for number in numbers]
         places = [self.captions.draw(video, generator) for video in videos]
         text, mask = self.captions.read(videos, places)
+        sizes = torch.tensor([videos[0].height, videos[0].width, frames.shape[-2] / frames.shape[-1]])
         if not self.images:
-            return {"text": text[0], "text_mask": mask[0], "caption": places[0]}
-        return {"text": text, "text_mask": mask, "caption": torch.tensor(places)}
+            return {"text": text[0], "text_mask": mask[0], "caption": places[0], "sizes": sizes}
+        return {"text": text, "text_mask": mask, "caption": torch.tensor(places), "sizes": sizes}
 
     def _mirrored(self, generator: torch.Generator) -> bool:
         return self.flip and bool(torch.rand((), generator=generator) < 0.5)

@@ -11,8 +11,10 @@ from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.load import CACHEABLE
 from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, usable_videos
-from sparsevid.data.latents.features import FeatureFolder, FeatureFrames
+from sparsevid.data.latents.features import FeatureFolder
+from sparsevid.data.latents.moments import MomentFolder
 from sparsevid.data.latents.read import LatentCache, LatentFrames
+from sparsevid.data.latents.stored import StoredLatents
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
 from sparsevid.data.tree.clip_rule import ClipRule
@@ -57,12 +59,15 @@ def open_data(config: RunConfig) -> RunData:
             f"data.latents holds single frames of a fixed autoencoder, which autoencoder.kind={config.autoencoder.kind} cannot "
             f"be read from; accepted are {', '.join(CACHEABLE)}"
         )
-    features = None if data.latents is None else FeatureFolder.find(data.latents)
-    if features is None:
+    stored = _stored_latents(data)
+    if stored is None:
         manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
     else:  # of images that need not be here
-        factor = data.size[0] // features.shape[1]
-        manifest = from_main(lambda: features.manifest(factor, card.counts.get("classes", 0)), (ValueError, OSError))
+        factor, classes = data.size[0] // stored.shape[1], card.counts.get("classes", 0)
+        rules = _run_rules(card, data)
+        manifest = from_main(
+            lambda: stored.manifest(factor, classes, rules, lambda: resolve_root(card, data.root)), (ValueError, OSError)
+        )
     if data.split is not None:
         selected = manifest.select(data.split)
     else:  # the card's split, for trees that have splits
@@ -85,6 +90,11 @@ def open_data(config: RunConfig) -> RunData:
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
     return RunData(replace(config, data=data, text=text, record=record), manifest, dataset)
+
+
+def _stored_latents(data: DataConfig) -> StoredLatents | None:
+    """Latents of others that `data.latents` names; None for a cache, or without."""
+    return None if data.latents is None else FeatureFolder.find(data.latents) or MomentFolder.find(data.latents)
 
 
 class KnownTrees:
@@ -170,9 +180,9 @@ def use_latents(data: RunData, autoencoder: Autoencoder) -> None:
     settings = data.config.data
     if settings.latents is None:
         return
-    if features := FeatureFolder.find(settings.latents):
-        features.check(autoencoder, tuple(settings.size), settings.flip)
-        data.dataset.source = FeatureFrames(features, autoencoder.configuration()["scaling_factor"])
+    if stored := _stored_latents(settings):
+        stored.check(autoencoder, tuple(settings.size), settings.flip)
+        data.dataset.source = stored.frames(autoencoder.configuration()["scaling_factor"])
         return
     cache = LatentCache.open(settings.latents)
     cache.check(data.dataset.manifest, autoencoder, tuple(settings.size), settings.flip)

@@ -20,6 +20,7 @@ from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
 from sparsevid.diffusion.null_text import NullText
+from sparsevid.models.convert.diffusers_names import NULL_CAPTION
 from sparsevid.models.text import keep_null_caption, null_caption
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import TextSize, schedule_from_config, spec_from_config

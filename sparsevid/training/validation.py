@@ -9,8 +9,6 @@ from torch import Tensor
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, fixed_clips
-from sparsevid.data.latents.features import FeatureFrames
-from sparsevid.data.latents.read import LatentFrames
 from sparsevid.data.sources import VideoFrames
 from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
@@ -57,7 +55,7 @@ def condition_of(spec: ModelSpec, clips: Sequence[FixedClip], device: torch.devi
 
 
 def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
-    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it together.
+    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it.
 
     Args:
         config: of the run, with what the card answers filled in.
@@ -104,7 +102,7 @@ def fixed_latents(dataset: ClipDataset, autoencoder: Autoencoder, count: int, de
         device: where clips are encoded, one by one.
     """
     keys = fixed_clips(dataset, count, dataset.seed)
-    to_latents = autoencoder.latents if isinstance(dataset.source, LatentFrames | FeatureFrames) else autoencoder.encode
+    to_latents = autoencoder.latents if dataset.source.moments else autoencoder.encode
     share = []
     for number in range(rank(), count, world_size()):
         sample = dataset[keys[number]]

@@ -210,6 +210,8 @@ class LatentFrames:
         cache: where from.
     """
 
+    moments = True
+
     def __init__(self, cache: LatentCache) -> None:
         self.cache = cache
         self._places: dict[tuple[str, int], tuple[ShardRecord, int, CachedVideo]] = {}  # → shard, first row

@@ -8,6 +8,7 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from sparsevid.data.tree.walk import own_name, without_extension
+from sparsevid.videos.kinds import natural_key
 
 _EXAMPLES = 5  # entries that a message names
 
@@ -33,6 +34,17 @@ def below_or_beside(root: Path, name: str) -> Path | None:
     """The file `name` in a tree or next to it; None if there is none."""
     # Resolved: the parent of "." or of a symbolic link would be another folder.
     return next((path for path in (root / name, root.resolve().parent / name) if path.is_file()), None)
+
+
+def all_below_or_beside(root: Path, pattern: str) -> list[Path]:
+    """The file of this path in a tree or next to it; or, of a path with `*` in its name, all files of such names, in order."""
+    folder, name = (root / pattern).parent, PurePosixPath(pattern).name
+    if "*" not in name:
+        found = below_or_beside(root, pattern)
+        return [] if found is None else [found]
+    beside = (root.resolve().parent / pattern).parent
+    found = ([path for path in each.glob(name) if path.is_file()] for each in (folder, beside))
+    return sorted(next(filter(None, found), []), key=lambda path: natural_key(path.name))
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:

@@ -62,11 +62,15 @@ def test_text_files_in_a_folder_of_their_own(tree, write):
 
 def test_rows_of_csv(tree, write, caplog):
     """As with lists, paths are relative to any folder on the way, and extensions do not matter."""
-    write(
-        **{
-            "captions.csv": 'caption,id,path\n"a frog, green",1,train/a.mp4\na road,2,a.MP4\nnobody,3,z.mp4\nrain,4,test/c.d\nrain,5,c.d\n'
-        }
-    )
+    rows = [
+        "caption,id,path",
+        '"a frog, green",1,train/a.mp4',
+        "a road,2,a.MP4",
+        "nobody,3,z.mp4",
+        "rain,4,test/c.d",
+        "rain,5,c.d",
+    ]
+    write(**{"captions.csv": "\n".join(rows)})
     captions = open_captions(tree, CaptionRules("csv"))
     assert of(captions, A) == ["a frog, green", "a road"] and of(captions, C) == ["rain"] and captions.missing == (B,)
     assert captions.notes == {"in captions.csv, not in the tree": ["z.mp4"], "twice in captions.csv": ["c.d: 'rain'"]}
