@@ -9,15 +9,12 @@ from sparsevid.data.open import filled_from_card
 from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.evaluation.protocols import load_protocol
-from sparsevid.generation.prompts import text_settings
 from sparsevid.generation.sampling import Sampling, check_sampling, listed_savings, time_interval
 from sparsevid.savings.calibrate import CALIBRATED
 from sparsevid.savings.options import parse_savings
 from sparsevid.study import StudyError
 from sparsevid.study.file import MeasureSettings, SampleSettings
 
-CAPTIONS = ("a held-out caption",)  # in place of those that are drawn when the data are there
-UNSAID = dict.fromkeys(("negative", "null_caption", "null_mask", "padding"))  # settings of prompts that are left to the run
 SAID_ELSEWHERE = {"name": "the study's file", "output": "--out", "seed": "`seeds`"}  # keys of a run, and what says them
 
 
@@ -64,14 +61,14 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
         source: of the row, for the message.
 
     Raises:
-        StudyError: what sampling refuses of such a model, no such protocol, or a run without classes or captions.
+        StudyError: what sampling refuses of such a model, no such protocol, or a run without classes and captions.
     """
     spec, own = run.spec, run.config.sample
-    text = spec.conditioned_on == "text"
-    if spec.num_classes < 2 and not text:
+    of_text = spec.conditioned_on == "text"  # whether its data have classes beside captions is seen when they are opened
+    if not of_text and spec.num_classes < 2:
         raise StudyError(
-            f"{source}: the run's data have {spec.num_classes} classes and no captions: a study is of runs that are told what "
-            "to show"
+            f"{source}: the run's data have {spec.num_classes} classes: a study is of class-conditional runs, or of captions of "
+            "data with classes"
         )
     interval = own.guidance_interval if sample.guidance_interval is None else sample.guidance_interval
     try:
@@ -88,7 +85,7 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
             savings=listed_savings(sample.savings),
             eta=0.0,
             input_size=spec.input_size,
-            **text_settings(spec, run.config.text.null_mask, sample.guidance, prompts=CAPTIONS if text else None, **UNSAID),
+            prompts=("a held-out caption",) if of_text else (),
         )
         check_sampling(chosen, spec, run.config.objective)
         for saving in parse_savings(sample.savings):
@@ -120,7 +117,9 @@ def check_data(manifest: Manifest, measure: MeasureSettings) -> None:
     """
     if len(manifest.classes) < 2:
         count = len(manifest.classes)
-        raise StudyError(f"the data in {manifest.root} have {count} classes: a study says by them what samples show")
+        raise StudyError(
+            f"the data in {manifest.root} have {count} classes: a study is of class-conditional runs, or of captions of data with classes"
+        )
     for key in ("split", "train_split"):
         try:
             manifest.select(getattr(measure, key))

@@ -21,7 +21,7 @@ from torch import Tensor
 from sparsevid import __version__
 from sparsevid.benchmark.savings import warm_call
 from sparsevid.benchmark.timing import time_turn
-from sparsevid.evaluation.classifier import ClipClassifier
+from sparsevid.evaluation.classifier import ClipClassifier, shuffled_share
 from sparsevid.evaluation.comparison import Extras
 from sparsevid.evaluation.evaluate import measure as score_clips
 from sparsevid.generation.calibration import fit_all
@@ -36,10 +36,9 @@ from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError
 from sparsevid.study.file import changed
-from sparsevid.study.heldout import heldout_losses, time_edges
+from sparsevid.study.heldout import SampleCaptions, heldout_losses, sample_captions, time_edges
 from sparsevid.study.measurements import short_hash
 from sparsevid.study.plan import Plan
-from sparsevid.study.prompts import HeldOutPrompts, heldout_prompts, shuffled_share
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
 from sparsevid.study.results import Line, check_line, digest, read_json, write_json
 from sparsevid.study.train import seconds_trained, weights_of
@@ -108,20 +107,19 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
         StudyError: a figure that is not finite, or a row that cannot be measured.
         GenerationError, ValueError, OSError, …: as what it calls.
     """
-    pipeline = open_pipeline(plan)
+    pipeline, captions = open_pipeline(plan), sample_captions(plan.config, plan.measure, plan.sample.clips)
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
-    prompts = open_prompts(plan, pipeline)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline, prompts)), prompts)
+    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline, captions)), captions)
     samples = plan.own_folder / SAMPLES / from_main(partial(own_key, plan))
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
-    labels = [sampling.label(index) for index in range(plan.sample.clips)] if prompts is None else prompts.labels
+    labels = [sampling.label(index) for index in range(plan.sample.clips)] if captions is None else captions.labels
     line |= from_main(partial(_of_samples, plan, labels, reference, samples, frames, circumstances.results.parent))
-    if prompts is not None:  # what follows other prompts is another measurement
-        line["measured"] = digest([line["measured"], prompts.texts])
+    if captions is not None:  # what follows other prompts is another measurement
+        line["measured"] = digest([line["measured"], captions.texts])
     line |= from_main(partial(_cost, plan, pipeline, sampling))
     del pipeline
     gc.collect()
@@ -162,38 +160,25 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
     return pipeline
 
 
-def open_prompts(plan: Plan, pipeline: VideoPipeline) -> HeldOutPrompts | None:
-    """The prompts of a row's samples, which the pipeline then knows; None of a model that is not of text. All ranks call it
-    together.
-
-    Raises:
-        ValueError, OSError: as `heldout_prompts`.
-    """
-    if pipeline.model.spec.conditioned_on != "text":
-        return None
-    prompts = heldout_prompts(pipeline.config, plan.measure, plan.sample.clips)
-    pipeline.remember(prompts.texts, prompts.encoded)
-    return prompts
-
-
-def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str], prompts: HeldOutPrompts | None = None) -> Sampling:
-    """How a row is sampled, with these savings.
-
-    Args:
-        prompts: of a model of text, out of `open_prompts`.
+def sampling_of(
+    plan: Plan, pipeline: VideoPipeline, savings: Sequence[str], captions: SampleCaptions | None = None
+) -> Sampling:
+    """How a row is sampled, with these savings; a model of text by these captions, whose features its pipeline knows then.
 
     Raises:
         ValueError: as `VideoPipeline.sampling`.
     """
     sample = plan.sample
+    if captions is not None:
+        pipeline.remember(captions.texts, captions.encoded)
     return pipeline.sampling(
+        prompts=None if captions is None else captions.texts,
         sampler=sample.sampler, steps=sample.steps, seed=sample.seed, batch=min(sample.batch, sample.clips),
         guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=list(savings),
-        prompts=None if prompts is None else prompts.texts,
     )  # fmt: skip
 
 
-def fitted(plan: Plan, pipeline: VideoPipeline, prompts: HeldOutPrompts | None = None) -> list[str]:
+def fitted(plan: Plan, pipeline: VideoPipeline, captions: SampleCaptions | None) -> list[str]:
     """The row's savings, with fits of its own of those that look at a model first: on other noise than it is measured on.
 
     On rank 0.
@@ -201,7 +186,7 @@ def fitted(plan: Plan, pipeline: VideoPipeline, prompts: HeldOutPrompts | None =
     policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
     named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
-        sampling = replace(sampling_of(plan, pipeline, (), prompts), seed=plan.sample.seed + 1)
+        sampling = replace(sampling_of(plan, pipeline, (), captions), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
@@ -282,9 +267,9 @@ def _remove_features(folder: Path) -> None:
 
 
 def _of_samples(
-    plan: Plan, labels: list[int], reference: Reference, samples: Path, frames: int, beside: Path
+    plan: Plan, labels: Sequence[int], reference: Reference, samples: Path, frames: int, beside: Path
 ) -> dict[str, Any]:
-    """Accuracy by the class that each sample was asked for, and clips to look at. On rank 0."""
+    """Accuracy, the share of samples that show the class they were asked for (`labels`), and clips to look at. On rank 0."""
     count, batch = plan.sample.clips, plan.sample.batch
     classifier = ClipClassifier.load(reference.classifier)
     shown: dict[int, Tensor] = {}

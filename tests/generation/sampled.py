@@ -22,9 +22,7 @@ SPEC = ModelSpec("1P 1(1M1S1R1D) 1D", 16, 2, (4, 4, 6), in_channels=4, patch_siz
 CLASSES = ["walk", "run", "jump"]
 
 
-def write_checkpoint(
-    folder: Path, spec: ModelSpec = SPEC, objective: str = "diffusion", settings: Sequence[str] = ()
-) -> Path:
+def write_checkpoint(folder: Path, spec: ModelSpec = SPEC, objective: str = "diffusion", settings: Sequence[str] = ()) -> Path:
     """A checkpoint laid out as training lays one out, with two sets of weights that differ."""
     for seed, name in enumerate(("ema", "model")):
         randomise(DiffusionTransformer(spec), seed).save_pretrained(folder / name)

@@ -57,9 +57,7 @@ def test_what_does_not_fit_a_rows_model_is_refused(study_file):
     chosen_plans(Study(path := study_file(rows={"dense": fitted}), path.parent / "runs"))
     paper = {"sample": {"schedule": "paper"}}
     assert "schedule = 'paper': the layout '6D' is dense" in refused(study_file(rows={"dense": paper}))
-    assert "0 classes and no captions: a study is of runs that are told what to show" in refused(
-        study_file(rows={"dense": {"overrides": UNCLASSED}})
-    )
+    assert "0 classes: a study is of class-conditional runs" in refused(study_file(rows={"dense": {"overrides": UNCLASSED}}))
     unmeasured = {"a": {"measured": False} | paper, "dense": {"start": "a"}}
     chosen_plans(Study(path := study_file(rows=unmeasured), path.parent / "runs"))
 

@@ -99,10 +99,10 @@ def open_captions(manifest: Manifest, rules: CaptionRules, *, required: bool = T
     Args:
         manifest: the videos.
         rules: where captions are.
-        required: raise if there are none at all.
+        required: whether videos without a caption are as `missing` says, and it is an error if all are; else nothing is said.
 
     Returns:
-        The captions; how many videos have none is logged.
+        The captions; if they are required, how many videos have none is logged.
 
     Raises:
         FileNotFoundError: no table there.
@@ -137,17 +137,15 @@ def read_captions(manifest: Manifest, rules: CaptionRules, required: bool = True
         found = _tables(manifest.root, paths, rules, notes)
         looked = ", ".join(rules.files)
     missing = tuple(path for path in paths if not found.get(path))
-    if len(missing) == len(paths) and not required:
-        return Captions(("",), {}, missing, notes)
-    if len(missing) == len(paths):
+    if len(missing) == len(paths) and required:
         raise ValueError(f"{manifest.root}: none of {len(paths)} videos has a caption; looked for in {looked}")
-    if missing:
+    if missing and required:
         named = ", ".join(missing[:_EXAMPLES])
         text = f"{manifest.root}: {len(missing)} of {len(paths)} videos have no caption, such as {named}"
         if rules.missing == "error":
             raise ValueError(f"{text}; captions.missing accepts null and exclude too")
         logger.warning("%s: %s", text, "they are left out" if rules.missing == "exclude" else "theirs is the empty one")
-    for remark, rows in notes.items():
+    for remark, rows in notes.items() if required else ():
         logger.warning("%s: %s: %d, such as %s", manifest.root, remark, len(rows), ", ".join(rows[:_EXAMPLES]))
     numbers = {"": NO_CAPTION}
     places = {path: tuple(numbers.setdefault(text, len(numbers)) for text in found[path]) for path in paths if found.get(path)}

@@ -3,22 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 
-from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.data.latents.features import FeatureFolder
 from sparsevid.data.open import open_data, use_latents
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.runs.config import load_config
 
 LABELS = (7, 0, 7, 3, 9, 1, 2, 5, 4, 6, 8, 0)  # of 12 latents: 10 and 11 come after 2 by number, not by name
-
-
-@pytest.fixture(scope="module")
-def autoencoder() -> KLAutoencoder:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return KLAutoencoder(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks), "none")
 
 
 def write(folder, count=12, shape=(1, 4, 8, 8), labels=LABELS):
