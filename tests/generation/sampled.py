@@ -44,7 +44,8 @@ def command(*arguments: object, processes: int = 1, script: Path = ROOT / "tools
 
 def start(line: list[str], environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
     """Start a command with one thread a process, so that sums have a fixed order."""
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages, **(environment or {})}
     return subprocess.Popen(line, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 

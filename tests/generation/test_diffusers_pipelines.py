@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, LattePipeline, PixArtAlphaPipeline
 from models.convert.diffusers_models import latte, pixart
+from PIL import Image
 from text.tiny import CAPTIONS, tiny_text_encoder
 from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
@@ -64,12 +65,12 @@ def both(folder: Path, kind: type, transformer: torch.nn.Module):
     theirs.save_pretrained(folder / "pipeline")
     assert main(["convert", str(folder / "pipeline"), str(folder / "ours")]) == 0
     theirs.set_progress_bar_config(disable=True)
-    return theirs, VideoPipeline.from_pretrained(folder / "ours", device="cpu")
+    return theirs, VideoPipeline.from_pretrained(folder / "ours", device="cpu")  # which needs to be told of nothing else
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return both(tmp_path_factory.mktemp("pixart"), PixArtAlphaPipeline, pixart(sample_size=8))
+    return both(tmp_path_factory.mktemp("pixart"), PixArtAlphaPipeline, pixart(sample_size=8, num_layers=4))
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,23 @@ def test_features_are_those_of_their_pipelines(images, videos):
             assert torch.equal(encoded.text, text) and torch.equal(encoded.mask, others[0] != 0)
         else:  # which gives zeros behind a prompt's own tokens
             assert torch.equal(encoded.text * encoded.mask[..., None], text)
+
+
+def test_a_converted_pipeline_knows_where_its_encoder_lies(images, tmp_path, capsys):
+    """Also as a sparse model made of it; and says so where nothing lies there any more."""
+    folder = Path(images[1].prompts.source)
+    line = ["--prompts", *PROMPTS, "--num", "1", "--batch", "1", "--steps", "2", "--format", "png", "--device", "cpu", "--out"]
+    options = ["--to-sparse", "1P 1(1M1R1D)", "--sparse-grid", "1", "2", "2"]
+    assert main(["convert", str(folder.parent / "ours"), str(tmp_path / "sparse"), *options]) == 0
+    assert main(["sample", str(tmp_path / "sparse"), *line, str(tmp_path / "samples")]) == 0
+    with Image.open(tmp_path / "samples" / "000000.png") as image:
+        assert image.text["Title"] == PROMPTS[0]
+    folder.rename(tmp_path / "moved")
+    line = ["--autoencoder", f"kl:{tmp_path / 'moved'}", *line]
+    try:
+        assert main(["sample", str(tmp_path / "sparse"), *line, str(tmp_path / "none")]) == 2
+        assert f"the text encoder of this model lay in {folder}, where nothing is now" in capsys.readouterr().err
+        given = ["--text-encoder", str(tmp_path / "moved")]
+        assert main(["sample", str(tmp_path / "sparse"), *given, *line, str(tmp_path / "samples")]) == 0
+    finally:
+        (tmp_path / "moved").rename(folder)
