@@ -5,6 +5,10 @@ import torch
 
 pytest.importorskip("transformers", reason="needs transformers (extra `text`)")
 
+from PIL import Image
+
+from sparsevid.cli import main
+from sparsevid.text.cache import TextCache
 from sparsevid.text.encoder import TextEncoder, source_fingerprint
 from sparsevid.text.small import CHANNELS, make_small_encoder
 
@@ -41,3 +45,19 @@ def test_channels_that_do_not_divide_and_captions_without_words_are_refused(tmp_
     with pytest.raises(ValueError, match="no word"):
         make_small_encoder(tmp_path / "t5", ["", " "])
     assert not (tmp_path / "t5").exists()
+
+
+def test_the_command_makes_an_encoder_once_where_none_is(tmp_path):
+    """And another set of captions is encoded by the one that is there."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number, text in enumerate(CAPTIONS):
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tree / f"{number}.png")
+        (tree / f"{number}.txt").write_text(text)
+    (tmp_path / "card.yaml").write_text('name: few\ntrees: ["*.png"]\nmedia: image\ncaptions: {rule: beside}\n')
+    command = ["encode_captions", str(tmp_path / "card.yaml"), "--root", str(tree), "--encoder", str(tmp_path / "words")]
+    made = [*command, "--make-encoder", "--tokens", "9", "--device", "cpu", "--out"]
+    assert main([*made, str(tmp_path / "first")]) == main([*made, str(tmp_path / "second")]) == 0
+    caches = [TextCache.open(tmp_path / name) for name in ("first", "second")]
+    assert set(caches[0].captions) == {"", *CAPTIONS} and caches[0].fingerprint() == caches[1].fingerprint()
+    assert caches[0].encoder["fingerprint"] == source_fingerprint(tmp_path / "words", 9)
