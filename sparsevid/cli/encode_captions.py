@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
   torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-256x256
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5 --verify
+  sparsevid encode_captions atari --root data/atari --out data/atari/captions --encoder models/words --make-encoder --tokens 24
 
 A run reads the cache with data.captions=FOLDER, and needs no text encoder. All captions of all videos are encoded, whatever
 their split, each once, and the empty one, which means "no prompt". The same command given again keeps what is written.
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
     parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
     parser.add_argument("--encoder", metavar="DIR_OR_HUB_ID", help="a T5 encoder, or a pipeline of diffusers", **required)
+    text = "where no T5 is at hand: write a small one of random weights, which knows the words of these captions, to the "
+    text += "folder that --encoder names, if there is nothing"
+    parser.add_argument("--make-encoder", action="store_true", help=text)
     parser.add_argument("--tokens", type=int, default=TOKENS, metavar="L", help="of a caption; longer ones are cut")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="on disk")
     text = "in which the encoder computes; default: bfloat16 on a GPU, else float32"
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         manifest = open_manifest(resolve_root(card, args.root), card.rules())
         captions = open_captions(manifest, card.captions.rules())
+        if args.make_encoder:
+            _make_encoder(args.encoder, captions)
         dtype = None if args.precision is None else getattr(torch, args.precision)
         encoder = TextEncoder.from_pretrained(args.encoder, tokens=args.tokens, dtype=dtype, device=device or default_device())
         if args.verify:
@@ -84,6 +90,16 @@ def run(args: argparse.Namespace) -> int:
     finally:
         shutdown()
     return 0
+
+
+def _make_encoder(folder: str, captions: "Captions") -> None:
+    """Write a small encoder, unless one is there."""
+    from sparsevid.system.distributed import from_main
+    from sparsevid.text.small import make_small_encoder
+
+    if not Path(folder).exists():
+        from_main(lambda: make_small_encoder(folder, captions.texts))
+        logger.info("%s: a small encoder of random weights, which knows the words of %d captions", folder, len(captions.texts))
 
 
 def _verify(folder: Path, captions: "Captions", encoder) -> None:

@@ -32,6 +32,9 @@ EXAMPLES = """examples:
   sparsevid evaluate features --source samples --role fake --detector transnetv2 --out fake.safetensors
   sparsevid evaluate distance --real real.safetensors --fake fake.safetensors
 
+  how well samples show what their prompts say, by a folder of CLIP:
+  sparsevid evaluate score --fake samples --protocol sparsevid/clip-score-v1 --detector-path clip-vit-large-patch14
+
   images as ADM's evaluator takes them, and its reference files:
   sparsevid evaluate score --real VIRTUAL_imagenet256_labeled.npz --fake samples.npz --protocol adm/fid-50k
   sparsevid evaluate reference --source imagenet --protocol-option size=[256,256] --out imagenet256.npz
@@ -41,7 +44,7 @@ EXAMPLES = """examples:
   sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
 """
 RECORD_NAME = "score.json"
-ACTIONS = ("sensitivity", "effects", "likeness", "reference")  # modules of `evaluations`
+ACTIONS = ("sensitivity", "effects", "likeness", "reference", "prompts")  # modules of `evaluations`
 
 logger = get_logger(__name__)
 
@@ -60,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos, or an .npz of images", **REQUIRED)
     add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
+    prompts = "what the generated clips were to show, a prompt a line, for scores of that; default: as their samples.json says"
+    score.add_argument("--prompts", metavar="FILE", type=Path, help=prompts)
     score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
     score.add_argument(
         "--out",
@@ -149,6 +154,7 @@ def _score(args: argparse.Namespace) -> int:
     measured = measure(
         video_source(args, args.real), args.fake, protocol=chosen_protocol(args), count=args.count, batch_size=args.batch,
         device=args.device, detector_path=args.detector_path, trust_detector=args.trust_detector, extras=extras, keep=args.keep,
+        prompts=args.prompts,
     )  # fmt: skip
     _report(measured.record, args.json)
     if is_main():
@@ -276,7 +282,8 @@ def _report(record: ProtocolRecord, as_json: bool) -> None:
         return
     rows = [row for each in (record, *record.other_splits) for row in _rows(each)]
     columns = ["metric", "score", "real clips", "fake clips", "split", "protocol"]
-    title = "an Inception score: higher is better" if record.real is None else "a Fréchet or kernel distance: lower is better"
+    kind = "a CLIP score" if record.prompts else "an Inception score"
+    title = f"{kind}: higher is better" if record.real is None else "a Fréchet or kernel distance: lower is better"
     print_table(title, columns, rows)
 
 

@@ -130,6 +130,16 @@ class ClipClassifier(nn.Module):
         return model.eval().requires_grad_(False)
 
 
+def shuffled_share(found: Sequence[int], labels: Sequence[int]) -> float:
+    """The share of clips whose class is that of a label dealt out to it at random: the mean over all ways to deal them out.
+
+    Args:
+        found: the class that each clip is taken for, N.
+        labels: N.
+    """
+    return sum(found.count(label) * labels.count(label) for label in set(labels)) / len(labels) ** 2
+
+
 def looked_at(clips: Tensor) -> Tensor:
     """What the classifier sees of clips, uint8 (N, 3, T, H, W): float32 −1 … 1 (N, 3·F, S, S).
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparsevid.evaluation.detectors import detector_class
 from sparsevid.evaluation.features import FeatureFile, check_comparable
+from sparsevid.evaluation.metrics.clip_score import Prompts
 from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.metrics.table import METRICS, Metric
 from sparsevid.evaluation.metrics.uncertainty import PARTS, bootstrap_interval, extrapolate
@@ -54,15 +55,28 @@ def compares(protocol: Protocol | None) -> bool:
     return any(metric.compares for metric in _metrics(protocol))
 
 
-def check_protocol(detector: str, protocol: Protocol | None, extras: Extras) -> None:
+def is_prompted(protocol: Protocol | None) -> bool:
+    """Whether a metric of a protocol judges clips by their prompts."""
+    return any(metric.prompted for metric in _metrics(protocol))
+
+
+def check_protocol(detector: str, protocol: Protocol | None, extras: Extras, *, prompted: bool = False) -> None:
     """Refuse metrics and extras that cannot work, whatever the clips.
 
+    Args:
+        prompted: prompts of the clips are known.
+
     Raises:
-        ValueError: a metric is unknown, needs logits and the detector gives features, or the other way round; or an extra is
-            for distances, and the first metric is none.
+        ValueError: a metric is unknown, needs logits and the detector gives features, or the other way round, or judges by
+            prompts that are not known; or an extra is for distances, and the first metric is none.
     """
     outputs = detector_class(detector).outputs()
     for metric in _metrics(protocol):
+        if metric.prompted and not prompted:
+            raise ValueError(
+                f"metric {metric.name} judges clips by their prompts: it is computed by `evaluate score`, from the clips' own "
+                "record or --prompts"
+            )
         if metric.needs not in outputs:
             given = ", ".join(outputs)
             raise ValueError(f"metric {metric.name} needs {metric.needs}, detector {detector!r} gives {given}")
@@ -107,7 +121,12 @@ def check_counts(
 
 
 def compare_features(
-    real: FeatureFile | None, fake: FeatureFile, extras: Extras | None = None, *, quiet: bool = False
+    real: FeatureFile | None,
+    fake: FeatureFile,
+    extras: Extras | None = None,
+    *,
+    quiet: bool = False,
+    prompts: Prompts | None = None,
 ) -> ProtocolRecord:
     """The metrics of two feature files, with their record.
 
@@ -118,6 +137,7 @@ def compare_features(
         fake: features of generated ones.
         extras: what is wanted beside; repeats and pictures are not made here.
         quiet: leave warnings to the record, and log none.
+        prompts: of the generated clips, where a metric judges by them.
 
     Raises:
         ValueError: the files do not belong together, name no known detector or usable protocol, there are fewer clips than a
@@ -125,7 +145,7 @@ def compare_features(
     """
     extras = extras or Extras()
     protocol = None if fake.protocol is None else Protocol.from_dict(fake.protocol)
-    check_protocol(fake.detector, protocol, extras)
+    check_protocol(fake.detector, protocol, extras, prompted=prompts is not None)
     if not compares(protocol):
         real = None
     elif real is None:
@@ -135,7 +155,7 @@ def compare_features(
     counts = None if real is None else len(real.clip_ids), len(fake.clip_ids)
     check_counts(protocol, extras, *counts, () if real is None else real.moments)
     files = {side: file for side, file in (("real", real), ("fake", fake)) if file is not None}
-    values = compute_metrics(real, fake, protocol)
+    values = compute_metrics(real, fake, protocol, prompts)
     spread = _spread(real, fake, protocol, extras)
     warnings = [text for side, file in files.items() for text in _warnings(side, file, protocol)]
     warnings += _fit_warnings(spread.get("extrapolation"), _taken(fake, _metrics(protocol)[0]).shape[1])
@@ -160,27 +180,32 @@ def compare_features(
         warnings=tuple(warnings),
         versions={side: file.versions for side, file in files.items()},
         computation={side: file.computation for side, file in files.items()},
+        prompts=None if prompts is None else dict(prompts.origin),
         split=first.get("split", None if protocol is None or real is None else protocol.split),
         seed=first.get("seed", None if protocol is None else protocol.seed),
         **spread,
     )
 
 
-def compute_metrics(real: FeatureFile | None, fake: FeatureFile, protocol: Protocol | None) -> dict[str, float]:
+def compute_metrics(
+    real: FeatureFile | None, fake: FeatureFile, protocol: Protocol | None, prompts: Prompts | None = None
+) -> dict[str, float]:
     """Every value of every metric of a protocol, in its order.
 
     Args:
         real: features of real clips; None where no metric looks at them.
         fake: features of generated ones.
         protocol: names the metrics; None for the Fréchet distance.
+        prompts: of the generated clips, where a metric judges by them.
 
     Raises:
         ValueError: see `check_protocol` and the metrics.
     """
-    check_protocol(fake.detector, protocol, Extras())
+    check_protocol(fake.detector, protocol, Extras(), prompted=prompts is not None)
+    options = {**_options(protocol), "prompts": prompts}
     values: dict[str, float] = {}
     for metric in _metrics(protocol):
-        values |= metric.compute(_real_side(real, metric), _taken(fake, metric), _options(protocol))
+        values |= metric.compute(_real_side(real, metric), _taken(fake, metric), options)
     return values
 
 

@@ -20,11 +20,13 @@ from sparsevid.evaluation.comparison import (
     compare_features,
     compares,
     compute_metrics,
+    is_prompted,
     metric_title,
 )
 from sparsevid.evaluation.detectors import Detector, build_detector, detector_class
 from sparsevid.evaluation.detectors.base import Setting
 from sparsevid.evaluation.features import FeatureFile, compute_features
+from sparsevid.evaluation.prompts import ClipPrompts, prompts_of
 from sparsevid.evaluation.protocols import BOTH, DEFAULT_PROTOCOLS, Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
 from sparsevid.system.distributed import default_device, from_main
@@ -119,6 +121,7 @@ def measure(
     trust_detector: bool = False,
     extras: Extras | None = None,
     keep: Path | None = None,
+    prompts: Path | None = None,
 ) -> Measurement:
     """Score generated videos against real ones, and keep what the score was computed from. All ranks call it together.
 
@@ -136,6 +139,8 @@ def measure(
         extras: what is computed beside the score.
         keep: folder for the feature files of each split and draw; finished files and batches in it
             are taken up. None keeps nothing.
+        prompts: a file of those that the generated clips were made of, where a metric judges by them; None: as their own
+            record says, see `prompts_of`.
 
     Returns:
         The record with the mean over draws, and the first draw's features. A protocol that reports several splits has the
@@ -148,9 +153,12 @@ def measure(
         DecodeError: a chosen clip cannot be read.
     """
     rules, extras = resolve_protocol(detector, protocol), extras or Extras()
-    check_protocol(rules.detector, rules, extras)
+    check_protocol(rules.detector, rules, extras, prompted=True)
+    if prompts is not None and not is_prompted(rules):
+        raise ValueError(f"prompts are given ({prompts}): protocol {rules.name} ({', '.join(rules.metrics)}) judges by none")
     draws = _draws(_real_source(real, rules), fake, rules, count, extras)
     extras = _checked(rules, extras, draws)
+    asked = _prompts(fake, rules, draws, prompts)
     network = build_detector(
         rules.detector, default_device() if device is None else device,
         path=detector_path, trust=trust_detector, options=rules.detector_options,
@@ -170,7 +178,8 @@ def measure(
         for real_clips, fake_clips in pairs:
             real_file = None if real_clips is None else features(real_clips, "real")
             fake_file = features(fake_clips, "fake")
-            record = compare_features(real_file, fake_file, None if found else extras)
+            seen = asked[fake_clips.fingerprint].seen_by(network) if asked else None
+            record = compare_features(real_file, fake_file, None if found else extras, prompts=seen)
             found.append(Measurement(record, real_file, fake_file, fake_clips))
         # Data without splits are the same set for each of them.
         measured.setdefault(found[0].record.split or split, replace(found[0], record=_merged([each.record for each in found])))
@@ -282,6 +291,13 @@ def _draws(
         reals = [None if real is None else _chosen(real, "real", protocol, count, seed, split) for seed in seeds]
         draws[split] = list(zip(reals, fakes, strict=True))
     return draws
+
+
+def _prompts(fake: ClipSource, protocol: Protocol, draws: dict[str, list[Pair]], file: Path | None) -> dict[str, ClipPrompts]:
+    """The prompts of each draw of generated clips, by its fingerprint; none where no metric judges by them."""
+    judged = is_prompted(protocol)
+    chosen = {clips.fingerprint: clips for pairs in draws.values() for _, clips in pairs if judged}
+    return {fingerprint: prompts_of(clips, fake, file) for fingerprint, clips in chosen.items()}
 
 
 def _checked(protocol: Protocol, extras: Extras, draws: dict[str, list[Pair]]) -> Extras:

@@ -34,6 +34,7 @@ class ProtocolRecord:
             "reliable"}, or None.
         repeats: with several draws of clips, {"seed", "values"} of each.
         deviations: with several draws of clips, the standard deviation of each of `values` (divisor: draws − 1).
+        prompts: what the clips were to show, where a metric judges them by that: file, number and SHA-256 of the prompts.
         other_splits: the records of the other splits, for a protocol that reports several.
     """
 
@@ -53,6 +54,7 @@ class ProtocolRecord:
     extrapolation: dict[str, Any] | None = None
     repeats: tuple[dict[str, Any], ...] = ()
     deviations: dict[str, float] | None = None
+    prompts: dict[str, Any] | None = None
     other_splits: tuple["ProtocolRecord", ...] = ()
     computation: dict[str, dict[str, Any]] = field(default_factory=dict)
 

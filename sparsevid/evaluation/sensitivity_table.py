@@ -152,7 +152,7 @@ def _rows(
     options, outputs = protocol.as_dict(), detector.outputs()
     count = len(sets["", 0.0])
     for metric in METRICS.values():
-        if metric.needs not in outputs or count < 2 * max(metric.least):
+        if metric.prompted or metric.needs not in outputs or count < 2 * max(metric.least):
             continue
 
         def values(real: Tensor, fake: Tensor, metric: Metric = metric) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from sparsevid import __version__
 from sparsevid.benchmark.savings import warm_call
 from sparsevid.benchmark.timing import time_turn
-from sparsevid.evaluation.classifier import ClipClassifier
+from sparsevid.evaluation.classifier import ClipClassifier, shuffled_share
 from sparsevid.evaluation.comparison import Extras
 from sparsevid.evaluation.evaluate import measure as score_clips
 from sparsevid.generation.calibration import fit_all
@@ -118,6 +118,8 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
     labels = [sampling.label(index) for index in range(plan.sample.clips)] if captions is None else captions.labels
     line |= from_main(partial(_of_samples, plan, labels, reference, samples, frames, circumstances.results.parent))
+    if captions is not None:  # what follows other prompts is another measurement
+        line["measured"] = digest([line["measured"], captions.texts])
     line |= from_main(partial(_cost, plan, pipeline, sampling))
     del pipeline
     gc.collect()
@@ -153,7 +155,7 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
             f"holds ({short_hash(at_hand)}), and would be measured on these: give the root that it was trained on, or another "
             "--out to train it anew"
         )
-    data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder)
+    data = replace(pipeline.config.data, root=own.data.root, decoder=own.data.decoder, captions=own.data.captions)
     pipeline.config = replace(pipeline.config, sample=own.sample, monitor=own.monitor, data=data)
     return pipeline
 
@@ -271,11 +273,11 @@ def _of_samples(
     count, batch = plan.sample.clips, plan.sample.batch
     classifier = ClipClassifier.load(reference.classifier)
     shown: dict[int, Tensor] = {}
-    right = 0
+    found: list[int] = []
     for first in range(0, count, batch):
         own = labels[first : first + batch]
         clips = torch.stack([_read(samples, index, frames) for index in range(first, first + len(own))])
-        right += int((classifier.logits(clips).argmax(dim=1) == torch.tensor(own)).sum())
+        found += classifier.logits(clips).argmax(dim=1).tolist()
         for label, clip in zip(own, clips, strict=True):
             shown.setdefault(label, clip)
     path = plan.own_folder / SHOWN.format(digest([plan.settings, plan.of_figures]))
@@ -283,7 +285,8 @@ def _of_samples(
     save_shown(path, torch.stack([shown[label] for label in sorted(shown)]), classes)
     return {
         "clips": count,
-        "accuracy": right / count,
+        "accuracy": sum(one == other for one, other in zip(found, labels, strict=True)) / count,
+        "accuracy_shuffled": shuffled_share(found, labels),
         "accuracy_real": reference.accuracy,
         "classes": classes,
         "shown": os.path.relpath(path.resolve(), beside.resolve()),

@@ -12,9 +12,9 @@ from sparsevid.study.results import LARGEST, Line, is_finite, parsed
 
 CONTROL = "dense"  # the row that others are compared with, where their lines name no other
 REAL = "real"  # a row that has clips to show and is nobody's measurement
-NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "clips", "macs", "seconds", "training_seconds",
-           "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
-FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data",
+NUMBERS = ("loss", "distance", "distance_real", "accuracy", "accuracy_real", "accuracy_shuffled", "clips", "macs", "seconds",
+           "training_seconds", "training_macs", "total_training_macs", "parameters", "steps", "total_steps")  # fmt: skip
+FACTS = ("date", "commit", "hardware", "metric", "layout", "sample", "versions", "command", "settings", "data", "captions",
          "measured", "run", "weights")  # fmt: skip
 Kind = tuple[str | float | None, ...]
 ALIKE = ("data", "metric", "measured")  # facts without which figures mean different things

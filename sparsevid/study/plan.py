@@ -34,13 +34,15 @@ from sparsevid.study.file import (
 )
 from sparsevid.study.measurements import CONTROL
 from sparsevid.study.results import Line, agree, digest
+from sparsevid.text.cache import TextCache
 
+GIVEN = "given"  # in place of a path
 FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
 # What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
 SAME_RUN = ("name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
-            "data.strict", "data.latents")  # fmt: skip
+            "data.strict", "data.latents", "text.encoder")  # fmt: skip
 SAME_RUN += tuple(f"train.{name}" for name in (
     "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
     "start_timeout", "ema_device",
@@ -167,7 +169,10 @@ class Plan:
         named = {"train.init_from": self.source.start, "distill.teacher": self.source.teacher}
         own = [key for key, each in named.items() if each is not None]  # a path, in place of which its own mark counts
         parts = [None if each is None else each.trained for each in named.values()]
-        return digest([changed(asdict(self.config), asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
+        values = asdict(self.config)
+        if self.config.data.captions is not None:
+            values["data"]["captions"] = GIVEN  # what they are says `of_training`
+        return digest([changed(values, asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
 
     @cached_property
     def settings(self) -> str:
@@ -184,10 +189,11 @@ class Plan:
 
     @property
     def of_training(self) -> dict[str, str | None]:
-        """What its settings only name, and what tells its run apart too: the data at hand, and what a card that is named by its
-        path says.
+        """What its settings only name, and what tells its run apart too: the data and features of captions at hand, and what a
+        card that is named by its path says.
         """
-        return {"data": self.row.study.data.fingerprint(self.config.data), "card": self._card}
+        data = self.config.data
+        return {"data": self.row.study.data.fingerprint(data), "card": self._card, "captions": self._captions}
 
     @property
     def of_figures(self) -> dict[str, str | None]:
@@ -201,6 +207,13 @@ class Plan:
         card = load_card(self.config.data.card, self.config.data.card_options)
         pairs = ((card.rules(), TreeRules()), (card.clip, ClipDefaults()))
         return digest([changed(asdict(own), asdict(default)) for own, default in pairs])
+
+    @cached_property
+    def _captions(self) -> str | None:
+        try:
+            return None if self.config.data.captions is None else TextCache.open(self.config.data.captions).fingerprint()
+        except (OSError, ValueError):  # not here, or of another form, which says training
+            return None
 
     @cached_property
     def _protocol(self) -> str | None:

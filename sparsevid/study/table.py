@@ -108,9 +108,11 @@ def _lines(study: StudyResults, rows: Sequence[str], measured: Sequence[Measurem
         numbers = sorted({f"{each.figures['distance_real']:.1f}" for each in real if "distance_real" in each.figures})
         share = statistics.fmean(each.figures["accuracy_real"] for each in real)
         samples = real[0].figures.get("clips")
+        dealt = [each.figures["accuracy_shuffled"] for each in real if "accuracy_shuffled" in each.figures]
+        chance = f", {statistics.fmean(dealt):.1%} of samples whose classes or prompts are dealt out anew" if dealt else ""
         told.append(
             f"{real[0].facts.get('metric', 'distance')} of {'?' if samples is None else f'{samples:.0f}'} samples; of real "
-            f"training clips: {', '.join(numbers) or MISSING}; classifier: {share:.1%} of the real held-out clips"
+            f"training clips: {', '.join(numbers) or MISSING}; classifier: {share:.1%} of the real held-out clips{chance}"
         )
     told += [f"hardware{mark}: {name or 'not said'}" for name, mark in marks.items()]
     commits = sorted({short_hash(each.facts.get("commit", "not said")) for each in measured})

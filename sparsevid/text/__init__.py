@@ -1,7 +1,7 @@
 """Captions and prompts into what a model of text hears: features of their tokens, and which tokens are there.
 
-`encoder` is T5 of transformers, which is imported there alone and when it is needed; `cache` keeps what it gives of a data
-set's captions, and `write` writes that, so that training needs no T5.
+`encoder` is T5 of transformers, which this room alone imports, and when it is needed; `cache` keeps what it gives of a data
+set's captions, and `write` writes that, so that training needs no T5. `clip` sets pictures beside texts, for scores of prompts.
 
 It imports `system`.
 """

@@ -9,10 +9,11 @@ import pytest
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from text.tiny import CAPTIONS, tiny_text_encoder, tiny_tokenizer
+from text.tiny import CAPTIONS, tiny_text_encoder
 from transformers import AutoTokenizer, T5EncoderModel
 
 from sparsevid.text.encoder import TextEncoder, source_fingerprint
+from sparsevid.text.small import write_word_tokenizer
 
 
 def test_features_are_those_of_transformers(t5, encoder):
@@ -94,7 +95,7 @@ def test_the_fingerprint_is_of_weights_tokenizer_and_tokens(t5, encoder, pipelin
     for i, part in enumerate((names[::2], names[1::2])):  # dealt out to files in another way
         save_file({name: weights[name] for name in part}, same / f"model-{i}.safetensors", metadata={"format": "pt"})
     assert source_fingerprint(same, 8) == encoder.fingerprint() == source_fingerprint(t5, 8)
-    tiny_tokenizer(same, [*CAPTIONS, "other words"])
+    write_word_tokenizer(same, [*CAPTIONS, "other words"])
     other = tiny_text_encoder(tmp_path / "other", seed=1)
     found = [source_fingerprint(each, 8) for each in (t5, same, other, pipeline)] + [source_fingerprint(t5, 9)]
     assert len(set(found)) == 5

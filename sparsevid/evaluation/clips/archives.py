@@ -111,8 +111,9 @@ def read_statistics(path: Path, protocol: Protocol) -> tuple[dict[str, Moments],
     outputs = detector_class(protocol.detector).outputs()
     moments = {name: each for name, each in found.items() if name in outputs}
     for name, each in moments.items():
-        wanted = outputs[name].stop - outputs[name].start
-        if len(each.mean) != wanted:
+        if (end := outputs[name].stop) is None:  # its weights say how many
+            continue
+        if len(each.mean) != (wanted := end - outputs[name].start):
             raise ValueError(
                 f"{path}: statistics of {len(each.mean)} dimensions, and the {name} of detector {protocol.detector!r} have "
                 f"{wanted}: they are of another detector, or of another of its layers"

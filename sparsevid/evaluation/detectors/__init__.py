@@ -16,6 +16,7 @@ __all__ = ["DETECTORS", "Detector", "build_detector", "detector_class"]
 DETECTORS: dict[str, tuple[str, str]] = {
     "c3d-ucf101": ("sparsevid.evaluation.detectors.c3d", "C3DDetector"),
     "c3d-ucf101-torchscript": ("sparsevid.evaluation.detectors.c3d", "C3DTorchScriptDetector"),
+    "clip": ("sparsevid.evaluation.detectors.clip", "CLIPDetector"),
     "i3d": ("sparsevid.evaluation.detectors.i3d", "I3DDetector"),
     "i3d-torchscript": ("sparsevid.evaluation.detectors.i3d_torchscript", "I3DTorchScriptDetector"),
     "inception-2015": ("sparsevid.evaluation.detectors.inception", "InceptionDetector"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsevid.evaluation.metrics.clip_score import clip_score
 from sparsevid.evaluation.metrics.distances import Moments, frechet_distance, frechet_with_ridge
 from sparsevid.evaluation.metrics.inception_score import SPLITS, inception_score
 from sparsevid.evaluation.metrics.kernel import jedi, kid, kvd
@@ -34,10 +35,12 @@ class Metric:
         needs: the detector's output that it takes, see `Detector.outputs`.
         compares: whether it needs real features beside the fake ones.
         compute: (real (N, D) or None, fake (M, D), options) → values by name, the headline first. Of the options it reads
-            "covariance" ("unbiased" or "biased") and "seed" (of random subsets and orders).
+            "covariance" ("unbiased" or "biased"), "seed" (of random subsets and orders) and, of a metric that is `prompted`,
+            "prompts" (`clip_score.Prompts`, of the fake clips).
         least: real and generated clips that it takes at least.
         by_moments: it takes mean and covariance of the real features, too, in their place.
         higher: more is better.
+        prompted: it judges clips by the prompts that they were made of.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Metric:
     least: tuple[int, int] = (2, 2)
     by_moments: bool = False
     higher: bool = False
+    prompted: bool = False
 
 
 def _frechet(real: Tensor | Moments, fake: Tensor, options: Options) -> dict[str, float]:
@@ -100,6 +104,11 @@ def _stream_spatial(real: Tensor, fake: Tensor, options: Options) -> dict[str, f
     return {"stream_fidelity": found.precision, "stream_diversity": found.recall}
 
 
+def _clip_score(real: Tensor | None, fake: Tensor, options: Options) -> dict[str, float]:
+    found = {f"clip_score_{name}": value for name, value in asdict(clip_score(fake, options["prompts"])).items()}
+    return {"clip_score": found.pop("clip_score_value"), **{name: value for name, value in found.items() if value is not None}}
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -110,6 +119,7 @@ METRICS = {
         Metric("inception_score", "Inception score", "logits", False, _inception_score, (0, SPLITS), higher=True),
         Metric("inception_score_adm", "Inception score", "logits", False, _inception_score_adm, (0, 1), higher=True),
         Metric("jedi", "JEDi", "features", True, _jedi, (1, 1)),
+        Metric("clip_score", "CLIP score", "features", False, _clip_score, (0, 2), higher=True, prompted=True),
         Metric("motion_frechet", "FVMD's distance", "features", True, _motion_frechet),
         Metric("stream_temporal", "STREAM-T", "skewness", True, _stream_temporal, (1, 1), higher=True),
         Metric("stream_spatial", "STREAM-F", "mean", True, _stream_spatial, (STREAM_NEIGHBOURS + 1,) * 2, higher=True),

@@ -26,6 +26,7 @@ SUFFIX = ".yaml"
 DEFAULT_PROTOCOLS = {
     "c3d-ucf101": "sparsevid/video-is-v2",
     "c3d-ucf101-torchscript": "stylegan-v/isv2048_ucf",
+    "clip": "sparsevid/clip-score-v1",
     "i3d": "sparsevid/v2-state-dict",
     "i3d-torchscript": "sparsevid/v2",
     "inception-2015": "sparsevid/fid-v1",

@@ -54,6 +54,7 @@ SHOWN = {
     "clips": Figure("samples", "samples", "si"),
     "accuracy": Figure("accuracy", "class accuracy of samples", "%"),
     "accuracy_real": Figure("accuracy, held-out clips", "class accuracy of held-out clips", "%"),
+    "accuracy_shuffled": Figure("accuracy, dealt out anew", "class accuracy of samples, classes dealt out anew", "%"),
     "macs": Figure("multiply–adds", "multiply–adds a sampled clip", "si"),
     "seconds": Figure("time a clip", "seconds a sampled clip", "s"),
     "training_seconds": Figure("training", "seconds of training", "s"),

@@ -1,10 +1,12 @@
 """The registry of metrics: each value is that of its function."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from sparsevid.evaluation.metrics.clip_score import Prompts, clip_score
 from sparsevid.evaluation.metrics.distances import frechet_distance, frechet_with_ridge
 from sparsevid.evaluation.metrics.inception_score import inception_score
 from sparsevid.evaluation.metrics.kernel import jedi, kid, kvd
@@ -15,7 +17,8 @@ from sparsevid.system.seeding import Purpose, keyed_generator
 
 GENERATOR = torch.Generator().manual_seed(0)
 REAL, FAKE = torch.randn(30, 5, generator=GENERATOR), torch.randn(25, 5, generator=GENERATOR) + 0.5
-OPTIONS = {"covariance": "unbiased", "seed": 3, "frames": 16}
+PROMPTS = Prompts(torch.randn(25, 5, generator=GENERATOR), torch.arange(25) % 7)
+OPTIONS = {"covariance": "unbiased", "seed": 3, "frames": 16, "prompts": PROMPTS}
 
 
 def test_every_value_is_that_of_its_function():
@@ -23,10 +26,12 @@ def test_every_value_is_that_of_its_function():
     order = torch.randperm(25, generator=keyed_generator(Purpose.IS_ORDER, 3))
     by_parts, score, manifold = kid(REAL, FAKE, seed=3), inception_score(FAKE[order]), precision_recall(REAL, FAKE)
     wide = precision_recall(REAL, FAKE, neighbours=5)
+    shown = {name: value for name, value in asdict(clip_score(FAKE, PROMPTS)).items() if name != "value"}
     by_5000 = inception_score(FAKE, part=5000)
     assert values == {
         "frechet": {"frechet": frechet_distance(REAL, FAKE)},
         "spatial_frechet": {"spatial_frechet": frechet_distance(REAL, FAKE)},
+        "clip_score": {"clip_score": clip_score(FAKE, PROMPTS).value} | {f"clip_score_{n}": v for n, v in shown.items()},
         "kid": {"kid": by_parts.value, "kid_std": by_parts.std},
         "kvd": {"kvd": kvd(REAL, FAKE)},
         "inception_score": {"inception_score": score.value, "inception_score_std": score.std},
@@ -54,7 +59,7 @@ def test_the_covariance_is_the_protocols():
 
 def test_a_metric_that_compares_nothing_needs_no_real_clips():
     alone = {name: metric.compute(None, FAKE, OPTIONS) for name, metric in METRICS.items() if not metric.compares}
-    assert set(alone) == {"inception_score", "inception_score_adm"}
+    assert set(alone) == {"inception_score", "inception_score_adm", "clip_score"}
     assert all(METRICS[name].compute(REAL, FAKE, OPTIONS) == values for name, values in alone.items())
 
 
@@ -70,7 +75,11 @@ def test_the_inception_score_does_not_depend_on_the_order_of_classes():
 def test_a_metric_takes_the_clips_that_it_says_at_least_and_no_fewer(name):
     metric = METRICS[name]
     real, fake = metric.least
-    compute = lambda real, fake: metric.compute(REAL[:real], FAKE[:fake], OPTIONS)  # noqa: E731
+
+    def compute(real, fake):
+        prompts = Prompts(PROMPTS.features[:fake], PROMPTS.groups[:fake])
+        return metric.compute(REAL[:real], FAKE[:fake], OPTIONS | {"prompts": prompts})
+
     assert compute(real, fake)
     for fewer in ((real - 1, fake), (real, fake - 1)):
         if min(fewer) >= 0:

@@ -1,0 +1,76 @@
+"""A small encoder of text, where no T5 is at hand: random weights, and a tokenizer that knows the words of given captions.
+
+It understands nothing. But a word has the same features wherever it stands, up to what its neighbours add, and other ones than
+any other word: enough for a model to learn what the words of its own captions mean.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+CHANNELS, LAYERS, HEADS = 64, 2, 4
+WORDS = 4096  # that are known at most, the more frequent ones; others are all alike
+ROWS = 256  # of the table of words there is a multiple, as T5 has more than tokens
+SPECIAL = ("<pad>", "</s>", "<unk>")  # by their numbers
+
+
+def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels: int = CHANNELS, seed: int = 0) -> Path:
+    """Write a T5 encoder of random weights with a tokenizer of whole words, as `TextEncoder.from_pretrained` opens it.
+
+    Args:
+        folder: made if it is missing.
+        captions: whose words are known.
+        channels: C of the features, a multiple of `HEADS`.
+        seed: of the weights; the caller's random numbers stay as they are.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: there is no word in the captions, or channels that do not divide.
+    """
+    if channels < HEADS or channels % HEADS:
+        raise ValueError(f"channels = {channels}; accepted are multiples of {HEADS}")
+    size = write_word_tokenizer(folder, captions)
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": channels // HEADS, "d_ff": 2 * channels}
+        layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
+        model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
+    model.save_pretrained(folder)
+    return Path(folder)
+
+
+def write_word_tokenizer(folder: str | Path, captions: Iterable[str]) -> int:
+    """Write a tokenizer of whole words, which ends prompts as T5's does.
+
+    Args:
+        folder: made if it is missing.
+        captions: whose words are known.
+
+    Returns:
+        The number of its tokens.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: there is no word in the captions.
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
+    except ModuleNotFoundError as error:
+        raise ImportError(f'a text encoder is made by transformers ({error}): pip install "sparsevid[text]"') from error
+    words = Tokenizer(models.WordLevel(unk_token=SPECIAL[2]))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
+    size = words.get_vocab_size()
+    if size == len(SPECIAL):
+        raise ValueError("the captions have no word that an encoder could know")
+    words.post_processor = processors.TemplateProcessing(single=f"$A {SPECIAL[1]}", special_tokens=[(SPECIAL[1], 1)])
+    named = dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(folder)
+    return size
