@@ -3,5 +3,7 @@
 It imports `sparsity`.
 """
 
-# Of `samplers`, which takes seconds to import: what commands offer.
+# Of `samplers`, which takes seconds to import: what commands offer, and what savings, whose options commands list, go by.
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm++", "euler", "heun")
+CONDITIONAL, NULL = "conditional", "null"  # the halves of guidance: with a class, and without
+BOTH_HALVES = (CONDITIONAL, NULL)

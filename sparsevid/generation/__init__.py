@@ -11,6 +11,9 @@ It imports `runs`, `savings`, `diffusion`, `models`, `videos`, `sparsity`, `auto
 
 from sparsevid.system.errors import ExpectedError
 
+# Of `sampling`, which takes seconds to import: the tokens of a sparse model over time, as commands offer them.
+SCHEDULES = ("paper", "constant", "off")
+
 
 class GenerationError(ExpectedError):
     """Clips that could not be generated or written; the message says why. Files that are there are whole."""

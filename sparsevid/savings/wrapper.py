@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sparsevid.diffusion.samplers import BOTH_HALVES, CONDITIONAL, NULL, Model, TimedModel, Told
+from sparsevid.diffusion import BOTH_HALVES, CONDITIONAL, NULL
+from sparsevid.diffusion.samplers import Model, TimedModel, Told
 from sparsevid.diffusion.wrappers import decide
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, Policy, SavingError
