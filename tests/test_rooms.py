@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Top to bottom. A room inside another, such as data/tree, stands where it may be imported from.
 ROOMS = (
-    "tools", "cli", "search", "study", "benchmark", "training", "evaluation", "generation", "data", "runs", "savings",
+    "tools", "cli", "ui", "search", "study", "benchmark", "training", "evaluation", "generation", "data", "runs", "savings",
     "diffusion", "models", "data/tree", "videos", "sparsity", "autoencoder", "system",
 )  # fmt: skip
 FILES = sorted([*ROOT.glob("sparsevid/**/*.py"), *ROOT.glob("tools/*.py")])

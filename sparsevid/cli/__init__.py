@@ -15,13 +15,14 @@ from importlib import import_module
 from types import ModuleType
 
 from sparsevid import __version__
-from sparsevid.system.errors import ExpectedError
+from sparsevid.system.errors import EXPECTED_ERRORS
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
     "memory": "Count what a run's training needs before anything is built: batch, tokens, multiply-adds, memory by part.",
     "train": "Train a model. Killed or finished runs go on from their newest good checkpoint.",
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
+    "ui": "Show a page in the browser, of this machine alone: clips of two ways to sample side by side, with cost and time.",
     "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",
     "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
     "analyse": "Show what attention does in each layer of a checkpoint: how uniform, how local, and what its mean would lose.",
@@ -35,8 +36,6 @@ COMMANDS = {
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
-# What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
-EXPECTED_ERRORS = (ExpectedError, ValueError, KeyError, OSError, ImportError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
