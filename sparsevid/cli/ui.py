@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=LOCAL, help=host)
     parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
     parser.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the models' own")
+    encoder = "T5 that encodes prompts of models of text: a folder or a hub id. Default: what the model's config names"
+    parser.add_argument("--text-encoder", metavar="SOURCE", help=encoder)
     parser.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU where there is one")
     dtype = "what the models compute in"
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.port is not None and not 0 < args.port < 65536:
         raise ValueError(f"--port is 1 to 65535, got {args.port}")
     device = None if args.device is None else check_device(args.device)
-    models = Models(args.models, device=device, weights=args.weights, autoencoder=args.autoencoder, dtype=args.dtype)
+    loading = {name: getattr(args, name) for name in ("weights", "autoencoder", "text_encoder", "dtype")}
+    models = Models(args.models, device=device, **loading)
     page = serve(Clicks(models), args.host, args.port)
     if args.host not in (LOCAL, "localhost"):
         logger.warning("whoever reaches %s may sample here", args.host)

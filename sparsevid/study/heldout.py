@@ -23,7 +23,7 @@ from sparsevid.study.file import MeasureSettings
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.training.objective import Objective, build_objective
-from sparsevid.training.validation import FixedClip, fixed_latents, validation_dataset
+from sparsevid.training.validation import FixedClip, condition_of, fixed_latents, validation_dataset
 
 
 def time_edges(config: RunConfig, intervals: int) -> list[float]:
@@ -105,7 +105,8 @@ class Question(NamedTuple):
         x0: clean latents (B, C, T, H, W), on the model's device.
         u: times (B,), float64, there.
         noise: like x0.
-        condition: what else the model is called with: `labels` of one with classes, `grid` of one with a token schedule.
+        condition: what else the model is called with: `labels` of one with classes, `text` and its mask of one of text, `grid`
+            of one with a token schedule.
     """
 
     numbers: list[int]
@@ -148,12 +149,11 @@ def questions(
             _, intervals, part, u, generators = zip(*members[first : first + measure.batch], strict=True)
             x0 = torch.stack([clip.latents for clip in part])
             noise = torch.stack([torch.randn(each.shape, generator=own) for each, own in zip(x0, generators, strict=True)])
-            labels = torch.tensor([clip.label for clip in part], device=pipeline.device)
             yield Question(
                 numbers=[clip.number for clip in part],
                 intervals=list(intervals),
                 x0=x0.to(pipeline.device),
                 u=torch.tensor(u, dtype=torch.float64).to(pipeline.device),
                 noise=noise.to(pipeline.device),
-                condition=grid | ({"labels": labels} if spec.num_classes else {}),
+                condition=grid | condition_of(spec, part, pipeline.device),
             )

@@ -5,7 +5,9 @@ Dimensions: N clips, C = 3 channels (RGB), T frames, H height, W width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsevid.benchmark.timing import time_turn
@@ -16,6 +18,7 @@ from sparsevid.generation import SCHEDULES
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.savings.tally import Tally
+from sparsevid.savings.wrapper import text_told
 from sparsevid.sparsity.cost import sampling_macs
 
 MOST_CLIPS = 8  # of a click: one batch
@@ -46,11 +49,15 @@ class Shared:
         clips: N, 1 to `MOST_CLIPS`.
         seed: of the noise.
         classes: names to go through in turn; empty: all, in an order drawn by the seed.
+        prompts: of models of text, to go through in turn; empty lines among them are passed over.
+        negative: what guidance compares with in place of "no prompt"; nothing for a side without guidance.
     """
 
     clips: int = 4
     seed: int = 0
     classes: Sequence[str] = ()
+    prompts: Sequence[str] = ()
+    negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Made:
         side: what was asked for.
         sampling: all settings.
         clips: uint8 (N, C, T, H, W).
-        captions: the class of each clip, or nothing of an unconditional model.
+        captions: the class or prompt of each clip, or nothing of an unconditional model.
         fps: frames a second.
         macs: counted multiply–adds of a clip, from noise to latents.
         dense_macs: the same of the dense model of this size without a saving.
@@ -89,6 +96,7 @@ class Choices:
         samplers: those that fit it.
         schedules: those that fit it.
         guided: whether guidance has something to compare with.
+        text: whether it takes prompts.
         usual: the settings of its run.
     """
 
@@ -96,18 +104,25 @@ class Choices:
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
     guided: bool
+    text: bool
     usual: Sampling
 
 
 def choices(pipeline: VideoPipeline) -> Choices:
-    """What the page offers for a model."""
+    """What the page offers for a model.
+
+    Raises:
+        ValueError: of a model of text, that nothing is known which encodes prompts; the message says what to give.
+    """
     spec, objective = pipeline.model.spec, pipeline.config.objective
+    text = spec.conditioned_on == "text"
     return Choices(
         classes=tuple(pipeline.classes),
         samplers=tuple(FLOW_SAMPLERS if objective.kind == "flow" else DIFFUSION_SAMPLERS),
         schedules=SCHEDULES if spec.is_sparse else ("off",),
-        guided=bool(spec.num_classes and spec.no_class and objective.label_dropout),
-        usual=pipeline.sampling(),
+        guided=bool(objective.label_dropout and (text or (spec.num_classes and spec.no_class))),
+        text=text,
+        usual=pipeline.sampling(prompts=[""] if text else None),
     )
 
 
@@ -125,19 +140,21 @@ def make(pipeline: VideoPipeline, side: Side, shared: Shared, on_step: OnStep | 
     if not 1 <= shared.clips <= MOST_CLIPS:
         raise ValueError(f"{shared.clips} clips; a click makes 1 to {MOST_CLIPS}: for more there is `sparsevid sample`")
     ways = {name: getattr(side, name) for name in ("sampler", "steps", "guidance", "schedule", "savings")}
-    classes = list(shared.classes) or None if pipeline.classes else None
-    sampling = pipeline.sampling(classes=classes, seed=shared.seed, batch=shared.clips, **ways)
+    sampling = pipeline.sampling(seed=shared.seed, batch=shared.clips, **ways, **_said(pipeline, side, shared))
+    indices = range(shared.clips)
+    with torch.inference_mode():
+        told = text_told(pipeline.condition(indices, sampling).given)  # prompts are encoded now, and not timed
     tally = Tally() if sampling.savings else None
     if pipeline.graphed and not sampling.savings:
         pipeline.warm_up(sampling)  # recording graphs is no part of what the clips take
     latents: list[Tensor] = []
-    timed = time_turn({"": lambda: latents.append(pipeline.denoise(range(shared.clips), sampling, on_step, tally=tally))})
-    names, (counted, dense) = pipeline.classes, clip_cost(pipeline, sampling)
+    timed = time_turn({"": lambda: latents.append(pipeline.denoise(indices, sampling, on_step, tally=tally))})
+    counted, dense = clip_cost(pipeline, sampling, **told)
     return Made(
         side=side,
         sampling=sampling,
         clips=pipeline.decode(latents[0]),
-        captions=tuple(names[sampling.label(index)] for index in range(shared.clips)) if names else (),
+        captions=tuple(filter(None, (sampling.caption(index, pipeline.classes) for index in indices))),
         fps=pipeline.fps,
         macs=counted if tally is None else tally.macs / shared.clips,
         dense_macs=dense,
@@ -146,16 +163,28 @@ def make(pipeline: VideoPipeline, side: Side, shared: Shared, on_step: OnStep | 
     )
 
 
-def clip_cost(pipeline: VideoPipeline, sampling: Sampling) -> tuple[float, int]:
+def clip_cost(pipeline: VideoPipeline, sampling: Sampling, **text: int) -> tuple[float, int]:
     """Multiply–adds of a clip from noise to latents, counted without making one.
+
+    Args:
+        text: of a model of text, as `text_told` gives it.
 
     Returns:
         Without a saving, which is what a `Tally` of these settings says; and those of the dense model of this size.
     """
     halves = [2 if sampling.guidance != 1.0 and guidance_acts(sampling.guidance_interval, u) else 1 for u in sampling.times()]
     calls = [u for u, number in zip(sampling.times(), halves, strict=True) for _ in range(number)]
-    cost = sampling_macs(pipeline.model.spec, pipeline.token_schedule(sampling), calls, size=sampling.input_size)
+    cost = sampling_macs(pipeline.model.spec, pipeline.token_schedule(sampling), calls, size=sampling.input_size, **text)
     return cost.mean_macs * len(calls), cost.dense_macs * len(calls)
+
+
+def _said(pipeline: VideoPipeline, side: Side, shared: Shared) -> dict[str, Any]:
+    """What the model is told: prompts, classes, or nothing. What it does not know is not told."""
+    if pipeline.prompts is None:
+        return {"classes": list(shared.classes) or None} if pipeline.classes else {}
+    guided = (pipeline.config.sample.guidance if side.guidance is None else side.guidance) != 1.0
+    prompts = [line.strip() for line in shared.prompts if line.strip()]
+    return {"prompts": prompts, "negative": shared.negative.strip() or None if guided else None}
 
 
 def likeness(one: Made, other: Made) -> float | None:

@@ -127,7 +127,7 @@ def build_page(clicks: Clicks) -> "gr.Blocks":
         with gr.Row():
             with gr.Column(scale=1, min_width=360):
                 with gr.Group():
-                    classes = gr.Dropdown(label="Classes to go through", multiselect=True, **_classes(offered))
+                    said = _said(gr, offered, other)
                     with gr.Row():
                         clips = gr.Slider(1, MOST_CLIPS, value=4, step=1, label="Clips")
                         seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
@@ -147,9 +147,9 @@ def build_page(clicks: Clicks) -> "gr.Blocks":
         draw.click(lambda: random.randint(0, LARGEST_SEED), None, seed, **_QUIET)
         stop.click(clicks.stop, None, None, concurrency_limit=None, **_QUIET)
         both.change(lambda shows: gr.Tab(visible=shows), both, beside, **_QUIET)
-        _connect_generate(gr, clicks, go, [classes, clips, seed, both, *one, *two], made)
-        _connect_model(gr, clicks, one, made, classes)
-        _connect_model(gr, clicks, two, made, None)
+        _connect_generate(gr, clicks, go, [*said, clips, seed, both, *one, *two], made)
+        for letter, side in zip("AB", (one, two), strict=True):
+            _connect_model(gr, clicks, letter, side, (one.model, two.model), said, made)
     return page
 
 
@@ -184,40 +184,52 @@ def _settings(offered: Choices) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _classes(offered: Choices) -> dict[str, Any]:
-    """What a model makes of the widget of classes."""
-    return {
-        "choices": list(offered.classes),
-        "value": [],
-        "interactive": bool(offered.classes),
-        "info": "None chosen: all, in an order that the seed draws" if offered.classes else "The model knows no classes",
-    }
+def _said(gr: ModuleType, *offered: Choices) -> tuple["gr.Dropdown", "gr.Textbox", "gr.Textbox"]:
+    """The widgets of what models are told: classes, prompts, and what guidance compares with."""
+    classes, prompts, negative = _told(*offered)
+    info = "None chosen: all, in an order that the seed draws"
+    return (
+        gr.Dropdown(label="Classes to go through", info=info, multiselect=True, elem_id="sv-classes", **classes),
+        gr.Textbox(label="Prompts to go through, one a line", lines=3, elem_id="sv-prompts", **prompts),
+        gr.Textbox(label="In guidance, in place of no prompt", elem_id="sv-negative", **negative),
+    )
 
 
-def _connect_model(gr: ModuleType, clicks: Clicks, side: SideWidgets, made: "gr.HTML", classes: "gr.Dropdown | None") -> None:
-    """Another model: its own settings, and for A its classes."""
+def _told(*offered: Choices) -> tuple[dict[str, Any], ...]:
+    """What models make of these widgets: the classes are those of the first that has any."""
+    classes = next((list(each.classes) for each in offered if each.classes), [])
+    text = any(each.text for each in offered)
+    return {"choices": classes, "value": [], "visible": bool(classes)}, {"visible": text}, {"visible": text}
+
+
+def _connect_model(
+    gr: ModuleType, clicks: Clicks, letter: str, side: SideWidgets, names: tuple, said: tuple, made: "gr.HTML"
+) -> None:
+    """Another model of a side: its own settings, and what both are told."""
     kinds = (gr.Dropdown, gr.Number, gr.Number, gr.Radio, gr.Dropdown)
+    told = (gr.Dropdown, gr.Textbox, gr.Textbox)
 
-    def chosen(name: str) -> list:
-        own = list(side[1:]) + ([] if classes is None else [classes])
+    def chosen(*both: str) -> list:
         try:
-            offered = clicks.choose(name)
+            offered = [clicks.choose(name) for name in both]
         except EXPECTED_ERRORS as error:
-            return [gr.skip() for _ in own] + [message(error)]
-        found = [kind(**each) for kind, each in zip(kinds, _settings(offered), strict=True)]
-        return found + ([] if classes is None else [gr.Dropdown(**_classes(offered))]) + [gr.skip()]
+            return [gr.skip()] * (len(kinds) + len(told)) + [message(error)]
+        own = _settings(offered["AB".index(letter)])
+        found = zip((*kinds, *told), (*own, *_told(*offered)), strict=True)
+        return [kind(**options) for kind, options in found] + [gr.skip()]
 
-    outputs = [*side[1:], *([] if classes is None else [classes]), made]
-    side.model.input(chosen, side.model, outputs, api_visibility="private", show_progress_on=side.model)
+    outputs = [*side[1:], *said, made]
+    side.model.input(chosen, list(names), outputs, api_visibility="private", show_progress_on=side.model)
 
 
 def _connect_generate(gr: ModuleType, clicks: Clicks, go: "gr.Button", inputs: list, made: "gr.HTML") -> None:
     """Generate: clips of A, then of both, and a bar meanwhile."""
 
-    def generate(classes, clips, seed, both, *settings, progress=gr.Progress()) -> Iterator[str]:  # noqa: B008 (Gradio's way)
+    def generate(classes, prompts, negative, clips, seed, both, *settings, progress=gr.Progress()) -> Iterator[str]:  # noqa: B008 (Gradio's way)
         count = len(SideWidgets._fields)
         sides = [Side(*settings[:count]), Side(*settings[count:])][: 1 + both]
-        shared = Shared(clips=int(clips), seed=seed or 0, classes=classes or ())
+        lines = (prompts or "").splitlines()
+        shared = Shared(int(clips), seed or 0, classes=classes or (), prompts=lines, negative=negative or "")
         yield from clicks.generate(shared, sides, lambda share, words: progress(share, desc=words))
 
     go.click(generate, inputs, made, api_visibility="private", show_progress_on=made)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from generation.prompted import PROMPTS, write_text_checkpoint
 from generation.sampled import SPEC, write_checkpoint
 
 from sparsevid.savings.tally import Tally
@@ -46,6 +47,22 @@ def test_cost_is_what_a_tally_of_the_calls_says(options, models):
     pipeline.denoise(range(2), sampling, tally=tally)
     macs, dense = clip_cost(pipeline, sampling)
     assert macs == pytest.approx(tally.macs / 2) and macs < dense * (1.0 if sampling.schedule == "paper" else 2.0)
+
+
+def test_prompts_are_what_the_pipeline_makes_of_them_and_are_counted(tmp_path):
+    pytest.importorskip("transformers")
+    written = write_text_checkpoint(tmp_path)
+    (pipeline,) = map(Models([str(written)], device="cpu").open, ["model"])
+    shared, side = Shared(2, prompts=[PROMPTS[0], "", f" {PROMPTS[1]} "], negative="dull"), Side("model", steps=2, guidance=2.0)
+    made, tally = make(pipeline, side, shared), Tally()
+    options = {"steps": 2, "guidance": 2.0, "prompts": PROMPTS[:2], "negative": "dull"}
+    assert torch.equal(made.clips, pipeline(2, show_progress=False, **options)) and made.captions == PROMPTS[:2]
+    pipeline.denoise(range(2), pipeline.sampling(batch=2, **options), tally=tally)
+    assert made.macs == pytest.approx(tally.macs / 2) and choices(pipeline).text
+    plain = make(pipeline, replace(side, guidance=1.0), shared)  # without guidance nothing is compared with
+    assert plain.sampling.negative is None and plain.macs < made.macs
+    with pytest.raises(ValueError, match="no prompt is given"):
+        make(pipeline, side, Shared(1))
 
 
 def test_two_ways_differ_by_what_is_asked_for_alone(models):
@@ -104,7 +121,7 @@ def test_what_cannot_be_is_said_and_what_can(shared, side, reason, clicks):
 
 def test_what_is_there_stays_beside_what_went_wrong(clicks):
     *_, last = clicks.generate(Shared(1), [Side("sparse", steps=1), Side("plain", guidance=2.0)])
-    assert last.count("<video") == 1 and "B: guidance needs a class-conditional model" in last
+    assert last.count("<video") == 1 and "B: guidance needs a model of classes or of text" in last
 
 
 def test_stop_ends_at_the_next_step_and_only_once(clicks):
