@@ -87,6 +87,14 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
 
 
+def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in place of the table") -> None:
+    """Declare that a command's table may be had as JSON, the same for all; `logging.print_json` prints it.
+
+    What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
+    """
+    parser.add_argument("--json", action="store_true", help=what)
+
+
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     """Declare what is said of prompts, the same for all commands that sample a model."""
     from sparsevid.diffusion import MASKS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_prompt_options
+from sparsevid.cli import add_json_flag, add_prompt_options
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.generation import SCHEDULES
 from sparsevid.savings.options import CALIBRATED
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
     )
     parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    add_json_flag(parser)
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
     samples = parser.add_argument_group("samples; defaults are those of the run's config")
     samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")

@@ -1,16 +1,15 @@
 """`sparsevid cost`: multiply–adds of a model, by stage, against dense."""
 
 import argparse
-import json
 
-from sparsevid.cli import refuse_said_by_run
+from sparsevid.cli import add_json_flag, refuse_said_by_run
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import MERGE_TEXT, ModelSpec
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import print_json, print_table
 
 EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
     text = "count embedding, keys and values of a prompt in every forward, as public code computes them, not once for all"
     parser.add_argument("--naive-text", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON: plain multiply-adds")
+    add_json_flag(parser, "print JSON in place of the table: plain multiply-adds")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     naive = {name: getattr(args, name) for name in ("naive_pooling", "naive_w1", "naive_text")}
     cost = sampling_macs(spec, schedule, times, **naive)
     if args.json:
-        print(json.dumps(_as_json("run" if args.run else "preset", name, spec, cost), indent=2))
+        print_json(_as_json("run" if args.run else "preset", name, spec, cost))
     else:
         _print(name, spec, cost)
     return 0

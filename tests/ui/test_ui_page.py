@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from generation.prompted import PROMPTS, write_text_checkpoint
 from generation.sampled import ROOT, start, write_checkpoint
 
 from sparsevid.cli import run_tool
@@ -36,11 +37,12 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def page(checkpoint):
-    """The address of a page that another process serves."""
-    gradio = Path(importlib.util.find_spec("gradio").origin).parents[1]
-    found_here = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(gradio)])}
-    process = start([sys.executable, str(ROOT / "tools" / "ui.py"), str(checkpoint), "--device", "cpu"], found_here)
+def page(checkpoint, request, tmp_path):
+    """The address of a page that another process serves: of the tiny model, or of a tiny one of text."""
+    model = write_text_checkpoint(tmp_path) if getattr(request, "param", "") == "text" else checkpoint
+    places = [Path(importlib.util.find_spec(name).origin).parents[1] for name in ("gradio", "transformers")]
+    found_here = {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *places]))}
+    process = start([sys.executable, str(ROOT / "tools" / "ui.py"), str(model), "--device", "cpu"], found_here)
     try:
         printed = ""
         for line in process.stdout:
@@ -112,6 +114,19 @@ def test_what_cannot_be_is_said_on_the_page(page, browser):
     steps.send_keys("5000\t")
     wait_for(browser, "#sv-generate")[0].click()
     assert "1 to 1000 steps, got 5000" in wait_for(browser, ".sv-error")[0].text
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("page", ["text"], indirect=True)
+def test_prompts_are_typed(page, browser):
+    browser.get(page)
+    wait_for(browser, "#sv-prompts textarea")[0].send_keys("\n".join(PROMPTS))
+    assert not any(each.is_displayed() for each in browser.find_elements("css selector", "#sv-classes"))
+    wait_for(browser, "#sv-generate")[0].click()
+    wait_for(browser, ".sv-against")
+    shown = [each.text for each in wait_for(browser, "#sv-result figcaption", 4)]
+    assert shown == [f"{index} · {PROMPTS[index % len(PROMPTS)]}" for index in range(4)]
 
 
 def test_without_gradio_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
