@@ -11,11 +11,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
 from sparsevid import __version__
-from sparsevid.system.errors import EXPECTED_ERRORS
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command `sparsevid`."""
     _print_anything()
     argv = sys.argv[1:] if argv is None else argv
+    _suggest(argv[:1])
     parser = argparse.ArgumentParser(
         prog="sparsevid",
         description="Sparse-dense diffusion transformers for video: train, sample, evaluate, and count what they cost.",
@@ -66,6 +68,14 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     return _run(name, _module(name).run, parser.parse_args(argv))
 
 
+def _suggest(first: Sequence[str]) -> None:
+    """Say on standard error which command a misspelt one may have been meant as; the parser then refuses it."""
+    for word in first:
+        near = [] if word in COMMANDS or word.startswith("-") else get_close_matches(word.replace("-", "_"), COMMANDS, n=1)
+        if near:
+            print(f"sparsevid: there is no command {word!r}; did you mean {near[0]!r}?", file=sys.stderr)
+
+
 def _module(name: str) -> ModuleType:
     return import_module(f"sparsevid.cli.{name}")
 
@@ -74,7 +84,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Defaults in the help where there are any, examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False):
+        if action.default in (None, False, []):  # an empty list lets argparse know that nothing has to be given
             return action.help
         if isinstance(action.default, list) and all(isinstance(each, str | int) for each in action.default):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"  # as it would be given
@@ -160,8 +170,8 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if first_to_say(str(text), alike=not isinstance(error, RankError)):
+        text = told(error)
+        if first_to_say(text, alike=not isinstance(error, RankError)):
             rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
             print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
         return 2

@@ -29,7 +29,7 @@ SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     run = "a run: its YAML file or folder, and dotted settings over it, in place of a preset"
-    parser.add_argument("run", nargs="*", metavar="RUN KEY=VALUE", help=run)
+    parser.add_argument("run", nargs="*", default=[], metavar="RUN KEY=VALUE", help=run)
     parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: {PRESET}")
     parser.add_argument("--layout", help="another layout of the same depth, such as '2P 4(1M3S1R1D) 2D'")
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
@@ -85,6 +85,8 @@ def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule 
     layout = args.layout or spec.layout
     if not parse_layout(layout).is_sparse:
         return name, build_spec(name, layout=layout, input_size=size, sparse_grid=None), None, SAMPLER, STEPS
+    if args.schedule == "constant" and args.grid is None:
+        raise ValueError("--schedule constant needs the grid that it keeps: --grid T H W, such as --grid 4 8 8")
     options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
     schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU. "
                         "A batch that they cannot share evenly is enlarged to the next that they can")  # fmt: skip
     add_json_flag(parser, "print summary.json in place of the table; what training says goes to standard error then")
-    parser.add_argument("overrides", nargs="*", help="dotted settings such as train.steps=100")
+    parser.add_argument("overrides", nargs="*", default=[], help="dotted settings such as train.steps=100")
 
 
 def run(args: argparse.Namespace) -> int:

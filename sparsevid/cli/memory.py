@@ -17,7 +17,9 @@ and what its allocator leaves unused come on top.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("run", metavar="RUN", help="a run: its YAML file or folder")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted settings such as train.global_batch=64")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="dotted settings such as train.global_batch=64"
+    )
     add_need_arguments(parser)
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="dense: a run's folder, a checkpoint, or an exported folder")
     text = "of the fine-tunes, and of the grids that are tried, directly behind CHECKPOINT: train.lr=1e-4 schedule.r_min=0.3"
-    parser.add_argument("overrides", nargs="*", metavar="SETTING", help=text)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="SETTING", help=text)
     text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
     parser.add_argument("--budget", type=float, required=True, default=argparse.SUPPRESS, metavar="SHARE", help=text)
     parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument(
-        "overrides", nargs="*", help="dotted settings of the base run, below those of rows: data.root=/data/atari"
+        "overrides", nargs="*", default=[], help="dotted settings of the base run, below those of rows: data.root=/data/atari"
     )
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone, with what they need; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these alone; default: of each row its own")

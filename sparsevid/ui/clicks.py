@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sparsevid.system.errors import EXPECTED_ERRORS
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 from sparsevid.ui.comparison import Choices, Made, Shared, Side, choices, make
 from sparsevid.ui.markup import message, shown
 from sparsevid.ui.models import Models
@@ -65,7 +65,7 @@ class Clicks:
             except torch.OutOfMemoryError:
                 words = message(f"{letter}: memory does not hold this; fewer clips need less, and so does --dtype bfloat16")
             except EXPECTED_ERRORS as error:
-                words = message(f"{letter}: {error.args[0] if isinstance(error, KeyError) and error.args else error}")
+                words = message(f"{letter}: {told(error)}")
             yield (shown(made) if made else "") + (words or "")
             if words is not None:
                 return

@@ -213,7 +213,7 @@ def _connect_model(
         try:
             offered = [clicks.choose(name) for name in both]
         except EXPECTED_ERRORS as error:
-            return [gr.skip()] * (len(kinds) + len(told)) + [message(error)]
+            return [gr.skip()] * (len(kinds) + len(told)) + [message(told(error))]
         own = _settings(offered["AB".index(letter)])
         found = zip((*kinds, *told), (*own, *_told(*offered)), strict=True)
         return [kind(**options) for kind, options in found] + [gr.skip()]

@@ -201,6 +201,11 @@ def test_a_study_as_json(capsys, monkeypatch):
     means = [each["figures"]["loss"][""]["mean"] for each in (sparse, dense)]
     assert sparse["control"] == "dense" and change["mean"] == pytest.approx(means[0] - means[1])
     assert change["interval"][0] < change["mean"] < change["interval"][1] and change["verdict"] == "worse"
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_study_as_json(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert run_tool("study", ["configs/study/paper.yaml", "--list", "--json", "--rows", "sparse"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {each["row"] for each in listed} == {"sparse"} and [each["seed"] for each in listed] == [0, 1, 2]
