@@ -7,3 +7,7 @@ were measured on (`report`). What training will need is counted before anything 
 
 It imports any room below.
 """
+
+# Of `decoders`, which takes seconds to import: what is measured, and for how long at most, in seconds of a process.
+DECODER_MEASURES = ("accuracy", "speed", "growth")
+DECODER_LIMIT = 300.0

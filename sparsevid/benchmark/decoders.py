@@ -23,6 +23,7 @@ import av
 import numpy as np
 import torch
 
+from sparsevid.benchmark import DECODER_LIMIT, DECODER_MEASURES
 from sparsevid.system.logging import printable, progress
 from sparsevid.system.resident import resident_bytes
 from sparsevid.videos import decode_decord, decode_file
@@ -37,7 +38,6 @@ DECODER_LINES = (
 SPAN, STRIDE = 46, 3  # of a timed clip: 16 frames
 SECONDS = 4.0  # of processor time, which other load on the machine does not change
 OPENS, WARM_OPENS, OPENED = 2000, 200, 20  # openings that count, openings before, frames they go through
-LIMIT = 300.0  # seconds of a process
 OTHER_COLOURS = 12.0  # mean absolute difference up to which a frame is the same in another colour conversion
 
 Reader = Callable[[Path, Sequence[int]], np.ndarray]
@@ -171,7 +171,7 @@ def measure_growth(read: Reader, path: Path, opens: int = OPENS) -> Growth:
     return Growth(resident_bytes() - before)
 
 
-MEASURES = {"accuracy": measure_accuracy, "speed": measure_speed, "growth": measure_growth}
+MEASURES = dict(zip(DECODER_MEASURES, (measure_accuracy, measure_speed, measure_growth), strict=True))
 
 
 def open_decoder(name: str) -> Reader:
@@ -209,7 +209,7 @@ def measure_decoders(
     decoders: Sequence[str] = BACKENDS,
     measures: Sequence[str] = tuple(MEASURES),
     *,
-    limit: float = LIMIT,
+    limit: float = DECODER_LIMIT,
     seconds: float = SECONDS,
     opens: int = OPENS,
 ) -> list[DecoderResult]:

@@ -11,17 +11,19 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
 from sparsevid import __version__
-from sparsevid.system.errors import ExpectedError
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
     "memory": "Count what a run's training needs before anything is built: batch, tokens, multiply-adds, memory by part.",
     "train": "Train a model. Killed or finished runs go on from their newest good checkpoint.",
     "sample": "Generate clips from a checkpoint as files, on any number of processes; files that are there are kept.",
+    "ui": "Show a page in the browser, of this machine alone: clips of two ways to sample side by side, with cost and time.",
     "calibrate": "Fit what caches have to know of a checkpoint, on some samples, and say how good the fit is.",
     "evaluate": "Score generated videos against real ones, and write the score with its protocol beside them.",
     "analyse": "Show what attention does in each layer of a checkpoint: how uniform, how local, and what its mean would lose.",
@@ -36,8 +38,6 @@ COMMANDS = {
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
-# What a user can mend. Plain RuntimeErrors (out of memory, …) keep their traceback.
-EXPECTED_ERRORS = (ExpectedError, ValueError, KeyError, OSError, ImportError)
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command `sparsevid`."""
     _print_anything()
     argv = sys.argv[1:] if argv is None else argv
+    _suggest(argv[:1])
     parser = argparse.ArgumentParser(
         prog="sparsevid",
         description="Sparse-dense diffusion transformers for video: train, sample, evaluate, and count what they cost.",
@@ -67,6 +68,14 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     return _run(name, _module(name).run, parser.parse_args(argv))
 
 
+def _suggest(first: Sequence[str]) -> None:
+    """Say on standard error which command a misspelt one may have been meant as; the parser then refuses it."""
+    for word in first:
+        near = [] if word in COMMANDS or word.startswith("-") else get_close_matches(word.replace("-", "_"), COMMANDS, n=1)
+        if near:
+            print(f"sparsevid: there is no command {word!r}; did you mean {near[0]!r}?", file=sys.stderr)
+
+
 def _module(name: str) -> ModuleType:
     return import_module(f"sparsevid.cli.{name}")
 
@@ -75,7 +84,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Defaults in the help where there are any, examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False):
+        if action.default in (None, False, []):  # an empty list lets argparse know that nothing has to be given
             return action.help
         if isinstance(action.default, list) and all(isinstance(each, str | int) for each in action.default):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"  # as it would be given
@@ -88,10 +97,18 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
 
 
+def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in place of the table") -> None:
+    """Declare that a command's table may be had as JSON, the same for all; `logging.print_json` prints it.
+
+    What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
+    """
+    parser.add_argument("--json", action="store_true", help=what)
+
+
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     """Declare what is said of prompts, the same for all commands that sample a model."""
-    from sparsevid.diffusion.null_text import MASKS
-    from sparsevid.generation.prompts import NULL_CAPTIONS, PADDINGS
+    from sparsevid.diffusion import MASKS
+    from sparsevid.generation import NULL_CAPTIONS, PADDINGS
 
     group = parser.add_argument_group("prompts, of a model of text")
     text = "texts to go through in turn; one that is the path of a text file stands for its lines, without the empty ones"
@@ -153,8 +170,8 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if first_to_say(str(text), alike=not isinstance(error, RankError)):
+        text = told(error)
+        if first_to_say(text, alike=not isinstance(error, RankError)):
             rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
             print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
         return 2

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsevid.cli import add_json_flag
+
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.study.file import MeasureSettings
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, help="clips of a forward; figures do not depend on it")
     parser.add_argument("--seed", type=int, default=0, help="of clips, times and noise")
     parser.add_argument("--again", action="store_true", help="compute what is there again, or with other settings")
+    add_json_flag(parser)
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
     model = parser.add_argument_group("model and data")
     text = "dataset card, in place of the run's; needed by a model that has no run"
@@ -181,11 +184,14 @@ def _command(args: argparse.Namespace) -> str:
 
 def _show(args: argparse.Namespace, analysis: Mapping[str, Any]) -> None:
     """Print the table, and draw the pictures that are not there."""
-    from sparsevid.system.logging import get_logger, print_table
+    from sparsevid.system.logging import get_logger, print_json, print_table
 
     of, loss = analysis["of"], analysis["loss"]
     title = f"{args.checkpoint}: {of['clips']} clips of {of['split']}, {of['times']} times; window {of['window']}"
-    print_table(f"{title}; loss {loss['mean']:.4f} ± {loss['error']:.4f}", COLUMNS, list(map(_cells, analysis["layers"])))
+    if args.json:
+        print_json(analysis)
+    else:
+        print_table(f"{title}; loss {loss['mean']:.4f} ± {loss['error']:.4f}", COLUMNS, list(map(_cells, analysis["layers"])))
     if args.plot == "on" and (open_ones := [path for name in PICTURES if not (path := args.out / name).is_file()]):
         from sparsevid.search.attention_plot import plot_attention
 

@@ -4,7 +4,7 @@ import argparse
 from importlib import import_module
 
 from sparsevid.cli.benchmarks.arguments import check_json, write_json
-from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import is_main
 
 EXAMPLES = "options and examples of an action: sparsevid benchmark ACTION --help"
 ACTIONS = ("model", "data", "training", "sampling", "savings", "distance", "decoders", "evaluator", "gpu")

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_prompt_options
+from sparsevid.cli import add_json_flag, add_prompt_options
+from sparsevid.diffusion import SAMPLER_NAMES
+from sparsevid.generation import SCHEDULES
+from sparsevid.savings.options import CALIBRATED
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -27,10 +30,6 @@ logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from sparsevid.diffusion.samplers import SAMPLERS
-    from sparsevid.generation.sampling import SCHEDULES
-    from sparsevid.savings.calibrate import CALIBRATED
-
     parser.epilog = EXAMPLES
     parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, an exported folder, or a converted model")
     saving = f"what to fit; may be given again. Default: {' and '.join(CALIBRATED)}"
@@ -40,13 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="for SAVING.json and SAVING.png. Default: savings, by the weights"
     )
     parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    add_json_flag(parser)
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
     samples = parser.add_argument_group("samples; defaults are those of the run's config")
     samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")
-    samples.add_argument(
-        "--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion"
-    )
+    samples.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
     samples.add_argument("--steps", type=int, help="sampling steps")
     samples.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
     samples.add_argument("--schedule", choices=SCHEDULES, help="tokens of a sparse model, as of `sample`")
@@ -67,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.calibration import fit_all, measure
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.generation.prompts import read_prompts
-    from sparsevid.savings.calibrate import CALIBRATED
     from sparsevid.savings.fits import fits_folder
     from sparsevid.system.distributed import check_device
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsevid.cli import add_json_flag
 from sparsevid.models.convert import ENTRIES, FAMILIES
 from sparsevid.sparsity.spec import MERGE_TEXT
 from sparsevid.system.logging import get_logger, print_json, print_table
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sparse.add_argument("--sparse-grid", type=int, nargs=3, metavar=("T", "H", "W"), help="default grid of the sparse tokens")
     sparse.add_argument("--no-transition-positions", action="store_true", help="as public SparseDiT; with --to-sparse")
     sparse.add_argument("--residual-upsampling", action="store_true", help="W1 = 1 on what changed; with --to-sparse")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    add_json_flag(parser)
     sparse.add_argument(
         "--merge-text", choices=MERGE_TEXT, help="whose tokens listen to the prompt in M (dense); with --to-sparse"
     )

@@ -1,16 +1,15 @@
 """`sparsevid cost`: multiply–adds of a model, by stage, against dense."""
 
 import argparse
-import json
 
-from sparsevid.cli import refuse_said_by_run
+from sparsevid.cli import add_json_flag, refuse_said_by_run
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import MERGE_TEXT, ModelSpec
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import print_json, print_table
 
 EXAMPLES = """examples:
   sparsevid cost --preset SparseLatte-XL/2
@@ -30,7 +29,7 @@ SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     run = "a run: its YAML file or folder, and dotted settings over it, in place of a preset"
-    parser.add_argument("run", nargs="*", metavar="RUN KEY=VALUE", help=run)
+    parser.add_argument("run", nargs="*", default=[], metavar="RUN KEY=VALUE", help=run)
     parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: {PRESET}")
     parser.add_argument("--layout", help="another layout of the same depth, such as '2P 4(1M3S1R1D) 2D'")
     parser.add_argument("--input-size", type=int, nargs=3, metavar=("T", "H", "W"), help="latent frames, height, width")
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--naive-w1", action="store_true", help="count W1 on upsampled tokens")
     text = "count embedding, keys and values of a prompt in every forward, as public code computes them, not once for all"
     parser.add_argument("--naive-text", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON: plain multiply-adds")
+    add_json_flag(parser, "print JSON in place of the table: plain multiply-adds")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     naive = {name: getattr(args, name) for name in ("naive_pooling", "naive_w1", "naive_text")}
     cost = sampling_macs(spec, schedule, times, **naive)
     if args.json:
-        print(json.dumps(_as_json("run" if args.run else "preset", name, spec, cost), indent=2))
+        print_json(_as_json("run" if args.run else "preset", name, spec, cost))
     else:
         _print(name, spec, cost)
     return 0
@@ -86,6 +85,8 @@ def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule 
     layout = args.layout or spec.layout
     if not parse_layout(layout).is_sparse:
         return name, build_spec(name, layout=layout, input_size=size, sparse_grid=None), None, SAMPLER, STEPS
+    if args.schedule == "constant" and args.grid is None:
+        raise ValueError("--schedule constant needs the grid that it keeps: --grid T H W, such as --grid 4 8 8")
     options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
     schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid

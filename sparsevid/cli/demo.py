@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
+from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
-from sparsevid.system.logging import get_logger, metric_by_step, print_table
+from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.runs.config import RunConfig
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
     parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU. "
                         "A batch that they cannot share evenly is enlarged to the next that they can")  # fmt: skip
-    parser.add_argument("overrides", nargs="*", help="dotted settings such as train.steps=100")
+    add_json_flag(parser, "print summary.json in place of the table; what training says goes to standard error then")
+    parser.add_argument("overrides", nargs="*", default=[], help="dotted settings such as train.steps=100")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,10 +73,13 @@ def run(args: argparse.Namespace) -> int:
                     processes)  # fmt: skip
         overrides.append(f"train.global_batch={batch}")
     _make_data(config)
-    _train(args.config, overrides, processes)
+    _train(args.config, overrides, processes, sys.stderr if args.json else None)
     summary = _evaluate(config.folder, args.out)
     (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-    _print(summary, args.out, config.folder)
+    if args.json:
+        print_json(asdict(summary))
+    else:
+        _print(summary, args.out, config.folder)
     return 0
 
 
@@ -100,12 +105,12 @@ def _default_processes() -> int:
     return torch.cuda.device_count() or 2
 
 
-def _train(config: Path, overrides: list[str], processes: int) -> None:
-    """Train in processes of their own, which share the cores that this one may use."""
+def _train(config: Path, overrides: list[str], processes: int, printed_to: TextIO | None) -> None:
+    """Train in processes of their own, which share the cores that this one may use; None: they print where this one does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "sparsevid.cli", "train", str(config), *overrides]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False)
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=printed_to, check=False)
     if done.returncode:
         raise RuntimeError(f"training ended with exit code {done.returncode}; its own message is above")
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
     REQUIRED,
     add_detector_arguments,
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
     for each in (selftest, protocols):
-        each.add_argument("--json", action="store_true", help="print JSON in place of the table")
+        add_json_flag(each)
     protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
 
     for name in ACTIONS:
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_reporting_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", metavar="N", type=int, default=0, help="an interval for the score from N resamplings")
     parser.add_argument("--extrapolate", action="store_true", help="fit the score against 1/clips, for its limit")
-    parser.add_argument("--json", action="store_true", help="print the whole record as JSON instead of a table")
+    add_json_flag(parser, "print JSON in place of the table: the whole record")
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -277,8 +277,7 @@ def _protocols(args: argparse.Namespace) -> int:
 
 def _report(record: ProtocolRecord, as_json: bool) -> None:
     if as_json:
-        if is_main():
-            print(json.dumps(record.as_dict(), indent=2))
+        print_json(record.as_dict())
         return
     rows = [row for each in (record, *record.other_splits) for row in _rows(each)]
     columns = ["metric", "score", "real clips", "fake clips", "split", "protocol"]

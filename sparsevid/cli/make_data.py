@@ -1,13 +1,13 @@
 """`sparsevid make_data`: a data set that a program makes, the same on every machine, as a tree that its card reads."""
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
+from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import print_json, print_table
 
 EXAMPLES = """examples:
   sparsevid make_data atari --out data/atari                     # the set that the card atari describes
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--games", "--classes", nargs="+", dest="classes", metavar="NAME", help=f"classes; {unless}, all")
     parser.add_argument("--seed", type=int, metavar="N", help=f"another one, other clips; {unless}")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that make clips; default: one a core")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: videos, frames, sha256 and more")
+    add_json_flag(parser, "print JSON in place of the table: videos, frames, sha256 and more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     report = {name: getattr(result, name) for name in ("videos", "frames", "sha256", "new")}
     report |= {"made_with": made.made_with, "card": None if compared is None else compared.same}
     if args.json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         rows = [[split, str(counts[split] * len(made.settings.classes))] for split in counts]
         rows += [["classes", str(len(made.settings.classes))], ["frames", str(result.frames)], ["new", str(result.new)]]

@@ -2,6 +2,8 @@
 
 import argparse
 
+from sparsevid.cli import add_json_flag
+
 EXAMPLES = """examples:
   sparsevid memory configs/ucf101/sparse_xl2.yaml
   sparsevid memory configs/ucf101/sparse_xl2.yaml train.global_batch=64 model.checkpoint_layers=PMSRD --gpus 8 16
@@ -15,7 +17,9 @@ and what its allocator leaves unused come on top.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("run", metavar="RUN", help="a run: its YAML file or folder")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted settings such as train.global_batch=64")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="dotted settings such as train.global_batch=64"
+    )
     add_need_arguments(parser)
 
 
@@ -23,7 +27,7 @@ def add_need_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how it is counted and shown, as `train --dry-run` has it too."""
     gpus = "numbers of GPUs to count for; default: of 1, 2, 4 and 8 those that the batch can be split over"
     parser.add_argument("--gpus", type=int, nargs="+", metavar="N", help=gpus)
-    parser.add_argument("--json", action="store_true", help="print JSON: plain bytes and multiply-adds, all stages")
+    add_json_flag(parser, "print JSON in place of the tables: plain bytes and multiply-adds, all stages")
 
 
 def run(args: argparse.Namespace) -> int:

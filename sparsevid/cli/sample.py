@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsevid.cli import add_prompt_options
-from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.generation.prompts import read_prompts
-from sparsevid.generation.sampling import OF_PROMPTS, SCHEDULES, saving_texts
+from sparsevid.diffusion import SAMPLER_NAMES
+from sparsevid.generation import OF_PROMPTS, SCHEDULES
+from sparsevid.generation.formats import LOSSLESS_FIRST
 from sparsevid.savings.options import list_savings
-from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
-from sparsevid.videos.write import EVERY_FORMAT
 
 EXAMPLES = """presets (what is given beside them wins):
   demo       8 clips as MP4 and GIF
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help=batch)
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to, or to complete")
     formats = (
-        f"one or more of {', '.join(EVERY_FORMAT)}, by spaces or commas; several get a folder each. Default: mp4. Images: "
+        f"one or more of {', '.join(LOSSLESS_FIRST)}, by spaces or commas; several get a folder each. Default: mp4. Images: "
     )
     formats += "png, or npz, which is one archive of all, OUT.npz, as ADM's evaluator takes it"
     parser.add_argument("--format", nargs="+", type=_format_names, metavar="FORMAT", help=formats)
@@ -80,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampler_arguments(group) -> None:
-    group.add_argument("--sampler", choices=tuple(SAMPLERS), help="euler and heun are of flow models, the others of diffusion")
+    group.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 to 1")
     group.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
@@ -98,7 +96,10 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.job import generate
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.generation.pretrained import find_pretrained
+    from sparsevid.generation.prompts import read_prompts
+    from sparsevid.generation.sampling import saving_texts
     from sparsevid.system.distributed import (
+        LONG_WAIT,
         check_device,
         check_ranks,
         from_main,
@@ -163,6 +164,6 @@ def _format_names(text: str) -> list[str]:
     """Names of formats between commas."""
     names = text.split(",")
     for name in names:
-        if name not in EVERY_FORMAT:
-            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(EVERY_FORMAT)})")
+        if name not in LOSSLESS_FIRST:
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(LOSSLESS_FIRST)})")
     return names

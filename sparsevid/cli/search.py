@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.cli import add_json_flag
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.runs.config import RunConfig
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="dense: a run's folder, a checkpoint, or an exported folder")
     text = "of the fine-tunes, and of the grids that are tried, directly behind CHECKPOINT: train.lr=1e-4 schedule.r_min=0.3"
-    parser.add_argument("overrides", nargs="*", metavar="SETTING", help=text)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="SETTING", help=text)
     text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
     parser.add_argument("--budget", type=float, required=True, default=argparse.SUPPRESS, metavar="SHARE", help=text)
     parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tuned.add_argument("--steps", type=int, default=200, help="optimizer steps of the last rung, of the two best")
     text = "of fine-tuning, then stop with a checkpoint; the same command goes on. Default: no end"
     tuned.add_argument("--minutes", type=float, help=text)
+    add_json_flag(parser)
     parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
 
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.benchmark.report import describe_run
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.search.problem import SearchSettings
-    from sparsevid.search.report import columns, lines, rows, write_found
+    from sparsevid.search.report import as_json, columns, lines, rows, write_found
     from sparsevid.search.search import search
     from sparsevid.study.train import Stopped
     from sparsevid.system.distributed import (
@@ -93,9 +95,11 @@ def run(args: argparse.Namespace) -> int:
             return 1
     if is_main():
         write_found(found, args.checkpoint, args.out, describe_run(_command(args), pipeline.device), plot=args.plot == "on")
-        print_table(f"{args.checkpoint}, budget {args.budget:g}", columns(found), rows(found))
-        for line in lines(found):
-            print(f"- {line}")
+        if args.json:
+            print_json(as_json(found))
+        else:
+            print_table(f"{args.checkpoint}, budget {args.budget:g}", columns(found), rows(found))
+            print("\n".join(f"- {line}" for line in lines(found)))
         logger.info("a run of what was found: %s", args.out / "searched.yaml")
     shutdown()
     return 0

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.system.logging import get_logger, print_table
+from sparsevid.cli import add_json_flag
+from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.study.measure import Circumstances
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument(
-        "overrides", nargs="*", help="dotted settings of the base run, below those of rows: data.root=/data/atari"
+        "overrides", nargs="*", default=[], help="dotted settings of the base run, below those of rows: data.root=/data/atari"
     )
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone, with what they need; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these alone; default: of each row its own")
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--table", action="store_true", help="print the results as a Markdown table, and do nothing")
     text = "time all done rows again, in turns, so that ratios hold on a machine whose speed moves; do nothing else"
     others.add_argument("--times", action="store_true", help=text)
+    add_json_flag(parser, "with --list or --table: print JSON in place of the table")
     parser.add_argument("--against", metavar="ROW", help="of --table: compare all rows with this one, not with their control")
     text = "files of results: the first is read and added to, the others are read; for a trial, and to measure anew what there "
     text += "are lines of, a file of your own in another folder. Default: docs/study/NAME.jsonl"
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Do, list or print a study. Returns 0; 1 if a row failed. What is wrong with the study itself raises."""
     if args.against and not args.table:
         raise ValueError(f"--against {args.against} is of --table; a row's own control stands in the study's file")
+    if args.json and not (args.table or args.list):
+        raise ValueError("--json is of --list and --table; results are lines of JSON in their file as it is")
     if args.budget is not None and not args.budget >= 0:
         raise ValueError(f"--budget {args.budget}: minutes, from 0")
     from sparsevid.study.plan import Study
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     plans = chosen_plans(study, args.rows, args.seeds)
     siblings = [path for path in sorted(files[0].parent.glob("*.jsonl")) if path not in files] + files[1:]
     if args.list:
-        return _list(study, plans, files[0], siblings)
+        return _list(study, plans, files[0], siblings, args.json)
     if not args.results and not args.times:
         _keep_lines(args, plans, files[0])
     return _do(args, study, plans, files[0], siblings)
@@ -97,7 +101,7 @@ def _keep_lines(args: argparse.Namespace, plans: "list[Plan]", results: Path) ->
 
 def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) -> int:
     from sparsevid.study.measurements import StudyResults, read_studies
-    from sparsevid.study.table import study_table
+    from sparsevid.study.table import study_table, table_values
 
     found, problems = read_studies(file for file in reversed(files) if file.is_file())
     for problem in problems:
@@ -109,7 +113,11 @@ def _print_table(args: argparse.Namespace, study: "Study", files: list[Path]) ->
     rows = [study.row(name).name for name in args.rows or ()]
     if not any(not rows or row in rows for row, _ in wanted):
         raise ValueError(f"no results of {study.name} in {', '.join(map(str, files))}")
-    print(study_table(StudyResults(study.name, wanted), list(study.file.rows), only=rows, notes=_changed(study, wanted)))
+    results, notes = StudyResults(study.name, wanted), _changed(study, wanted)
+    if args.json:
+        print_json({"study": study.name, "notes": notes, "rows": table_values(results, only=rows)})
+    else:
+        print(study_table(results, list(study.file.rows), only=rows, notes=notes))
     return 0
 
 
@@ -140,7 +148,7 @@ def _circumstances(study: "Study", results: Path, command: str = "") -> "Circums
     return Circumstances(describe_run(command, default_device()), results)
 
 
-def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path]) -> int:
+def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Path], as_json: bool) -> int:
     from sparsevid.study.listing import LISTED, left, listing
     from sparsevid.study.results import read_results
 
@@ -149,9 +157,12 @@ def _list(study: "Study", plans: "list[Plan]", results: Path, siblings: list[Pat
     if lines and not any(line.get("hardware") == hardware for line in lines):
         hardware = str(lines[-1].get("hardware"))
         logger.info("times are of %s: nothing has been measured as this command would", hardware)
-    print_table(
-        f"{study.name}: {len(plans)} rows and seeds, results in {results}", list(LISTED), listing(plans, lines, hardware)
-    )
+    listed = listing(plans, lines, hardware)
+    if as_json:
+        print_json([each._asdict() for each in listed])
+        return 0
+    title = f"{study.name}: {len(plans)} rows and seeds, results in {results}"
+    print_table(title, list(LISTED), [each.cells() for each in listed])
     if text := left(plans, lines, hardware):
         print(text)
     return 0

@@ -16,7 +16,7 @@ BUGS = (ValueError, KeyError, ImportError, OSError)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("config", help="YAML file of the run")
-    parser.add_argument("overrides", nargs="*", help="dotted settings such as train.lr=1e-4")
+    parser.add_argument("overrides", nargs="*", default=[], help="dotted settings such as train.lr=1e-4")
     dry = "build nothing, and print what a step is and what memory each rank needs, as `sparsevid memory` does"
     parser.add_argument("--dry-run", action="store_true", help=dry)
     add_need_arguments(parser)

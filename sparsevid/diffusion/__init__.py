@@ -3,5 +3,8 @@
 It imports `sparsity`.
 """
 
-# Of `samplers`, which takes seconds to import: what commands offer.
+# Of `samplers` and `null_text`, which take seconds to import: what commands offer, and what savings go by, which commands list.
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm++", "euler", "heun")
+CONDITIONAL, NULL = "conditional", "null"  # the halves of guidance: with a class, and without
+BOTH_HALVES = (CONDITIONAL, NULL)
+MASKS = ("own", "prompt")  # whose tokens of "no prompt" are heard: its own, or as many as of the prompt beside it

@@ -5,7 +5,7 @@ x_u = (1 − u)·x₀ + u·ε, velocity ε − x₀. A model receives 999·u, th
 
 from torch import Tensor
 
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
 
 MODEL_TIME_SCALE = float(LAST_TIMESTEP)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
 
 TIMESTEPS = LAST_TIMESTEP + 1
 BETA_START, BETA_END = 1e-4, 0.02

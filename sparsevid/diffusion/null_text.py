@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASKS = ("own", "prompt")
+from sparsevid.diffusion import MASKS
 
 
 class Prepared(Protocol):

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparsevid.diffusion import CONDITIONAL
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE
 from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
 
 Model = Callable[..., Tensor]
 # Told after a step: its number from 0, the diffusion time u that x is at by now, 0 after the last, and x, not to be changed.
 OnStep = Callable[[int, float, Tensor], object]
-CONDITIONAL, NULL = "conditional", "null"  # the halves of guidance: with a class, and without
-BOTH_HALVES = (CONDITIONAL, NULL)
 
 
 class Told(NamedTuple):

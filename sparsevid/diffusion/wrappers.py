@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sparsevid.diffusion import BOTH_HALVES
 from sparsevid.diffusion.null_text import NullText, Prompts
-from sparsevid.diffusion.samplers import BOTH_HALVES, Model, TimedModel, Told, call_at
-from sparsevid.sparsity.schedule import TIME_ERROR, TokenSchedule, stage_at
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.diffusion.samplers import Model, TimedModel, Told, call_at
+from sparsevid.sparsity.schedule import LAST_TIMESTEP, TIME_ERROR, TokenSchedule, stage_at
 
 Choice = TypeVar("Choice")
 

@@ -239,8 +239,8 @@ def _load(path: Path) -> tuple[FeatureFile, str | None]:
         return FeatureFile(**{**origin, "clip_ids": tuple(origin["clip_ids"])}), identity
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a feature file: {error}. It needs a float32 tensor 'features' and, as JSON under the "
-            f"metadata key {METADATA_KEY!r}, {', '.join(_ORIGIN)}"
+            f"{path} is not a feature file: {error}. `evaluate features` writes one. It needs a float32 tensor 'features' and, "
+            f"as JSON under the metadata key {METADATA_KEY!r}, {', '.join(_ORIGIN)}"
         ) from error
 
 

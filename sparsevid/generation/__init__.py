@@ -12,6 +12,12 @@ It imports `runs`, `savings`, `diffusion`, `models`, `videos`, `sparsity`, `auto
 
 from sparsevid.system.errors import ExpectedError
 
+# Of `sampling` and `prompts`, which take seconds to import: what commands offer.
+SCHEDULES = ("paper", "constant", "off")  # tokens of a sparse model over time
+NULL_CAPTIONS = ("file", "encoded")
+PADDINGS = ("masked", "heard")
+OF_PROMPTS = ("prompts", "negative", "null_caption", "null_mask", "padding")  # settings of models of text
+
 
 class GenerationError(ExpectedError):
     """Clips that could not be generated or written; the message says why. Files that are there are whole."""

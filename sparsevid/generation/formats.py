@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 RECORD = "samples.json"
-LOSSLESS_FIRST = ("png", "ffv1", "npz", "frames", "mp4", "gif")
+OF_VIDEOS = ("ffv1", "npz", "frames", "mp4", "gif")  # that which loses least first
+LOSSLESS_FIRST = ("png", *OF_VIDEOS)
 
 
 def folder_of_clips(folder: Path) -> Path:

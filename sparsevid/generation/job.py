@@ -20,6 +20,7 @@ from sparsevid.generation.sampling import Sampling
 from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.savings.tally import Tally
 from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
+from sparsevid.system.errors import told
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.system.shared import check_shared
 from sparsevid.system.threads import thread_pool
@@ -222,7 +223,7 @@ def _on_main(folder: ClipFolder, action: Callable[[], Result]) -> Result:
             result = action()
         except (GenerationError, DecodeError, ValueError, OSError) as error:
             cause = error
-            failure = f"{folder.path} cannot be written: {error}" if isinstance(error, OSError) else str(error)
+            failure = f"{folder.path} cannot be written: {told(error)}" if isinstance(error, OSError) else str(error)
     result, failure = broadcast_object((result, failure))
     if failure is not None:
         raise GenerationError(failure) from cause

@@ -18,8 +18,8 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings.base import Policy
 from sparsevid.savings.fits import fits_folder
 from sparsevid.savings.options import SAVINGS, parse_saving, parse_savings
-from sparsevid.savings.saved import saved
 from sparsevid.savings.tally import Tally
+from sparsevid.savings.wrapper import saved
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.schedule import TokenSchedule, stage_at
 from sparsevid.system.distributed import is_main

@@ -108,7 +108,10 @@ def find_pretrained(source: str | Path) -> Path:
             ".safetensors file is made a folder by `sparsevid convert`"
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise FileNotFoundError(f"{source} is neither a checkpoint, a run, nor a model's folder, and no hub id (OWNER/NAME)")
+        raise FileNotFoundError(
+            f"{source} is neither a checkpoint, a run, nor a model's folder, and no hub id (OWNER/NAME); nothing is at "
+            f"{path.absolute()}"
+        )
     try:
         fetched = Path(snapshot_download(str(source), allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED))
     except (OSError, HFValidationError) as error:
@@ -140,7 +143,8 @@ def find_checkpoint_folder(path: Path) -> Path:
     found = newest_good(path, for_resuming=False)
     if found is None:
         raise FileNotFoundError(
-            f"{path} is neither a checkpoint (config.yaml, ema/, autoencoder/) nor a run with a good checkpoints/step-…"
+            f"{path} is neither a checkpoint (config.yaml, ema/, autoencoder/) nor a run with a good checkpoints/step-…, which "
+            "`sparsevid train` writes"
         )
     return found
 

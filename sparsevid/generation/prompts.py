@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsevid.diffusion.null_text import MASKS, NullText
-from sparsevid.generation import GenerationError
+from sparsevid.generation import NULL_CAPTIONS, PADDINGS, GenerationError
 from sparsevid.generation.networks import Condition
 from sparsevid.generation.sampling import Sampling
 from sparsevid.models.text import null_caption
@@ -25,8 +25,6 @@ from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.text.encoder import EncodedText, TextEncoder, source_fingerprint
 
-NULL_CAPTIONS = ("file", "encoded")
-PADDINGS = ("masked", "heard")
 EMPTY = ""
 AT_ONCE = 64  # prompts of a call of the encoder, whose features lie on its device
 FILE_SUFFIXES = (".txt",)  # by which an argument that is no file is known to be meant as one
@@ -91,7 +89,9 @@ def text_settings(
         given = [name for name, value in {"prompts": prompts, **options}.items() if value is not None]
         kind = f"has {spec.num_classes} classes" if spec.num_classes else "is unconditional"
         if given:
-            raise ValueError(f"{' and '.join(given)} {'was' if len(given) == 1 else 'were'} given, but the model {kind}")
+            instead = ": classes say what is sampled (--classes)" if spec.num_classes else ""
+            were = "was" if len(given) == 1 else "were"
+            raise ValueError(f"{' and '.join(given)} {were} given, but the model {kind}{instead}")
         return {}
     listed = _listed(prompts)
     for name, accepted in (("null_caption", NULL_CAPTIONS), ("null_mask", MASKS), ("padding", PADDINGS)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
-from sparsevid.generation import GenerationError
+from sparsevid.generation import OF_PROMPTS, SCHEDULES, GenerationError
 from sparsevid.models.presets import IMAGE_RATES, VIDEO_RATES
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.savings.options import parse_saving, parse_savings
@@ -24,9 +24,6 @@ from sparsevid.sparsity.scaling import scaled_schedule
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule, default_frames, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.seeding import Purpose, keyed_generator
-
-SCHEDULES = ("paper", "constant", "off")
-OF_PROMPTS = ("prompts", "negative", "null_caption", "null_mask", "padding")  # settings of models of text
 
 
 @dataclass(frozen=True)

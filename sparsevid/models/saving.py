@@ -7,9 +7,10 @@ Dimensions: B clips, T frames, N tokens a frame, D channels.
 """
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Place(NamedTuple):
@@ -42,17 +43,17 @@ class Part:
             attention or an MLP the modulated tokens.
     """
 
-    def __init__(self, compute: Callable[..., Tensor], inputs: Callable[[], tuple[Tensor, ...]]) -> None:
+    def __init__(self, compute: "Callable[..., Tensor]", inputs: "Callable[[], tuple[Tensor, ...]]") -> None:
         self.compute, self._make = compute, inputs
         self._inputs: tuple[Tensor, ...] | None = None
 
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> "tuple[Tensor, ...]":
         """What the part is computed from."""
         if self._inputs is None:
             self._inputs = self._make()
         return self._inputs
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> "Tensor":
         """The part's output, B first."""
         return self.compute(*self.inputs())
 
@@ -64,9 +65,9 @@ class Part:
 class Tokens(NamedTuple):
     """Tokens between two layers: dense x (B, T, N, D), and inside a module sparse s (B, t, n, D) and what s began as."""
 
-    x: Tensor
-    s: Tensor | None = None
-    pooled: Tensor | None = None
+    x: "Tensor"
+    s: "Tensor | None" = None
+    pooled: "Tensor | None" = None
 
 
 class Stack(Part):
@@ -82,9 +83,9 @@ class Stack(Part):
     def __init__(
         self,
         begin: Callable[..., Tokens],
-        finish: Callable[..., Tensor],
-        modulated: Callable[..., Tensor],
-        inputs: Callable[[], tuple[Tensor, ...]],
+        finish: "Callable[..., Tensor]",
+        modulated: "Callable[..., Tensor]",
+        inputs: "Callable[[], tuple[Tensor, ...]]",
     ) -> None:
         super().__init__(lambda *inputs: finish(begin(*inputs), *inputs[1:]), inputs)
         self._begin, self._finish, self._modulated = begin, finish, modulated
@@ -103,13 +104,13 @@ class Stack(Part):
         """Whether the first layer is computed."""
         return self._begun is not None
 
-    def modulated(self) -> Tensor:
+    def modulated(self) -> "Tensor":
         """The first layer's input, normed and modulated: (B, T, N, D)."""
         if self._first_input is None:
             self._first_input = self._modulated(*self.inputs())
         return self._first_input
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> "Tensor":
         """The tokens that the head takes, (B, T, N, D)."""
         return self._finish(self._first_tokens(), *self.inputs()[1:])
 
@@ -137,12 +138,12 @@ class Saving(Protocol):
     points: Collection[str]
     differences: bool
 
-    def __call__(self, place: Place, part: Part) -> Tensor:
+    def __call__(self, place: Place, part: Part) -> "Tensor":
         """The output of the part, (B, ...), computed or not."""
         ...
 
 
-def _rows(tensors: tuple[Tensor | None, ...], rows: slice) -> tuple[Tensor | None, ...]:
+def _rows(tensors: "tuple[Tensor | None, ...]", rows: slice) -> "tuple[Tensor | None, ...]":
     return tuple(each if each is None else each[rows] for each in tensors)
 
 

@@ -296,7 +296,10 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConf
 
 def _read_yaml(path: Path) -> DictConfig:
     if not path.is_file():
-        raise ConfigError(f"no config file {path}; give the path of a YAML file such as configs/demo/sparse.yaml")
+        own = path / "config.yaml"
+        such = f"{own}, which says what the run in this folder is" if own.is_file() else "configs/demo/sparse.yaml"
+        what = "; it is a folder" if path.is_dir() else ""
+        raise ConfigError(f"no config file {path}{what}; give the path of a YAML file such as {such}")
     try:
         return brought_forward(read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path)))
     except UnicodeDecodeError as error:

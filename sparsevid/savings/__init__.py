@@ -6,7 +6,20 @@ the model asks stands in `sparsevid.models.saving`; neither model nor samplers k
 It imports `diffusion`, `models`, `sparsity` and `system`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from sparsevid.savings.options import parse_saving
-from sparsevid.savings.saved import saved
+
+if TYPE_CHECKING:
+    from sparsevid.savings.wrapper import saved
 
 __all__ = ["parse_saving", "saved"]
+
+
+def __getattr__(name: str) -> Any:
+    """`saved` on first use: commands list savings in their help without waiting for torch."""
+    if name != "saved":
+        raise AttributeError(f"module 'sparsevid.savings' has no attribute {name!r}")
+    from sparsevid.savings.wrapper import saved
+
+    return saved

@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from torch import Tensor
-
-from sparsevid.diffusion.samplers import CONDITIONAL
+from sparsevid.diffusion import CONDITIONAL
 from sparsevid.models.saving import Part, Place
 from sparsevid.sparsity.grid import Grid
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.sparsity.times import LAST_TIMESTEP
 from sparsevid.system.errors import ExpectedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SavingError(ExpectedError, ValueError):
@@ -120,11 +121,11 @@ class Policy:
         """Told where the sparse grid is another than at the last call: what belongs to layers of these kinds fits no more."""
         self.kept = {place: value for place, value in self.kept.items() if place.kind not in kinds}
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         """What stands for the part's output, (B, ...), or None: it is computed."""
         return None
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         """Told what was computed."""
 
     def changed(self, place: Place, part: Part) -> Part:
@@ -143,7 +144,7 @@ class Policy:
         """Whether the half without a class is computed at this call."""
         return True
 
-    def null_output(self, call: Call, conditional: Tensor, null: Tensor | None) -> Tensor:
+    def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
         """The model's output of the half without a class: what was computed, or, if None, what stands for it."""
         return null
 
@@ -193,7 +194,7 @@ def at_least(value: float, least: float, option: str, policy: Policy) -> None:
         raise SavingError(f"saving {policy.name}: {option} = {value}; it is at least {least}")
 
 
-def relative_change(now: Tensor, before: Tensor) -> float:
+def relative_change(now: "Tensor", before: "Tensor") -> float:
     """mean|now − before| / mean|before| over all clips; the host waits for it."""
     now, before = now.float(), before.float()
     return ((now - before).abs().mean() / before.abs().mean()).item()

@@ -12,15 +12,15 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import CONDITIONAL, NULL
+from sparsevid.diffusion import CONDITIONAL, NULL
 from sparsevid.models.saving import Place, Stack
 from sparsevid.savings.base import Call, Policy, SavingError
 from sparsevid.savings.fits import Fit, FittedPolicy, plain
 from sparsevid.savings.magcache import MagCache
+from sparsevid.savings.options import CALIBRATED
 from sparsevid.savings.teacache import DEGREE, TeaCache
 from sparsevid.sparsity.spec import ModelSpec
 
-CALIBRATED: dict[str, type[FittedPolicy]] = {policy.name: policy for policy in (TeaCache, MagCache)}
 AXES = {  # of a picture of a fit: what x and y of its points are
     "teacache": ("relative change of the modulated input", "relative change of the output"),
     "magcache": ("position in the sampling, 1 = last call", "size of what all layers add, to the call before"),

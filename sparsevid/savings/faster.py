@@ -15,14 +15,14 @@ the numbers set for each model, and the weights' times are those of Latte for al
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
-from sparsevid.diffusion.samplers import NULL
+from sparsevid.diffusion import NULL
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Policy, SavingError, at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NULL_EVERY = 5  # calls from one computation of the half without a class to the next
 GROWTH = 1.1  # of a difference, a call
@@ -47,8 +47,8 @@ class Faster(Policy):
     start: float = 0.33
     _since: int = field(init=False, default=0, repr=False, compare=False)  # calls after the first that may leave out
     _weight: float = field(init=False, default=0.0, repr=False, compare=False)
-    _low: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # null − conditional, weighted
-    _high: Tensor | None = field(init=False, default=None, repr=False, compare=False)
+    _low: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # null − conditional, weighted
+    _high: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         at_least(self.every, 1, "every", self)
@@ -67,13 +67,15 @@ class Faster(Policy):
         self._since = call.number - first
         self._weight = self._since / max(1, call.count - 1 - first)
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        import torch
+
         if self._computes_attentions or len(self.kept.get(place, ())) < 2:
             return None
         before, last = self.kept[place]
         return torch.lerp(before.float(), last.float(), 1 + self._weight).to(last.dtype)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         if self._since >= -1 and self._extrapolates:
             shared = output.untyped_storage().nbytes() > output.nbytes  # with the other half, which keeps none of it
             self.kept[place] = (*self.kept.get(place, ()), output.clone() if shared else output)[-2:]
@@ -81,7 +83,7 @@ class Faster(Policy):
     def computes_null(self, call: Call) -> bool:
         return self._low is None or (call.number - self._first(call)) % self.null_every == 0
 
-    def null_output(self, call: Call, conditional: Tensor, null: Tensor | None) -> Tensor:
+    def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
         if null is None:
             self._low = self._low * (GROWTH if LOW_TIMES[0] < call.t < LOW_TIMES[1] else 1.0)
             self._high = self._high * (GROWTH if HIGH_TIMES[0] < call.t < HIGH_TIMES[1] else 1.0)
@@ -104,8 +106,10 @@ class Faster(Policy):
         return math.ceil(self.start * call.count)
 
 
-def by_frequency(images: Tensor) -> tuple[Tensor, Tensor]:
+def by_frequency(images: "Tensor") -> "tuple[Tensor, Tensor]":
     """Low and high spatial frequencies of (..., H, W), whose sum it is."""
+    import torch
+
     height, width = images.shape[-2:]
     y, x = (torch.fft.fftfreq(side, 1 / side, device=images.device) for side in (height, width))
     is_low = y[:, None] ** 2 + x**2 <= (min(height, width) // LOW_RADIUS) ** 2

@@ -8,12 +8,13 @@ that adds nothing at all tells nothing: all is computed then.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, Policy, at_least, relative_change
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -24,8 +25,8 @@ class FirstBlock(Policy):
     points: ClassVar = ("stack",)
 
     threshold: float = 0.05
-    _residual: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # of the first layer, then
-    _rest: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # what the others added, then
+    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the first layer, then
+    _rest: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # what the others added, then
     _first_kind: str = field(init=False, default="", repr=False, compare=False)  # of layer
 
     def __post_init__(self) -> None:
@@ -43,18 +44,18 @@ class FirstBlock(Policy):
         if self._first_kind in kinds:
             self._residual = self._rest = None
 
-    def reuse(self, place: Place, part: Stack) -> Tensor | None:
+    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
         if self._rest is None or not relative_change(_residual(part), self._residual) < self.threshold:
             return None
         x = part.first().x
         return (x.float() + self._rest).to(x.dtype)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         self._residual = _residual(part)
         self._rest = output.float() - part.first().x.float()
 
 
-def _residual(part: Stack) -> Tensor:
+def _residual(part: Stack) -> "Tensor":
     """Of the first layer's tokens, dense or sparse."""
     x, s, pooled = part.first()
     return x.float() - part.inputs()[0].float() if s is None else s.float() - pooled.float()

@@ -14,14 +14,14 @@ batch: they share decisions.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Every, Policy, SavingError, at_least
 from sparsevid.sparsity.schedule import TIME_ERROR
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = (1.0, 0.1, 0.01)  # of the warm-up's changes, the last one first
 
@@ -42,7 +42,7 @@ class Foresight(Policy):
     _computes: bool = field(init=False, default=True, repr=False, compare=False)
     _warms_up: bool = field(init=False, default=True, repr=False, compare=False)
     _begun: float | None = field(init=False, default=None, repr=False, compare=False)  # time of the first call
-    _measured: dict[Place, Tensor] = field(init=False, default_factory=dict, repr=False, compare=False)  # not read yet
+    _measured: "dict[Place, Tensor]" = field(init=False, default_factory=dict, repr=False, compare=False)  # not read yet
     _last: dict[Place, float] = field(init=False, default_factory=dict, repr=False, compare=False)  # change
     _warm: dict[Place, tuple[float, ...]] = field(init=False, default_factory=dict, repr=False, compare=False)  # changes
 
@@ -64,19 +64,21 @@ class Foresight(Policy):
         self._warms_up = call.u > self._begun - self.warmup + TIME_ERROR or not self._warm
         self._computes = self._calls.computes(anew=self._warms_up)
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         if self._computes or place not in self.kept or place not in self._warm:
             return None
         own = sum(weight * change for weight, change in zip(WEIGHTS, self._warm[place], strict=False))
         return self.kept[place] if self._last[place] < self.threshold * own else None
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         if place in self.kept:
             self._measured[place] = (output.float() - self.kept[place].float()).square().mean()
         self.kept[place] = output
 
     def _read(self) -> None:
         """Bring to the host, at once, what the call before measured."""
+        import torch
+
         if not self._measured:
             return
         changes = dict(zip(self._measured, torch.stack(list(self._measured.values())).tolist(), strict=True))

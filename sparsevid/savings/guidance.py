@@ -6,15 +6,16 @@ slowly, as FasterCache, arXiv 2410.19355, shows; it also corrects them by freque
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
-from sparsevid.diffusion.samplers import NULL
+from sparsevid.diffusion import NULL
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Every, Policy, SavingError, at_least
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Guidance(Policy):
     sparse: bool = True
     grid: tuple[int, int, int] | None = None
     _calls: Every = field(init=False, repr=False, compare=False)
-    _difference: Tensor | None = field(init=False, default=None, repr=False, compare=False)
+    _difference: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         at_least(self.every, 1, "every", self)
@@ -50,13 +51,13 @@ class Guidance(Policy):
         own = grid if self.grid is None else Grid(*self.grid)
         return own if own.tokens < grid.tokens else grid
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         return part.inputs()[0] if self.half == NULL and place.kind in "MS" else None
 
     def computes_null(self, call: Call) -> bool:
         return self._calls.computes()
 
-    def null_output(self, call: Call, conditional: Tensor, null: Tensor | None) -> Tensor:
+    def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
         if null is None:
             return (conditional.float() - self._difference).to(conditional.dtype)
         if self.every > 1:

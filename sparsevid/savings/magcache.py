@@ -15,15 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from torch import Tensor
-
-from sparsevid.diffusion.samplers import CONDITIONAL
+from sparsevid.diffusion import CONDITIONAL
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, SavingError, at_least
 from sparsevid.savings.fits import Fit, FittedPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = math.log(sys.float_info.max)
 
@@ -44,7 +44,7 @@ class MagCache(FittedPolicy):
     skips: int = 3
     start: float = 0.2
     _call: Call | None = field(init=False, default=None, repr=False, compare=False)
-    _residual: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
+    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _seen: int | None = field(init=False, default=None, repr=False, compare=False)  # number of the last call of this half
     _ratio: float = field(init=False, default=1.0, repr=False, compare=False)
     _error: float = field(init=False, default=0.0, repr=False, compare=False)
@@ -63,13 +63,13 @@ class MagCache(FittedPolicy):
     def begin(self, call: Call) -> None:
         self._call = call
 
-    def reuse(self, place: Place, part: Stack) -> Tensor | None:
+    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
         if not self.leaves_out(self._call.number, self._call.count):
             return None
         x = part.inputs()[0]
         return (x.float() + self._residual).to(x.dtype)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         self._residual = output.float() - part.inputs()[0].float()
 
     def leaves_out(self, number: int, count: int) -> bool:
@@ -86,6 +86,8 @@ class MagCache(FittedPolicy):
 
     def ratio(self, before: int, now: int, count: int) -> float:
         """The size of what all layers add at one call of so many over that at an earlier one."""
+        import numpy as np
+
         values = self.fitted.values
         ratios = values.get(self.half) or values[CONDITIONAL]
         sizes = np.concatenate([[0.0], np.cumsum(np.log(ratios))])  # logarithms, of each call that was measured

@@ -9,16 +9,16 @@ Dimensions: F frames of all clips, N tokens a frame, K of them after merging, D 
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Policy, SavingError, at_least
 from sparsevid.sparsity.cost import attention_macs
 from sparsevid.sparsity.grid import Grid
-from sparsevid.system.seeding import Purpose, keyed_generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CELL = 2  # rows and columns of a cell, of whose tokens one takes others in
 MOST = 1 - 1 / CELL**2  # of the tokens: all but one of each cell
@@ -59,7 +59,7 @@ class Merging(Policy):
         if not merged:
             return part
 
-        def compute(tokens: Tensor) -> Tensor:  # (B, T, N, D)
+        def compute(tokens: "Tensor") -> "Tensor":  # (B, T, N, D)
             frames = tokens.flatten(0, 1)
             match = match_tokens(frames, *self._split(grid, tokens.device), merged)
             attended = part.compute(match.merge(frames).unflatten(0, tokens.shape[:2]))
@@ -84,7 +84,9 @@ class Merging(Policy):
         tokens = grid.h * grid.w
         return min(int(tokens * self.ratio), tokens - _cells(grid))
 
-    def _split(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _split(self, grid: Grid, device: "torch.device") -> "tuple[Tensor, Tensor]":
+        from sparsevid.system.seeding import Purpose, keyed_generator
+
         if grid not in self._drawn:
             generator = keyed_generator(Purpose.MERGING, self._call.seed, self._call.number)
             self._drawn[grid] = [each.to(device, non_blocking=True) for each in split_tokens(grid, generator)]
@@ -100,22 +102,24 @@ class Match(NamedTuple):
         place: (F, N), where each token is after merging.
     """
 
-    order: Tensor
-    into: Tensor
-    place: Tensor
+    order: "Tensor"
+    into: "Tensor"
+    place: "Tensor"
 
-    def merge(self, tokens: Tensor) -> Tensor:
+    def merge(self, tokens: "Tensor") -> "Tensor":
         """(F, N, D) → (F, K, D): each is the mean of those that it stands for."""
         stay, merged = _taken(tokens, self.order).tensor_split([tokens.shape[1] - self.into.shape[1]], 1)
         return stay.scatter_reduce(1, self.into[..., None].expand_as(merged), merged, "mean")
 
-    def unmerge(self, tokens: Tensor) -> Tensor:
+    def unmerge(self, tokens: "Tensor") -> "Tensor":
         """(F, K, D) → (F, N, D): a copy for each."""
         return _taken(tokens, self.place)
 
 
-def split_tokens(grid: Grid, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def split_tokens(grid: Grid, generator: "torch.Generator") -> "tuple[Tensor, Tensor]":
     """Indices of a frame's tokens: those that may be merged, and one of each cell, by chance, that takes others in."""
+    import torch
+
     rows, columns = grid.h // CELL, grid.w // CELL
     drawn = torch.randint(CELL**2, (rows, columns), generator=generator)
     row = CELL * torch.arange(rows)[:, None] + drawn // CELL
@@ -125,7 +129,7 @@ def split_tokens(grid: Grid, generator: torch.Generator) -> tuple[Tensor, Tensor
     return (~takes).flatten().nonzero()[:, 0], takes.flatten().nonzero()[:, 0]
 
 
-def match_tokens(tokens: Tensor, source: Tensor, target: Tensor, merged: int) -> Match:
+def match_tokens(tokens: "Tensor", source: "Tensor", target: "Tensor", merged: int) -> Match:
     """Match in each frame so many tokens with the most similar that takes them in, those of greatest cosine similarity.
 
     Args:
@@ -133,6 +137,8 @@ def match_tokens(tokens: Tensor, source: Tensor, target: Tensor, merged: int) ->
         source, target: indices as of `split_tokens`.
         merged: how many.
     """
+    import torch
+
     unit = tokens / tokens.norm(dim=-1, keepdim=True)
     similarity = unit[:, source] @ unit[:, target].transpose(1, 2)
     best, nearest = similarity.max(dim=-1)
@@ -144,7 +150,7 @@ def match_tokens(tokens: Tensor, source: Tensor, target: Tensor, merged: int) ->
     return Match(order, into, torch.empty_like(order).scatter_(1, order, torch.cat([kept, into], 1)))
 
 
-def _taken(tokens: Tensor, indices: Tensor) -> Tensor:
+def _taken(tokens: "Tensor", indices: "Tensor") -> "Tensor":
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 

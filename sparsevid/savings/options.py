@@ -12,6 +12,7 @@ from typing import Any, get_args
 from sparsevid.savings.base import Policy, SavingError, options_of
 from sparsevid.savings.faster import Faster
 from sparsevid.savings.first_block import FirstBlock
+from sparsevid.savings.fits import FittedPolicy
 from sparsevid.savings.foresight import Foresight
 from sparsevid.savings.guidance import Guidance
 from sparsevid.savings.magcache import MagCache
@@ -24,6 +25,7 @@ from sparsevid.savings.teacache import TeaCache
 
 POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
 SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
+CALIBRATED: dict[str, type[FittedPolicy]] = {policy.name: policy for policy in POLICIES if issubclass(policy, FittedPolicy)}
 LIST_WIDTH = 120  # columns
 DIGITS = 9  # of a whole number, at most
 _GRID = re.compile(rf"[1-9]\d{{0,{DIGITS - 1}}}(x[1-9]\d{{0,{DIGITS - 1}}}){{2}}")

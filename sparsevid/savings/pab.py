@@ -10,13 +10,14 @@ count as spatial, and P's means as attentions.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Policy, at_least
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RANGES = {"spatial": 2, "temporal": 3, "text": 6}
 AXES = {"space": "spatial", "window": "spatial", "time": "temporal", "text": "text"}
@@ -68,13 +69,13 @@ class Pab(Policy):
         self._passed = passed
         self.kept = {place: output for place, output in self.kept.items() if self._may_be_read(place)}
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         if place.point == "mlp":
             return self.kept.get(place) if self._since_mark else None
         due = self._call % getattr(self, AXES[place.axis]) == 0
         return self.kept.get(place) if self.above < self._t < self.below and not due else None
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         if self._may_be_read(place):
             self.kept[place] = output
 

@@ -5,12 +5,13 @@ are five kinds of layers, and those on sparse tokens are also computed where the
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Periodic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -23,8 +24,8 @@ class Static(Periodic):
     def begin(self, call: Call) -> None:
         self._computes = self._calls.computes()
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         return None if self._computes else self.kept.get(place)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         self.kept[place] = output

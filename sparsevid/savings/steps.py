@@ -5,12 +5,13 @@ passed over at the calls that follow; pooling, R and the dense layers run always
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Periodic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Steps(Periodic):
         self._computes = self._calls.computes(anew=not self.kept)
         self._inside = None
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         if place.kind not in "MS":
             self._inside = None
             return None
@@ -47,6 +48,6 @@ class Steps(Periodic):
         start, end = self.kept[place]
         return end + (tokens - start)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         if place.kind in "MS":
             self.kept[self._inside] = (self.kept[self._inside][0], output)

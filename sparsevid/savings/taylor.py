@@ -9,13 +9,14 @@ code computes a number of first calls that is set for each model.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Every, Policy, SavingError, at_least
 from sparsevid.sparsity.schedule import TIME_ERROR
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HIGHEST_ORDER = 3
 
@@ -29,16 +30,16 @@ class Polynomial(NamedTuple):
     """
 
     times: tuple[float, ...]
-    differences: tuple[Tensor, ...]
+    differences: "tuple[Tensor, ...]"
 
-    def at(self, u: float) -> Tensor:
+    def at(self, u: float) -> "Tensor":
         """Its value at time `u`, in the type of the values."""
         *_, total = self.differences
         for time, difference in list(zip(self.times, self.differences[:-1], strict=False))[::-1]:
             total = difference.float() + (u - time) * total
         return total.to(self.differences[0].dtype)
 
-    def through(self, u: float, value: Tensor, order: int) -> "Polynomial":
+    def through(self, u: float, value: "Tensor", order: int) -> "Polynomial":
         """That of at most this order, through one more value."""
         if abs(u - self.times[0]) <= TIME_ERROR:
             return Polynomial(self.times, (value, *self.differences[1:]))
@@ -82,12 +83,12 @@ class Taylor(Policy):
         self._computes = self._calls.computes(anew=self._begun <= self.order)
         self._begun += 1
 
-    def reuse(self, place: Place, part: Part) -> Tensor | None:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
         if self._computes or place not in self.kept:
             return None
         return self.kept[place].at(self._u)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         known = self.kept.get(place)
         value = Polynomial((self._u,), (output,)) if known is None else known.through(self._u, output, self.order)
         self.kept[place] = value

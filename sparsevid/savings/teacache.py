@@ -12,13 +12,14 @@ and p(d) below 0 counts as 0. One number is taken over all clips of the batch: t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, SavingError, at_least, relative_change
 from sparsevid.savings.fits import Fit, FittedPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEGREE = 4
 
@@ -32,8 +33,8 @@ class TeaCache(FittedPolicy):
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {"coefficients": (DEGREE + 1,), "range": (0, 2)}
 
     _call: Call | None = field(init=False, default=None, repr=False, compare=False)
-    _before: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
-    _residual: Tensor | None = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
+    _before: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
+    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _sum: float = field(init=False, default=0.0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class TeaCache(FittedPolicy):
     def begin(self, call: Call) -> None:
         self._call = call
 
-    def reuse(self, place: Place, part: Stack) -> Tensor | None:
+    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
         now, before = part.modulated(), self._before
         self._before = now
         if before is None or self._call.is_last:
@@ -53,7 +54,7 @@ class TeaCache(FittedPolicy):
         x = part.inputs()[0]
         return (x.float() + self._residual).to(x.dtype)
 
-    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
         self._residual = output.float() - part.inputs()[0].float()
 
     def leaves_out(self, distance: float) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 
+LAST_TIMESTEP = 999  # discrete timesteps are k = 0 … 999, u = k / 999
 TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
 HOLD_FROM = 0.75  # the first quarter of denoising keeps the highest pruning rate
 

@@ -11,9 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparsevid.sparsity.schedule import Stage, TokenSchedule
+from sparsevid.sparsity.schedule import LAST_TIMESTEP, Stage, TokenSchedule
 
-LAST_TIMESTEP = 999  # discrete timesteps are k = 0 … 999, u = k / 999
 BLOCK_STEPS = 8  # with a single slot a step, stages are stratified over this many consecutive steps
 
 

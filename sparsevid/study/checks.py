@@ -10,8 +10,7 @@ from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.evaluation.protocols import load_protocol
 from sparsevid.generation.sampling import Sampling, check_sampling, listed_savings, time_interval
-from sparsevid.savings.calibrate import CALIBRATED
-from sparsevid.savings.options import parse_savings
+from sparsevid.savings.options import CALIBRATED, parse_savings
 from sparsevid.study import StudyError
 from sparsevid.study.file import MeasureSettings, SampleSettings
 

@@ -1,6 +1,7 @@
 """What a study's rows are, how far they are, and how long they will take."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sparsevid.study.estimate import Rates, untrained
 from sparsevid.study.plan import Plan
@@ -11,8 +12,32 @@ from sparsevid.study.train import is_trained, steps_done
 LISTED = ("row", "seed", "state", "training PMACs", "sampled GMACs/clip", "left, about")
 
 
-def listing(plans: Sequence[Plan], lines: Sequence[Line], hardware: str) -> list[list[str]]:
-    """A row of `LISTED` for each plan.
+class Listed(NamedTuple):
+    """How far a row is.
+
+    Attributes:
+        row, seed: which.
+        state: as `state` says it.
+        training_macs: of its own training.
+        sampled_macs: of a clip.
+        seconds_left: about; None where it is not known.
+    """
+
+    row: str
+    seed: int
+    state: str
+    training_macs: float
+    sampled_macs: float
+    seconds_left: float | None
+
+    def cells(self) -> list[str]:
+        """The row of a table of the columns `LISTED`, in units in which small studies are seen too."""
+        macs = [f"{self.training_macs / 1e15:.3g}", f"{self.sampled_macs / 1e9:.4g}"]
+        return [self.row, str(self.seed), self.state, *macs, _time(self.seconds_left)]
+
+
+def listing(plans: Sequence[Plan], lines: Sequence[Line], hardware: str) -> list[Listed]:
+    """How far each plan is.
 
     Args:
         plans: of `chosen_plans`.
@@ -22,9 +47,8 @@ def listing(plans: Sequence[Plan], lines: Sequence[Line], hardware: str) -> list
     rates, found = Rates(lines), []
     for plan in plans:
         left = rates.together(_to_do([plan], lines), hardware)
-        # In units in which small studies are seen too.
-        macs = f"{plan.source.training_macs / 1e15:.3g}"
-        found.append([plan.row.name, str(plan.seed), state(plan, lines), macs, f"{plan.sampled_macs / 1e9:.4g}", _time(left)])
+        macs = plan.source.training_macs, plan.sampled_macs
+        found.append(Listed(plan.row.name, plan.seed, state(plan, lines), *macs, left))
     return found
 
 

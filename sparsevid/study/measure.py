@@ -29,9 +29,8 @@ from sparsevid.generation.calibration import measure as measure_calls
 from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
-from sparsevid.savings.calibrate import CALIBRATED
 from sparsevid.savings.fits import fit_file
-from sparsevid.savings.options import parse_saving
+from sparsevid.savings.options import CALIBRATED, parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError

@@ -2,11 +2,13 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from sparsevid.benchmark.report import MISSING, as_markdown
 from sparsevid.study.effects import Difference, differences, estimates, ratio
 from sparsevid.study.intervals import LEVEL
-from sparsevid.study.measurements import Measurement, StudyResults, short_hash
+from sparsevid.study.measurements import NUMBERS, Measurement, StudyResults, short_hash
 
 COLUMNS = (
     "row",
@@ -48,6 +50,34 @@ def study_table(study: StudyResults, names: Sequence[str] = (), *, only: Sequenc
     lines = [*_lines(study, rows, measured, marks), *notes]
     return as_markdown({}, lines, COLUMNS, [_cells(study, row, {key: each.get(row) for key, each in found.items()}, marks)
                                             for row in rows])  # fmt: skip
+
+
+def table_values(study: StudyResults, *, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of the table as plain values, their figures by hardware where it matters (else under an empty name).
+
+    Args:
+        study, only: as of `study_table`.
+    """
+    found, shown = differences(study), {*only, *map(study.control, only)} if only else study.rows
+    return [
+        {
+            "row": row,
+            "control": study.control(row),
+            "note": next((each.note for each in study.of(row) if each.note), ""),
+            "figures": {
+                name: {hardware: asdict(each) for hardware, each in of_figure.items()}
+                for name in NUMBERS
+                if (of_figure := estimates(study.of(row), name))
+            },
+            "to_control": {
+                name: {**asdict(change), "of": change.of, "verdict": change.verdict}
+                for name, each in found.items()
+                if (change := each.get(row)) is not None
+            },
+        }
+        for row in study.rows
+        if row in shown
+    ]
 
 
 def _cells(study: StudyResults, row: str, found: Mapping[str, Difference | None], marks: Marks) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import sys
@@ -108,9 +109,17 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_json(values: Any) -> None:
-    """Print plain values as JSON on rank 0."""
+    """Print plain values as JSON on rank 0; numbers that JSON has no form for are words: `inf`, `nan`."""
     if is_main():
-        print(json.dumps(values, indent=2))
+        print(json.dumps(_in_json(values), indent=2, allow_nan=False))
+
+
+def _in_json(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _in_json(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_in_json(value) for value in values]
+    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def printable(name: str) -> str:

@@ -32,7 +32,10 @@ def read_settings(path: Path, train: TrainConfig) -> dict[str, Any]:
         ConfigError: it is missing, broken, or says what the run's configuration says.
     """
     if not path.is_file():
-        raise ConfigError(f"train.deepspeed = {path}: no such file; see configs/deepspeed")
+        raise ConfigError(
+            f"train.deepspeed = {path}: no such file in {Path.cwd()}; paths in configs are from the folder in which a command "
+            "runs. The repository has some in configs/deepspeed, which absolute paths name from anywhere"
+        )
     try:
         settings = expand_home(json.loads(path.read_text(encoding="utf-8")))  # offloaded states may have a path
         stage = settings["zero_optimization"]["stage"]

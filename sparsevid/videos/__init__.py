@@ -10,3 +10,6 @@ decoders.
 
 It imports `system`.
 """
+
+# Of `read`, which takes seconds to import: the decoders, as commands offer them.
+BACKENDS = ("pyav", "decord")

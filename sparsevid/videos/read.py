@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sparsevid.videos import animations, array_files, decode_decord, decode_file, frame_folder
+from sparsevid.videos import BACKENDS, animations, array_files, decode_decord, decode_file, frame_folder
 from sparsevid.videos.display import Display
 from sparsevid.videos.kinds import Kind, kind_of
 from sparsevid.videos.reading import DecodeError, VideoInfo, count_decoded, stack
@@ -40,7 +40,6 @@ __all__ = [
     "sought_runs",
 ]
 
-BACKENDS = ("pyav", "decord")
 DEFAULT_BACKEND = "pyav"
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sparsevid.cli import COMMANDS, main, run_tool, sample
+from sparsevid.system.logging import print_json
 from sparsevid.videos.check import clip_file_is_whole
 from sparsevid.videos.sheets import GAP
 
@@ -180,6 +182,38 @@ def test_tables_as_json(capsys):
     checks = json.loads(capsys.readouterr().out)
     assert checks and all(each["passed"] for each in checks)
     assert all(abs(each["found"] - each["expected"]) <= each["tolerance"] for each in checks)
+
+
+def test_what_prints_a_table_prints_json_too():
+    """Every module of a command that prints one declares `--json`, by the same function; the longest write a file beside it."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "sparsevid" / "cli").rglob("*.py")}
+    tables = {name for name, text in texts.items() if re.search(r"print_table\(|as_markdown\(|study_table\(", text)}
+    assert len(tables) > 15 and {name for name in tables if "add_json" not in texts[name]} == {"prepare_data.py"}
+    assert '"--json", type=Path' in texts["prepare_data.py"]
+
+
+def test_a_study_as_json(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run_tool("study", ["configs/study/paper.yaml", "--table", "--json"]) == 0
+    rows = {each["row"]: each for each in json.loads(capsys.readouterr().out)["rows"]}
+    sparse, dense = rows["sparse"], rows["dense"]
+    change = sparse["to_control"]["loss"]
+    means = [each["figures"]["loss"][""]["mean"] for each in (sparse, dense)]
+    assert sparse["control"] == "dense" and change["mean"] == pytest.approx(means[0] - means[1])
+    assert change["interval"][0] < change["mean"] < change["interval"][1] and change["verdict"] == "worse"
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_study_as_json(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run_tool("study", ["configs/study/paper.yaml", "--list", "--json", "--rows", "sparse"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {each["row"] for each in listed} == {"sparse"} and [each["seed"] for each in listed] == [0, 1, 2]
+
+
+def test_json_has_words_for_what_is_no_number_in_it(capsys):
+    print_json({"psnr": [float("inf"), 1.5], "of": (float("nan"),)})
+    assert json.loads(capsys.readouterr().out) == {"psnr": ["inf", 1.5], "of": ["nan"]}
 
 
 @pytest.mark.slow

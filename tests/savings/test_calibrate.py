@@ -17,7 +17,6 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.savings import saved
 from sparsevid.savings.base import SavingError
 from sparsevid.savings.calibrate import (
-    CALIBRATED,
     Measured,
     Probe,
     fit_polynomial,
@@ -27,6 +26,7 @@ from sparsevid.savings.calibrate import (
     thresholds_left_out,
 )
 from sparsevid.savings.magcache import MagCache
+from sparsevid.savings.options import CALIBRATED
 from sparsevid.savings.tally import Tally
 from sparsevid.savings.teacache import TeaCache
 

@@ -7,7 +7,8 @@ import torch
 from every import FAMILIES, LABELS, STEPS, latents, network, sample
 from torch import Tensor
 
-from sparsevid.diffusion.samplers import NULL, euler
+from sparsevid.diffusion import NULL
+from sparsevid.diffusion.samplers import euler
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings import parse_saving
 from sparsevid.sparsity.grid import Grid

@@ -11,7 +11,7 @@ from led import SAMPLINGS, SPACE, TEXT, TIME, WINDOW, computed, lead
 from sparsevid.diffusion.samplers import euler, sampler_times
 from sparsevid.models.saving import Place
 from sparsevid.savings import parse_saving, saved
-from sparsevid.sparsity.times import LAST_TIMESTEP
+from sparsevid.sparsity.schedule import LAST_TIMESTEP
 
 ATTENTIONS = (SPACE, TIME, WINDOW, TEXT)
 MLPS = [Place("mlp", index, "D", "space" if index % 2 == 0 else "time") for index in range(8)]

@@ -11,7 +11,8 @@ from every import FAMILIES, LABELS, latents, network
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsevid.diffusion.samplers import BOTH_HALVES, NULL, Model
+from sparsevid.diffusion import BOTH_HALVES, NULL
+from sparsevid.diffusion.samplers import Model
 from sparsevid.diffusion.wrappers import with_guidance
 from sparsevid.models.saving import STACK, Part, Place
 from sparsevid.models.transformer import DiffusionTransformer

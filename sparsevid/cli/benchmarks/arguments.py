@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from sparsevid.cli import refuse_said_by_run
 from sparsevid.sparsity.grid import Grid
 from sparsevid.system.atomic import check_writable, renamed
-from sparsevid.system.distributed import check_device, default_device
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +89,8 @@ def named_device(args: argparse.Namespace) -> "torch.device":
     Raises:
         ValueError, RankError: as `check_device`.
     """
+    from sparsevid.system.distributed import check_device, default_device
+
     return check_device(args.device or default_device())
 
 

@@ -12,8 +12,7 @@ from sparsevid.cli.benchmarks.arguments import (
     command_line,
     named_device,
 )
-from sparsevid.system.distributed import is_main
-from sparsevid.system.logging import print_table
+from sparsevid.system.logging import is_main, print_table
 
 HELP = "Time the reading of clips, beside the training step that takes them."
 EXAMPLES = """examples:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.benchmark.decoders import LIMIT, MEASURES
+from sparsevid.benchmark import DECODER_LIMIT, DECODER_MEASURES
 from sparsevid.cli.benchmarks.arguments import add_json, command_line
-from sparsevid.system.distributed import is_main
-from sparsevid.videos.read import BACKENDS
+from sparsevid.system.logging import is_main
+from sparsevid.videos import BACKENDS
 
 HELP = "Measure decoders on video files: frames that are right, clips a second, memory over many openings."
 EXAMPLES = """examples:
@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, damaged ones too")
     backends = "pyav as the library reads, or decord (or its fork decord2) alone, without the library's checks"
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS, help=backends)
-    parser.add_argument("--measures", nargs="+", default=list(MEASURES), choices=tuple(MEASURES), help="what is measured")
-    parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS", help="of one measurement")
+    parser.add_argument(
+        "--measures", nargs="+", default=list(DECODER_MEASURES), choices=DECODER_MEASURES, help="what is measured"
+    )
+    parser.add_argument("--limit", type=float, default=DECODER_LIMIT, metavar="SECONDS", help="of one measurement")
     add_json(parser)
 
 

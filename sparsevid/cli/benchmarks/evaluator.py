@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
-from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import is_main
 
 HELP = "Make real and generated videos, and measure what scoring them takes: time by part, and peak memory."
 EXAMPLES = """examples:

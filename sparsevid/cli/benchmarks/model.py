@@ -4,7 +4,7 @@ import argparse
 
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, add_models, command_line, grid, named_device, named_models
 from sparsevid.models.presets import PRESETS
-from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import is_main
 
 HELP = "Time forwards of models, and hold them against what is counted."
 EXAMPLES = """examples:

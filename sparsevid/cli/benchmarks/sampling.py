@@ -3,9 +3,9 @@
 import argparse
 
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, add_models, command_line, named_device, named_models
-from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.system.distributed import is_main
-from sparsevid.videos.write import FORMATS
+from sparsevid.diffusion import SAMPLER_NAMES
+from sparsevid.generation.formats import OF_VIDEOS
+from sparsevid.system.logging import is_main
 
 HELP = "Time sampling, from noise to file, beside the dense model."
 EXAMPLES = """examples:
@@ -21,7 +21,7 @@ DEFAULT = ["SparseLatte-XL/2"]  # where neither presets nor a run are given
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models(parser, DEFAULT, "each beside the dense model of its size")
-    samplers = f"of {', '.join(SAMPLERS)}; default: the run's, without one ddim"
+    samplers = f"of {', '.join(SAMPLER_NAMES)}; default: the run's, without one ddim"
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help=samplers)
     parser.add_argument("--steps", nargs="+", type=int, default=[20], metavar="N", help="of the samplers")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="B", help="clips denoised together")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autoencoder", default="linear", metavar="WHAT", help="linear, none, or the folder of a checkpoint or autoencoder"
     )
-    parser.add_argument("--format", default="ffv1", choices=tuple(FORMATS), help="of the files that are written")
+    parser.add_argument("--format", default="ffv1", choices=OF_VIDEOS, help="of the files that are written")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each goes through everything")
     parser.add_argument("--matmul-sizes", nargs="+", type=int, metavar="N", help="sides of the square matmuls")
     add_device(parser)

@@ -3,7 +3,7 @@
 import argparse
 
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, add_models, command_line, named_device, named_models
-from sparsevid.system.distributed import is_main
+from sparsevid.system.logging import is_main
 
 HELP = "Time training steps of models, each stage of their token schedule."
 EXAMPLES = """examples:

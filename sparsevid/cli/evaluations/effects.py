@@ -5,10 +5,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
-from sparsevid.system.logging import is_main, print_table
+from sparsevid.system.logging import is_main, print_json, print_table
 
 HELP = "how far split, stride, number, resize, codec and draws move a score"
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", **REQUIRED)
     parser.add_argument("--split", help="of real videos; default: the protocol's, of several the training split")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the table here (.json)")
+    add_json_flag(parser)
     add_measuring_arguments(parser)
 
 
@@ -37,10 +38,14 @@ def run(args: argparse.Namespace) -> int:
         moved = each.problem if each.difference is None else f"{each.difference:+.4f}"
         share = f"{each.difference / found[0].score:+.1%}" if each.difference is not None and found[0].score else ""
         rows.append([each.kind, each.choice, score, moved, share, f"{each.real}, {each.fake}" if each.real else ""])
+    values = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
+    values |= {"effects": list(map(asdict, found))}
     title = f"{detector.metric} of {args.fake} against {args.real}, by {protocol.name} and by other choices, each by itself"
-    print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
+    if args.json:
+        print_json(values)
+    else:
+        print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
     if args.out is not None and is_main():
-        values = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
         with renamed(args.out) as draft:
-            draft.write_text(json.dumps({**values, "effects": list(map(asdict, found))}, indent=1) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return 0

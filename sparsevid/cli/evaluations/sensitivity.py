@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger, is_main, print_json, print_table
@@ -23,7 +23,7 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
     add_card_option(parser)
-    parser.add_argument("--json", action="store_true", help="of one detector, print JSON in place of the table")
+    add_json_flag(parser)
     parser.add_argument("--split", help="of real videos, where the protocol reports several")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the curves: .png, .pdf or .svg")
     every = "one table of these detectors (all: each whose weights are at hand) and of all their metrics, each by its default "
@@ -83,12 +83,14 @@ def _table(args: argparse.Namespace) -> int:
     rows = measure_table(video_source(args, args.real), _instruments(args), **options)
     clips = rows[0].clips if rows else 0
     title = f"{clips} real clips against themselves damaged, at the strongest; + worse at each step, (…) no worse than chance"
-    print_table(title, *as_table(rows, ALL))
+    values = {"real": str(args.real), **as_json(rows, STRENGTHS)}
+    if args.json:
+        print_json(values)
+    else:
+        print_table(title, *as_table(rows, ALL))
     if args.out is not None and is_main():
         with renamed(args.out) as draft:
-            draft.write_text(
-                json.dumps({"real": str(args.real), **as_json(rows, STRENGTHS)}, indent=1) + "\n", encoding="utf-8"
-            )
+            draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

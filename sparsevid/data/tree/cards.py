@@ -239,7 +239,7 @@ def root_folder(card: Card, root: str | Path | None = None) -> Path:
             if DATA_VARIABLE not in os.environ:
                 raise FileNotFoundError(
                     f"card {card.name!r}: its data lies in ${DATA_VARIABLE}/{folder}, and ${DATA_VARIABLE} is not set; "
-                    "set it, or give the root"
+                    "set it, or say where the data is: --root DIR, in a run data.root=DIR"
                 )
             folder = expand_home(Path(os.environ[DATA_VARIABLE])) / folder
     return folder

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sparsevid.diffusion.samplers import BOTH_HALVES, CONDITIONAL, NULL, Model, TimedModel, Told
+from sparsevid.diffusion import BOTH_HALVES, CONDITIONAL, NULL
+from sparsevid.diffusion.samplers import Model, TimedModel, Told
 from sparsevid.diffusion.wrappers import decide
 from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.savings.base import Call, Policy, SavingError
@@ -104,7 +105,7 @@ class _Sampling:
         if batch != self._batch or u > self._u + TIME_ERROR or self.number == self.count:
             self.number, self._batch, self._states = 0, batch, {}
         self._u = u
-        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed, _text(cond))
+        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed, text_told(cond))
         self.number += 1
         output = self._called(call, x, t, told, cond)
         if call.is_last and (idle := [policy for policy in self.policies if policy.name not in self._acted]):
@@ -242,7 +243,7 @@ class _OneCall:
         return output
 
 
-def _text(cond: dict) -> dict[str, int]:
+def text_told(cond: dict) -> dict[str, int]:
     """What a call's prompts cost: how long they are, and whether keys and values are made of them in it."""
     text = cond.get("text")
     if text is None:
