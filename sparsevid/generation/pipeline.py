@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,8 +121,8 @@ class VideoPipeline:
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        options = {"compile": compile, "graph": graph, "savings": savings}
-        pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, **options)
+        model.fuse_modulation()
+        pipeline = cls(model, first_stage, config, schedule, compile=compile, graph=graph, savings=savings)
         pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
@@ -325,7 +326,7 @@ class VideoPipeline:
             SavingError: as `denoiser`.
         """
         noise = next(self.noises([indices], sampling)) if noise is None else noise
-        options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
+        options: dict[str, Any] = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
         if sampling.eta:
             options["eta"] = sampling.eta
         options |= self._condition(indices, sampling)

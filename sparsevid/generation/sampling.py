@@ -162,7 +162,7 @@ def saving_texts(given: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(map(str, parse_savings(listed_savings(given))))
 
 
-def whole_number(name: str, value: object) -> int:
+def whole_number(name: str, value: Any) -> int:
     """A setting that is counted, from any type of whole number.
 
     Raises:
@@ -274,7 +274,7 @@ def token_schedule(sampling: Sampling, spec: ModelSpec, schedule: TokenSchedule 
     if sampling.schedule == "off":
         return constant_schedule(dense)
     if sampling.schedule == "constant":
-        schedule = constant_schedule(spec.sparse_grid)
+        schedule = constant_schedule(spec.sparse_grid or ())
     elif schedule is None:
         schedule = paper_schedule(trained, default_frames(trained.t), *(VIDEO_RATES if spec.is_video else IMAGE_RATES))
     return scaled_schedule(schedule, trained, dense)
