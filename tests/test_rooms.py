@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Top to bottom. A room inside another, such as data/tree, stands where it may be imported from.
 ROOMS = (
     "tools", "cli", "search", "study", "benchmark", "training", "evaluation", "generation", "data", "runs", "savings",
-    "diffusion", "models", "data/tree", "videos", "sparsity", "autoencoder", "system",
+    "diffusion", "models", "data/tree", "videos", "sparsity", "autoencoder", "text", "system",
 )  # fmt: skip
 FILES = sorted([*ROOT.glob("sparsevid/**/*.py"), *ROOT.glob("tools/*.py")])
 MOST_MODULES = 17  # of a folder
@@ -129,8 +129,8 @@ def test_the_package_and_its_help_wait_for_no_large_library():
     assert not imported_by("from sparsevid.cli import main; main()", "--help") & {"torch", "numpy", "diffusers", "deepspeed"}
 
 
-LIGHT = ("cost", "evaluate", "memory", "train", "report", "convert", "prepare_data", "make_data", "encode_latents", "study",
-         "demo")  # fmt: skip
+LIGHT = ("cost", "evaluate", "memory", "train", "report", "convert", "prepare_data", "make_data", "encode_latents",
+         "encode_captions", "study", "demo")  # fmt: skip
 
 
 def test_help_of_these_commands_waits_for_no_pytorch():

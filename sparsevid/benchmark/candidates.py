@@ -9,14 +9,15 @@ from sparsevid.autoencoder.base import latent_size
 from sparsevid.autoencoder.load import PRETRAINED
 from sparsevid.autoencoder.pretrained import LatentsOf
 from sparsevid.data.tree.cards import Card, load_card
-from sparsevid.models.presets import build_spec
-from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.models.presets import T5_CHANNELS, build_spec
+from sparsevid.runs.build import TextSize, schedule_from_config, spec_from_config
 from sparsevid.runs.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import TimeDistribution, UniformTimesteps
 from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
+from sparsevid.text.cache import TextCache
 from sparsevid.training.objective import build_objective
 
 SAID_OVER_A_MODEL = ("schedule.", "sample.")  # what can be said over a model that is there
@@ -80,8 +81,9 @@ def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:
         config,
         input_size=_input_size(config, card, latents),
         in_channels=latents.channels,
-        num_classes=len(config.record.classes) if card is None else _classes(card),
+        num_classes=len(config.record.classes) if card is None else 0 if config.data.captions else _classes(card),
         learn_sigma=objective.learn_sigma,
+        text=_text(config),
     )
     return Candidate(config.name, spec, _schedule(config, spec), objective.times, config)
 
@@ -143,6 +145,21 @@ def _latents(autoencoder: AutoencoderConfig) -> LatentsOf:
             "frames", autoencoder.source, kind.example, kind.usual.channels, kind.usual.factor, kind.usual.time_factor,
         )  # fmt: skip
     return found or kind.usual
+
+
+def _text(config: RunConfig) -> TextSize | None:
+    """What the prompts of a run's captions are; None of a run without."""
+    if config.data.captions is None:
+        return None
+    try:
+        cache = TextCache.open(config.data.captions)
+    except FileNotFoundError:
+        logger.warning(
+            "data.captions = %s is not here: its features are taken for those of T5 v1.1 XXL, %d tokens of %d channels",
+            config.data.captions, config.text.tokens, T5_CHANNELS,
+        )  # fmt: skip
+        return TextSize(config.text.tokens, T5_CHANNELS)
+    return TextSize(cache.tokens, cache.channels)
 
 
 def _classes(card: Card) -> int:

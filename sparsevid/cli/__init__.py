@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare_data": "Look into every video of a dataset once: counts against its card, classes, what is unusable, a sheet.",
     "make_data": "Make a data set by a program, the same to the bit on every machine: games, played at random in an emulator.",
     "encode_latents": "Encode every frame of a dataset once: training then decodes no video. Killed, it goes on where it was.",
+    "encode_captions": "Encode every caption of a dataset once: training then needs no text encoder. Killed, it goes on.",
     "benchmark": "Time models, training, sampling, reading and scoring; compare what samplers make of a checkpoint.",
     "study": "Train, sample and measure a table of runs, each for some seeds: resumable, within a budget, with intervals.",
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
@@ -85,6 +86,27 @@ def add_card_option(parser: argparse.ArgumentParser) -> None:
     """Declare how a command's card is changed, the same for all that take one."""
     text = "a key of the card, such as split.max_missing=1 or clip.size=[64,64], instead of the card's own; may be given again"
     parser.add_argument("--card-option", action="append", metavar="KEY=VALUE", help=text)
+
+
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what is said of prompts, the same for all commands that sample a model."""
+    from sparsevid.diffusion.null_text import MASKS
+    from sparsevid.generation.prompts import NULL_CAPTIONS, PADDINGS
+
+    group = parser.add_argument_group("prompts, of a model of text")
+    text = "texts to go through in turn; one that is the path of a text file stands for its lines, without the empty ones"
+    group.add_argument("--prompts", nargs="+", metavar="TEXT_OR_FILE", help=text)
+    group.add_argument("--negative", metavar="TEXT", help='what guidance compares with, in place of "no prompt"')
+    whose = (
+        "whose features mean \"no prompt\": the model's file's, or those of the empty text. Default: the file's, if it has any"
+    )
+    group.add_argument("--null-caption", choices=NULL_CAPTIONS, help=whose)
+    mask = "which of its tokens are heard: its own, or as many as of the prompt beside it. Default: the config's text.null_mask"
+    group.add_argument("--null-mask", choices=MASKS, help=mask)
+    padding = "tokens behind a prompt's own: unheard, or heard as in the public pipeline of Latte-1. Default: masked"
+    group.add_argument("--padding", choices=PADDINGS, help=padding)
+    encoder = "T5 that encodes them: a folder or a hub id. Default: what the model's config names"
+    group.add_argument("--text-encoder", metavar="SOURCE", help=encoder)
 
 
 def refuse_said_by_run(args: argparse.Namespace, said: dict[str, str], where: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsevid.cli import add_prompt_options
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ A fit belongs to one checkpoint, and lies in the folder `savings` beside its wei
 """
 THRESHOLDS = (0.05, 0.1, 0.2)
 POOR = 0.5  # R² below which a fit is said to be poor
-OPTIONS = ("classes", "sampler", "steps", "guidance", "schedule", "seed", "batch", "size", "frames")
+OPTIONS = ("classes", "prompts", "negative", "null_caption", "null_mask", "padding", "sampler", "steps", "guidance",
+           "schedule", "seed", "batch", "size", "frames")  # fmt: skip
 logger = get_logger(__name__)
 
 
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     samples.add_argument("--frames", type=int, help="if not as trained")
     samples.add_argument("--seed", type=int, default=0, help="of the samples' noise")
     samples.add_argument("--batch", type=int, default=8, help="clips denoised together")
+    add_prompt_options(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
     model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.calibration import fit_all, measure
     from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.generation.prompts import read_prompts
     from sparsevid.savings.calibrate import CALIBRATED
     from sparsevid.savings.fits import fits_folder
     from sparsevid.system.distributed import check_device
@@ -71,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--samples is at least 1, got {args.samples}")
     savings = list(dict.fromkeys(args.saving or CALIBRATED))
     device = None if args.device is None else check_device(args.device)
-    loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder")}
+    loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder", "text_encoder")}
+    args.prompts = None if args.prompts is None else read_prompts(args.prompts)
     pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
     sampling = pipeline.sampling(savings=[], **{name: getattr(args, name) for name in OPTIONS})
     folder = args.out or fits_folder(pipeline.weights_file)

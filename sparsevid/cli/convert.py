@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     conversion = _write(conversion, args, folder)
     if autoencoder is not None:
         autoencoder.save(args.out / "autoencoder")
+    if theirs and args.to_public is None and not args.to_diffusers:
+        _note_text_encoder(args, conversion.spec.text_tokens)
     spec, report = conversion.spec, conversion.report
     if args.json:
         changes = [dict(zip(("tensor", "change", "reason"), row, strict=True)) for row in report.rows()]
@@ -175,6 +177,15 @@ def _open_autoencoder(args: argparse.Namespace) -> "KLAutoencoder | None":
     return KLAutoencoder.from_source(str(found), option="vae/ of the pipeline")
 
 
+def _note_text_encoder(args: argparse.Namespace, tokens: int) -> None:
+    """Of a pipeline's folder, note where its text encoder lies: it is too large to be copied."""
+    from sparsevid.generation.pretrained import write_text_encoder
+    from sparsevid.models.convert.diffusers_folder import pipeline_text_encoder
+
+    if (found := pipeline_text_encoder(args.source)) is not None:
+        write_text_encoder(args.out, found, tokens)
+
+
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
     from sparsevid.models.convert.conversion import Conversion
     from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
@@ -216,6 +227,8 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         if run is not None:
             shutil.copyfile(run / "config.yaml", args.out / "config.yaml")
             shutil.copytree(run / "autoencoder", args.out / "autoencoder", dirs_exist_ok=True)
+        elif folder is not None:
+            _copy_notes(folder, args.out)
         return conversion
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +237,16 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     else:
         torch.save(public, args.out)
     return conversion
+
+
+def _copy_notes(folder: Path, out: Path) -> None:
+    """Of a converted model of a pipeline, what its conversion noted beside it."""
+    from sparsevid.generation.pretrained import TEXT_ENCODER
+
+    if (folder / "autoencoder").is_dir():
+        shutil.copytree(folder / "autoencoder", out / "autoencoder", dirs_exist_ok=True)
+    if (folder / TEXT_ENCODER).is_file():
+        shutil.copyfile(folder / TEXT_ENCODER, out / TEXT_ENCODER)
 
 
 def _sections(run: Path | None, scores: list[Path]) -> dict[str, str]:

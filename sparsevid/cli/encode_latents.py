@@ -53,11 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the cache, or check it. Returns 0; failures raise."""
     from sparsevid.data.latents.read import LatentCache
-    from sparsevid.data.latents.write import MEGABYTE, write_cache
+    from sparsevid.data.latents.write import write_cache
     from sparsevid.data.tree.cards import load_card, resolve_root
     from sparsevid.data.tree.manifest import open_manifest
     from sparsevid.system.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
     from sparsevid.system.precision import set_float32
+    from sparsevid.system.shards import MEGABYTE
 
     card = load_card(args.card, args.card_option or ())
     set_float32()

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sparsevid.cli import add_prompt_options
 from sparsevid.diffusion.samplers import SAMPLERS
-from sparsevid.generation.sampling import SCHEDULES, saving_texts
+from sparsevid.generation.prompts import read_prompts
+from sparsevid.generation.sampling import OF_PROMPTS, SCHEDULES, saving_texts
 from sparsevid.savings.options import list_savings
 from sparsevid.system.distributed import LONG_WAIT
 from sparsevid.system.logging import get_logger
@@ -20,6 +22,7 @@ examples:
   python tools/sample.py runs/ucf101/sparse --classes Archery Bowling 17 --guidance 4 --sampler dpm++ --steps 20
   torchrun --nproc_per_node 8 -- tools/sample.py runs/ucf101/sparse --preset benchmark --dtype bfloat16 --compile --out fakes
   python tools/sample.py runs/ucf101/sparse --saving static:every=2 --saving guidance:every=2 --guidance 4
+  python tools/sample.py models/pixart --prompts "a green frog crosses a road" more.txt --guidance 4.5
   python tools/sample.py models/latte --autoencoder kl:stabilityai/sd-vae-ft-ema --num 4
   torchrun --nproc_per_node 8 -- tools/sample.py runs/imagenet/dense_b2 --num 50000 --format npz --out samples --batch 32
 
@@ -31,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "benchmark": {"num": 2048, "batch": 16, "format": ["ffv1"], "steps": 250},
 }
 BENCHMARK_SAMPLERS = {"diffusion": "ddpm", "flow": "euler"}  # of published scores: ancestral sampling in 250 steps
-OPTIONS = ("classes", "sampler", "steps", "guidance", "guidance_interval", "guidance_channels", "schedule", "savings",
-           "eta", "seed", "batch", "size", "frames")  # fmt: skip
+OPTIONS = ("classes", *OF_PROMPTS, "sampler", "steps", "guidance", "guidance_interval", "guidance_channels", "schedule",
+           "savings", "eta", "seed", "batch", "size", "frames")  # fmt: skip
 logger = get_logger(__name__)
 
 
@@ -61,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", action="store_true", help="also write the first clips side by side, as OUT-grid.mp4")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
     parser.add_argument("--frames", type=int, help="if not as trained")
+    add_prompt_options(parser)
     _add_sampler_arguments(parser.add_argument_group("sampler; defaults are those of the run's config"))
     model = parser.add_argument_group("model")
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
@@ -108,10 +112,12 @@ def run(args: argparse.Namespace) -> int:
     if chosen["num"] < 1:
         raise ValueError(f"--num is at least 1, got {chosen['num']}")
     saving_texts(chosen["savings"] or ())  # raises before anything is loaded
+    if chosen["prompts"] is not None:
+        chosen["prompts"] = read_prompts(chosen["prompts"])
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
     check_ranks(device=device)
-    loading = {name: chosen[name] for name in ("weights", "dtype", "tf32", "compile", "autoencoder")}
+    loading = {name: chosen[name] for name in ("weights", "dtype", "tf32", "compile", "autoencoder", "text_encoder")}
 
     def find() -> str | Path:
         """The checkpoint itself of a run that lies here; a hub id is fetched by each host."""

@@ -22,7 +22,8 @@ Killed, the same command goes on. FOLDER gets searched.yaml, a run of what was f
 result.json, all numbers. docs/search.md says how far to believe them.
 """
 SAID_OF_FINE_TUNES = (
-    "train.", "schedule.", "sample.", "monitor.", "data.root=", "data.workers=", "data.decoder=", "data.cache_frames=",
+    "train.", "schedule.", "sample.", "monitor.", "text.", "data.root=", "data.captions=", "data.workers=", "data.decoder=",
+    "data.cache_frames=",
 )  # fmt: skip
 SAID_ELSEWHERE = ("train.init_from=", "train.steps=")
 logger = get_logger(__name__)

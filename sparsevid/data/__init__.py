@@ -2,9 +2,9 @@
 alone.
 
 `tree` finds out what videos a folder holds and what a clip of them is, `clips` draws clips (`turns`: evenly over classes),
-`sources`, `whole` (every frame, in memory) and `latents` say where frames come from, `transforms` what is done to them,
-`loader` brings them in batches out of `workers`, and `feed` those to a device; `open` builds all of it for a run. `made` makes
-data sets.
+`captions` what they are told, `sources`, `whole` (every frame, in memory) and `latents` say where frames come from,
+`transforms` what is done to them, `loader` brings them in batches out of `workers`, and `feed` those to a device; `open` builds
+all of it for a run. `made` makes data sets.
 
-It imports `runs`, `data/tree`, `videos`, `autoencoder` and `system`.
+It imports `runs`, `data/tree`, `videos`, `autoencoder`, `text` and `system`.
 """

@@ -3,11 +3,14 @@
 Dimensions: T frames, k stills, C channels, H height, W width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sparsevid.data.captions import ClipCaptions
 from sparsevid.data.sources import FrameSource
 from sparsevid.data.tree.clip_rule import ClipRule, clip_indices, counted_frames, own_frames, valid_starts
 from sparsevid.data.tree.manifest import Manifest, Video
@@ -60,6 +63,7 @@ class ClipDataset(Dataset):
         flip: mirror half of the clips.
         seed: of all draws.
         images: k, stills that follow the clip's frames (joint image-video training): single frames of other videos.
+        captions: of the videos, for a model of text.
 
     Attributes:
         videos: the usable videos, in the manifest's order.
@@ -70,9 +74,17 @@ class ClipDataset(Dataset):
     """
 
     def __init__(
-        self, manifest: Manifest, rule: ClipRule, source: FrameSource, *, flip: bool = False, seed: int = 0, images: int = 0
+        self,
+        manifest: Manifest,
+        rule: ClipRule,
+        source: FrameSource,
+        *,
+        flip: bool = False,
+        seed: int = 0,
+        images: int = 0,
+        captions: ClipCaptions | None = None,
     ) -> None:
-        self.manifest, self.rule, self.source = manifest, rule, source
+        self.manifest, self.rule, self.source, self.captions = manifest, rule, source, captions
         self.flip, self.seed, self.images = flip, seed, images
         self.videos = usable_videos(manifest, rule)
         self.excluded = len(manifest.videos) - len(self.videos)
@@ -95,6 +107,9 @@ class ClipDataset(Dataset):
             `clip` (C,T+k,H,W) as the source gives frames; `label`, -1 if there is none, with stills int64 (1+k,) of the
             clip and of each still; `video`, its index; `start`, its first frame as the rule counts; `redraws`, 0 for a clip
             of the video asked for; `failed`, the last video that could not be decoded, -1 if none.
+            With captions also `text` (L,C) features in the type that is kept, `text_mask` (L,) bool, and `caption`, a place in
+            `captions.texts`; with stills (1+k,L,C), (1+k,L) and int64 (1+k,). And `sizes` (3,), height and width of the video
+            in pixels, and the clip's height over its width.
 
         Raises:
             IndexError: no such video.
@@ -117,8 +132,9 @@ class ClipDataset(Dataset):
             frames = rearrange(torch.cat([clip, *stills]), "t c h w -> c t h w").contiguous()
             labels = [self._label(number) for number in (index, *others)]
             label = torch.tensor(labels) if self.images else labels[0]
+            told = self._told((index, *others), frames, keyed_generator(Purpose.CAPTION, self.seed, epoch, asked, *again))
             return {
-                "clip": frames, "label": label, "video": index, "start": start, "redraws": attempt, "failed": failed
+                "clip": frames, "label": label, "video": index, "start": start, "redraws": attempt, "failed": failed, **told
             }  # fmt: skip
         reason = f"a clip and {REDRAWS} others in its place failed, the last: {failure.reason}"
         raise DecodeError(failure.path, reason, failure.detail)
@@ -142,6 +158,18 @@ class ClipDataset(Dataset):
             frame = int(torch.randint(video.frames, (), generator=generator))
             stills.append(self.source.read(video, [frame], self._mirrored(generator)))
         return stills, others
+
+    def _told(self, numbers: Sequence[int], frames: Tensor, generator: torch.Generator) -> dict[str, Tensor | int]:
+        """What a clip and its stills (C,T+k,H,W) are told, of a dataset with captions."""
+        if self.captions is None:
+            return {}
+        videos = [self.videos[number] for number in numbers]
+        places = [self.captions.draw(video, generator) for video in videos]
+        text, mask = self.captions.read(videos, places)
+        sizes = torch.tensor([videos[0].height, videos[0].width, frames.shape[-2] / frames.shape[-1]])
+        if not self.images:
+            return {"text": text[0], "text_mask": mask[0], "caption": places[0], "sizes": sizes}
+        return {"text": text, "text_mask": mask, "caption": torch.tensor(places), "sizes": sizes}
 
     def _mirrored(self, generator: torch.Generator) -> bool:
         return self.flip and bool(torch.rand((), generator=generator) < 0.5)

@@ -9,15 +9,15 @@ from torch import Tensor
 from sparsevid.runs.config import ConfigError
 from sparsevid.system.transfer import to_device
 
-ON_DEVICE = ("clip",)  # of a batch; the rest is asked for on the host
+ON_DEVICE = ("clip", "text", "text_mask")  # of a batch, as far as it has them; the rest is asked for on the host
 
 
 class Feed(Iterator[dict[str, Tensor]]):
-    """A loader's batches, whose clips are on a device. Copies to a GPU have a stream of their own.
+    """A loader's batches, whose clips, and what they are told, are on a device. Copies to a GPU have a stream of their own.
 
     Args:
         batches: of a loader.
-        device: where clips are to be.
+        device: where they are to be.
         waiting: a context around what waits for the loader, such as `Throughput.waiting`.
     """
 
@@ -44,7 +44,7 @@ class Feed(Iterator[dict[str, Tensor]]):
         if self.stream is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
-            for name in ON_DEVICE:
+            for name in _moved(batch):
                 batch[name].record_stream(current)
         return batch
 
@@ -56,9 +56,13 @@ class Feed(Iterator[dict[str, Tensor]]):
             with self.waiting():
                 batch = next(self.batches)
             with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-                self._next = batch | {name: to_device(batch[name], self.device) for name in ON_DEVICE}
+                self._next = batch | {name: to_device(batch[name], self.device) for name in _moved(batch)}
         except Exception as error:  # belongs to the batch, and not to what is done meanwhile
             self._next = error
+
+
+def _moved(batch: dict[str, Tensor]) -> list[str]:
+    return [name for name in ON_DEVICE if name in batch]
 
 
 def split_batch(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:

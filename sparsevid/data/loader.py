@@ -99,7 +99,8 @@ def build_loader(
 
     Returns:
         A loader of dicts: `clip` (B,C,T+k,H,W) of clips and k stills, uint8 frames or an autoencoder's moments; `label`
-        int64 (B,), with stills (B,1+k); `video`, `start` and `redraws` int64 (B,).
+        int64 (B,), with stills (B,1+k); `video`, `start` and `redraws` int64 (B,); of a dataset with captions `text` (B,L,C),
+        `text_mask` bool (B,L) and `caption` int64 (B,), with stills (B,1+k,L,C), (B,1+k,L) and (B,1+k).
 
     Raises:
         ValueError: the order is not over this dataset's samples, or a number is out of range.

@@ -9,9 +9,12 @@ import torch
 from sparsevid import __version__
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.load import CACHEABLE
+from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, usable_videos
-from sparsevid.data.latents.features import FeatureFolder, FeatureFrames
+from sparsevid.data.latents.features import FeatureFolder
+from sparsevid.data.latents.moments import MomentFolder
 from sparsevid.data.latents.read import LatentCache, LatentFrames
+from sparsevid.data.latents.stored import StoredLatents
 from sparsevid.data.sources import MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
 from sparsevid.data.tree.clip_rule import ClipRule
@@ -56,30 +59,42 @@ def open_data(config: RunConfig) -> RunData:
             f"data.latents holds single frames of a fixed autoencoder, which autoencoder.kind={config.autoencoder.kind} cannot "
             f"be read from; accepted are {', '.join(CACHEABLE)}"
         )
-    features = None if data.latents is None else FeatureFolder.find(data.latents)
-    if features is None:
+    stored = _stored_latents(data)
+    if stored is None:
         manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
     else:  # of images that need not be here
-        factor = data.size[0] // features.shape[1]
-        manifest = from_main(lambda: features.manifest(factor, card.counts.get("classes", 0)), (ValueError, OSError))
+        factor, classes = data.size[0] // stored.shape[1], card.counts.get("classes", 0)
+        rules = _run_rules(card, data)
+        manifest = from_main(
+            lambda: stored.manifest(factor, classes, rules, lambda: resolve_root(card, data.root)), (ValueError, OSError)
+        )
     if data.split is not None:
         selected = manifest.select(data.split)
     else:  # the card's split, for trees that have splits
         selected = manifest.select(card.split.default, or_all=True)
         data = replace(data, split=card.split.default if manifest.splits and card.split.default else ALL)
+    captions, text, encoded_by = None, config.text, None
+    if data.captions is not None:
+        captions, selected, text, encoded_by = open_clip_captions(data.captions, text, card.captions.rules(), selected)
     rule = ClipRule(data.frames, data.stride, data.rule, data.short, data.target_fps)
     if data.cache_frames:
         source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), tuple(data.size))
     else:
         source = VideoFrames(manifest.root, tuple(data.size), data.decoder)
-    dataset = ClipDataset(selected, rule, source, flip=data.flip, seed=config.seed, images=data.images)
+    dataset = ClipDataset(selected, rule, source, flip=data.flip, seed=config.seed, images=data.images, captions=captions)
     record = RecordConfig(
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
+        text_encoder=encoded_by,
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
-    return RunData(replace(config, data=data, record=record), manifest, dataset)
+    return RunData(replace(config, data=data, text=text, record=record), manifest, dataset)
+
+
+def _stored_latents(data: DataConfig) -> StoredLatents | None:
+    """Latents of others that `data.latents` names; None for a cache, or without."""
+    return None if data.latents is None else FeatureFolder.find(data.latents) or MomentFolder.find(data.latents)
 
 
 class KnownTrees:
@@ -165,9 +180,9 @@ def use_latents(data: RunData, autoencoder: Autoencoder) -> None:
     settings = data.config.data
     if settings.latents is None:
         return
-    if features := FeatureFolder.find(settings.latents):
-        features.check(autoencoder, tuple(settings.size), settings.flip)
-        data.dataset.source = FeatureFrames(features, autoencoder.configuration()["scaling_factor"])
+    if stored := _stored_latents(settings):
+        stored.check(autoencoder, tuple(settings.size), settings.flip)
+        data.dataset.source = stored.frames(autoencoder.configuration()["scaling_factor"])
         return
     cache = LatentCache.open(settings.latents)
     cache.check(data.dataset.manifest, autoencoder, tuple(settings.size), settings.flip)

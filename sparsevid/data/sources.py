@@ -18,7 +18,13 @@ from sparsevid.videos.read import DEFAULT_BACKEND, read_frames
 
 
 class FrameSource(Protocol):
-    """Frames of videos, all of one size."""
+    """Frames of videos, all of one size.
+
+    Attributes:
+        moments: whether they are an autoencoder's moments in place of pixels.
+    """
+
+    moments: bool
 
     def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
         """Frames (T,C,H,W) of a video, by number from its first, mirrored left to right if asked.
@@ -36,6 +42,8 @@ class VideoFrames:
         size: (H,W) in pixels.
         backend: decoding backend, see `sparsevid.videos.read`.
     """
+
+    moments = False
 
     def __init__(self, root: Path, size: tuple[int, int], backend: str = DEFAULT_BACKEND) -> None:
         self.root, self.size, self.backend = Path(root), (int(size[0]), int(size[1])), backend
@@ -57,6 +65,8 @@ class MemoryFrames:
     Raises:
         DecodeError: a video cannot be decoded, or has another number of frames than the manifest says.
     """
+
+    moments = False
 
     def __init__(self, manifest: Manifest, size: tuple[int, int]) -> None:
         # One tensor for all: each tensor that is handed to a worker process takes a file descriptor.

@@ -55,6 +55,28 @@ class NullText:
                 f"the tokens of 'no prompt' are heard by the mask of one of {', '.join(MASKS)}; got {self.heard!r}"
             )
 
+    def in_place_of(self, text: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts of which some became "no prompt", and their mask: what training drops, so that guidance can compare with it.
+
+        Args:
+            text: (..., L, C), features.
+            mask: (..., L) bool.
+            dropped: (...) bool: where there is no prompt.
+
+        Raises:
+            ValueError: "no prompt" has not as many tokens.
+        """
+        if text.shape[-2:] != self.text.shape[-2:]:
+            raise ValueError(
+                f"'no prompt' has features {tuple(self.text.shape[-2:])}, prompts have {tuple(text.shape[-2:])}: are they of "
+                "the encoder, and of the number of tokens, that the model was made for?"
+            )
+        if self.heard == "own" and self.mask is not None:
+            mask = torch.where(dropped[..., None], self.mask[0] != 0, mask)
+        elif self.heard == "own":
+            mask = mask | dropped[..., None]
+        return torch.where(dropped[..., None, None], self.text[0], text), mask
+
     def beside(self, text: Prompts, mask: Tensor | None) -> tuple[Prompts, Tensor | None]:
         """Prompts and then, for each, "no prompt": twice as many, with their mask.
 

@@ -14,6 +14,7 @@ def measure(pipeline: VideoPipeline, sampling: Sampling, samples: int) -> list[M
     """Denoise samples 0 … samples − 1, with a progress bar, and measure every call of the model against the one before."""
     probe, size = Probe(), sampling.batch
     batches = [range(first, min(first + size, samples)) for first in range(0, samples, size)]
+    pipeline.encode_prompts(sampling, range(samples))
     with progress(total=len(batches) * sampling.steps, desc="calibrate", unit="step") as bar:
         for indices, noise in zip(batches, pipeline.noises(batches, sampling), strict=True):
             pipeline.denoise(indices, sampling, lambda *_: bar.update(), noise, savings=[probe])

@@ -8,7 +8,8 @@
     samples-grid.mp4        the same clips side by side, if asked for: beside the folder, where no evaluator takes it for a clip
     samples.npz             of an image model, all images in one array, if asked for: beside the folder, too
 
-For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json.
+For a class-conditional model, sample i is of class `classes[i mod length]` in the settings of samples.json; for one of text, of
+`prompts[i mod length]`, which its files say too.
 """
 
 import errno
@@ -75,6 +76,7 @@ def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: 
         "savings": [saving.record() for saving in pipeline.policies(sampling)],
         "fps": pipeline.fps,
         **({"tf32": True} if pipeline.tf32 else {}),  # jobs of before it could be chosen say nothing of it
+        **({} if pipeline.prompts is None else {"text_encoder": pipeline.prompts.fingerprint(sampling)}),
     }
     made_with = {"sparsevid": __version__, "torch": torch.__version__, "device": pipeline.device.type}
     return JobRecord(num, json.loads(json.dumps(settings)), [made_with])  # as they come back from the file
@@ -176,15 +178,15 @@ class ClipFolder:
         """Whether clip `index` is there in every format; what is in its files is not looked at."""
         return all(clip_path(self._stem(index, format), format).exists() for format in self.formats)
 
-    def write(self, index: int, clip: Tensor, formats: Sequence[str]) -> None:
-        """Write clip `index`, uint8 (3, T, H, W).
+    def write(self, index: int, clip: Tensor, formats: Sequence[str], prompt: str | None = None) -> None:
+        """Write clip `index`, uint8 (3, T, H, W), and into its files the prompt that it was made of.
 
         Raises:
             GenerationError: it cannot be written, or its folder of frames, which was not whole, holds something else.
         """
         try:
             for format in formats:
-                write_clip(self._stem(index, format), clip, self.fps, format)
+                write_clip(self._stem(index, format), clip, self.fps, format, prompt)
         except OSError as error:
             raise GenerationError(f"clip {index} could not be written to {self.path}: {error.strerror or error}") from error
 
@@ -212,7 +214,7 @@ class ClipFolder:
         """
         shown = [index for index in range(min(num, SHEET_CLIPS)) if not self.missing(index)]
         clips = [self.read(index) for index in shown]
-        captions = [classes[sampling.label(index)] for index in shown] if classes else None
+        captions = [sampling.caption(index, classes) for index in shown] if classes or sampling.prompts else None
         scale = 2 if max(self.shape[1:]) <= 128 else 1  # of small clips little could be seen
         write_contact_sheet(self.path / SHEET, clips, captions, scale=scale)
         if grid:

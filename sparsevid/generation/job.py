@@ -5,7 +5,7 @@ was not asked for is dropped; likewise a batch of which some files are there. So
 samples, or on an interruption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -102,10 +102,12 @@ def generate(
             logger.info("%d of %d clips are there already", num - written, num)  # rank 0 says it
         if written:
             _on_main(folder, lambda: folder.add_maker(record))
+        batches = _batches(sampling, missing)
+        pipeline.encode_prompts(sampling, [index for batch in batches for index in batch])
         if missing and (pipeline.compiled or pipeline.device.type == "cuda"):
-            pipeline.warm_up(sampling)
+            pipeline.warm_up(sampling, batches[0])
         tally = Tally()
-        times = _run(pipeline, sampling, folder, missing, writers, show_progress, tally if sampling.savings else None)
+        times = _run(pipeline, sampling, folder, missing, batches, writers, show_progress, tally if sampling.savings else None)
         absent = _absent(folder, sampling.batch, num, most)
         if packs:
             labels = [sampling.label(index) for index in range(num)] if sampling.labels else None
@@ -134,7 +136,7 @@ def _common_record(pipeline: VideoPipeline, sampling: Sampling, num: int, format
     record, failure = None, ""
     try:
         record = make_record(pipeline, sampling, num, formats)
-    except ValueError as error:
+    except (ValueError, GenerationError) as error:
         failure = str(error)
     except OSError as error:
         failure = f"the model's files cannot be read again, for {RECORD} (were they removed since it was loaded?): {error}"
@@ -156,19 +158,18 @@ def _run(
     sampling: Sampling,
     folder: ClipFolder,
     missing: dict[int, tuple[str, ...]],
+    batches: list[list[int]],
     writers: int,
     show_progress: bool,
     tally: Tally | None,
 ) -> StageTimes:
     """Denoise the batches of the missing clips one after the other, and leave the rest to the background."""
     times = StageTimes()
-    numbers = sorted({index // sampling.batch for index in missing})
-    batches = [list(range(number * sampling.batch, (number + 1) * sampling.batch)) for number in numbers]
     steps = _bar(show_progress, total=len(batches) * sampling.steps, desc="denoise", unit="step", position=0)
     files = _bar(show_progress, total=len(missing), desc="decode and write", unit="clip", position=1)
 
     def write(index: int, clip: torch.Tensor) -> None:
-        folder.write(index, clip, missing[index])
+        folder.write(index, clip, missing[index], sampling.prompt(index))
 
     with steps, files, times.measured("total"), Stream(pipeline.decode, write, times, files.update, writers) as stream:
 
@@ -184,6 +185,12 @@ def _run(
                     torch.cuda.current_stream(latents.device).synchronize()
             stream.put([indices[position] for position in wanted], latents)
     return times
+
+
+def _batches(sampling: Sampling, missing: Iterable[int]) -> list[list[int]]:
+    """Samples of the batches, whole ones, to which missing clips belong."""
+    numbers = sorted({index // sampling.batch for index in missing})
+    return [list(range(number * sampling.batch, (number + 1) * sampling.batch)) for number in numbers]
 
 
 def _find_missing(folder: ClipFolder, batch: int, num: int, writers: int, show_progress: bool) -> dict[int, tuple[str, ...]]:

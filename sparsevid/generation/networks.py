@@ -1,10 +1,11 @@
 """What a sampler calls of a model: its layers one by one, compiled, or replayed as CUDA graphs; or what savings leave of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +27,18 @@ from sparsevid.system.logging import get_logger
 
 INSIDE_OF_LAYERS = {"attention", "mlp"}  # points at which a compiled layer cannot be asked
 logger = get_logger(__name__)
+
+
+class Condition(NamedTuple):
+    """What a batch is told beside latents and times.
+
+    Attributes:
+        given: to each call: `labels`, or `text`; nothing to an unconditional model.
+        null: what stands for nothing in guidance, as `with_guidance` takes it: `null_label`, or `null_text`.
+    """
+
+    given: dict[str, Any]
+    null: dict[str, Any]
 
 
 class Networks:
@@ -64,6 +77,7 @@ class Networks:
         sampling: Sampling,
         schedule: TokenSchedule | None,
         savings: Sequence[Policy] = (),
+        null: Mapping[str, Any] | None = None,
         *,
         graphed: bool = False,
         tally: Tally | None = None,
@@ -74,6 +88,7 @@ class Networks:
             sampling: settings of the sampler and of guidance.
             schedule: of the sparse grids, at the size of the settings; None for a dense model.
             savings: with what was fitted to the model.
+            null: what guidance compares with (`Condition.null`).
             graphed: a call that leaves nothing out is replayed as a CUDA graph.
             tally: counts what is computed.
 
@@ -91,7 +106,7 @@ class Networks:
         if sampling.guidance == 1.0:
             return model
         channels, interval = sampling.guidance_channels, sampling.guidance_interval
-        return with_guidance(model, sampling.guidance, self.model.spec.num_classes, channels=channels, interval=interval)
+        return with_guidance(model, sampling.guidance, channels=channels, interval=interval, **(null or {}))
 
     def _saved(self, savings: Sequence[Policy], sampling: Sampling, graphed: bool, tally: Tally | None) -> Model:
         """The model in a form that savings can act on: no CUDA graph, which computes all, and no layer that cannot be asked."""
@@ -108,8 +123,15 @@ class Networks:
             self._tell("what acts inside of layers takes those that are not compiled", inside)
         return model
 
-    def tell_dropped(self, given: Sequence[str], sampling: Sampling) -> None:
-        """Log which of the savings that were given are not in the settings that came of them, once."""
+    def check(
+        self, given: Sequence[str], sampling: Sampling, schedule: TokenSchedule | None, weights_file: Path | None
+    ) -> None:
+        """Look whether these settings can be, and log, once, which of the savings that were given have no effect in them.
+
+        Raises:
+            SavingError, ValueError: as `policies` and `denoiser`.
+        """
+        self.denoiser(replace(sampling, guidance=1.0), schedule, self.policies(sampling.savings, weights_file))
         for saving in [saving for saving in map(parse_saving, given) if str(saving) not in sampling.savings]:
             reason = "with these options" if saving.changes_nothing else "without guidance"
             self._tell_once(f"saving {saving}: it leaves nothing out {reason}", logging.WARNING)

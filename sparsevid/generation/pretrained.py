@@ -7,7 +7,7 @@ alone.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -24,7 +24,7 @@ from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.models.convert.diffusers_folder import find_diffusers
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.checkpoints import newest_good
-from sparsevid.runs.config import ConfigError, RunConfig, load_config
+from sparsevid.runs.config import ConfigError, RunConfig, TextConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
@@ -32,6 +32,7 @@ from sparsevid.system.logging import get_logger
 HUB_FILES = ["*.json", "*.yaml", "*.safetensors"]
 HUB_IGNORED = ["training/*", "*/training/*"]  # what resuming needs: larger than the model
 WEIGHTS = ("ema", "model")
+TEXT_ENCODER = "text_encoder.json"  # beside a converted model: where what encodes its prompts lies
 AUTOENCODER_OPTION = '--autoencoder kl:FOLDER, in Python autoencoder="kl:FOLDER"'
 logger = get_logger(__name__)
 
@@ -171,6 +172,32 @@ def load_model(folder: Path) -> DiffusionTransformer:
         raise ValueError(f"{folder / 'config.json'} cannot be used: {error}{writer}") from error
 
 
+def write_text_encoder(folder: Path, source: Path, tokens: int) -> None:
+    """Note beside a model where what encodes its prompts lies, and to how many tokens, for `read_text_encoder`."""
+    values = {"source": str(source.absolute()), "tokens": tokens}
+    (folder / TEXT_ENCODER).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def read_text_encoder(folder: Path, tokens: int) -> TextConfig:
+    """What encodes the prompts of a model without a config, as far as it is noted beside it.
+
+    Args:
+        folder: of the model.
+        tokens: of a prompt, where nothing is noted.
+
+    Raises:
+        ValueError: a note that cannot be read.
+    """
+    path = folder / TEXT_ENCODER
+    if not path.is_file():
+        return TextConfig(tokens=tokens)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return TextConfig(encoder=str(values["source"]), tokens=int(values["tokens"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it is a JSON object with source and tokens ({error!r})") from error
+
+
 def parse_autoencoder(text: str) -> Autoencoder:
     """Load what `kl:SOURCE`, `temporal:SOURCE`, `wan:SOURCE`, `linear:FOLDER` or `pixels` names.
 
@@ -211,7 +238,13 @@ def _default_config(folder: Path, model: DiffusionTransformer) -> RunConfig:
     config.objective.kind = "diffusion" if model.spec.learn_sigma else "flow"
     run = folder.resolve().parent / "config.yaml"  # of a checkpoint whose ema/ or model/ this is
     if run.is_file() and (run.parent / "autoencoder").is_dir():
-        config.objective.label_dropout = _load_config(run).objective.label_dropout
+        theirs = _load_config(run)
+        config.objective.label_dropout, config.text = theirs.objective.label_dropout, theirs.text
+        config.record.text_encoder = theirs.record.text_encoder
+    elif model.spec.conditioned_on == "text":
+        # As the original PixArt compares with what its file holds.
+        mask = "prompt" if model.spec.null_caption and not model.spec.is_video else config.text.null_mask
+        config.text = replace(read_text_encoder(folder, model.spec.text_tokens), null_mask=mask)
     logger.info("%s has no config.yaml: taken for a model of objective %s", folder, config.objective.kind)
     return config
 

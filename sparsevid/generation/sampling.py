@@ -26,6 +26,7 @@ from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.seeding import Purpose, keyed_generator
 
 SCHEDULES = ("paper", "constant", "off")
+OF_PROMPTS = ("prompts", "negative", "null_caption", "null_mask", "padding")  # settings of models of text
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Sampling:
         savings: what calls of the model leave out, as `savings.options.parse_saving` reads it, with every option.
         eta: noise of `ddim`, 0 = none.
         input_size: (T, H, W) of the latents.
+        prompts: of a model of text, to go through in turn, as classes.
+        negative: text that guidance compares with; None: what `null_caption` says.
+        null_caption: whose features mean "no prompt" in guidance: those of the model's `file`, or of the empty text, `encoded`;
+            None: without guidance, or with `negative`.
+        null_mask: which of its tokens are heard: its `own`, or as many as of the `prompt` beside it; None: without guidance, or
+            where padding is heard.
+        padding: what becomes of the tokens behind a prompt's own: `masked`, or `heard` as in the public pipeline of Latte-1;
+            None: not of text.
     """
 
     sampler: str
@@ -61,10 +70,26 @@ class Sampling:
     savings: tuple[str, ...]
     eta: float
     input_size: tuple[int, int, int]
+    prompts: tuple[str, ...] = ()
+    negative: str | None = None
+    null_caption: str | None = None
+    null_mask: str | None = None
+    padding: str | None = None
 
     def label(self, index: int) -> int | None:
         """The class of sample `index`; None for an unconditional model."""
         return self.labels[index % len(self.labels)] if self.labels else None
+
+    def prompt(self, index: int) -> str | None:
+        """The prompt of sample `index`; None where the model is not of text."""
+        return self.prompts[index % len(self.prompts)] if self.prompts else None
+
+    def caption(self, index: int, classes: Sequence[str]) -> str | None:
+        """A line that says what sample `index` is of: its prompt, or its class by name; None for an unconditional model."""
+        prompt, label = self.prompt(index), self.label(index)
+        if prompt is not None:
+            return " ".join(prompt.split())
+        return None if label is None else classes[label]
 
     def times(self) -> list[float]:
         """Diffusion times of the calls of the model, first call first."""
@@ -79,8 +104,11 @@ class Sampling:
 
         Returns:
             Every setting, with `classes` in place of the labels, and `stages`, (low, high, grid): `schedule` alone is a name.
+            Those of prompts are left out where there are none.
         """
         settings = asdict(self)
+        if not self.prompts:
+            settings = {name: value for name, value in settings.items() if name not in OF_PROMPTS}
         names = [classes[label] for label in settings.pop("labels")]
         return settings | {"stages": None if schedule is None else schedule.stages, "classes": names}
 
@@ -98,10 +126,11 @@ def check_sampling(sampling: Sampling, spec: ModelSpec, objective: ObjectiveConf
     Raises:
         ValueError: the first setting that does not fit, with what is accepted.
     """
-    if spec.conditioned_on == "text":
+    if (spec.conditioned_on == "text") != bool(sampling.prompts):
         raise ValueError(
-            "the model is of text, and settings of samples know no prompts: call a sampler with the model and its `text` "
-            "(docs/generation.md)"
+            "the model is of text and needs prompts"
+            if not sampling.prompts
+            else "prompts were given, but the model is not of text"
         )
     fitting = FLOW_SAMPLERS if objective.kind == "flow" else DIFFUSION_SAMPLERS
     if sampling.sampler not in fitting:
@@ -191,7 +220,7 @@ def class_names(names: Sequence[str], count: int) -> list[str]:
 
 
 def class_labels(
-    given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int, seed: int = 0
+    given: Sequence[str | int] | str | int | None, names: Sequence[str], count: int, seed: int = 0, *, text: bool = False
 ) -> tuple[int, ...]:
     """Labels of class names or numbers.
 
@@ -200,16 +229,17 @@ def class_labels(
             order drawn by the seed, so that fewer samples than classes are not of the first ones. Digits that are a class's
             name mean this class.
         names: by label, as far as they are known.
-        count: number of classes of the model, 0 if it is unconditional.
+        count: number of classes of the model, 0 if it has none.
         seed: of the whole set of samples.
+        text: whether a model without classes is of text.
 
     Raises:
         ValueError: an unknown name, with the nearest ones; a number out of range; digits that are the name of one class and
-            the label of another; classes of an unconditional model.
+            the label of another; classes of a model without any.
     """
     if not count:
         if given is not None:
-            raise ValueError("classes were given, but the model is unconditional")
+            raise ValueError(f"classes were given, but the model is {'of text: give prompts' if text else 'unconditional'}")
         return ()
     if given is None:
         return tuple(torch.randperm(count, generator=keyed_generator(Purpose.SAMPLE_CLASSES, seed)).tolist())
@@ -294,16 +324,17 @@ def _check_guidance(sampling: Sampling, spec: ModelSpec, label_dropout: float) -
     savings = [text for text in sampling.savings if parse_saving(text).family == "guidance"]
     if not math.isfinite(scale):
         raise ValueError(f"guidance = {scale}; it is a finite number, 1 = none")
-    if not spec.num_classes and (scale != 1.0 or interval is not None or channels is not None or savings):
+    if not spec.conditioned_on and (scale != 1.0 or interval is not None or channels is not None or savings):
         given = f" and the saving {', '.join(savings)}" if savings else ""
         raise ValueError(
-            f"guidance needs a class-conditional model; this one is unconditional: leave out all its options{given}"
+            f"guidance needs a model of classes or of text; this one is unconditional: leave out all its options{given}"
         )
-    if scale != 1.0 and not (spec.no_class and label_dropout):
+    no_class, what = spec.conditioned_on == "class" and not spec.no_class, "prompt" if sampling.prompts else "class"
+    if scale != 1.0 and (no_class or not label_dropout):
         reason = (
-            "was trained with objective.label_dropout=0, and never saw 'no class', which guidance compares with"
-            if spec.no_class
-            else "has no label that means 'no class', which guidance compares with (its table of labels has a row a class)"
+            "has no label that means 'no class', which guidance compares with (its table of labels has a row a class)"
+            if no_class
+            else f"was trained with objective.label_dropout=0, and never saw 'no {what}', which guidance compares with"
         )
         raise ValueError(
             f"guidance = {scale}: this model {reason}; accepted is 1, which is no guidance, or a model trained with "

@@ -82,6 +82,53 @@ class CaptionEmbedding(nn.Module):
         return self.y_proj(text.to(self.y_proj.fc1.weight.dtype))
 
 
+def null_caption(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a model holds of "no prompt": its features (1, L, C), and which of their tokens are heard, bool (1, L).
+
+    Tokens that are not heard are zero there, and no others: `keep_null_caption` writes them so, and the embeddings of
+    PixArt's files have none. The features are the model's own, on its device: they change with it.
+
+    Args:
+        model: a `DiffusionTransformer` whose spec has `null_caption`.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    text = _null_of(model)
+    return text[None], text.ne(0).any(dim=-1)[None]
+
+
+def keep_null_caption(model: nn.Module, text: Tensor, mask: Tensor | None = None) -> None:
+    """Give a model the features of "no prompt", such as those of the empty text. Tokens that are not heard become zero.
+
+    Args:
+        model: a `DiffusionTransformer` whose spec has `null_caption`.
+        text: (L, C) or (1, L, C), of the model's L tokens.
+        mask: (L,) or (1, L), not 0 where a token is heard. None: all are.
+
+    Raises:
+        ValueError: the model holds none, or of another shape; no token is heard.
+    """
+    held = _null_of(model)
+    shapes = text.shape[-2:], held.shape[-2:] if mask is None else (mask.shape[-1], held.shape[-1])
+    if any(tuple(shape) != tuple(held.shape) for shape in shapes) or text.numel() != held.numel():
+        said = f" with a mask {tuple(mask.shape)}" if mask is not None else ""
+        raise ValueError(f"the model's 'no prompt' has features {tuple(held.shape)}; got {tuple(text.shape)}{said}")
+    heard = torch.ones(held.shape[0], dtype=torch.bool, device=text.device) if mask is None else mask.reshape(-1) != 0
+    kept = text.reshape(held.shape) * heard[:, None]
+    if not kept.any():
+        raise ValueError("no token of 'no prompt' is heard: a prompt of no text still has its end as a token")
+    with torch.no_grad():
+        held.copy_(kept)
+
+
+def _null_of(model: nn.Module) -> Tensor:
+    held = getattr(getattr(model, "y_embedder", None), "y_embedding", None)
+    if held is None:
+        raise ValueError("the model holds no features of 'no prompt': its spec has null_caption off")
+    return held
+
+
 def prepare(embedding: CaptionEmbedding, listeners: list[Layer], text: Tensor, text_mask: Tensor | None) -> PreparedText:
     """Keys and values of these layers for prompts.
 

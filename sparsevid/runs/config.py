@@ -31,6 +31,12 @@ class ModelConfig:
     transition_positions: bool = True  # sin-cos positions again where tokens become sparse and dense
     residual_upsampling: bool = False  # R adds what the sparse layers changed, rather than their output (not in the paper)
     allow_no_dense: bool = False  # accept modules without a dense layer after R
+    # One map of the condition for all layers, and a table of each (adaLN-single), in place of a map of each layer. Default: the
+    # preset's; without one, of a model of text true: its condition is time alone, and 6·D² a layer would learn little of it.
+    shared_modulation: bool | None = None
+    # Whose tokens listen to the prompt in M: dense, those it gathers from, before it; sparse, those that gather, after it.
+    # Default: the preset's, or dense.
+    merge_text: str | None = None
     attention: str = "sdpa"  # backend: sdpa, its kernels flash, efficient, cudnn, and xformers, math
     checkpoint_layers: str = ""  # kinds of layers, such as RD, whose activations are computed again in the backward pass
 
@@ -71,6 +77,9 @@ class DataConfig:
     decoder: str = "pyav"  # pyav, decord
     cache_frames: bool = False  # decode each video once and keep it, resized, in memory: for sets that fit
     latents: str | None = None  # of `sparsevid encode_latents`, or with fast-DiT's features: read in place of videos
+    # Captions with their features: of `sparsevid encode_captions`, or SAM's caption_feature_wmask. The model is one of text
+    # then, and classes are names only.
+    captions: str | None = None
     strict: bool = False  # an unreadable or damaged video is an error, instead of being passed over and reported
     workers: int = 0  # loader processes of each rank
 
@@ -100,7 +109,17 @@ class ObjectiveConfig:
 
     kind: str = "diffusion"  # diffusion: noise and learned variance, hybrid loss; flow: velocity of a rectified flow
     times: str | None = None  # uniform, logit_normal (flow only); default: uniform for diffusion, logit_normal for flow
-    label_dropout: float = 0.1  # share of labels replaced by "no class", for guidance
+    label_dropout: float = 0.1  # share of labels replaced by "no class", of captions by "no prompt", for guidance
+
+
+@dataclass
+class TextConfig:
+    """What captions and prompts are to a model of text; without meaning for others."""
+
+    encoder: str | None = None  # folder or hub id of the T5 that encodes prompts; default: the one of `data.captions`
+    tokens: int = 120  # of a prompt
+    # Which tokens of "no prompt" are heard: own, or prompt: as many as of the prompt in its place, as the original PixArt.
+    null_mask: str = "own"
 
 
 @dataclass
@@ -183,6 +202,7 @@ class RecordConfig:
     classes: list[str] = field(default_factory=list)  # class names by label
     fps: float | None = None  # frames a second of the trained clips
     fingerprint: str | None = None  # of the data
+    text_encoder: str | None = None  # fingerprint of what encoded the captions
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -197,6 +217,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)

@@ -16,11 +16,12 @@ def with_whole_paths(config: RunConfig) -> RunConfig:
         config: of the run, with paths relative to the working directory. What is no file or folder there, such as a hub id or
             the name of a card or a protocol, stays as it is.
     """
-    autoencoder, data, monitor = config.autoencoder, config.data, config.monitor
+    autoencoder, data, text, monitor = config.autoencoder, config.data, config.text, config.monitor
     return replace(
         config,
         autoencoder=replace(autoencoder, source=_whole_folder(autoencoder.source)),
         data=replace(data, card=_whole_file(data.card), root=_whole_folder(data.root)),
+        text=replace(text, encoder=_whole_folder(text.encoder)),
         monitor=replace(monitor, protocol=_whole_file(monitor.protocol)),
     )
 

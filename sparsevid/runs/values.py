@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sparsevid.savings.options import SavingError, parse_savings
+from sparsevid.sparsity.spec import MERGE_TEXT
 
 CHOICES = {
+    "model.merge_text": (None, *MERGE_TEXT),
     "schedule.kind": ("paper", "constant", "table"),
     "data.label_order": (None, "sorted", "official"),
     "data.rule": (None, "stride", "latte_linspace"),
@@ -16,6 +18,7 @@ CHOICES = {
     "data.decoder": ("pyav", "decord"),
     "autoencoder.kind": ("linear", "kl", "temporal", "wan", "pixels"),
     "autoencoder.precision": (None, "float32", "bfloat16"),
+    "text.null_mask": ("own", "prompt"),
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),
@@ -36,6 +39,7 @@ POSITIVE = (
     "data.frames",
     "data.stride",
     "data.fold",
+    "text.tokens",
     "train.steps",
     "train.global_batch",
     "train.checkpoint_every",

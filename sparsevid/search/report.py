@@ -43,7 +43,9 @@ def write_found(found: Found, checkpoint: str, out: Path, header: dict[str, Any]
 def searched_config(found: Found, checkpoint: str) -> RunConfig:
     """A run of the best candidate, fine-tuned from the dense model."""
     best, config = found.candidates[0], found.problem.pipeline.config
-    model = replace(config.model, preset=None, layout=best.layout, **_sizes(found))
+    # Positions of a model of text are its preset's.
+    preset = config.model.preset if found.problem.spec.text_channels else None
+    model = replace(config.model, preset=preset, layout=best.layout, **_sizes(found))
     schedule = config.schedule
     if best.is_sparse:
         model, schedule = replace(model, residual_upsampling=True), replace(schedule, kind="table", table=best.table)

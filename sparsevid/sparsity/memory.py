@@ -4,7 +4,8 @@ Counted are the tensors that autograd keeps from forward to backward pass, each 
 them, the gradients at hand while the backward pass is in a layer, and, by ZeRO stage, weights, gradients, optimizer and
 average. Not counted: autoencoder, teacher, data, the libraries themselves, and what an allocator leaves unused.
 
-Dimensions: B clips, L = T·N dense tokens of a clip, n = t·h·w sparse ones, D channels, F channels inside the MLP.
+Dimensions: B clips, L = T·N dense tokens of a clip, n = t·h·w sparse ones, D channels, F channels inside the MLP, K tokens of a
+prompt.
 """
 
 from collections.abc import Sequence
@@ -77,7 +78,10 @@ def layer_memory(
     Raises:
         NotImplementedError: a kind of layer whose memory is not known.
     """
-    counted = _count(spec, index, dense, sparse, matrices=attention == "math")
+    matrices = attention == "math"
+    counted = _count(spec, index, dense, sparse, matrices=matrices)
+    if spec.layer_listens(index):
+        counted = _with_listening(spec, index, dense, sparse, counted, matrices=matrices)
     narrow = BYTES[precision]
     wide = FLOAT32 if spec.residual_upsampling else narrow  # there sparse tokens stay in float32
     inner = counted.inner * narrow + counted.inner_sparse * wide + counted.exact * FLOAT32
@@ -122,6 +126,26 @@ def _count(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, mat
         inner = many * (10 * d + 2 * f) + few * 3 * d + changed + small + weights
         return _Counted(inner, few * d, exact(many, 2 * many + few), many * d, 0, 0, 0, many)
     raise NotImplementedError(f"layout {spec.layout!r}: no memory is known for layers of kind {kind!r}")
+
+
+def _with_listening(
+    spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, counted: _Counted, *, matrices: bool
+) -> _Counted:
+    """A layer's elements with those of its attention to a prompt: what listens and comes of it, q, what is heard, K and V."""
+    kind, d, length = spec.parsed_layout.kinds[index], spec.hidden_size, spec.text_tokens
+    before_layer = kind == "M" and spec.merge_text == "dense"  # there it is no part of what checkpointing computes again
+    few = kind == "S" or (kind == "M" and not before_layer)
+    tokens = sparse.tokens if few else dense.tokens
+    heard = tokens * (2 * d + (spec.num_heads * length if matrices else 0))
+    added = counted._replace(
+        exact=counted.exact + spec.num_heads * tokens,
+        before=counted.before + 2 * length * d,  # prepared for all layers before the first
+    )
+    if before_layer:
+        return added._replace(before=added.before + heard + tokens * d)
+    if few:
+        return added._replace(inner=added.inner + heard, inner_sparse=added.inner_sparse + tokens * d)
+    return added._replace(inner=added.inner + heard + tokens * d)
 
 
 def activation_memory(
@@ -178,11 +202,12 @@ def _fields(*layers: LayerMemory) -> list[tuple[int, int, int]]:
 
 
 def _ends(spec: ModelSpec, dense: Grid, clips: int, precision: str, *, head: bool) -> LayerMemory:
-    """The patch embedding with its positions, or the head and the loss."""
+    """The patch embedding with its positions, and that of prompts; or the head and the loss."""
     patch, tokens = spec.patch_size**2, clips * dense.tokens
     latents = tokens * patch * spec.in_channels
-    if not head:
-        return LayerMemory(tokens * spec.hidden_size * BYTES[precision] + latents * BYTES[precision], 0, 0)
+    if not head:  # of a prompt its features, and three of D channels in the MLP that embeds them
+        prompt = clips * spec.text_tokens * (spec.text_channels + 3 * spec.hidden_size) if spec.text_channels else 0
+        return LayerMemory((tokens * spec.hidden_size + latents + prompt) * BYTES[precision], 0, 0)
     kept = tokens * (2 * spec.hidden_size + patch * spec.out_channels) * BYTES[precision] + 2 * tokens * FLOAT32
     return LayerMemory(kept + LOSS_LATENTS * latents * FLOAT32, 0, tokens * spec.hidden_size * BYTES[precision])
 
@@ -311,6 +336,10 @@ def _parameters_by_part(spec: ModelSpec) -> list[int]:
     """Parameters of embedders, of each layer, and of the head; in all `parameter_count`."""
     d, f = spec.hidden_size, spec.mlp_size
     matrices = {"P": 2, "M": 4, "S": 4, "R": 6, "D": 4}
-    layers = [matrices[kind] * (d * d + d) + 2 * d * f + f + d + 6 * (d * d + d) for kind in spec.parsed_layout.kinds]
-    head = 2 * (d * d + d) + spec.patch_size**2 * spec.out_channels * (d + 1)
+    modulation = d if spec.shared_modulation else d * d + d  # a row of a table, or of a map: one for each shift, scale, gate
+    layers = [
+        (matrices[kind] + 4 * spec.layer_listens(index)) * (d * d + d) + 2 * d * f + f + d + 6 * modulation
+        for index, kind in enumerate(spec.parsed_layout.kinds)
+    ]
+    head = 2 * modulation + spec.patch_size**2 * spec.out_channels * (d + 1)
     return [parameter_count(spec) - sum(layers) - head, *layers, head]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsevid.data.clips import fixed_clips
 from sparsevid.data.open import open_data
 from sparsevid.diffusion.samplers import Model
 from sparsevid.generation.pipeline import VideoPipeline
@@ -22,8 +23,9 @@ from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.study.file import MeasureSettings
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.text.encoder import EncodedText
 from sparsevid.training.objective import Objective, build_objective
-from sparsevid.training.validation import FixedClip, fixed_latents, validation_dataset
+from sparsevid.training.validation import FixedClip, condition_of, fixed_latents, fixed_prompts, validation_dataset
 
 
 def time_edges(config: RunConfig, intervals: int) -> list[float]:
@@ -58,6 +60,40 @@ def heldout_clips(pipeline: VideoPipeline, measure: MeasureSettings) -> list[Fix
     config, manifest, dataset = open_data(heldout_config(pipeline.config, measure))
     chosen = validation_dataset(config, manifest, dataset)
     return fixed_latents(chosen, pipeline.autoencoder, measure.clips, pipeline.device)
+
+
+class SampleCaptions(NamedTuple):
+    """Captions that samples of a model of text are made of, in turn.
+
+    Attributes:
+        texts: of held-out clips, drawn evenly over classes.
+        encoded: their features.
+        labels: class of each of these clips.
+    """
+
+    texts: list[str]
+    encoded: EncodedText
+    labels: list[int]
+
+
+def sample_captions(config: RunConfig, measure: MeasureSettings, count: int) -> SampleCaptions | None:
+    """What samples of a run are asked to show; None of a run without captions. All ranks call it together.
+
+    Args:
+        config: of the run.
+        measure: split and seed.
+        count: samples.
+
+    Raises:
+        ValueError: as `heldout_clips`.
+    """
+    if config.data.captions is None:
+        return None
+    config, manifest, dataset = open_data(heldout_config(config, measure))
+    chosen = validation_dataset(config, manifest, dataset)
+    texts, encoded = fixed_prompts(chosen, count)
+    labels = [chosen.videos[index].label for _, index in fixed_clips(chosen, count, chosen.seed)]
+    return SampleCaptions(texts, encoded, labels)
 
 
 def heldout_config(config: RunConfig, measure: MeasureSettings) -> RunConfig:
@@ -105,7 +141,8 @@ class Question(NamedTuple):
         x0: clean latents (B, C, T, H, W), on the model's device.
         u: times (B,), float64, there.
         noise: like x0.
-        condition: what else the model is called with: `labels` of one with classes, `grid` of one with a token schedule.
+        condition: what else the model is called with: `labels` of one with classes, `text` and its mask of one of text, `grid`
+            of one with a token schedule.
     """
 
     numbers: list[int]
@@ -148,12 +185,11 @@ def questions(
             _, intervals, part, u, generators = zip(*members[first : first + measure.batch], strict=True)
             x0 = torch.stack([clip.latents for clip in part])
             noise = torch.stack([torch.randn(each.shape, generator=own) for each, own in zip(x0, generators, strict=True)])
-            labels = torch.tensor([clip.label for clip in part], device=pipeline.device)
             yield Question(
                 numbers=[clip.number for clip in part],
                 intervals=list(intervals),
                 x0=x0.to(pipeline.device),
                 u=torch.tensor(u, dtype=torch.float64).to(pipeline.device),
                 noise=noise.to(pipeline.device),
-                condition=grid | ({"labels": labels} if spec.num_classes else {}),
+                condition=grid | condition_of(spec, part, pipeline.device),
             )

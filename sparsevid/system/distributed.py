@@ -195,12 +195,17 @@ def broadcast_object(value: Any, group: dist.ProcessGroup | None = None) -> Any:
     return box[0]
 
 
-def from_main(action: Callable[[], T], errors: tuple[type[Exception], ...] = (Exception,)) -> T:
+def from_main(
+    action: Callable[[], T],
+    errors: tuple[type[Exception], ...] = (Exception,),
+    group: dist.ProcessGroup | None = None,
+) -> T:
     """What `action` returns on rank 0, the only one to do it, on all ranks. All ranks call it together.
 
     Args:
         action: its result travels pickled, between processes of one run only.
         errors: types that all ranks raise alike if `action` does; others are rank 0's own, which the others wait for in vain.
+        group: all ranks, such as a `patient_group`; default: as the run waits.
     """
     value = failure = None
     if is_main():
@@ -208,7 +213,7 @@ def from_main(action: Callable[[], T], errors: tuple[type[Exception], ...] = (Ex
             value = action()
         except errors as error:
             failure = error
-    value, failure = broadcast_object((value, failure))
+    value, failure = broadcast_object((value, failure), group)
     if failure is not None:
         raise failure
     return value

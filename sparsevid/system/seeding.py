@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     MADE_CLIP = 19  # (seed, split, class, clip): what happens in a clip of a made set
     MERGING = 20  # (seed, call): the tokens into which others are merged at a call of the model
     HELD_OUT = 21  # (seed, interval, clip): time and noise of a held-out clip in an interval of times
+    CAPTION = 22  # (seed, epoch, video): which of a video's captions a clip is told, and those of its stills
 
 
 def keyed_generator(purpose: Purpose, *key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -20,6 +20,7 @@ INPUTS = (
     "num_classes",
     "no_class",
     "text_channels",
+    "micro_conditions",
     "learn_sigma",
     "is_video",
 )  # what both models take and give
@@ -113,7 +114,7 @@ class Distillation:
             features: the student's tokens (B, T, N, D) of `feature_layers`.
             x: the noisy latents (B, C, T, H, W) that both see.
             t: their times (B,), as models take them.
-            cond: the student's conditions: labels, images, and the sparse grid, which the teacher has no use for.
+            cond: the student's conditions: labels or text, images, and the sparse grid, which the teacher has no use for.
 
         Returns:
             (B,), with a gradient to the student alone.

@@ -82,6 +82,8 @@ class Engine:
         self.train, self.stage, self.dtype = train, settings["zero_optimization"]["stage"], PRECISIONS[train.precision]
         self.names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in self.names.items()}
+        # What is saved with weights and not trained, such as a null caption: whole on every rank, before a precision rounds it.
+        self.constants = {name: value.detach().clone() for name, value in model.state_dict().items() if name not in self.names}
         self.accumulation, self._turn, self.grad_norm = accumulation, 0, math.nan
         parameters = list(self.names.values())
         if train.compile:
@@ -201,7 +203,10 @@ class Engine:
                 setattr(scaler, key, value if key == "cur_scale" else int(value))
 
     def gather(self, fragments: list[Fragment]) -> dict[str, Tensor]:
-        """Whole tensors on rank 0's CPU, by name, out of all ranks' fragments; empty on other ranks. All ranks call it."""
+        """Whole tensors on rank 0's CPU, by name, out of all ranks' fragments, and what is not trained; empty on other ranks.
+
+        All ranks call it.
+        """
         mine: dict[str, list[Fragment]] = {}
         for fragment in fragments:
             mine.setdefault(fragment.name, []).append(fragment)
@@ -214,7 +219,7 @@ class Engine:
                 dist.reduce(whole, dst=0)
             if is_main():
                 wholes[name] = whole.view(shape).cpu()
-        return wholes
+        return wholes | self.constants if is_main() else wholes
 
     # Where fragments lie inside DeepSpeed: at stage 0 weight by weight; at 1 and 2 in flat float32 partitions, of which
     # `_hp_mapping` says which piece is which; at 3 by its functions for local parts, padded to equal sizes on all ranks.

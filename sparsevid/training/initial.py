@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -19,9 +20,11 @@ from sparsevid.generation.pretrained import find_pretrained, load_model, model_f
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import Conversion, ConversionReport, abbreviate
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.diffusers_folder import find_diffusers, from_diffusers
 from sparsevid.models.convert.diffusers_names import NULL_CAPTION
 from sparsevid.models.convert.names import LABELS, detect_family
 from sparsevid.models.convert.public import from_public
+from sparsevid.models.convert.text_files import POSITIONS, from_text_file, text_family
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import AutoencoderConfig, ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
@@ -33,7 +36,7 @@ HEAD = ("final_layer.linear.weight", "final_layer.linear.bias")
 # What weights mean, or how many there are; resolution and length may differ, because positions are computed.
 AGREEING = ("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "mlp_ratio", "is_video", "text_channels",
             "shared_modulation", "micro_conditions", "norm_eps", "frequency_shift")  # fmt: skip
-# Of no weight of layers; a null caption that is not wanted is dropped.
+# Of no weight of layers. A null caption that is not wanted, or of another number of tokens, is dropped.
 FREE = ("text_tokens", "null_caption", "position_base", "position_scale")
 
 
@@ -45,12 +48,14 @@ def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], li
     rows of its prediction, and those of a new variance start at zero, as in a fresh model.
 
     Args:
-        source: a run's folder or one of its checkpoints (its average is taken), an exported folder, a public Latte, DiT or
-            SparseDiT file (.pt, .pth, .safetensors), or a hub id.
+        source: a run's folder or one of its checkpoints (its average is taken), an exported folder, a folder of diffusers' DiT,
+            PixArt or Latte, or of a pipeline of them, a public file of Latte, DiT, SparseDiT, PixArt-α or Latte-1 (.pt, .pth,
+            .safetensors), or a hub id.
         spec: of the run's model.
 
     Returns:
-        All weights of `DiffusionTransformer(spec)` in float32, and lines for the log: what was dropped or initialised.
+        All weights of `DiffusionTransformer(spec)` in float32, but no null caption where the source has none of as many tokens;
+        and lines for the log: what was dropped or initialised.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -66,19 +71,19 @@ def initial_weights(source: str, spec: ModelSpec) -> tuple[dict[str, Tensor], li
         notes += _resize_labels(weights, spec)
     if origin.learn_sigma != spec.learn_sigma:
         notes += _resize_head(weights, origin, spec)
-    if origin.null_caption and not spec.null_caption:
-        del weights[NULL_CAPTION]
-        notes.append(f"dropped, the run's model has no null caption: {NULL_CAPTION}")
+    notes += _drop_null_caption(weights, origin, spec)
     positions = [(each.position_base, each.position_scale) for each in (origin, spec)]
     if positions[0] != positions[1]:
         notes.append(f"positions (base, scale): {positions[0]} in the source, {positions[1]} here")
     if origin.parsed_layout.kinds != spec.parsed_layout.kinds:
         changed = ("num_classes", "no_class", "learn_sigma", *FREE)
         own = replace(origin, **{name: getattr(spec, name) for name in changed})
-        weights, report = dense_to_sparse(weights, own, spec)
+        own, target = (replace(each, null_caption=NULL_CAPTION in weights) for each in (own, spec))
+        weights, report = dense_to_sparse(weights, own, target)
         notes += _grouped(report)
-    elif origin.is_sparse and origin.transition_positions != spec.transition_positions:
-        notes.append(f"transition_positions: {origin.transition_positions} in the source, {spec.transition_positions} here")
+    elif origin.is_sparse:
+        pairs = [(name, getattr(origin, name), getattr(spec, name)) for name in ("transition_positions", "merge_text")]
+        notes += [f"{name}: {there} in the source, {here} here" for name, there, here in pairs if there != here]
     return weights, notes
 
 
@@ -168,7 +173,7 @@ def trained_run(source: str) -> Path | None:
     Raises:
         FileNotFoundError: nothing there.
     """
-    if Path(source).is_file():
+    if Path(source).is_file() or find_diffusers(Path(source)):
         return None
     folder = find_pretrained(source)
     for each in (folder, folder.resolve().parent):
@@ -177,30 +182,34 @@ def trained_run(source: str) -> Path | None:
     return None
 
 
-def unlike(source: str, objective: str, autoencoder: Autoencoder, classes: Sequence[str]) -> list[str]:
+def unlike(source: str, config: RunConfig, autoencoder: Autoencoder, spec: ModelSpec) -> list[str]:
     """In what the run that trained `source` differs from this one where its weights do not show it.
 
     Nothing is known of a model without its run's config, such as a public file; that is logged.
 
     Args:
         source: a run's folder or one of its checkpoints, or anything else that has weights.
-        objective: kind of this run's objective.
+        config: of this run, with what its data are.
         autoencoder: of this run.
-        classes: class names of this run's data, by label.
+        spec: of this run's model.
     """
     folder = trained_run(source)
     if folder is None:
         if is_main():
             logger.warning(
                 "%s does not say in which latents, and by which objective, it was trained; taken for this run's: "
-                "autoencoder %s, objective %s", source, autoencoder.kind, objective,
+                "autoencoder %s, objective %s", source, autoencoder.kind, config.objective.kind,
             )  # fmt: skip
         return []
     theirs = load_config(folder / "config.yaml")
     found = []
-    if theirs.objective.kind != objective:
-        found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {objective}")
-    if theirs.record.classes != list(classes) and len(theirs.record.classes) == len(classes):
+    if theirs.objective.kind != config.objective.kind:
+        found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {config.objective.kind}")
+    encoders = theirs.record.text_encoder, config.record.text_encoder
+    if None not in encoders and len(set(encoders)) > 1:
+        found.append("its captions were encoded by another encoder of text (fingerprint {}, here {})".format(*encoders))
+    classes = config.record.classes if spec.num_classes else []
+    if theirs.record.classes != classes and len(theirs.record.classes) == len(classes):
         label = next(i for i, (a, b) in enumerate(zip(theirs.record.classes, classes, strict=True)) if a != b)
         found.append(f"label {label} is {theirs.record.classes[label]!r} there and {classes[label]!r} here")
     if theirs.autoencoder.kind != autoencoder.kind:
@@ -228,12 +237,25 @@ def differences(theirs: ModelSpec, mine: ModelSpec, fields: Sequence[str]) -> li
 def _read(source: str, spec: ModelSpec) -> Conversion:
     """The weights of a source under our names, and the spec that they were trained with."""
     path = Path(source)
+    if find_diffusers(path):
+        return from_diffusers(path)
     if not path.is_file():
         model = open_model(source)
         weights = model.state_dict()
         return Conversion(weights, model.spec, ConversionReport(len(weights)))
     public = read_checkpoint(path)
-    # A public file does not say these: the heads must be the run's, and any grid will do, since no weight depends on it.
+    try:
+        if text_family(public):
+            size = {} if POSITIONS in public else {"input_size": spec.input_size}
+            return from_text_file(public, num_heads=spec.num_heads, **size)
+        return from_public(public, **_unsaid(public, spec))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error} (`sparsevid convert` has options for what a file does not say)") from error
+
+
+def _unsaid(public: dict[str, Tensor], spec: ModelSpec) -> dict[str, Any]:
+    """What a public file of Latte, DiT or SparseDiT does not say of its model, as `from_public` takes it."""
+    # The heads must be the run's, and any grid will do, since no weight depends on it.
     sparse = any(name.startswith("dumbbell_blocks.") for name in public)
     options = {"num_heads": spec.num_heads, "sparse_grid": (1, 1, 1) if sparse else None}
     if LABELS in public:  # the run's classes, with or without "no class"; of others no row is kept
@@ -242,17 +264,12 @@ def _read(source: str, spec: ModelSpec) -> Conversion:
     if "pos_embed" not in public:
         frames = 1 if detect_family(public) == "sparsedit" else spec.input_size[0]
         options["input_size"] = (frames, *spec.input_size[1:])
-    try:
-        return from_public(public, **options)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error} (`sparsevid convert` has options for what a file does not say)") from error
+    return options
 
 
 def _check(source: str, origin: ModelSpec, spec: ModelSpec) -> None:
     """Raise ValueError where the source's weights are too many, too few, or mean something else in the run's model."""
     fields = (*AGREEING, "residual_upsampling") if origin.is_sparse else AGREEING
-    if spec.null_caption and (not origin.null_caption or origin.text_tokens != spec.text_tokens):
-        raise ValueError(f"{source} has no null caption of {spec.text_tokens} tokens, which the run's model holds")
     if differing := differences(origin, spec, fields):
         raise ValueError(f"{source} does not fit the run's model: {'; '.join(differing)}")
     kinds = origin.parsed_layout.kinds
@@ -261,6 +278,20 @@ def _check(source: str, origin: ModelSpec, spec: ModelSpec) -> None:
             f"{source} has the layout {origin.layout!r}, which cannot become {spec.layout!r}; "
             f"accepted are the same layers, or a dense model, {spec.depth}D"
         )
+
+
+def _drop_null_caption(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSpec) -> list[str]:
+    """Drop the source's null caption if it is not to be the run's."""
+    if not spec.null_caption:
+        if not origin.null_caption:
+            return []
+        del weights[NULL_CAPTION]
+        return [f"dropped, the run's model has no null caption: {NULL_CAPTION}"]
+    if origin.null_caption and origin.text_tokens == spec.text_tokens:
+        return []
+    found = f"one of {origin.text_tokens} tokens" if origin.null_caption else "none"
+    weights.pop(NULL_CAPTION, None)
+    return [f"null caption: the source has {found}, the run's of {spec.text_tokens} is that of its captions: the empty text"]
 
 
 def _replace_labels(weights: dict[str, Tensor], origin: ModelSpec, spec: ModelSpec) -> list[str]:

@@ -27,7 +27,7 @@ from sparsevid.system.distributed import broadcast_object, gather_objects, is_ma
 from sparsevid.system.logging import MetricWriter, get_logger, read_metrics
 from sparsevid.training.objective import Objective
 from sparsevid.training.scoring import Scoring
-from sparsevid.training.validation import fixed_latents, validation_dataset, validation_loss
+from sparsevid.training.validation import fixed_latents, fixed_prompts, validation_dataset, validation_loss
 from sparsevid.videos.sheets import contact_sheet
 
 logger = get_logger(__name__)
@@ -79,11 +79,15 @@ class Monitor:
             return
         model = _empty_model(spec, config.model.attention)
         self.pipeline = VideoPipeline(model, autoencoder, config, schedule, graph=False)  # it leaves the GPU after each use
+        chosen = validation_dataset(config, manifest, dataset)
         if self.every["validate"]:
-            chosen = validation_dataset(config, manifest, dataset)
             self.clips = fixed_latents(chosen, autoencoder, config.monitor.validate_clips, device)
+        self.prompts: list[str] = []  # of a model of text: sample i has that of the i-th clip to validate on
         if self.every["sample"] or self.every["score"]:
-            list(self.pipeline.batches((), show_progress=False))  # checks sampler and guidance
+            if dataset.captions is not None:
+                self.prompts, encoded = fixed_prompts(chosen, self._most_samples())
+                self.pipeline.remember(self.prompts, encoded)
+            self._sampling()  # checks sampler and guidance
         if self.every["score"]:
             self.scoring = Scoring(config, device)
 
@@ -170,8 +174,8 @@ class Monitor:
             model.load_state_dict(weights)
         model.to(self.device)
         if world_size() > 1:
-            for weight in model.parameters():
-                dist.broadcast(weight.data, src=0)
+            for value in (*model.parameters(), *model.buffers()):
+                dist.broadcast(value.data, src=0)
         try:
             yield
         finally:
@@ -187,7 +191,11 @@ class Monitor:
         return values
 
     def _sampling(self) -> Sampling:
-        return self.pipeline.sampling(seed=self.config.seed, batch=self.batch)
+        return self.pipeline.sampling(seed=self.config.seed, batch=self.batch, prompts=self.prompts or None)
+
+    def _most_samples(self) -> int:
+        counts = {"sample": self.config.monitor.sample_clips, "score": self.config.monitor.score_clips}
+        return max(count for task, count in counts.items() if self.every[task])
 
     def _samples(self, count: int, ask: Callable[[], None], take: Callable[[list[int], Tensor], None]) -> None:
         """Give `take` this rank's share of samples 0 … count − 1, batch by batch: indices, and clips uint8 (B, 3, T, H, W).
@@ -228,9 +236,9 @@ class Monitor:
         return {}
 
     def _captions(self, count: int) -> list[str] | None:
-        """Class of each sample; nothing for an unconditional model."""
+        """Class or prompt of each sample; nothing for an unconditional model."""
         classes, sampling = self.pipeline.classes, self._sampling()
-        return [classes[sampling.label(index)] for index in range(count)] if classes else None
+        return [sampling.caption(index, classes) for index in range(count)] if classes or self.prompts else None
 
     def _score(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring

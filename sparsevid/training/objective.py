@@ -3,6 +3,7 @@
 Dimensions: B clips of a micro-batch, C latent channels.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from sparsevid.diffusion.flow import MODEL_TIME_SCALE, interpolate, velocity_loss
 from sparsevid.diffusion.gaussian import TIMESTEPS, GaussianDiffusion
+from sparsevid.diffusion.null_text import NullText
 from sparsevid.diffusion.samplers import Model
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import Stage, TokenSchedule, constant_schedule
+from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.sparsity.times import LogitNormalTimes, TimeDistribution, UniformTimes, UniformTimesteps, draw_stage, stage_block
 from sparsevid.system.seeding import Purpose, keyed_generator
 from sparsevid.system.transfer import to_device
@@ -101,7 +104,47 @@ def draw_noise(like: Tensor, *, seed: int, step: int, slot: int) -> Tensor:
     return to_device(torch.randn(like.shape, generator=generator), like.device)
 
 
-def drop_labels(labels: Tensor, null_label: int, share: float, *, seed: int, step: int, slot: int) -> Tensor:
-    """Replace about `share` of the labels (B,) by `null_label`, for guidance; keyed by (seed, step, slot)."""
-    dropped = torch.rand(labels.shape, generator=keyed_generator(Purpose.LABEL_DROPOUT, seed, step, slot)) < share
-    return labels.masked_fill(to_device(dropped, labels.device), null_label)
+def draw_dropped(shape: Sequence[int], share: float, *, seed: int, step: int, slot: int) -> Tensor:
+    """Which clips, and stills, are told of no class or prompt, for guidance: about `share`; keyed by (seed, step, slot).
+
+    Args:
+        shape: (B,), or with k stills (B, 1 + k).
+
+    Returns:
+        bool of this shape.
+    """
+    return torch.rand(shape, generator=keyed_generator(Purpose.LABEL_DROPOUT, seed, step, slot)) < share
+
+
+def told(
+    spec: ModelSpec, batch: Mapping[str, Tensor], dropped: Tensor | None = None, null: NullText | None = None
+) -> dict[str, Tensor]:
+    """What a model is told of a batch beside latents and times, where the batch has it.
+
+    Args:
+        spec: of the model.
+        batch: of clips: `label` (B,) for a model of classes; `text` (B, L, C) and `text_mask` (B, L) for one of text; `sizes`
+            (B, 3) for one whose conditions they are. With k stills (B, 1 + k) in place of (B,), but of sizes.
+        dropped: bool like `label`, on its device: who is told of no class or prompt. None: nobody.
+        null: "no prompt", where the text is, for a model of text of whose clips some are dropped.
+
+    Returns:
+        Arguments of the model's forward by name.
+
+    Raises:
+        ValueError: a model of text, and a batch without.
+    """
+    sizes = {"sizes": batch["sizes"]} if spec.micro_conditions else {}
+    if spec.num_classes:
+        labels = batch["label"]
+        return {"labels": labels if dropped is None else labels.masked_fill(dropped, spec.num_classes)} | sizes
+    if not spec.text_channels:
+        return sizes
+    if "text" not in batch:
+        raise ValueError(
+            "the model is of text, and its data have no captions: data.captions names the folder of their features"
+        )
+    text, mask = batch["text"], batch["text_mask"]
+    if dropped is not None:
+        text, mask = null.in_place_of(text, mask, to_device(dropped, text.device))
+    return {"text": text, "text_mask": mask} | sizes

@@ -13,11 +13,12 @@ from sparsevid.data.clips import FIXED_CLIPS_RULE
 from sparsevid.runs.checkpoints import CheckpointError, list_checkpoints, newest_good, verify
 from sparsevid.runs.config import ConfigError, RunConfig, load_config
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.system.distributed import from_main
+from sparsevid.system.distributed import from_main, is_main
 from sparsevid.system.locks import FolderLock, LockedError
 from sparsevid.system.logging import get_logger
 
 logger = get_logger(__name__)
+TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder, from when a run was stopped until it has made a step again
 LABELS_NAMED = 3  # of those that differ
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
 FIXED = ("objective.kind", "train.optimizer")
@@ -25,6 +26,7 @@ FIXED += tuple(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
+NOTED += ("data.captions", "text.null_mask")
 MEASURED = {"validate": ("validate_clips", "validate_split"), "score": ("score_clips", "protocol")}  # noted where they are used
 
 
@@ -65,6 +67,31 @@ class RunLock:
         """Let others train the run."""
         if self._lock is not None:
             self._lock.release()
+
+
+def unmark_stopped(folder: Path) -> None:
+    """Take back, in a run's folder, what `mark_stopped` says: the run is going, or done. All ranks may call it."""
+    if is_main():
+        (folder / TO_BE_RESUMED).unlink(missing_ok=True)
+
+
+def mark_stopped(folder: Path, step: int, steps: int, signal: str | None) -> None:
+    """Say that a run is to be resumed, to people and, by a file, to the script that may start it again. All ranks may call it.
+
+    There is a whole checkpoint by now: that what the file says cannot be written is no reason to fail.
+
+    Args:
+        folder: of the run.
+        step: steps done, of `steps`.
+        signal: that stopped it here; None: another rank was asked to stop.
+    """
+    if is_main():
+        file = folder / TO_BE_RESUMED
+        try:
+            file.write_text(f"step {step} of {steps}\n", encoding="utf-8")
+        except OSError as error:  # on a full disk the file is there, but empty
+            logger.warning("%s cannot be written: %s", file, error)
+    logger.info("stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", step)
 
 
 def find_checkpoint(config: RunConfig) -> Path | None:
@@ -146,13 +173,17 @@ def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprin
         fingerprint: of its autoencoder.
 
     Raises:
-        CheckpointError: it is of another model, order of labels, kind or weights of the autoencoder, objective or optimizer.
+        CheckpointError: it is of another model, order of labels, encoder of captions, kind or weights of the autoencoder,
+            objective or optimizer.
     """
     saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"]).to_dict()
     compared = {name: (saved[name], mine) for name, mine in spec.to_dict().items()}
     _refuse_differences(folder, "model", compared)
     before, now = _settings(load_config(folder / "config.yaml")), _settings(config)
-    _check_labels(folder, before["record"]["classes"], now["record"]["classes"])
+    if spec.num_classes:
+        _check_labels(folder, before["record"]["classes"], now["record"]["classes"])
+    encoders = before["record"]["text_encoder"], now["record"]["text_encoder"]
+    _refuse_differences(folder, "encoder of captions", {"its fingerprint": encoders})
     for what in ("autoencoder", "objective", "train"):
         keys = [key for key in FIXED if key.startswith(f"{what}.")]
         compared = {key.rpartition(".")[2]: (_value(before, key), _value(now, key)) for key in keys}

@@ -19,8 +19,11 @@ from sparsevid.data.feed import Feed, split_batch
 from sparsevid.data.loader import SampleOrder, build_loader
 from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
+from sparsevid.diffusion.null_text import NullText
+from sparsevid.models.convert.diffusers_names import NULL_CAPTION
+from sparsevid.models.text import keep_null_caption, null_caption
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.build import TextSize, schedule_from_config, spec_from_config
 from sparsevid.runs.checkpoints import CheckpointError, set_aside_after
 from sparsevid.runs.config import ConfigError, RunConfig, save_config
 from sparsevid.runs.paths import with_whole_paths
@@ -50,7 +53,7 @@ from sparsevid.training.engine import Engine, check_precision, learning_rate
 from sparsevid.training.environment import describe_environment
 from sparsevid.training.initial import encoding_precision, initial_weights, open_autoencoder, open_encoder, unlike
 from sparsevid.training.monitor import Interrupted, Monitor
-from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.training.objective import Draw, build_objective, draw_dropped, draw_noise, draw_times, told
 from sparsevid.training.outcome import (
     Outcome,
     SeenClip,
@@ -61,12 +64,11 @@ from sparsevid.training.outcome import (
     read,
     seen_clips,
 )
-from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, origin
+from sparsevid.training.resume import RunLock, check_resumable, find_checkpoint, mark_stopped, origin, unmark_stopped
 from sparsevid.training.signals import StopRequest, unheard_by_children
 from sparsevid.training.throughput import Throughput
 
 logger = get_logger(__name__)
-TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder, from when a run was stopped until it has made a step again
 
 
 class Trainer:
@@ -100,6 +102,7 @@ class Trainer:
     def _build(self, data: RunData) -> None:
         """All that a run consists of; what its folder holds of later steps than its checkpoint is set aside."""
         self.config, self.manifest, self.dataset = data
+        self.captions = self.dataset.captions
         precision = encoding_precision(self.config, default_device())
         self.config.autoencoder = replace(self.config.autoencoder, precision=precision)
         train = self.config.train
@@ -118,6 +121,7 @@ class Trainer:
             in_channels=self.autoencoder.channels,
             num_classes=len(self.manifest.classes),
             learn_sigma=self.objective.learn_sigma,
+            text=None if self.captions is None else TextSize(self.captions.tokens, self.captions.channels),
         )
         dense = self.spec.dense_grid()
         preset = self.config.model.preset
@@ -146,19 +150,26 @@ class Trainer:
         torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
         options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
         model = DiffusionTransformer(self.spec, **options)
-        state = None
+        state, has_null = None, self.captions is None
         if self.resume_from is not None:
             check_resumable(self.resume_from, self.config, self.spec, self.origin["autoencoder"])
             state = TrainingState(self.resume_from)
             model.load_state_dict(state.weights())
+            has_null = True
         elif train.init_from is not None:
             weights, notes = initial_weights(train.init_from, self.spec)
-            model.load_state_dict(weights)
+            model.load_state_dict(model.state_dict() | weights)  # it may have no null caption
+            has_null |= NULL_CAPTION in weights
             for note in notes:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
+        if not has_null:
+            keep_null_caption(model, *self.captions.null()[:2])
+        null = None if self.captions is None else null_caption(model)  # as it is, before a precision rounds it
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
+        device = self.engine.device
+        self.null = null and NullText(*(each.to(device) for each in null), self.config.text.null_mask)
         self.encoder = open_encoder(self.autoencoder, self.config.autoencoder.precision, self.engine.device)
         distill, engine = self.config.distill, self.engine
         self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
@@ -173,7 +184,7 @@ class Trainer:
             logger.info("resumed from %s", self.resume_from)
 
     def _unlike(self, source: str) -> list[str]:
-        return unlike(source, self.config.objective.kind, self.autoencoder, list(self.manifest.classes))
+        return unlike(source, self.config, self.autoencoder, self.spec)
 
     def train(self, stop: StopRequest | None = None) -> bool:
         """Train to the last step, with a checkpoint there, or to a signal that asks to stop. Others may then train the run.
@@ -206,7 +217,7 @@ class Trainer:
                 if self.skipped >= train.max_skipped:
                     self._give_up(first)
                 if self.step == first + 1:
-                    self._is_going()
+                    unmark_stopped(self.config.folder)
                 bar.update()
                 last = self.step == train.steps
                 if self.step % train.log_every == 0 or last:
@@ -218,9 +229,9 @@ class Trainer:
                     if not done and not saved:
                         self.save()
             if self.step < train.steps or self.monitor.undone(self.step):
-                self._leave(stop.signal_name)
+                mark_stopped(self.config.folder, self.step, train.steps, stop.signal_name)
                 return False
-        self._is_going()
+        unmark_stopped(self.config.folder)
         folder = self.config.folder
         logger.info("done: %d steps in %s; clips from it: sparsevid sample %s", self.step, folder.absolute(), folder)
         return True
@@ -319,10 +330,11 @@ class Trainer:
         cond: dict[str, Any] = {"grid": draw.stage.grid} if self.schedule is not None else {}
         if self.config.data.images:
             cond["images"] = self.config.data.images
-        if self.spec.num_classes:
-            labels = drop_labels(batch["label"], self.spec.num_classes, self.config.objective.label_dropout, **key)
-            cond["labels"] = to_device(labels, self.engine.device)
-        u, noise = to_device(draw.u, self.engine.device), draw_noise(x0, **key)
+        device = self.engine.device
+        dropped = draw_dropped(batch["label"].shape, self.config.objective.label_dropout, **key)
+        condition = told(self.spec, batch, dropped, self.null)
+        cond |= {name: to_device(value, device) for name, value in condition.items()}
+        u, noise = to_device(draw.u, device), draw_noise(x0, **key)
         if self.teacher is None:
             return draw, self.objective.loss(self.engine, x0, u, noise, **cond).mean()
         student = Recorder(self.engine, self.teacher.feature_layers)
@@ -350,26 +362,6 @@ class Trainer:
         options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
         with unheard_by_children():
             return MetricWriter(self.config.folder, **options)
-
-    def _is_going(self) -> None:
-        """Take back what `_leave` says."""
-        if is_main():
-            (self.config.folder / TO_BE_RESUMED).unlink(missing_ok=True)
-
-    def _leave(self, signal: str | None) -> None:
-        """Say that the run is to be resumed, to people and, by a file, to the script that may start it again.
-
-        The checkpoint is whole by now, or `save` had raised: that what the file says cannot be written is no reason to fail.
-        """
-        if is_main():
-            file = self.config.folder / TO_BE_RESUMED
-            try:
-                file.write_text(f"step {self.step} of {self.config.train.steps}\n", encoding="utf-8")
-            except OSError as error:  # on a full disk the file is there, but empty
-                logger.warning("%s cannot be written: %s", file, error)
-        logger.info(
-            "stopped by %s at step %d with a checkpoint: to be resumed", signal or "a signal to another rank", self.step
-        )
 
     def _data_line(self) -> str:
         data, kind = self.config.data, type(self.dataset.source).__name__

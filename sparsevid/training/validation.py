@@ -7,29 +7,55 @@ import torch
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
+from sparsevid.data.captions import open_clip_captions
 from sparsevid.data.clips import ClipDataset, fixed_clips
-from sparsevid.data.latents.features import FeatureFrames
-from sparsevid.data.latents.read import LatentFrames
 from sparsevid.data.sources import VideoFrames
+from sparsevid.data.tree.cards import load_card
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.schedule import TokenSchedule, constant_schedule
+from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import gather_objects, rank, sum_over_ranks, world_size
 from sparsevid.system.seeding import Purpose, keyed_generator
-from sparsevid.training.objective import Objective
+from sparsevid.system.transfer import to_device
+from sparsevid.text.encoder import EncodedText
+from sparsevid.training.objective import Objective, told
 
 
 class FixedClip(NamedTuple):
-    """A clip to validate on: its number among those of all ranks, latents (C, T, H, W) on the CPU, and label, -1 for none."""
+    """A clip to validate on, on the CPU.
+
+    Attributes:
+        number: among those of all ranks.
+        latents: (C, T, H, W).
+        label: -1 for none.
+        text: features of its prompt (L, C), of data with captions.
+        text_mask: bool (L,), which of its tokens are heard.
+        sizes: (3,) of the picture, as the model's micro-conditions.
+        caption: the prompt.
+    """
 
     number: int
     latents: Tensor
     label: int
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    sizes: Tensor | None = None
+    caption: str = ""
+
+
+def condition_of(spec: ModelSpec, clips: Sequence[FixedClip], device: torch.device | str) -> dict[str, Tensor]:
+    """What a model is told of fixed clips beside latents and times, on a device."""
+    batch = {"label": torch.tensor([clip.label for clip in clips])}
+    for name in ("text", "text_mask", "sizes"):
+        values = [getattr(clip, name) for clip in clips]
+        batch |= {} if values[0] is None else {name: torch.stack(values)}
+    return {name: to_device(value, device) for name, value in told(spec, batch).items()}
 
 
 def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDataset) -> ClipDataset:
-    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills.
+    """Clips of the validation split, by the rule of the training clips, not mirrored, without stills. All ranks call it.
 
     Args:
         config: of the run, with what the card answers filled in.
@@ -38,13 +64,31 @@ def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDatas
             another split is read from its videos.
 
     Raises:
-        ValueError: there is no such split, or none of its videos is as long as a clip.
+        ValueError: there is no such split, none of its videos is as long as a clip, or as `open_clip_captions`.
     """
     split, data = config.monitor.validate_split, config.data
-    selected, source = dataset.manifest, dataset.source
+    selected, source, captions = dataset.manifest, dataset.source, dataset.captions
     if split not in (None, data.split):
         selected, source = manifest.select(split), VideoFrames(manifest.root, tuple(data.size), data.decoder)
-    return ClipDataset(selected, dataset.rule, source, seed=dataset.seed)
+        if captions is not None:
+            rules = load_card(data.card, data.card_options).captions.rules()
+            captions, selected, _, _ = open_clip_captions(data.captions, config.text, rules, selected)
+    return ClipDataset(selected, dataset.rule, source, seed=dataset.seed, captions=captions)
+
+
+def fixed_prompts(dataset: ClipDataset, count: int) -> tuple[list[str], EncodedText]:
+    """The captions of the first `count` fixed clips, of data with captions, and their features; nothing is decoded.
+
+    Args:
+        dataset: of the validation split.
+        count: from 1.
+    """
+    keys, captions = fixed_clips(dataset, count, dataset.seed), dataset.captions
+    videos = [dataset.videos[index] for _, index in keys]
+    generators = [keyed_generator(Purpose.CAPTION, dataset.seed, *key) for key in keys]
+    places = [captions.draw(video, generator) for video, generator in zip(videos, generators, strict=True)]
+    text, mask = captions.read(videos, places)
+    return [captions.texts[place] for place in places], EncodedText(text, mask, (0,) * count)
 
 
 @torch.no_grad()
@@ -58,12 +102,14 @@ def fixed_latents(dataset: ClipDataset, autoencoder: Autoencoder, count: int, de
         device: where clips are encoded, one by one.
     """
     keys = fixed_clips(dataset, count, dataset.seed)
-    to_latents = autoencoder.latents if isinstance(dataset.source, LatentFrames | FeatureFrames) else autoencoder.encode
+    to_latents = autoencoder.latents if dataset.source.moments else autoencoder.encode
     share = []
     for number in range(rank(), count, world_size()):
         sample = dataset[keys[number]]
         latents = to_latents(sample["clip"][None].to(device))[0]
-        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"])))
+        told = {name: sample[name] for name in ("text", "text_mask", "sizes") if name in sample}
+        caption = dataset.captions.texts[sample["caption"]] if dataset.captions else ""
+        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"]), caption=caption, **told))
     return share
 
 
@@ -112,8 +158,8 @@ def validation_loss(
             pairs = zip(chosen, generators, strict=True)
             noise = torch.stack([torch.randn(clip.latents.shape, generator=generator) for clip, generator in pairs])
             x0 = torch.stack([clip.latents for clip in chosen])
-            labels = {"labels": torch.tensor([clip.label for clip in chosen], device=device)} if model.spec.num_classes else {}
-            losses = objective.loss(model, x0.to(device), u.to(device), noise.to(device), **grid, **labels)
+            condition = grid | condition_of(model.spec, chosen, device)
+            losses = objective.loss(model, x0.to(device), u.to(device), noise.to(device), **condition)
             sums[index] += losses.double().sum().cpu()
     totals = sum_over_ranks(torch.cat([sums, torch.tensor([len(clips)], dtype=torch.float64)]))
     means = (totals[:-1] / totals[-1]).tolist()

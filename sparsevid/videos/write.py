@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import GifImagePlugin, Image, ImageChops
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sparsevid.system.atomic import renamed
@@ -29,22 +30,23 @@ IMAGES = "arr_0"  # of an archive of images
 MAX_RATE_DENOMINATOR = 1001  # of the broadcast rates, such as 30000/1001
 
 
-def write_ffv1(path: str | Path, clip: Tensor, fps: float) -> None:
+def write_ffv1(path: str | Path, clip: Tensor, fps: float, title: str | None = None) -> None:
     """Write FFV1 in Matroska with RGB pixels: decoding gives the same bytes. Each slice of a frame carries a checksum.
 
     Args:
         path: the file; its folder exists.
         clip: uint8 (C,T,H,W), of any size.
         fps: frames a second.
+        title: kept as the file's tag of this name.
 
     Raises:
         ValueError: not a uint8 clip, or a rate that is not positive.
         OSError: the file cannot be written.
     """
-    _encode(Path(path), frames_of(clip), fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"})
+    _encode(Path(path), frames_of(clip), fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"}, title)
 
 
-def write_mp4(path: str | Path, clip: Tensor, fps: float, crf: int = MP4_CRF) -> None:
+def write_mp4(path: str | Path, clip: Tensor, fps: float, crf: int = MP4_CRF, title: str | None = None) -> None:
     """Write H.264 in 4:2:0, which every player shows. It needs even sides: an odd one is padded by a copy of its edge.
 
     Args:
@@ -52,6 +54,7 @@ def write_mp4(path: str | Path, clip: Tensor, fps: float, crf: int = MP4_CRF) ->
         clip: uint8 (C,T,H,W).
         fps: frames a second.
         crf: constant rate factor of x264, 0 (lossless but for the colour subsampling) to 51.
+        title: kept as the file's tag of this name.
 
     Raises:
         ValueError: not a uint8 clip, or a number out of range.
@@ -62,7 +65,7 @@ def write_mp4(path: str | Path, clip: Tensor, fps: float, crf: int = MP4_CRF) ->
         raise ValueError(f"crf must lie within 0 to 51, got {crf}")
     height, width = mp4_size(*frames.shape[1:3])
     frames = np.pad(frames, ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0)), mode="edge")
-    _encode(Path(path), frames, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)})
+    _encode(Path(path), frames, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)}, title)
 
 
 def mp4_size(height: int, width: int) -> tuple[int, int]:
@@ -116,12 +119,13 @@ def gif_comment(frames: int) -> bytes:
     return f"{frames} frames".encode("ascii")
 
 
-def write_frames(folder: str | Path, clip: Tensor) -> None:
+def write_frames(folder: str | Path, clip: Tensor, title: str | None = None) -> None:
     """Write `000000.png`, `000001.png`, … without loss. The folder appears with all of them.
 
     Args:
         folder: missing, empty, or with frames of an earlier clip, which are replaced.
         clip: uint8 (C,T,H,W).
+        title: kept in each file as its text `Title`.
 
     Raises:
         ValueError: not a uint8 clip.
@@ -139,7 +143,7 @@ def write_frames(folder: str | Path, clip: Tensor) -> None:
     with renamed(folder) as draft:
         draft.mkdir()
         for name, frame in zip(names, frames, strict=True):
-            Image.fromarray(frame).save(draft / name, format="PNG")
+            Image.fromarray(frame).save(draft / name, format="PNG", pnginfo=_png_text(title))
 
 
 def frame_names(frames: int) -> list[str]:
@@ -165,13 +169,14 @@ def write_npz(path: str | Path, clip: Tensor, fps: float) -> None:
         np.savez_compressed(file, frames=frames, fps=np.float64(fps))
 
 
-def write_png(path: str | Path, clip: Tensor, fps: float) -> None:
+def write_png(path: str | Path, clip: Tensor, fps: float, title: str | None = None) -> None:
     """Write a clip of one frame as a PNG file, without loss.
 
     Args:
         path: the file; its folder exists.
         clip: uint8 (C,1,H,W).
         fps: has no meaning for an image.
+        title: kept as the file's text `Title`.
 
     Raises:
         ValueError: not a uint8 clip of one frame.
@@ -181,7 +186,7 @@ def write_png(path: str | Path, clip: Tensor, fps: float) -> None:
     if len(frames) != 1:
         raise ValueError(f"a PNG file is one image, and the clip has {len(frames)} frames; take the format frames")
     with renamed(Path(path)) as draft:
-        Image.fromarray(frames[0]).save(draft, format="PNG")
+        Image.fromarray(frames[0]).save(draft, format="PNG", pnginfo=_png_text(title))
 
 
 def write_image_archive(
@@ -225,19 +230,19 @@ class ClipFormat(NamedTuple):
 
     Attributes:
         suffix: of the file's name; empty for a folder.
-        write: of path, clip and frames a second.
+        write: of path, clip, frames a second and, if there is one, title.
     """
 
     suffix: str
-    write: Callable[[Path, Tensor, float], None]
+    write: Callable[..., None]
 
 
 FORMATS = {
     "ffv1": ClipFormat(".mkv", write_ffv1),
-    "mp4": ClipFormat(".mp4", write_mp4),
-    "gif": ClipFormat(".gif", write_gif),
-    "frames": ClipFormat("", lambda folder, clip, fps: write_frames(folder, clip)),
-    "npz": ClipFormat(".npz", write_npz),
+    "mp4": ClipFormat(".mp4", lambda path, clip, fps, title=None: write_mp4(path, clip, fps, title=title)),
+    "gif": ClipFormat(".gif", lambda path, clip, fps, title=None: write_gif(path, clip, fps)),
+    "frames": ClipFormat("", lambda folder, clip, fps, title=None: write_frames(folder, clip, title)),
+    "npz": ClipFormat(".npz", lambda path, clip, fps, title=None: write_npz(path, clip, fps)),
 }
 EVERY_FORMAT = FORMATS | {"png": ClipFormat(".png", write_png)}  # with what takes clips of one frame alone
 
@@ -254,7 +259,7 @@ def clip_path(stem: str | Path, format: str) -> Path:
     return stem.with_name(stem.name + EVERY_FORMAT[format].suffix)
 
 
-def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
+def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str, title: str | None = None) -> Path:
     """Write a clip in one of `EVERY_FORMAT`.
 
     Args:
@@ -262,6 +267,7 @@ def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
         clip: uint8 (C,T,H,W).
         fps: frames a second.
         format: `ffv1`, `npz`, `frames` and, of one frame, `png` are lossless, `mp4` and `gif` are not.
+        title: kept in the file, such as the prompt that the clip was made of; `gif` and `npz` have no place for it.
 
     Returns:
         The path of the file, or of the folder of frames.
@@ -271,7 +277,7 @@ def write_clip(stem: str | Path, clip: Tensor, fps: float, format: str) -> Path:
         OSError: it cannot be written; nothing is left behind.
     """
     path = clip_path(stem, format)
-    EVERY_FORMAT[format].write(path, clip, fps)
+    EVERY_FORMAT[format].write(path, clip, fps, title)
     return path
 
 
@@ -299,7 +305,14 @@ def enlarge(frame: np.ndarray, scale: int) -> Image.Image:
 
 
 def _encode(
-    path: Path, frames: np.ndarray, fps: float, container: str, codec: str, pixels: str, options: dict[str, str]
+    path: Path,
+    frames: np.ndarray,
+    fps: float,
+    container: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+    title: str | None,
 ) -> None:
     """Write frames (T,H,W,C) as a video. FFmpeg's errors while writing are OSErrors, also when the last buffer is flushed."""
     _check_rate(fps)
@@ -308,11 +321,22 @@ def _encode(
         av.open(str(draft.absolute()), "w", format=container, options={"fflags": "+bitexact"}) as output,
     ):
         stream: Any = output.add_stream(codec, rate=Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR), options=options)
+        if title is not None:
+            output.metadata["title"] = title
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
         stream.codec_context.thread_count = 1
         for frame in frames:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         output.mux(stream.encode(None))
+
+
+def _png_text(title: str | None) -> PngInfo | None:
+    """What a PNG file says beside its pixels, in any language's letters."""
+    if title is None:
+        return None
+    text = PngInfo()
+    text.add_itxt("Title", title)
+    return text
 
 
 def _check_rate(fps: float) -> None:

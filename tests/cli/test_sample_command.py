@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from generation.prompted import write_text_checkpoint
 from generation.sampled import command, digests, sample, sample_as_ranks, start, write_checkpoint
 
 from sparsevid.system.locks import FolderLock
@@ -37,6 +38,23 @@ def test_two_processes_give_the_same_files(checkpoint, whole, tmp_path):
     job = (*OPTIONS, "--num", 7, "--out", tmp_path / "out", "--graph", "off")  # which changes nothing
     assert "7 clips in" in sample(checkpoint, *job, processes=2)
     assert digests(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_prompts_by_two_processes_give_the_same_files(tmp_path):
+    """Of a file and of the line, guided; each rank encodes its own."""
+    checkpoint, file = write_text_checkpoint(tmp_path / "text"), tmp_path / "prompts.txt"
+    file.write_text("rain\n\nTwo boxers in a ring\n", encoding="utf-8")
+    prompts = ("--prompts", "a green frog", file, "--guidance", "3", "--null-caption", "encoded")
+    options = (*OPTIONS[:-4], "--format", "mp4", "--device", "cpu", *prompts, "--num", 7, "--grid")
+    for processes in (1, 2):
+        assert "7 clips in" in sample(checkpoint, *options, "--out", tmp_path / str(processes), processes=processes)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+    record = json.loads((tmp_path / "1" / "samples.json").read_text(encoding="utf-8"))
+    assert record["settings"]["prompts"] == ["a green frog", "rain", "Two boxers in a ring"]
+    assert "8 clips in" in sample(checkpoint, *options[:-3], "--num", 8, "--out", tmp_path / "2", processes=2)
+    printed = sample(checkpoint, *options[:-3], "--num", 2, "--prompts", "fog", "--out", tmp_path / "2", succeeds=False)
+    assert "holds clips of other settings: prompts is [" in printed
 
 
 @pytest.mark.slow

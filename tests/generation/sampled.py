@@ -22,14 +22,14 @@ SPEC = ModelSpec("1P 1(1M1S1R1D) 1D", 16, 2, (4, 4, 6), in_channels=4, patch_siz
 CLASSES = ["walk", "run", "jump"]
 
 
-def write_checkpoint(folder: Path, spec: ModelSpec = SPEC, objective: str = "diffusion") -> Path:
+def write_checkpoint(folder: Path, spec: ModelSpec = SPEC, objective: str = "diffusion", settings: Sequence[str] = ()) -> Path:
     """A checkpoint laid out as training lays one out, with two sets of weights that differ."""
     for seed, name in enumerate(("ema", "model")):
         randomise(DiffusionTransformer(spec), seed).save_pretrained(folder / name)
     noise = torch.randint(0, 256, (4, 3, 2, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     LinearAutoencoder.fit(noise, patch=4, channels=spec.in_channels).save(folder / "autoencoder")
     schedule = ["schedule.frames=2", "schedule.r_min=0.3", "schedule.r_max=0.8"]
-    config = load_config(None, [f"objective.kind={objective}", "sample.steps=3", *schedule])
+    config = load_config(None, [f"objective.kind={objective}", "sample.steps=3", *schedule, *settings])
     config.record.classes, config.record.fps = CLASSES[: spec.num_classes], 8.0
     config.record.versions = {"sparsevid": "0.0.9"}
     save_config(config, folder / "config.yaml")
@@ -44,7 +44,8 @@ def command(*arguments: object, processes: int = 1, script: Path = ROOT / "tools
 
 def start(line: list[str], environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
     """Start a command with one thread a process, so that sums have a fixed order."""
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages, **(environment or {})}
     return subprocess.Popen(line, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 

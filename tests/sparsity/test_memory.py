@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ SPECS = {
     "windows": ModelSpec("1P 1(1M2S1R1D) 1D", sparse_grid=(2, 5, 5), **SIZES),
     "frames": ModelSpec("1(1M2S1R1D) 1D", sparse_grid=(4, 8, 8), **SIZES),
     "differences": ModelSpec("1P 2(1M1S1R1D)", sparse_grid=(1, 4, 4), residual_upsampling=True, **SIZES),
+    "text": ModelSpec("1P 2(1M1S1R1D)", sparse_grid=(2, 5, 5), text_channels=24, text_tokens=20, **SIZES),
+    "text, as PixArt": ModelSpec(
+        "1P 1M2S1R1D",
+        sparse_grid=(4, 8, 8),
+        merge_text="sparse",
+        text_channels=48,
+        text_tokens=9,
+        shared_modulation=True,
+        **SIZES,
+    ),
     "images": ModelSpec("1P 1(1M2S1R1D) 1D", 32, 4, input_size=(1, 16, 16), sparse_grid=(1, 5, 5)),
 }
 
@@ -43,9 +54,15 @@ def kept_by_autograd(spec: ModelSpec, clips: int, precision: str, images: int = 
 
     frames, *sides = spec.input_size
     x = torch.randn(clips, spec.in_channels, frames + images, *sides)
-    labels = torch.zeros(clips, dtype=torch.long) if spec.num_classes else None
+    told = {}
+    if spec.num_classes:
+        told = {"labels": torch.zeros(clips, dtype=torch.long)}
+    if spec.text_channels:
+        shape = (clips, 1 + images, spec.text_tokens) if images else (clips, spec.text_tokens)
+        text = torch.randn(*shape, spec.text_channels).to(getattr(torch, precision))
+        told = {"text": text, "text_mask": torch.ones(shape, dtype=torch.bool)}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(x.to(getattr(torch, precision)), torch.zeros(clips), labels, images=images)
+        model(x.to(getattr(torch, precision)), torch.zeros(clips), images=images, **told)
     return sum(seen.values())
 
 
@@ -66,8 +83,8 @@ def activation_head(spec: ModelSpec, precision: str) -> int:
 
 
 def test_activations_of_stills_and_of_plain_products_are_counted_too():
-    spec = SPECS["windows"]
-    for options in ({"images": 2}, {"attention": "math"}):
+    for name, options in product(("windows", "text"), ({"images": 2}, {"attention": "math"})):
+        spec = SPECS[name]
         layers = activation_memory(spec, 2, **options)
         counted = sum(each.kept for each in layers) - activation_head(spec, "float32") * (1 + options.get("images", 0) / 4)
         assert counted == pytest.approx(kept_by_autograd(spec, 2, "float32", **options), rel=0.05), options
@@ -87,10 +104,19 @@ def test_memory_grows_with_clips_and_tokens_and_not_where_layers_are_computed_ag
     assert all(2 * a.work == b.work for a, b in zip(half, plain, strict=True))
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_each_parameter_is_in_one_part(name):
+    """That of its layer, of the head, or of what comes before the layers."""
+    model = DiffusionTransformer(SPECS[name])
+    parts = [model.x_embedder, *model.blocks, model.final_layer]
+    own = [sum(each.numel() for each in part.parameters()) for part in parts]
+    own[0] = sum(each.numel() for each in model.parameters()) - sum(own[1:])
+    assert _parameters_by_part(SPECS[name]) == own
+
+
 def test_sharding_divides_what_each_stage_says():
     spec, options = SPECS["dense"], {"precision": "bfloat16"}
     count, layers = parameter_count(spec), activation_memory(SPECS["dense"], 1, precision="bfloat16")
-    assert sum(_parameters_by_part(spec)) == count
     found = [rank_memory(spec, layers, Sharding(stage, 4, bucket=count), **options) for stage in range(4)]
     quarter = -(-count // 4)
     assert [each.weights for each in found] == [6 * count, *[2 * count + 4 * quarter] * 2, 6 * quarter]

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from training.captions import random_cache
 
 from sparsevid.data.tree.cards import load_card, resolve_root
 from sparsevid.runs.config import RunConfig, load_config, save_config
@@ -51,3 +52,22 @@ def tiny(clips_folder, tmp_path):
         return config, path
 
     return build
+
+
+CAPTIONS = {
+    "carphone_pristine": ["a man talks in a car", "he looks at us"],
+    "carphone_distorted": ["a man in a car, and every block of it is seen, so badly is it coded"],
+}
+
+
+@pytest.fixture
+def tiny_text(clips_folder, tiny, tmp_path):
+    """The same of a run with captions, one clip's of two, the other's longer than a prompt; features are random."""
+    root = tmp_path / "captioned"
+    root.mkdir()
+    for video in clips_folder.iterdir():
+        shutil.copy(video, root / video.name)
+        (root / f"{video.stem}.txt").write_text("\n".join(CAPTIONS[video.stem]), encoding="utf-8")
+    cache = random_cache(tmp_path / "features", [text for each in CAPTIONS.values() for text in each])
+    own = [f"data.root={root}", "data.card_options.captions.rule=beside", f"data.captions={cache.folder}"]
+    return lambda *overrides: tiny(*own, f"text.tokens={cache.tokens}", "autoencoder.fit_clips=4", *overrides)

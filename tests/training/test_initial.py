@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from models.convert.diffusers_models import latte, pixart
+from models.text_models import CHANNELS, TOKENS
 from parity import disturbed, load_reference
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsevid.generation.pretrained import model_folder
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
+from sparsevid.models.convert.diffusers_folder import from_diffusers
 from sparsevid.models.convert.names import LABELS
 from sparsevid.models.convert.public import to_public
+from sparsevid.models.convert.text_files import NULL
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.checkpoints import checkpoint_path, write_checksums
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.training.initial import initial_weights, open_model
+from sparsevid.training.initial import initial_weights, open_model, trained_run
 
 DENSE = ModelSpec("6D", 32, 2, (4, 4, 4), in_channels=4, patch_size=2, num_classes=3)
 SPARSE = replace(DENSE, layout="1P 1M1S1R1D 1D", sparse_grid=(2, 1, 1))
@@ -272,7 +276,39 @@ def test_a_sparse_model_of_text_starts_from_a_dense_one(tmp_path):
     assert same(found, expected) and any("dropped, the run's model has no null caption" in note for note in notes)
     _, notes = initial_weights(str(tmp_path), replace(sparse, position_base=4))
     assert "positions (base, scale): (2, 1.0) in the source, (4, 1.0) here" in notes
-    with pytest.raises(ValueError, match="has no null caption of 9 tokens"):
-        initial_weights(str(tmp_path), replace(sparse, null_caption=True, text_tokens=9))
+    found, notes = initial_weights(str(tmp_path), replace(sparse, null_caption=True, text_tokens=9))
+    assert same(found, expected) and any("the source has one of 5 tokens, the run's of 9 is" in note for note in notes)
     with pytest.raises(ValueError, match="text_channels is 6 there and 0 here"):
         initial_weights(str(tmp_path), DENSE)
+
+
+@pytest.mark.parametrize("kind", ["pixart, a folder", "pixart, a file", "latte-1, a pipeline", "latte-1, a file"])
+def test_public_models_of_text_start_a_run(kind, tmp_path):
+    """Of diffusers or original files, dense to dense and to sparse; a null caption is the source's, or left to the run."""
+    theirs, family = (pixart(), "pixart") if kind.startswith("pixart") else (latte(), "latte-1")
+    folder, file = tmp_path / "model" / "transformer", tmp_path / "weights.pth"
+    theirs.save_pretrained(folder)
+    null = torch.rand(TOKENS, CHANNELS)
+    converted = from_diffusers(folder)
+    if kind.endswith("file"):
+        public = converted.weights if family == "pixart" else theirs.state_dict()
+        torch.save({**public, NULL[family]: null}, file)
+    source = str(file if kind.endswith("file") else folder.parent if "pipeline" in kind else folder)
+    dense = replace(converted.spec, null_caption=True, text_tokens=TOKENS)
+    changes = {"layout": "1P 1M1R", "sparse_grid": (1, 2, 2), "residual_upsampling": True, "allow_no_dense": True}
+    sparse = replace(dense, **changes) if family == "pixart" else dense
+    for spec in (dense, sparse):
+        weights, notes = initial_weights(source, spec)
+        held = weights.pop("y_embedder.y_embedding", None)
+        if kind.endswith("file"):
+            assert torch.equal(held, null) and not any("null caption" in note for note in notes)
+        else:
+            assert held is None and any("the source has none, the run's of 7 is that of its captions" in note for note in notes)
+        target = replace(spec, null_caption=False)
+        expected = converted.weights
+        if spec.is_sparse:
+            expected, _ = dense_to_sparse(expected, replace(converted.spec, text_tokens=TOKENS), target)
+        assert same(weights, expected)
+    assert trained_run(source) is None
+    with pytest.raises(ValueError, match="does not fit the run's model: .*text_channels is 10 there and 11 here"):
+        initial_weights(source, replace(dense, text_channels=11))

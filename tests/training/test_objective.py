@@ -1,11 +1,15 @@
 """The random part of a micro-batch: times, noise and dropped labels have their distributions, and depend on their key alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from sparsevid.diffusion.null_text import NullText
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import paper_schedule
-from sparsevid.training.objective import Draw, build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.sparsity.spec import ModelSpec
+from sparsevid.training.objective import Draw, build_objective, draw_dropped, draw_noise, draw_times, told
 
 SCHEDULE = paper_schedule((4, 8, 8), 2, 0.3, 0.8)
 OBJECTIVES = {
@@ -15,6 +19,11 @@ OBJECTIVES = {
 }
 STEPS, SLOTS, BATCH = 500, 4, 8  # 16,000 draws
 KEYS = [{"seed": seed, "step": step, "slot": slot} for seed in (0, 1) for step in (0, 1, 12) for slot in (0, 1)]
+
+
+def drop_labels(labels: torch.Tensor, classes: int, share: float, **key: int) -> torch.Tensor:
+    spec = ModelSpec("1D", 8, 1, num_classes=classes)
+    return told(spec, {"label": labels}, draw_dropped(labels.shape, share, **key))["labels"]
 
 
 def draws(kind: str, schedule) -> list[Draw]:
@@ -76,3 +85,42 @@ def test_draws_are_functions_of_their_key():
     parts = [[value[:2], value[2:26], value[26:]] for value in first]
     for i, one in enumerate(parts):
         assert not any(torch.equal(a, b) for other in parts[:i] for a, b in zip(one, other, strict=True))
+
+
+TEXT = ModelSpec("1D", 8, 1, text_channels=3, text_tokens=4, null_caption=True)
+NULL, NULL_MASK = torch.arange(1.0, 13.0).view(1, 4, 3), torch.tensor([[True, True, False, False]])
+
+
+@pytest.mark.parametrize("shape", [(64,), (32, 2)], ids=["clips", "clips and stills"])
+def test_the_same_are_told_of_no_prompt_as_would_be_of_no_class(shape):
+    key = {"seed": 1, "step": 2, "slot": 3}
+    labels, dropped = torch.zeros(shape, dtype=torch.long), draw_dropped(shape, 0.3, **key)
+    text, mask = -torch.rand(*shape, 4, 3), torch.tensor([True, True, True, False]).expand(*shape, 4)
+    batch, null = {"label": labels, "text": text, "text_mask": mask}, NullText(NULL, NULL_MASK)
+    assert torch.equal(drop_labels(labels, 1, 0.3, **key) == 1, dropped) and 0 < dropped.sum() < dropped.numel()
+    found = told(TEXT, batch, dropped, null)
+    assert torch.equal(found["text"][~dropped], text[~dropped]) and (found["text"][dropped] == NULL[0]).all()
+    assert torch.equal(found["text_mask"][~dropped], mask[~dropped]) and (found["text_mask"][dropped] == NULL_MASK[0]).all()
+    assert all(torch.equal(value, batch[name]) for name, value in told(TEXT, batch).items())
+
+
+def test_no_prompt_is_heard_by_its_own_mask_or_that_of_the_prompt_it_stands_for():
+    text, mask = -torch.rand(2, 4, 3), torch.tensor([[True, False, False, False], [True, True, True, True]])
+    everybody = torch.ones(2, dtype=torch.bool)
+    for null, expected in (
+        (NullText(NULL, NULL_MASK), NULL_MASK.expand(2, 4)),
+        (NullText(NULL), torch.ones(2, 4, dtype=torch.bool)),
+        (NullText(NULL, NULL_MASK, heard="prompt"), mask),
+    ):
+        found = null.in_place_of(text, mask, everybody)
+        assert torch.equal(found[0], NULL.expand(2, 4, 3)) and torch.equal(found[1], expected)
+    with pytest.raises(ValueError, match=r"'no prompt' has features \(4, 3\), prompts have \(3, 3\)"):
+        NullText(NULL).in_place_of(text[:, 1:], mask[:, 1:], everybody)
+
+
+def test_sizes_of_pictures_are_conditions_where_the_model_takes_them():
+    sizes = torch.tensor([[512.0, 256.0, 1.0]])
+    batch = {"label": torch.zeros(1, dtype=torch.long), "sizes": sizes, "text": NULL, "text_mask": NULL_MASK}
+    wide = replace(TEXT, hidden_size=12, micro_conditions=True)
+    assert torch.equal(told(wide, batch)["sizes"], sizes) and "sizes" not in told(TEXT, batch)
+    assert told(ModelSpec("1D", 8, 1), batch) == {}

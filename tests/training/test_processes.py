@@ -1,8 +1,6 @@
 """Runs in processes of their own: killed, stopped, resumed, split over ranks, with a rank whose numbers go bad."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,42 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from launch import finish, run_all, start, train_on_two_nodes, weights
+from training.ends_of_runs import RUNS, assert_close_ends, check_two_processes, same_end
 
 from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
 from sparsevid.runs.config import ConfigError
-from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
-
-RUNS = Path(__file__).with_name("runs.py")
-
-
-def metrics(config) -> list[dict]:
-    """Rows of the run's metrics, the last that was written for each step."""
-    lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return list({row["step"]: row for row in map(json.loads, lines)}.values())
-
-
-def same_end(one, other, *, step: int = 6) -> bool:
-    """Whether two runs ended in the same weights, averages and optimizer, bit for bit, with the same losses on the way."""
-    ours, theirs = (
-        {**weights(path), **_states(path)} for path in (checkpoint_path(each.folder, step) for each in (one, other))
-    )
-    losses = [[(row["step"], row.get("train/loss"), row["train/skipped"]) for row in metrics(each)] for each in (one, other)]
-    return (
-        losses[0] == losses[1] and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    )
-
-
-def _states(checkpoint: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    files = sorted((checkpoint / "training").glob("*.safetensors"))
-    return {f"{file.name}:{name}": value for file in files for name, value in load_file(file).items()}
-
-
-def assert_close_ends(one, other, *, step: int = 6) -> None:
-    ours, theirs = (weights(checkpoint_path(each.folder, step)) for each in (one, other))
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], atol=1e-5, rtol=1e-4)
+from sparsevid.training.resume import TO_BE_RESUMED
+from sparsevid.training.trainer import Trainer
 
 
 @pytest.mark.slow
@@ -100,31 +68,6 @@ def test_stopped_by_a_signal(tiny):
     plain, path = tiny("train.steps=40", "train.checkpoint_every=1000", "name=plain")
     finish(start(path))
     assert same_end(config, plain, step=40)
-
-
-def check_two_processes(tiny, stage: int, *overrides: str) -> None:
-    """Two ranks with two slots each equal one rank with four; stopped half-way and resumed equals both, on other ranks too.
-
-    And a rank whose numbers go bad: the step is skipped on both, and nothing of it is left.
-    """
-    common = (f"train.zero_stage={stage}", "train.micro_batch=1", *overrides)
-    whole, whole_path = tiny("name=whole", *common)
-    half, half_path = tiny("name=halved", *common, "train.steps=4")
-    bad, bad_path = tiny("name=bad", *common)
-    run_all(RUNS, whole_path, half_path, f"nan:{bad_path}", processes=2)
-    shutil.copytree(half.folder, half.folder.with_name("fewer"))
-    halved, halved_path = tiny("name=halved", *common)
-    assert "step-0000004" in run_all(RUNS, halved_path, processes=2)
-    assert same_end(whole, halved)
-    fewer, _ = tiny("name=fewer", *common)
-    Trainer(fewer).train()  # from two ranks to one
-    assert_close_ends(fewer, whole)
-    single, _ = tiny("name=single", *common)
-    Trainer(single).train()
-    assert_close_ends(single, whole)
-    rows = {row["step"]: row for row in metrics(bad)}
-    assert [rows[step]["train/skipped"] for step in range(1, 7)] == [0, 0, 1, 0, 0, 0]
-    assert all(value.isfinite().all() for value in weights(checkpoint_path(bad.folder, 6)).values())
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(3, "adamw"), pytest.param(0, "muon", marks=pytest.mark.slow)])

@@ -12,8 +12,9 @@ from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
 from sparsevid.runs.config import RunConfig
 from sparsevid.system.logging import MetricWriter
 from sparsevid.training.monitor import Interrupted
+from sparsevid.training.resume import TO_BE_RESUMED
 from sparsevid.training.signals import StopRequest
-from sparsevid.training.trainer import TO_BE_RESUMED, Trainer
+from sparsevid.training.trainer import Trainer
 
 LOOKS = (
     "monitor.validate_every=2",

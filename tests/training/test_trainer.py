@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from sparsevid.data.feed import Feed
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.pretrained import load_model
 from sparsevid.runs.checkpoints import checkpoint_path, list_checkpoints
-from sparsevid.runs.config import ConfigError
+from sparsevid.runs.config import ConfigError, ObjectiveConfig, RunConfig
+from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.logging import read_metrics
 from sparsevid.training import TrainingError
 from sparsevid.training.engine import learning_rate
@@ -230,10 +232,11 @@ def test_what_a_source_means_by_its_latents_and_outputs_is_compared(tiny, caplog
         Trainer(config).train()
         folders.append(config.folder)
     ours = load_autoencoder(checkpoint_path(folders[0], 1) / "autoencoder")
-    assert unlike(str(folders[0]), "flow", ours, []) == []
-    (other,) = unlike(str(folders[1]), "flow", ours, [])
+    run, spec = RunConfig(objective=ObjectiveConfig("flow")), ModelSpec("1D", 8, 1)
+    assert unlike(str(folders[0]), run, ours, spec) == []
+    (other,) = unlike(str(folders[1]), run, ours, spec)
     assert other == "its latents are those of another autoencoder linear, with other weights or settings"
-    (other,) = unlike(str(folders[0]), "flow", Pixels(), [])
+    (other,) = unlike(str(folders[0]), run, Pixels(), spec)
     assert other == "its latents are those of the autoencoder linear, this run's of pixels"
     teacher, _ = tiny("name=teacher", "seed=1", *short, "model.layout=6D")
     Trainer(teacher).train()
@@ -243,7 +246,15 @@ def test_what_a_source_means_by_its_latents_and_outputs_is_compared(tiny, caplog
     assert "it was trained by the objective flow, this run by diffusion" in caplog.text
     config = checkpoint_path(folders[0], 1) / "config.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace("classes: []", "classes: [a, c]"), encoding="utf-8")
-    assert unlike(str(checkpoint_path(folders[0], 1)), "flow", ours, ["a", "b"]) == ["label 1 is 'c' there and 'b' here"]
+    run.record.classes, known = ["a", "b"], str(checkpoint_path(folders[0], 1))
+    assert unlike(known, run, ours, replace(spec, num_classes=2)) == ["label 1 is 'c' there and 'b' here"]
+    assert unlike(known, run, ours, replace(spec, text_channels=4)) == []  # classes of data with captions are names
+    run.record.text_encoder = "ours"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("text_encoder: null", "text_encoder: theirs"), encoding="utf-8"
+    )
+    (other,) = unlike(known, run, ours, spec)
+    assert other == "its captions were encoded by another encoder of text (fingerprint theirs, here ours)"
 
 
 def test_class_conditional_run(tiny):

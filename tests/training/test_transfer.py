@@ -11,7 +11,7 @@ from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import constant_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.transfer import to_device
-from sparsevid.training.objective import build_objective, draw_noise, draw_times, drop_labels
+from sparsevid.training.objective import build_objective, draw_dropped, draw_noise, draw_times
 
 KEY = {"seed": 0, "step": 3, "slot": 0}
 SPEC = ModelSpec("1P 1(1M1S1R1D) 1D", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2), num_classes=5)
@@ -67,7 +67,8 @@ def test_no_micro_batch_waits_for_the_device(kind):
             traffic.clear()
             x0 = to_device(torch.randn(2, 4, 4, 8, 8), "cuda")
             draw = draw_times(objective, schedule, len(x0), slots=2, **KEY)
-            labels = to_device(drop_labels(torch.zeros(2, dtype=torch.long), 5, 0.5, **KEY), "cuda")
+            labels = torch.zeros(2, dtype=torch.long).masked_fill(draw_dropped((2,), 0.5, **KEY), 5)
+            labels = to_device(labels, "cuda")
             u, noise = to_device(draw.u, "cuda"), draw_noise(x0, **KEY)
             objective.loss(model, x0, u, noise, labels=labels).mean()
             assert turn == 0 or not traffic.waits, traffic.waits

@@ -101,7 +101,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def interruption(run: Run) -> Iterator[Row]:
     """What a run that was stopped left."""
-    from sparsevid.training.trainer import TO_BE_RESUMED
+    from sparsevid.training.resume import TO_BE_RESUMED
 
     left = run.config.folder / TO_BE_RESUMED
     said = left.read_text(encoding="utf-8").strip() if left.is_file() else "nothing"

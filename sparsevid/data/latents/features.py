@@ -11,7 +11,7 @@ Dimensions: C channels, h×w of a latent.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.autoencoder.base import Autoencoder
+from sparsevid.data.latents.stored import StoredLatents, load_array, one_frame
 from sparsevid.data.tree.manifest import Manifest, Video, cache_folder
+from sparsevid.data.tree.rules import TreeRules
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.system.threads import thread_pool
@@ -33,7 +34,7 @@ logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class FeatureFolder:
+class FeatureFolder(StoredLatents):
     """A folder of latents with one of labels beside it.
 
     Attributes:
@@ -66,12 +67,13 @@ class FeatureFolder:
             raise ValueError(f"{folder}: {lacking}; accepted: NAME{FEATURES}/0.npy … with NAME{LABELS}/0.npy …")
         return cls(found[0], labels, tuple(_latent(first).shape))
 
-    def manifest(self, factor: int, classes: int = 0) -> Manifest:
-        """The latents as videos of one frame, in the order of their numbers. Labels are read once, and kept.
+    @property
+    def folder(self) -> Path:
+        """The folder of both."""
+        return self.features.parent
 
-        Args:
-            factor: pixels of a latent's side.
-            classes: number of classes, if more than the labels say.
+    def manifest(self, factor: int, classes: int, rules: TreeRules, root: Callable[[], Path]) -> Manifest:
+        """The latents in the order of their numbers. Labels are read once, and kept; the card's rules say nothing.
 
         Raises:
             ValueError: names that are no numbers, or other ones of labels than of latents.
@@ -82,31 +84,14 @@ class FeatureFolder:
             raise ValueError(f"{self.features / strange[0]}: latents are named by numbers, such as 0.npy")
         names = sorted(sizes, key=lambda name: int(name.removesuffix(".npy")))
         labels = self._all_labels(names)
-        height, width = (factor * side for side in self.shape[1:])
-        videos = tuple(
-            Video(f"{self.features.name}/{name}", sizes[name], 1, 1.0, width, height, 0.0, label=int(label))
-            for name, label in zip(names, labels, strict=True)
-        )
+        paths = ((f"{self.features.name}/{name}", sizes[name]) for name in names)
+        videos = self.as_videos(paths, factor, labels.tolist(), [None] * len(names))
         count = max(classes, 1 + int(labels.max()))
         return Manifest(self.features.parent, videos, tuple(map(str, range(count))), {}, {}, {})
 
-    def check(self, autoencoder: Autoencoder, size: tuple[int, int], flip: bool) -> None:
-        """Make sure that a run can use these latents.
-
-        Raises:
-            ValueError: another kind of autoencoder or size, or clips are to be mirrored.
-        """
-        wanted = (autoencoder.channels, size[0] // autoencoder.factor, size[1] // autoencoder.factor)
-        where = self.features.parent
-        if autoencoder.kind != "kl":
-            raise ValueError(f"{where} holds latents of an autoencoder kl, and the run's is {autoencoder.kind}")
-        if self.shape != wanted:
-            raise ValueError(f"{where} holds latents {self.shape}, and the run's are {wanted}: {size[0]}×{size[1]} pixels")
-        if flip:
-            raise ValueError(
-                f"{where} holds each latent once, mirrored or not, as it was drawn: no clip can be mirrored any more; "
-                "accepted: data.flip=false"
-            )
+    def frames(self, scale: float) -> "FeatureFrames":
+        """See `StoredLatents`."""
+        return FeatureFrames(self, scale)
 
     def _all_labels(self, names: Sequence[str]) -> np.ndarray:
         """(N,) int64, out of as many files, or of what was kept of them."""
@@ -144,6 +129,8 @@ class FeatureFrames:
         scale: by which a latent was multiplied: the autoencoder's scaling factor.
     """
 
+    moments = True
+
     def __init__(self, folder: FeatureFolder, scale: float) -> None:
         self.folder, self.scale = folder, scale
 
@@ -154,10 +141,7 @@ class FeatureFrames:
             ValueError: mirrored ones, which there are none of, or a file in another layout.
             IndexError: no such frame.
         """
-        if mirrored:
-            raise ValueError(f"{self.folder.features.parent} holds no mirrored latents")
-        if any(indices):
-            raise IndexError(f"{video.path}: frame {max(indices)} asked for, there is one")
+        one_frame(video, indices, mirrored, self.folder.folder)
         latent = _latent(self.folder.features.parent / video.path)
         if tuple(latent.shape) != self.folder.shape:
             raise ValueError(f"{video.path} is {tuple(latent.shape)}, others are {self.folder.shape}")
@@ -171,12 +155,4 @@ def _latent(path: Path) -> Tensor:
     Raises:
         ValueError: the file holds something else.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no latent: {error}") from error
-    if values.ndim == 4 and len(values) == 1:
-        values = values[0]
-    if values.ndim != 3 or values.dtype.kind != "f":
-        raise ValueError(f"{path} is {values.dtype} {values.shape}; accepted: floats (1,C,h,w) or (C,h,w)")
-    return torch.from_numpy(values.astype(np.float32))
+    return torch.from_numpy(load_array(path, "latent", "(1,C,h,w) or (C,h,w)", 3))

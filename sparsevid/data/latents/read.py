@@ -15,30 +15,24 @@ Dimensions: T frames asked for, N frames of a shard, M channels of the moments, 
 """
 
 import json
-import re
 import shlex
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.tree.manifest import Manifest, Video
-from sparsevid.system.atomic import renamed
-from sparsevid.system.checksums import file_sha256
+from sparsevid.system.shards import OpenShards, Shard, not_there, raise_problems, write_json
 from sparsevid.videos.display import DISPLAYED, STORED
 
 FORMAT = 1  # of cache.json
 CACHE_FILE = "cache.json"
-SHARD_FOLDER = "shards"
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
-_OPEN_SHARDS = 32  # kept open by a process; each is a memory map
-_SHARD_NAME = re.compile(r"shard-[0-9]{5,}\.safetensors")
 
 
 class CachedVideo(NamedTuple):
@@ -63,20 +57,14 @@ class CachedVideo(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ShardRecord:
+class ShardRecord(Shard):
     """What is known of a finished shard.
 
     Attributes:
-        name: of its file in `shards/`.
-        bytes: of the file.
-        sha256: of the file, in hexadecimal.
         videos: whose frames fill the rows, in this order.
         decoder: what gave the pixels, with its version.
     """
 
-    name: str
-    bytes: int
-    sha256: str
     videos: tuple[CachedVideo, ...]
     decoder: str = "not recorded"
 
@@ -92,29 +80,12 @@ class ShardRecord:
         Raises:
             ValueError, KeyError, TypeError: it is not that.
         """
-        if not _SHARD_NAME.fullmatch(values["name"]):
-            raise ValueError(f"{values['name']!r} is not the name of a shard")
+        file = cls.file_values(values)
         videos = tuple(map(CachedVideo.from_row, values["videos"]))
         if not videos:
             raise ValueError(f"{values['name']} has no videos")
         known = {"decoder": str(values["decoder"])} if "decoder" in values else {}  # caches of before do not say
-        return cls(values["name"], int(values["bytes"]), str(values["sha256"]), videos, **known)
-
-    def problem(self, folder: Path, *, content: bool) -> str | None:
-        """What is wrong with the shard's file in a cache, or None.
-
-        Args:
-            folder: the cache.
-            content: compare the SHA-256 too, which reads the whole file.
-        """
-        path = folder / SHARD_FOLDER / self.name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != self.bytes:
-            return f"{path} has {path.stat().st_size} bytes instead of {self.bytes}"
-        if content and file_sha256(path) != self.sha256:
-            return f"{path} does not have its recorded checksum"
-        return None
+        return cls(*file, videos, **known)
 
 
 @dataclass(frozen=True)
@@ -159,8 +130,7 @@ class LatentCache:
         folder = Path(folder)
         path = folder / CACHE_FILE
         if not path.is_file():
-            begun = " It was begun and not finished: give the same command again." if (folder / SHARD_FOLDER).is_dir() else ""
-            raise FileNotFoundError(f"{folder} is no latent cache: it has no {CACHE_FILE}.{begun}")
+            raise not_there(folder, "latent cache", CACHE_FILE)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
@@ -172,7 +142,7 @@ class LatentCache:
             cache = cls(folder, **values | {"size": (height, width), "shape": (channels, *sides)})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} does not describe a latent cache: {error}") from error
-        cache._raise_problems(content=False)
+        raise_problems(folder, cache.shards, content=False)
         return cache
 
     def save(self) -> None:
@@ -187,7 +157,7 @@ class LatentCache:
         Raises:
             ValueError: shards are missing or damaged; the message names them.
         """
-        self._raise_problems(content=True)
+        raise_problems(self.folder, self.shards, content=True)
 
     def check(self, manifest: Manifest, autoencoder: Autoencoder, size: tuple[int, int], flip: bool) -> None:
         """Make sure that a run can use this cache.
@@ -232,12 +202,6 @@ class LatentCache:
             command += " --no-display" if any(video.geometry == STORED for video in manifest.videos) else ""
             raise ValueError("\n".join([f"{self.folder} does not fit the run:", *lines, f"  one that fits: {command}"]))
 
-    def _raise_problems(self, *, content: bool) -> None:
-        problems = [problem for shard in self.shards if (problem := shard.problem(self.folder, content=content))]
-        if problems:
-            named = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-            raise ValueError(f"{self.folder} is damaged: {named}. The command that made it makes these shards again")
-
 
 class LatentFrames:
     """Moments of a video's frames, out of a cache. Can be pickled: each process opens shards for itself, when it needs them.
@@ -245,6 +209,8 @@ class LatentFrames:
     Args:
         cache: where from.
     """
+
+    moments = True
 
     def __init__(self, cache: LatentCache) -> None:
         self.cache = cache
@@ -254,10 +220,7 @@ class LatentFrames:
             for video in shard.videos:
                 self._places[video.path, video.first] = (shard, row, video)
                 row += video.frames
-        self._open: OrderedDict[str, safe_open] = OrderedDict()  # least recently used first
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        self._open = OpenShards(cache.folder)
 
     def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
         """Moments of some frames.
@@ -289,7 +252,7 @@ class LatentFrames:
         if wrong:
             raise IndexError(f"{video.path}: frame {wrong[0]} asked for, there are {frames}")
         try:
-            values = self._shard(shard).get_slice("mirrored" if mirrored else "frames")
+            values = self._open(shard).get_slice("mirrored" if mirrored else "frames")
             expected = [shard.rows, *self.cache.shape]
             if values.get_shape() != expected:
                 raise ValueError(f"{self.cache.folder}: {shard.name} holds {values.get_shape()}, {CACHE_FILE} says {expected}")
@@ -297,28 +260,11 @@ class LatentFrames:
         except SafetensorError as error:
             raise ValueError(f"{self.cache.folder}: {shard.name} is damaged: {error}") from error
 
-    def _shard(self, shard: ShardRecord) -> safe_open:
-        """The shard, opened if it is not; so many stay open that memory maps do not run out."""
-        if shard.name not in self._open:
-            if problem := shard.problem(self.cache.folder, content=False):
-                raise ValueError(problem)
-            self._open[shard.name] = safe_open(self.cache.folder / SHARD_FOLDER / shard.name, "pt")
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard.name)
-        return self._open[shard.name]
-
 
 def describe_autoencoder(autoencoder: Autoencoder) -> dict[str, Any]:
     """What a cache records of the autoencoder that made it."""
     values = {name: getattr(autoencoder, name) for name in ("kind", "source", "channels", "factor")}
     return values | autoencoder.configuration() | {"fingerprint": autoencoder.fingerprint()}
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
-    with renamed(path) as draft:
-        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def _geometry(video: CachedVideo) -> str:

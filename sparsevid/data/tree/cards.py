@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sparsevid.data.tree.captions import CaptionRules
 from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.system.home import expand_home
@@ -55,6 +56,21 @@ class SplitSection:
 
 
 @dataclass
+class CaptionSection:
+    """Where captions are; see `CaptionRules`."""
+
+    rule: str = "none"
+    files: list[str] = field(default_factory=list)
+    path: str = "{path}"
+    caption: str = "caption"
+    missing: str = "null"
+
+    def rules(self) -> CaptionRules:
+        """The rules that this says. Raises ValueError for values that `CaptionRules` does not accept."""
+        return CaptionRules(self.rule, tuple(self.files), self.path, self.caption, self.missing)
+
+
+@dataclass
 class MadeSection:
     """Of a set that a program makes: what its frames are, with all defaults of `make_data`."""
 
@@ -86,6 +102,7 @@ class Card:
         fps: of frame folders.
         split_at_gaps: make several videos of a frame folder whose numbering has gaps.
         split: which split a video belongs to.
+        captions: where captions are.
         clip: defaults of the clip rule.
         counts: numbers that a complete copy has: `videos`, or a split's name; for the reader of the card.
         fold_counts: fold → the same, for official divisions.
@@ -110,6 +127,7 @@ class Card:
     fps: float = 25.0
     split_at_gaps: bool = False
     split: SplitSection = field(default_factory=SplitSection)
+    captions: CaptionSection = field(default_factory=CaptionSection)
     clip: ClipDefaults = field(default_factory=ClipDefaults)
     counts: dict[str, int] = field(default_factory=dict)
     fold_counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -168,6 +186,7 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
     try:
         card: Card = OmegaConf.to_object(merged)
         card.clip.clip_rule()
+        card.captions.rules()
         splits = card.rules().split
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -8,6 +8,7 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from sparsevid.data.tree.walk import own_name, without_extension
+from sparsevid.videos.kinds import natural_key
 
 _EXAMPLES = 5  # entries that a message names
 
@@ -33,6 +34,17 @@ def below_or_beside(root: Path, name: str) -> Path | None:
     """The file `name` in a tree or next to it; None if there is none."""
     # Resolved: the parent of "." or of a symbolic link would be another folder.
     return next((path for path in (root / name, root.resolve().parent / name) if path.is_file()), None)
+
+
+def all_below_or_beside(root: Path, pattern: str) -> list[Path]:
+    """The file of this path in a tree or next to it; or, of a path with `*` in its name, all files of such names, in order."""
+    folder, name = (root / pattern).parent, PurePosixPath(pattern).name
+    if "*" not in name:
+        found = below_or_beside(root, pattern)
+        return [] if found is None else [found]
+    beside = (root.resolve().parent / pattern).parent
+    found = ([path for path in each.glob(name) if path.is_file()] for each in (folder, beside))
+    return sorted(next(filter(None, found), []), key=lambda path: natural_key(path.name))
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ def match_lists(
     Raises:
         ValueError: a video in two splits, a label that contradicts the class list, or too many entries without a video.
     """
-    find = _Finder(paths, flat)
+    find = PathFinder(paths, flat)
     splits: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
     for each in lists:
@@ -151,14 +163,14 @@ def match_lists(
     return splits, notes
 
 
-class _Finder:
+class PathFinder:
     """Finds the videos that an entry of a list means: those whose path ends as the entry says.
 
     First as it is spelled, then without regard to case, then without extension either, as frame folders and converted
     videos have another or none, then, among videos that lie in no class folder, by their own name alone.
     """
 
-    def __init__(self, paths: Iterable[str], flat: Collection[str]) -> None:
+    def __init__(self, paths: Iterable[str], flat: Collection[str] = ()) -> None:
         self._steps = (str, str.casefold, lambda path: without_extension(path).casefold())
         self._tables: tuple[dict[str, list[str]], ...] = ({}, {}, {})
         self._flat: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from sparsevid.data.tree.lists import (
     SplitList,
+    all_below_or_beside,
     below_or_beside,
     check_class_names,
     match_lists,
@@ -36,7 +37,8 @@ class SplitRules:
         rule: `none`; `folders`: the first folder on its path that is one of `folders`; `lists`: the list that names it,
             or, where the tree has no lists, as `folders`.
         folders: split → names of its folders, compared with whole components of a path.
-        lists: split → path of its list, below the root or beside it; `{fold}` or `{fold:02d}` stands for the fold.
+        lists: split → path of its list, below the root or beside it; `{fold}` or `{fold:02d}` stands for the fold, and with a
+            `*` in its name it is all lists of such names.
         fold: which of several official divisions.
         max_missing: share of the lists' entries that may be absent from the tree, from 0 to 1.
 
@@ -249,12 +251,12 @@ def _canonical(name: str, official: tuple[str, ...]) -> str:
 def _find_lists(root: Path, split: SplitRules) -> list[SplitList]:
     """The split lists; none if the tree has none, nor the folder in which they should be."""
     wanted = split.list_paths()
-    found = {name: below_or_beside(root, path) for name, path in wanted.items()}
-    missing = [wanted[name] for name, path in found.items() if path is None]
+    found = {name: all_below_or_beside(root, path) for name, path in wanted.items()}
+    missing = [wanted[name] for name, paths in found.items() if not paths]
     homes = [(base / path).parent for path in missing if "/" in path for base in (root, root.resolve().parent)]
     if missing and (len(missing) < len(wanted) or any(home.is_dir() for home in homes)):
         raise FileNotFoundError(f"no split list {missing[0]} in {root} or beside it (fold {split.fold})")
-    return [read_split_list(path, name) for name, path in found.items() if path is not None]
+    return [read_split_list(path, name) for name, paths in found.items() for path in paths]
 
 
 def _accept(key: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -141,6 +141,12 @@ def pipeline_autoencoder(folder: Path) -> Path | None:
     return folder / "vae" if (folder / "vae" / "config.json").is_file() else None
 
 
+def pipeline_text_encoder(folder: Path) -> Path | None:
+    """A pipeline's folder itself, where it holds a text encoder with a tokenizer; else None."""
+    found = (folder / "text_encoder" / "config.json").is_file() and (folder / "tokenizer").is_dir()
+    return folder if found else None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 
-from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.data.latents.features import FeatureFolder
 from sparsevid.data.open import open_data, use_latents
+from sparsevid.data.tree.rules import TreeRules
 from sparsevid.runs.config import load_config
 
 LABELS = (7, 0, 7, 3, 9, 1, 2, 5, 4, 6, 8, 0)  # of 12 latents: 10 and 11 come after 2 by number, not by name
-
-
-@pytest.fixture(scope="module")
-def autoencoder() -> KLAutoencoder:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return KLAutoencoder(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks), "none")
 
 
 def write(folder, count=12, shape=(1, 4, 8, 8), labels=LABELS):
@@ -75,13 +67,13 @@ def test_what_is_no_such_folder_is_said_by_name(tmp_path, autoencoder):
         FeatureFolder.find(tmp_path)
     (tmp_path / "a_labels").mkdir()
     with pytest.raises(ValueError, match=r"0\.npy is no label of"):
-        FeatureFolder.find(tmp_path).manifest(2)
+        FeatureFolder.find(tmp_path).manifest(2, 0, TreeRules(), lambda: tmp_path)
     np.save(tmp_path / "a_labels" / "0.npy", np.zeros(2, np.int64))
     with pytest.raises(ValueError, match=r"is int64 \(2,\); accepted: one whole number"):
-        FeatureFolder.find(tmp_path).manifest(2)
+        FeatureFolder.find(tmp_path).manifest(2, 0, TreeRules(), lambda: tmp_path)
     np.save(tmp_path / "a_features" / "x.npy", np.zeros((4, 8, 8), np.float32))
     with pytest.raises(ValueError, match="latents are named by numbers"):
-        FeatureFolder.find(tmp_path).manifest(2)
+        FeatureFolder.find(tmp_path).manifest(2, 0, TreeRules(), lambda: tmp_path)
     (tmp_path / "b_features").mkdir()
     with pytest.raises(ValueError, match="several folders of latents: a_features, b_features"):
         FeatureFolder.find(tmp_path)

@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -20,13 +19,13 @@ from sparsevid.autoencoder.kl import KLAutoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.clips import ClipDataset
-from sparsevid.data.latents import read as latents
 from sparsevid.data.latents.read import LatentCache, LatentFrames
-from sparsevid.data.latents.write import plan_shards
 from sparsevid.data.sources import VideoFrames
 from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.tree.rules import TreeRules
+from sparsevid.system import shards
+from sparsevid.system.shards import plan_shards
 from sparsevid.videos.read import DecodeError, describe_decoder
 
 
@@ -119,7 +118,7 @@ def test_what_is_read_is_no_view_of_the_cache(manifest, pixels_cache):
 
 
 def test_readers_travel_to_other_processes_and_keep_few_shards_open(manifest, pixels_cache, monkeypatch):
-    monkeypatch.setattr(latents, "_OPEN_SHARDS", 1)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 1)
     frames = LatentFrames(pixels_cache)
     keys = [(video, [i, 0], mirrored) for i in range(4) for video in manifest.videos for mirrored in (False, True)]
     expected = [frames.read(*key) for key in keys]
@@ -129,11 +128,12 @@ def test_readers_travel_to_other_processes_and_keep_few_shards_open(manifest, pi
 
 def test_plan_deals_whole_videos_in_order(manifest):
     for limit in (1, 60, 70, 200, 10_000):
-        plan = plan_shards(manifest.videos, 2, limit)
-        assert [video for shard in plan for video in shard.videos] == list(manifest.videos)
-        assert all(2 * shard.rows <= limit or len(shard.videos) == 1 for shard in plan)
-        for shard, following in pairwise(plan):
-            assert 2 * (shard.rows + following.videos[0].frames) > limit, "no shard is cut short"
+        plan = plan_shards(manifest.videos, lambda video: 2 * video.frames, limit)
+        rows = [sum(video.frames for video in shard.items) for shard in plan]
+        assert [video for shard in plan for video in shard.items] == list(manifest.videos)
+        assert all(2 * count <= limit or len(shard.items) == 1 for shard, count in zip(plan, rows, strict=True))
+        for count, following in zip(rows, plan[1:], strict=False):
+            assert 2 * (count + following.items[0].frames) > limit, "no shard is cut short"
 
 
 def test_threads_and_batches_do_not_change_the_files(manifest, pixels_cache, tmp_path):
