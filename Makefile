@@ -15,7 +15,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UPGRADE = $(if $(CONSTRAINTS),,--upgrade --upgrade-strategy eager)
 NEEDS := '.[demo,test]'
 
-.PHONY: demo test test-all test-oldest soak lint format install anew constraints clean
+.PHONY: demo test test-all test-oldest soak docs lint format install anew constraints clean
 
 install: $(INSTALLED)
 
@@ -60,13 +60,18 @@ $(BIN)/uv: $(INSTALLED)
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 20 --folder "$$(mktemp -d)/soak"
 
+# The site in site/, without a network: to be read from the disk, or with its search by `python -m http.server --directory site`.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build site *.egg-info

@@ -106,7 +106,7 @@ def check_counts(
             "bootstrap and extrapolation draw from the real clips, and the score takes the statistics of a reference file: "
             "give the clips themselves"
         )
-    needs = [
+    needs: list[tuple[Any, ...]] = [
         (f"metric {metric.name}", 0 if metric.by_moments and metric.needs in statistics else metric.least[0], metric.least[1])
         for metric in _metrics(protocol)
     ]
@@ -253,7 +253,7 @@ def _spread(real: FeatureFile | None, fake: FeatureFile, protocol: Protocol | No
 
     sides = _taken(real, metric), _taken(fake, metric)
     if extras.bootstrap:
-        rule = {"repeats": extras.bootstrap, "level": LEVEL}
+        rule: dict[str, Any] = {"repeats": extras.bootstrap, "level": LEVEL}
         interval = bootstrap_interval(distance, *sides, seed=options["seed"], **rule)
         found["interval"] = {"low": interval.low, "high": interval.high} | rule
         if extras.halves:

@@ -170,7 +170,7 @@ def measure(
         if key not in taken:
             out = None if keep is None else keep / f"{role}-{clips.fingerprint[:12]}.safetensors"
             taken[key] = _features_of(clips, role, network, rules, batch_size, out)
-        return replace(taken[key], source={**clips.origin, "content": taken[key].source["content"]})
+        return replace(taken[key], source={**clips.origin, "content": (taken[key].source or {})["content"]})
 
     measured: dict[str, Measurement] = {}
     for split, pairs in draws.items():
@@ -327,7 +327,13 @@ def _features_of(
 ) -> FeatureFile:
     """Features of chosen clips. A generator is called by one thread at a time, for it may be a model."""
     readers = 1 if isinstance(clips.reader, GeneratedClips) else None
-    options = {"batch_size": batch_size, "out": out, "readers": readers, "stamp": _stamp(clips), "moments": clips.moments}
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "out": out,
+        "readers": readers,
+        "stamp": _stamp(clips),
+        "moments": clips.moments,
+    }
     return compute_features(clips, detector, role=role, protocol=protocol.as_dict(), **options)
 
 

@@ -52,9 +52,12 @@ class ClipSet(Protocol):
         fingerprint: SHA-256 over all that tells one set from another without reading it.
     """
 
-    ids: tuple[str, ...]
-    origin: dict[str, Any]
-    fingerprint: str
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+    @property
+    def origin(self) -> dict[str, Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -158,7 +161,7 @@ def compute_features(
     with peers_may_die("computing features"):
         kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))
         if kept is not None:
-            if is_main():
+            if parts is not None and is_main():
                 parts.remove()
             return kept
         with nullcontext() if parts is None else folder_locked(parts.folder, beside=True):
@@ -166,7 +169,7 @@ def compute_features(
             source = {**origin["source"], "content": hashlib.sha256(digests.numpy().tobytes()).hexdigest()}
             origin |= {"clip_ids": tuple(clips.ids), "source": source}
             file = FeatureFile(features=features, moments=moments or {}, **origin)
-            if parts is not None and is_main():
+            if parts is not None and out is not None and is_main():
                 save_features(file, out, identity)
                 parts.remove(locked=True)
             broadcast_object(None)  # the file is there for all when any rank returns
@@ -356,7 +359,7 @@ def _read_ahead(
 def _digest(clip: Tensor) -> Tensor:
     """SHA-256 of a clip's shape and pixels, as uint8 (32,)."""
     digest = hashlib.sha256(str(tuple(clip.shape)).encode("ascii"))
-    digest.update(clip.cpu().contiguous().flatten().numpy())
+    digest.update(clip.cpu().contiguous().flatten().numpy().data)
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 

@@ -113,8 +113,8 @@ class Networks:
         acting = [saving for saving in savings if not saving.changes_nothing]
         inside = [saving for saving in acting if INSIDE_OF_LAYERS.intersection(saving.points)]
         # Also where nothing acts, for it checks the savings.
-        layers, told = self.model if inside else self.layers, {"tally": tally, "on_idle": self._tell_idle}
-        model = saved(layers, savings, sampling.times(), seed=sampling.seed, **told)
+        layers = self.model if inside else self.layers
+        model = saved(layers, savings, sampling.times(), seed=sampling.seed, tally=tally, on_idle=self._tell_idle)
         if not acting and tally is None:
             return self.graphs if graphed else self.layers
         if graphed:

@@ -10,6 +10,7 @@ Thousands of clips, on any number of processes, are made by `sparsevid.generatio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class VideoPipeline(TrainedModel):
         if spec.is_sparse and parts.has_config:
             schedule = schedule_from_config(config.schedule, spec.dense_grid(), config.model.preset)
         model, first_stage = parts.model.to(device, DTYPES[dtype]), parts.autoencoder.place(device, DTYPES[dtype])
-        options = {"compile": compile, "graph": graph, "savings": savings, "text_encoder": text_encoder}
+        options: dict[str, Any] = {"compile": compile, "graph": graph, "savings": savings, "text_encoder": text_encoder}
         pipeline = cls(model.fuse_modulation(), first_stage, config, schedule, **options)
         pipeline.tf32 = tf32
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
@@ -181,7 +182,7 @@ class VideoPipeline(TrainedModel):
             SavingError: as `denoiser`.
         """
         noise = next(self.noises([indices], sampling)) if noise is None else noise
-        options = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
+        options: dict[str, Any] = {} if sampling.sampler in FLOW_SAMPLERS else {"noise": noise}
         if sampling.eta:
             options["eta"] = sampling.eta
         condition = self.condition(indices, sampling)

@@ -83,9 +83,10 @@ class Sampling:
 
     def caption(self, index: int, classes: Sequence[str]) -> str | None:
         """A line that says what sample `index` is of: its prompt, or its class by name; None for an unconditional model."""
-        if self.prompts:
-            return " ".join(self.prompt(index).split())
-        return classes[self.label(index)] if self.labels else None
+        prompt, label = self.prompt(index), self.label(index)
+        if prompt is not None:
+            return " ".join(prompt.split())
+        return None if label is None else classes[label]
 
     def times(self) -> list[float]:
         """Diffusion times of the calls of the model, first call first."""
@@ -187,7 +188,7 @@ def saving_texts(given: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(map(str, parse_savings(listed_savings(given))))
 
 
-def whole_number(name: str, value: object) -> int:
+def whole_number(name: str, value: Any) -> int:
     """A setting that is counted, from any type of whole number.
 
     Raises:
@@ -300,7 +301,7 @@ def token_schedule(sampling: Sampling, spec: ModelSpec, schedule: TokenSchedule 
     if sampling.schedule == "off":
         return constant_schedule(dense)
     if sampling.schedule == "constant":
-        schedule = constant_schedule(spec.sparse_grid)
+        schedule = constant_schedule(spec.sparse_grid or ())
     elif schedule is None:
         schedule = paper_schedule(trained, default_frames(trained.t), *(VIDEO_RATES if spec.is_video else IMAGE_RATES))
     return scaled_schedule(schedule, trained, dense)

@@ -74,9 +74,9 @@ class Layer(nn.Module):
 
     def listen(self, x: Tensor, text: Text) -> Tensor:
         """x (B, T, N, D) plus what its tokens, as they are, without norm, modulation or gate, hear of a prompt (PixArt-α)."""
-        return x + self.cross_attn(x, *text) if text else x
+        return x + self.cross_attn(x, *text) if text and self.cross_attn is not None else x
 
-    def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, saving: Saving | None = None) -> Tensor:
+    def feed_forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, *, saving: Saving | None = None) -> Tensor:
         """The layer's second half: x + gate·MLP(modulated norm of x)."""
         made = self.offer("mlp", self.mlp, lambda: (modulate(layer_norm(x, self.mlp_eps), shift, scale),), saving)
         return torch.addcmul(x, gate, made)
@@ -97,7 +97,7 @@ class AttentionLayer(Layer):
     def forward(self, x: Tensor, c: Tensor, saving: Saving | None = None, text: Text = ()) -> Tensor:
         shift, scale, gate, *feed_forward = self.modulation(c)
         attended = self.offer("attention", self.attn, lambda: (self.normed(x, shift, scale),), saving)
-        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving=saving)
 
 
 class PoolLayer(Layer):
@@ -115,7 +115,7 @@ class PoolLayer(Layer):
             return (modulate(layer_norm(x, self.eps).mean(self.axis, keepdim=True), shift, scale),)
 
         attended = self.offer("attention", self.attn, mean, saving)
-        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving=saving)
 
 
 class MergeLayer(Layer):
@@ -133,7 +133,7 @@ class MergeLayer(Layer):
             return self.normed(s, shift, scale), source
 
         attended = self.offer("attention", self.attn, query_and_source, saving)
-        return self.feed_forward(self.listen(torch.addcmul(s, gate, attended), text), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(s, gate, attended), text), *feed_forward, saving=saving)
 
 
 class RecoverLayer(Layer):
@@ -182,7 +182,7 @@ class RecoverLayer(Layer):
             return windows(self.normed(x, shift, scale), s.shape[1]), self.normed(s, shift, scale)
 
         attended = self.offer("attention", self.attn, query_and_source, saving).view_as(x)
-        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving)
+        return self.feed_forward(self.listen(torch.addcmul(x, gate, attended), text), *feed_forward, saving=saving)
 
 
 class Head(nn.Module):
@@ -207,6 +207,7 @@ class Head(nn.Module):
 def build_layer(spec: ModelSpec, index: int, backend: str) -> Layer:
     """The layer that stands at `index` of the spec's layout."""
     kind, temporal = spec.parsed_layout.kinds[index], spec.layer_is_temporal(index)
+    layer: Layer
     if kind == "P":
         layer = PoolLayer(spec, temporal)
     elif kind == "M":

@@ -5,6 +5,7 @@ Dimensions: B clips, C latent channels, T frames, N = H·W tokens a frame, D cha
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, hidden_size: int, shift: int = 0) -> None:
         super().__init__()
         self.shift = shift
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp: Any = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t.float()[:, None] * wave_frequencies(FREQUENCIES // 2, t.device, self.shift)  # (B, 128)

@@ -43,11 +43,11 @@ class Part:
             attention or an MLP the modulated tokens.
     """
 
-    def __init__(self, compute: "Callable[..., Tensor]", inputs: "Callable[[], tuple[Tensor, ...]]") -> None:
+    def __init__(self, compute: "Callable[..., Tensor]", inputs: "Callable[[], tuple[Tensor | None, ...]]") -> None:
         self.compute, self._make = compute, inputs
-        self._inputs: tuple[Tensor, ...] | None = None
+        self._inputs: tuple[Tensor | None, ...] | None = None
 
-    def inputs(self) -> "tuple[Tensor, ...]":
+    def inputs(self) -> "tuple[Tensor | None, ...]":
         """What the part is computed from."""
         if self._inputs is None:
             self._inputs = self._make()
@@ -85,7 +85,7 @@ class Stack(Part):
         begin: Callable[..., Tokens],
         finish: "Callable[..., Tensor]",
         modulated: "Callable[..., Tensor]",
-        inputs: "Callable[[], tuple[Tensor, ...]]",
+        inputs: "Callable[[], tuple[Tensor | None, ...]]",
     ) -> None:
         super().__init__(lambda *inputs: finish(begin(*inputs), *inputs[1:]), inputs)
         self._begin, self._finish, self._modulated = begin, finish, modulated

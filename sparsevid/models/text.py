@@ -143,4 +143,7 @@ def prepare(embedding: CaptionEmbedding, listeners: list[Layer], text: Tensor, t
     if text_mask is not None:
         text_mask = text_mask[:, None] if text_mask.ndim == 2 else text_mask
         bias = text_bias(text_mask, embedded.dtype).expand(-1, text.shape[1], -1, -1, -1)
-    return PreparedText(None if text_mask is None else bias, tuple(layer.cross_attn.kv_linear(embedded) for layer in listeners))
+    return PreparedText(
+        None if text_mask is None else bias,
+        tuple(each.cross_attn.kv_linear(embedded) for each in listeners if each.cross_attn is not None),
+    )

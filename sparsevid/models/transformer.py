@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -77,13 +78,12 @@ class DiffusionTransformer(
             self.csize_embedder = TimestepEmbedding(spec.hidden_size // 3)
             self.ar_embedder = TimestepEmbedding(spec.hidden_size // 3)
         if spec.num_classes:
-            self.y_embedder = LabelEmbedding(spec.labels, spec.hidden_size)
+            self.y_embedder: Any = LabelEmbedding(spec.labels, spec.hidden_size)
         if spec.text_channels:
-            null_tokens = spec.text_tokens if spec.null_caption else 0
-            self.y_embedder = CaptionEmbedding(spec.text_channels, spec.hidden_size, null_tokens)
+            self.y_embedder = CaptionEmbedding(spec.text_channels, spec.hidden_size, spec.null_caption * spec.text_tokens)
         if spec.shared_modulation:
             self.t_block = Modulation(spec.hidden_size, 6)
-        self.blocks = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
+        self.blocks: Any = nn.ModuleList([build_layer(spec, index, attention) for index in range(spec.depth)])
         self.final_layer = Head(spec)
         # Of a model of text: which layers listen, and each one's place among them.
         self._listeners = {index: n for n, index in enumerate(filter(spec.layer_listens, range(spec.depth)))}
@@ -162,7 +162,7 @@ class DiffusionTransformer(
         c = self._condition(t, labels, sizes, images)  # (B, 1 + images, D)
         kept: dict[int, Tensor] = {}
         heard = () if text is None else text.of_clip()
-        options = {"features": features, "kept": kept, "saving": saving}
+        options: Any = {"features": features, "kept": kept, "saving": saving}
         clip = self._run_layers(tokens[:, :frames], c[:, 0], heard, dense, sparse, **options)  # (B, frames, N, p·p·C')
         if images:
             stills = rearrange(tokens[:, frames:], "b i n d -> (b i) 1 n d")
@@ -202,11 +202,11 @@ class DiffusionTransformer(
         """Embedded tokens (B, T, N, D) → (B, T, N, p·p·C'). Stills pass no temporal layer and have no temporal position."""
         x = x + self._positions(dense, dense, temporal=False, like=x)  # (B, T, N, D)
         *conditions, last = self._conditions(c, together=saving is not None)
-        options = {"dense": dense, "sparse": sparse, "features": features, "kept": kept, "saving": saving, "stills": stills}
-        if asked(saving, "stack") is None:
+        options: Any = dict(dense=dense, sparse=sparse, features=features, kept=kept, saving=saving, stills=stills)
+        if (whole := asked(saving, "stack")) is None:
             tokens = self._layers(range(self.spec.depth), Tokens(x), (*conditions, *heard), **options).x
         else:
-            tokens = saving(STACK, self._stack(x, (*conditions, *heard), **options))
+            tokens = whole(STACK, self._stack(x, (*conditions, *heard), **options))
         return self.final_layer(tokens, last)
 
     def _stack(self, x: Tensor, told: Sequence[Tensor | None], **options) -> Stack:
@@ -260,7 +260,7 @@ class DiffusionTransformer(
             elif kind == "M":
                 if self.spec.merge_text == "dense":
                     x, text = block.listen(x, text), ()
-                if s is None:
+                if s is None and sparse is not None:
                     s = pooled = self._pool(x, dense, sparse, with_time, dtype)
                 s = self._layer(block, (s, x, c), saving, text=text)
             elif kind == "R":
@@ -270,7 +270,7 @@ class DiffusionTransformer(
                 s = pooled = None
             else:
                 raise NotImplementedError(f"layer {index}: no call is known for layers of kind {kind!r}")
-            if index in features:
+            if kept is not None and index in features:
                 kept[index] = x if s is None else s
         return Tokens(x, s, pooled)
 
@@ -294,13 +294,13 @@ class DiffusionTransformer(
         called = self._recomputed(block) if block.place.kind in self.checkpoint_layers else block
         if (inside := asked(saving, "attention", "mlp")) is not None:
             called = partial(called, saving=inside)
-        if asked(saving, "layer") is None:
+        if (outside := asked(saving, "layer")) is None:
             return called(*tokens, *others, text=text)
 
         def compute(*given: Tensor | None) -> Tensor:
             return called(*given[: len(tokens)], *others, text=given[len(tokens) :])
 
-        return saving(block.place, Part(compute, lambda: (*tokens, *text)))
+        return outside(block.place, Part(compute, lambda: (*tokens, *text)))
 
     def _recomputed(self, block: nn.Module) -> Callable[..., Tensor]:
         """The block, with activation checkpointing where there is a backward pass to save memory for."""
@@ -395,6 +395,6 @@ class DiffusionTransformer(
     def _sparse_grid(self, grid: Sequence[int] | None, dense: Grid) -> Grid | None:
         if not self.spec.is_sparse:
             return None
-        sparse = Grid(*(grid or self.spec.sparse_grid))
+        sparse = Grid(*(grid or self.spec.sparse_grid or ()))
         check_sparse_grid(sparse, dense)
         return sparse

@@ -254,12 +254,12 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         for source, changes in _read_with_bases(Path(path), ()).items():
             config = _merge(config, changes, str(source))
     try:
-        for source, changes in read_overrides(overrides or [], RunConfig):
-            config = _merge(config, changes, source)
+        for where, changes in read_overrides(overrides or [], RunConfig):
+            config = _merge(config, changes, where)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
-        resolved: RunConfig = OmegaConf.to_object(config)
+        resolved: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # a reference to nothing
         raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
     try:
@@ -308,7 +308,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(str(error)) from error
 
 
-def _merge(config: DictConfig, changes: DictConfig, source: str) -> DictConfig:
+def _merge(config: DictConfig, changes: DictConfig, source: str) -> Any:
     try:
         check_keys(changes, RunConfig, source)
         return OmegaConf.merge(config, changes)

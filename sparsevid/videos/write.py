@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -320,7 +320,7 @@ def _encode(
         renamed(path) as draft,
         av.open(str(draft.absolute()), "w", format=container, options={"fflags": "+bitexact"}) as output,
     ):
-        stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR), options=options)
+        stream: Any = output.add_stream(codec, rate=Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR), options=options)
         if title is not None:
             output.metadata["title"] = title
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels

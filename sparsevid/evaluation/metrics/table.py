@@ -47,7 +47,7 @@ class Metric:
     title: str
     needs: str
     compares: bool
-    compute: Callable[[Tensor | Moments | None, Tensor, Options], dict[str, float]]
+    compute: Callable[[Any, Tensor, Options], dict[str, float]]
     least: tuple[int, int] = (2, 2)
     by_moments: bool = False
     higher: bool = False

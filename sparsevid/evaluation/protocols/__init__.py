@@ -83,12 +83,12 @@ def with_fields(protocol: Protocol, changes: Sequence[str]) -> Protocol:
         ValueError: a field is unknown or is the name, or its value is unusable.
     """
     where = f"{protocol.name}, as it is changed"
-    values, said = protocol.as_dict(), {}
+    values, said = protocol.as_dict(), OmegaConf.create()
     for text, change in read_overrides(changes, Protocol, "protocol option"):
         check_keys(change, Protocol, f"protocol option {text!r}")
         if "name" in change:
             raise ValueError(f"protocol option {text!r}: the name follows from what is changed; accepted are the other fields")
-        said |= OmegaConf.to_container(change)
+        said.update(change)
     changed = _typed(values | said, where).as_dict()
     differing = {key: value for key, value in changed.items() if value != values[key]}
     if not differing:
@@ -116,7 +116,7 @@ def _parse(text: str, where: str) -> Protocol:
     return _typed(OmegaConf.to_container(values), where)
 
 
-def _typed(plain: dict[str, Any], where: str) -> Protocol:
+def _typed(plain: Any, where: str) -> Protocol:
     """A protocol of plain values, each of the type of its field."""
     config = OmegaConf.structured(Protocol)
     for key in (each.name for each in fields(Protocol)):
@@ -125,4 +125,5 @@ def _typed(plain: dict[str, Any], where: str) -> Protocol:
             OmegaConf.resolve(config)
         except OmegaConfBaseException as error:
             raise ValueError(f"protocol {where}: {key}: {str(error).splitlines()[0]}") from error
-    return Protocol.from_dict(OmegaConf.to_container(config))
+    plain = OmegaConf.to_container(config)
+    return Protocol.from_dict(plain)
