@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import (
+    KEEP,
     REQUIRED,
     add_detector_arguments,
     add_measuring_arguments,
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos, or an .npz of images", **REQUIRED)
     add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
-    score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
+    score.add_argument("--keep", metavar="DIR", type=Path, help=KEEP)
     score.add_argument(
         "--out",
         metavar="FILE",

@@ -6,16 +6,17 @@ Dimensions: N clips.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sparsevid.evaluation.clips.clips import ClipSource, choose_clips
+from sparsevid.evaluation.clips.clips import ClipSource, ProtocolClips, choose_clips
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.distortions import DISTORTIONS, SET_DISTORTIONS, TIME
-from sparsevid.evaluation.evaluate import check_detector, one_split
+from sparsevid.evaluation.evaluate import check_detector, files_stamp, one_split
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.metrics.table import METRICS, Metric
 from sparsevid.evaluation.protocols import Protocol
@@ -97,6 +98,7 @@ def measure_table(
     distortions: Sequence[str] = ALL,
     strengths: Sequence[float] = STRENGTHS,
     batch_size: int = 16,
+    keep: Path | None = None,
 ) -> list[MetricRow]:
     """Score real clips in each distortion and strength against the same clips undamaged, by all that can be computed.
 
@@ -111,6 +113,7 @@ def measure_table(
         distortions: names of `DISTORTIONS` and `SET_DISTORTIONS`.
         strengths: increasing, above 0 and up to 1.
         batch_size: clips of a forward pass.
+        keep: folder for the feature file of each damaged set; what is finished there is taken up. None keeps nothing.
 
     Raises:
         ValueError: an unknown distortion, or see `choose_clips` and `compute_features`.
@@ -123,22 +126,31 @@ def measure_table(
         rules = replace(protocol, split=split or one_split(protocol, "real"))
         clips = choose_clips(source, "real", rules, limit=limit)
         fitting = [name for name in distortions if protocol.frames > 1 or name not in TIME]
-        sets = _damaged(clips, detector, fitting, strengths, protocol.seed, batch_size)
+        sets = _damaged(clips, detector, fitting, strengths, protocol.seed, batch_size, keep)
         rows += _rows(detector, protocol, sets, fitting, strengths)
     return rows
 
 
 def _damaged(
-    clips: ClipSet, detector: Detector, names: Sequence[str], strengths: Sequence[float], seed: int, batch_size: int
+    clips: ProtocolClips,
+    detector: Detector,
+    names: Sequence[str],
+    strengths: Sequence[float],
+    seed: int,
+    batch_size: int,
+    keep: Path | None,
 ) -> dict[tuple[str, float], Tensor]:
     """Features of each damaged set by distortion and strength; ("", 0) is undamaged. All in one drawn order."""
+    stamp = "" if keep is None else files_stamp(clips)
     clips = HeldClips(clips)
     order = torch.randperm(len(clips), generator=keyed_generator(Purpose.HALVES, seed))
     wanted = [("", 0.0), *((name, strength) for name in names for strength in strengths)]
     sets = {}
     for name, strength in progress(wanted, desc=detector.name, unit="set", delay=2):
         damaged = DistortedClips(clips, name, strength, seed) if name else clips
-        sets[name, strength] = compute_features(damaged, detector, batch_size=batch_size).features[order]
+        out = None if keep is None else keep / f"{detector.name}-{damaged.fingerprint[:12]}.safetensors"
+        file = compute_features(damaged, detector, batch_size=batch_size, out=out, stamp=stamp)
+        sets[name, strength] = file.features[order]
     return sets
 
 
