@@ -16,9 +16,14 @@ from sparsevid.evaluation.protocols import load_protocol, with_fields
 
 
 @pytest.fixture(scope="module")
-def found(folders, protocol):
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def found(folders, protocol, kept):
     rules = with_fields(protocol, ["split=train"])
-    return rules, measure_effects(*folders, build_detector("small"), rules)
+    return rules, measure_effects(*folders, build_detector("small"), rules, keep=kept)
 
 
 def test_each_score_is_that_of_the_changed_protocol(folders, found):
@@ -35,6 +40,13 @@ def test_each_score_is_that_of_the_changed_protocol(folders, found):
     too_long = by_choice["real_stride=8, real_min_frames=null"]
     assert too_long.score is None and "shorter than the 25 frames" in too_long.problem
     assert {each.kind for each in effects[1:]} == {each.kind for each in choices(rules, "train")}
+
+
+def test_what_is_kept_is_not_computed_again_and_gives_the_same(folders, found, kept, monkeypatch):
+    rules, effects = found
+    detector = build_detector("small")
+    monkeypatch.setattr(detector, "extract", lambda clips: pytest.fail("computed again"))
+    assert measure_effects(*folders, detector, rules, keep=kept) == effects
 
 
 def test_every_choice_is_one_that_a_protocol_can_be_changed_to():

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> int:
     """Print, and write, what each metric of each detector answers to."""
-    from sparsevid.evaluation.sensitivity_table import ALL, STRENGTHS, as_json, as_table, measure_table
+    from sparsevid.evaluation.sensitivity_table import STRENGTHS, as_json, as_tables, measure_table
 
     if args.detector or args.protocol or args.detector_path or args.detector_option or args.plot:
         raise ValueError(
@@ -84,9 +84,9 @@ def _table(args: argparse.Namespace) -> int:
         check_output(args.out, ".json")
     options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch, "keep": args.keep}
     rows = measure_table(video_source(args, args.real), _instruments(args), **options)
-    clips = rows[0].clips if rows else 0
-    title = f"{clips} real clips against themselves damaged, at the strongest; + worse at each step, (…) no worse than chance"
-    print_table(title, *as_table(rows, ALL))
+    said = "against themselves at the strongest damage; + worse at each step; strength from which it is told, (…) not"
+    for name, *table in as_tables(rows, STRENGTHS):
+        print_table(f"{name} {said}", *table)
     if args.out is not None and is_main():
         with renamed(args.out) as draft:
             draft.write_text(
