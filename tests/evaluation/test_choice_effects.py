@@ -86,5 +86,17 @@ def test_clips_that_do_not_fit_are_offered_their_own_length(tmp_path, protocol):
     with pytest.raises(ValueError, match="--protocol-option frames=3 --protocol-option fake_stride=1"):
         choose_clips(folder, "fake", protocol)
     choose_clips(folder, "fake", with_fields(protocol, ["frames=3", "fake_stride=1"]))
+    record = {"num": 4, "settings": {}, "made_with": [], "clip": {"frames": 3, "stride": 2}}
+    (folder / "samples.json").write_text(json.dumps(record), encoding="utf-8")
+    options = ["frames=3", "fake_stride=1", "real_stride=2"]
+    offered = " ".join(f"--protocol-option {each}" for each in options)
+    with pytest.raises(ValueError, match=f"as the model was trained on, by the job's record .*{offered}"):
+        choose_clips(folder, "fake", protocol)
+    assert choose_clips(folder, "fake", with_fields(protocol, options)).origin["warnings"] == []
+    (warning,) = choose_clips(folder, "fake", with_fields(protocol, options[:2])).origin["warnings"]
+    assert "trained on clips of stride 2" in warning and warning.endswith("--protocol-option real_stride=2")
+    for clip in ({"frames": "3", "stride": 2}, {"frames": 3}, [], {"frames": 3, "stride": 0}):
+        (folder / "samples.json").write_text(json.dumps({**record, "clip": clip}), encoding="utf-8")
+        assert choose_clips(folder, "fake", with_fields(protocol, options[:2])).origin["warnings"] == []
     with pytest.raises(ValueError, match="--protocol-option frames=3 --protocol-option real_stride=1"):
         choose_clips(folder, "real", with_fields(protocol, ["real_stride=2", "split=all"]))
