@@ -27,7 +27,7 @@ def measured(folder: Path, count: int, *sides: int) -> list[tuple[int, int, dict
 
 
 def check_bounded(found: list[tuple[int, int, dict]], share: float) -> None:
-    """Of two archives of as many images, the one of larger images takes more memory by a share of its pixels at most: batches."""
+    """Of two archives of as many images, the one of larger images takes more memory by a share of its pixels at most."""
     (small, little, _), (large, much, _) = found
     assert large - small < share * (much - little), [(peak, size) for peak, size, _ in found]
 
