@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
+    KEEP,
     REQUIRED,
     add_detector_arguments,
     add_measuring_arguments,
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
     prompts = "what the generated clips were to show, a prompt a line, for scores of that; default: as their samples.json says"
     score.add_argument("--prompts", metavar="FILE", type=Path, help=prompts)
-    score.add_argument("--keep", metavar="DIR", type=Path, help="keep feature files here, and use those that are there")
+    score.add_argument("--keep", metavar="DIR", type=Path, help=KEEP)
     score.add_argument(
         "--out",
         metavar="FILE",

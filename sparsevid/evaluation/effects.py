@@ -20,7 +20,7 @@ from torch import Tensor
 from sparsevid.evaluation.clips.clip_readers import GeneratedClips
 from sparsevid.evaluation.clips.clips import ClipSource, ProtocolClips, choose_clips
 from sparsevid.evaluation.detectors import Detector
-from sparsevid.evaluation.evaluate import check_detector, compute_metrics, one_split
+from sparsevid.evaluation.evaluate import check_detector, compute_metrics, files_stamp, one_split
 from sparsevid.evaluation.features import ClipSet, FeatureFile, compute_features
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role, with_fields
 from sparsevid.system.logging import get_logger, progress
@@ -160,6 +160,7 @@ def measure_effects(
     limit: int | None = None,
     split: str | None = None,
     batch_size: int = 16,
+    keep: Path | None = None,
 ) -> list[Effect]:
     """The score by a protocol, then by each other choice. All ranks call it together.
 
@@ -171,6 +172,7 @@ def measure_effects(
         limit: take fewer clips than the protocol's counts, for all choices.
         split: of the real data; needed where the protocol reports several.
         batch_size: clips of a forward pass.
+        keep: folder for the feature file of each set of clips; what is finished there is taken up. None keeps nothing.
 
     Returns:
         The protocol's own score first. A choice that these data do not allow has a problem in place of a score.
@@ -182,11 +184,15 @@ def measure_effects(
     split = split or one_split(protocol, "real")
     taken: dict[tuple[str, str], FeatureFile] = {}
 
-    def features(clips: ClipSet, role: Role, rules: Protocol) -> FeatureFile:
+    def features(chosen: ProtocolClips, role: Role, codec: str | None) -> FeatureFile:
+        clips: ClipSet = chosen if codec is None else RecodedClips(chosen, codec)
         key = role, clips.fingerprint
         if key not in taken:
-            readers = 1 if isinstance(getattr(clips, "reader", None), GeneratedClips) else None
-            taken[key] = compute_features(clips, detector, batch_size=batch_size, role=role, readers=readers)
+            out = None if keep is None else keep / f"{detector.name}-{role}-{clips.fingerprint[:12]}.safetensors"
+            stamp = "" if keep is None else files_stamp(chosen)
+            readers = 1 if isinstance(chosen.reader, GeneratedClips) else None
+            options = {"batch_size": batch_size, "role": role, "readers": readers, "out": out, "stamp": stamp}
+            taken[key] = compute_features(clips, detector, **options)
         return taken[key]
 
     def score(choice: Choice) -> tuple[float, int, int]:
@@ -195,10 +201,8 @@ def measure_effects(
         sides: list[FeatureFile] = []
         for source, role in ((real, "real"), (fake, "fake")):
             count = limit if choice.share == 1 else _count(source, role, rules, limit, choice.share)
-            clips: ClipSet = choose_clips(source, role, rules, limit=count)
-            if choice.codec is not None and choice.codec[0] == role:
-                clips = RecodedClips(clips, choice.codec[1])
-            sides.append(features(clips, role, rules))
+            codec = choice.codec[1] if choice.codec is not None and choice.codec[0] == role else None
+            sides.append(features(choose_clips(source, role, rules, limit=count), role, codec))
         value = next(iter(compute_metrics(*sides, rules).values()))
         return value, *(len(each.clip_ids) for each in sides)
 

@@ -39,6 +39,7 @@ __all__ = [
     "compare_features",
     "compute_metrics",
     "extract_features",
+    "files_stamp",
     "measure",
     "metric_title",
     "one_split",
@@ -331,13 +332,13 @@ def _features_of(
         "batch_size": batch_size,
         "out": out,
         "readers": readers,
-        "stamp": _stamp(clips),
+        "stamp": files_stamp(clips),
         "moments": clips.moments,
     }
     return compute_features(clips, detector, role=role, protocol=protocol.as_dict(), **options)
 
 
-def _stamp(clips: ProtocolClips) -> str:
+def files_stamp(clips: ProtocolClips) -> str:
     """Of the sizes and times of the clips' files: another one when a file was replaced by one that looks alike."""
     if not isinstance(clips.reader, VideoClips):
         return ""

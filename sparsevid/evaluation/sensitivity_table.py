@@ -5,17 +5,19 @@ Dimensions: N clips.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sparsevid.evaluation.clips.clips import ClipSource, choose_clips
+from sparsevid.evaluation.clips.clips import ClipSource, ProtocolClips, choose_clips
 from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.distortions import DISTORTIONS, SET_DISTORTIONS, TIME
-from sparsevid.evaluation.evaluate import check_detector, one_split
+from sparsevid.evaluation.evaluate import check_detector, files_stamp, one_split
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.metrics.table import METRICS, Metric
 from sparsevid.evaluation.protocols import Protocol
@@ -27,6 +29,8 @@ STRENGTHS = (0.25, 0.5, 1.0)
 SIZES = 4  # halvings of the number of clips, at most, to find from which on the order is stable
 HELD = 2**30
 STABLE = 0.95  # rank correlation of an order with that of all clips
+HALVES = 20  # draws of two halves of the clips
+TOLD = 0.95  # share of these in which damage is to be told
 ALL = (*DISTORTIONS, *SET_DISTORTIONS)
 
 logger = get_logger(__name__)
@@ -52,14 +56,24 @@ class Answer:
     """What a metric says of a distortion.
 
     Attributes:
-        scores: at each strength.
+        scores: at each strength, of all clips against themselves undamaged.
         monotone: whether it grows worse at each step, from the undamaged set on.
-        seen: whether the strongest is worse than what two halves of the undamaged set are to each other.
+        told: at each strength, the share of `HALVES` drawn halves of the clips that are worse against the other half when they
+            are damaged than when they are not: generated clips are never the real ones.
     """
 
     scores: tuple[float, ...]
     monotone: bool
-    seen: bool
+    told: tuple[float, ...]
+
+    def told_from(self, strengths: Sequence[float]) -> float | None:
+        """Least strength from which on nearly all halves tell; None where not even the strongest damage is told."""
+        found = None
+        for strength, share in zip(reversed(strengths), reversed(self.told), strict=True):
+            if share < TOLD:
+                break
+            found = strength
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class MetricRow:
         higher: more is better.
         clips: N.
         itself: the score of the undamaged set against itself.
-        halves: the score of its first half against its second, in a drawn order: what is no more than chance.
+        halves: mean score of an undamaged half against the other: what clips are to each other by chance, at N/2.
         answers: by distortion; none for damage that the clips cannot have.
         stable_from: least number of clips at which, and at all larger ones that were tried, the order of all damaged sets is
             nearly that of all clips; None where it is not at half of them.
@@ -97,6 +111,7 @@ def measure_table(
     distortions: Sequence[str] = ALL,
     strengths: Sequence[float] = STRENGTHS,
     batch_size: int = 16,
+    keep: Path | None = None,
 ) -> list[MetricRow]:
     """Score real clips in each distortion and strength against the same clips undamaged, by all that can be computed.
 
@@ -111,6 +126,7 @@ def measure_table(
         distortions: names of `DISTORTIONS` and `SET_DISTORTIONS`.
         strengths: increasing, above 0 and up to 1.
         batch_size: clips of a forward pass.
+        keep: folder for the feature file of each damaged set; what is finished there is taken up. None keeps nothing.
 
     Raises:
         ValueError: an unknown distortion, or see `choose_clips` and `compute_features`.
@@ -123,22 +139,31 @@ def measure_table(
         rules = replace(protocol, split=split or one_split(protocol, "real"))
         clips = choose_clips(source, "real", rules, limit=limit)
         fitting = [name for name in distortions if protocol.frames > 1 or name not in TIME]
-        sets = _damaged(clips, detector, fitting, strengths, protocol.seed, batch_size)
+        sets = _damaged(clips, detector, fitting, strengths, protocol.seed, batch_size, keep)
         rows += _rows(detector, protocol, sets, fitting, strengths)
     return rows
 
 
 def _damaged(
-    clips: ClipSet, detector: Detector, names: Sequence[str], strengths: Sequence[float], seed: int, batch_size: int
+    clips: ProtocolClips,
+    detector: Detector,
+    names: Sequence[str],
+    strengths: Sequence[float],
+    seed: int,
+    batch_size: int,
+    keep: Path | None,
 ) -> dict[tuple[str, float], Tensor]:
     """Features of each damaged set by distortion and strength; ("", 0) is undamaged. All in one drawn order."""
+    stamp = "" if keep is None else files_stamp(clips)
     clips = HeldClips(clips)
     order = torch.randperm(len(clips), generator=keyed_generator(Purpose.HALVES, seed))
     wanted = [("", 0.0), *((name, strength) for name in names for strength in strengths)]
     sets = {}
     for name, strength in progress(wanted, desc=detector.name, unit="set", delay=2):
         damaged = DistortedClips(clips, name, strength, seed) if name else clips
-        sets[name, strength] = compute_features(damaged, detector, batch_size=batch_size).features[order]
+        out = None if keep is None else keep / f"{detector.name}-{damaged.fingerprint[:12]}.safetensors"
+        file = compute_features(damaged, detector, batch_size=batch_size, out=out, stamp=stamp)
+        sets[name, strength] = file.features[order]
     return sets
 
 
@@ -150,36 +175,54 @@ def _rows(
     strengths: Sequence[float],
 ) -> Iterator[MetricRow]:
     options, outputs = protocol.as_dict(), detector.outputs()
-    count = len(sets["", 0.0])
-    for metric in METRICS.values():
-        if metric.prompted or metric.needs not in outputs or count < 2 * max(metric.least):
-            continue
+    clean, count = sets["", 0.0], len(sets["", 0.0])
+    fitting = [
+        each for each in METRICS.values() if not each.prompted and each.needs in outputs and count >= 2 * max(each.least)
+    ]
+    for metric in progress(fitting, desc=f"{detector.name}: metrics", unit="metric", delay=2):
 
         def values(real: Tensor, fake: Tensor, metric: Metric = metric) -> dict[str, float]:
             columns = outputs[metric.needs]
             found = metric.compute(real[:, columns], fake[:, columns], options)
             return {name: value for name, value in found.items() if not name.endswith("_std")}
 
-        clean = sets["", 0.0]
         scored = {key: values(clean, features) for key, features in sets.items()}
-        halves = values(clean[: count // 2], clean[count // 2 : 2 * (count // 2)])
+        halves = _by_halves(values, sets, protocol.seed)
         smaller = _by_size(values, sets, max(metric.least))
         for value in scored["", 0.0]:
-            sign = -1 if metric.higher else 1
-            itself, chance = scored["", 0.0][value], halves[value]
+            sign, itself = -1 if metric.higher else 1, scored["", 0.0][value]
             answers = {}
             for name in names:
                 scores = tuple(scored[name, strength][value] for strength in strengths)
-                worse = [sign * each for each in (itself, *scores)]
-                answers[name] = Answer(scores, all(a < b for a, b in pairwise(worse)), worse[-1] > sign * chance)
+                rising = all(a < b for a, b in pairwise(sign * each for each in (itself, *scores)))
+                told = tuple(fmean(sign * half[name, strength][value] > sign * half["", 0.0][value] for half in halves)
+                             for strength in strengths)  # fmt: skip
+                answers[name] = Answer(scores, rising, told)
             stable = _stable_from({size: [each[key][value] for key in sets] for size, each in smaller.items()},
                                   [scored[key][value] for key in sets], count)  # fmt: skip
+            chance = fmean(half["", 0.0][value] for half in halves)
             yield MetricRow(detector.name, metric.name, value, metric.higher, count, itself, chance, answers, stable)
+
+
+Scores = dict[tuple[str, float], dict[str, float]]  # (distortion, strength) → value → score
+
+
+def _by_halves(
+    values: Callable[[Tensor, Tensor], dict[str, float]], sets: dict[tuple[str, float], Tensor], seed: int
+) -> list[Scores]:
+    """Scores of one half of the clips, in each damage, against the other half undamaged, for each draw of halves."""
+    clean, found = sets["", 0.0], []
+    size = len(clean) // 2
+    for draw in range(HALVES):
+        order = torch.randperm(len(clean), generator=keyed_generator(Purpose.HALVES, seed, draw))
+        real, fake = order[:size], order[size : 2 * size]
+        found.append({key: values(clean[real], features[fake]) for key, features in sets.items()})
+    return found
 
 
 def _by_size(
     values: Callable[[Tensor, Tensor], dict[str, float]], sets: dict[tuple[str, float], Tensor], least: int
-) -> dict[int, dict[tuple[str, float], dict[str, float]]]:
+) -> dict[int, Scores]:
     """The same scores of the first half of the clips, the first quarter, …, as far as the metric takes so few."""
     clean, found = sets["", 0.0], {}
     for halving in range(1, SIZES + 1):
@@ -201,20 +244,27 @@ def _stable_from(smaller: dict[int, list[float]], whole: list[float], count: int
     return stable
 
 
-def as_table(rows: Sequence[MetricRow], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells: the score at the strongest of each damage, `+` if it grows worse at each step, in brackets where it is
-    no worse than chance."""
-    columns = ["detector", "value", "better", "itself", "halves", *names, "stable from"]
-    cells = []
-    for row in rows:
-        found = []
-        for name in names:
-            answer = row.answers.get(name)
-            text = "" if answer is None else f"{answer.scores[-1]:.4g}{'+' if answer.monotone else ''}"
-            found.append(text if answer is None or answer.seen else f"({text})")
-        better, stable = "higher" if row.higher else "lower", "more" if row.stable_from is None else str(row.stable_from)
-        cells.append([row.detector, row.value, better, f"{row.itself:.4g}", f"{row.halves:.4g}", *found, stable])
-    return columns, cells
+def as_tables(rows: Sequence[MetricRow], strengths: Sequence[float]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and cells of a table for each detector, a row for each damage.
+
+    A cell is the score at the strongest damage, `+` if it grows worse at each step, and the strength from which on it is told;
+    in brackets where not even the strongest is.
+    """
+    tables = []
+    for detector, group in groupby(rows, lambda row: row.detector):
+        own = list(group)
+        names = list(dict.fromkeys(name for row in own for name in row.answers))
+        cells = [["itself", *(f"{row.itself:.4g}" for row in own)], ["halves", *(f"{row.halves:.4g}" for row in own)]]
+        cells += [[name, *(_cell(row.answers[name], strengths) for row in own)] for name in names]
+        cells.append(["stable from", *("more" if row.stable_from is None else str(row.stable_from) for row in own)])
+        columns = ["damage", *(f"{row.value} {'↑' if row.higher else '↓'}" for row in own)]
+        tables.append((f"{detector}, {own[0].clips} clips", columns, cells))
+    return tables
+
+
+def _cell(answer: Answer, strengths: Sequence[float]) -> str:
+    score, told = f"{answer.scores[-1]:.4g}{'+' if answer.monotone else ''}", answer.told_from(strengths)
+    return f"({score})" if told is None else f"{score} {told:g}"
 
 
 def as_json(rows: Sequence[MetricRow], strengths: Sequence[float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,14 @@ class JobRecord:
         num: clips that were asked for.
         settings: what decides the clips; plain values.
         made_with: versions and devices that clips were made with, which may change the last bits; the first made the first.
+        clip: for who scores them, `frames` of a clip, and `stride` of the real ones that the model was trained on (None where
+            it is not one number). Records of before say nothing of it.
     """
 
     num: int
     settings: dict[str, Any]
     made_with: list[dict[str, str]]
+    clip: dict[str, int | None] = field(default_factory=dict)
 
 
 def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: Sequence[str]) -> JobRecord:
@@ -79,7 +82,10 @@ def make_record(pipeline: VideoPipeline, sampling: Sampling, num: int, formats: 
         **({} if pipeline.prompts is None else {"text_encoder": pipeline.prompts.fingerprint(sampling)}),
     }
     made_with = {"sparsevid": __version__, "torch": torch.__version__, "device": pipeline.device.type}
-    return JobRecord(num, json.loads(json.dumps(settings)), [made_with])  # as they come back from the file
+    data = pipeline.config.data
+    frames, _, _ = pipeline.autoencoder.clip_size(sampling.input_size)
+    clip = {"frames": frames, "stride": data.stride if data.target_fps is None and data.rule in (None, "stride") else None}
+    return JobRecord(num, json.loads(json.dumps(settings)), [made_with], clip)  # as they come back from the file
 
 
 class ClipFolder:
@@ -272,7 +278,8 @@ class ClipFolder:
             settings = dict(values["settings"])
             if "reuse_every" in settings and "savings" not in settings:  # of before there were others
                 settings["savings"] = savings_of_reuse(int(settings.pop("reuse_every")))
-            return JobRecord(int(values["num"]), settings, [dict(each) for each in values["made_with"]])
+            made_with = [dict(each) for each in values["made_with"]]
+            return JobRecord(int(values["num"]), settings, made_with, dict(values.get("clip", {})))
         except (ValueError, KeyError, TypeError) as error:
             raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
 

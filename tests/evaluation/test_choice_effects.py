@@ -16,9 +16,14 @@ from sparsevid.evaluation.protocols import load_protocol, with_fields
 
 
 @pytest.fixture(scope="module")
-def found(folders, protocol):
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def found(folders, protocol, kept):
     rules = with_fields(protocol, ["split=train"])
-    return rules, measure_effects(*folders, build_detector("small"), rules)
+    return rules, measure_effects(*folders, build_detector("small"), rules, keep=kept)
 
 
 def test_each_score_is_that_of_the_changed_protocol(folders, found):
@@ -35,6 +40,13 @@ def test_each_score_is_that_of_the_changed_protocol(folders, found):
     too_long = by_choice["real_stride=8, real_min_frames=null"]
     assert too_long.score is None and "shorter than the 25 frames" in too_long.problem
     assert {each.kind for each in effects[1:]} == {each.kind for each in choices(rules, "train")}
+
+
+def test_what_is_kept_is_not_computed_again_and_gives_the_same(folders, found, kept, monkeypatch):
+    rules, effects = found
+    detector = build_detector("small")
+    monkeypatch.setattr(detector, "extract", lambda clips: pytest.fail("computed again"))
+    assert measure_effects(*folders, detector, rules, keep=kept) == effects
 
 
 def test_every_choice_is_one_that_a_protocol_can_be_changed_to():
@@ -74,5 +86,17 @@ def test_clips_that_do_not_fit_are_offered_their_own_length(tmp_path, protocol):
     with pytest.raises(ValueError, match="--protocol-option frames=3 --protocol-option fake_stride=1"):
         choose_clips(folder, "fake", protocol)
     choose_clips(folder, "fake", with_fields(protocol, ["frames=3", "fake_stride=1"]))
+    record = {"num": 4, "settings": {}, "made_with": [], "clip": {"frames": 3, "stride": 2}}
+    (folder / "samples.json").write_text(json.dumps(record), encoding="utf-8")
+    options = ["frames=3", "fake_stride=1", "real_stride=2"]
+    offered = " ".join(f"--protocol-option {each}" for each in options)
+    with pytest.raises(ValueError, match=f"as the model was trained on, by the job's record .*{offered}"):
+        choose_clips(folder, "fake", protocol)
+    assert choose_clips(folder, "fake", with_fields(protocol, options)).origin["warnings"] == []
+    (warning,) = choose_clips(folder, "fake", with_fields(protocol, options[:2])).origin["warnings"]
+    assert "trained on clips of stride 2" in warning and warning.endswith("--protocol-option real_stride=2")
+    for clip in ({"frames": "3", "stride": 2}, {"frames": 3}, [], {"frames": 3, "stride": 0}):
+        (folder / "samples.json").write_text(json.dumps({**record, "clip": clip}), encoding="utf-8")
+        assert choose_clips(folder, "fake", with_fields(protocol, options[:2])).origin["warnings"] == []
     with pytest.raises(ValueError, match="--protocol-option frames=3 --protocol-option real_stride=1"):
         choose_clips(folder, "real", with_fields(protocol, ["real_stride=2", "split=all"]))

@@ -10,7 +10,7 @@ from sparsevid.evaluation.evaluate import compute_metrics
 from sparsevid.evaluation.features import compute_features
 from sparsevid.evaluation.protocols import with_fields
 from sparsevid.evaluation.sensitivity import DistortedClips
-from sparsevid.evaluation.sensitivity_table import ALL, as_json, as_table, measure_table
+from sparsevid.evaluation.sensitivity_table import HALVES, Answer, as_json, as_tables, measure_table
 
 
 def clip(frames: int = 10) -> torch.Tensor:
@@ -68,19 +68,67 @@ def test_a_table_holds_what_each_score_is_by_itself(folders, protocol):
     assert by_value["precision"].higher and not by_value["frechet"].higher
     noise = by_value["frechet"].answers["noise"]
     assert noise.monotone and noise.scores[0] < noise.scores[1]
-    assert noise.seen == (noise.scores[1] > by_value["frechet"].halves)
-    columns, cells = as_table(rows, names)
-    assert len(columns) == len(cells[0]) and len(cells) == len(rows)
+    assert min(noise.told) >= 0.95 and noise.told_from(strengths) == 0.5
+    ((title, columns, cells),) = as_tables(rows, strengths)
+    assert title.startswith("small, 20 clips") and len(columns) == len(rows) + 1 == len(cells[0])
+    assert [row[0] for row in cells] == ["itself", "halves", *names, "stable from"]
+    assert cells[3][1].endswith("+ 0.5")
     assert as_json(rows, strengths)["rows"][0]["clips"] == 20
+
+
+def test_what_no_metric_can_see_is_not_told(folders, protocol):
+    """Colours of clips whose frames are shuffled are what they were, in whatever halves."""
+    rules = with_fields(protocol, ["split=all", "metrics=[frechet]"])
+    names = ("frame shuffling", "time reversal")
+    rows = measure_table(folders[0], [(Colours(), rules)], limit=12, split="all", distortions=names, strengths=(0.5, 1.0))
+    for row in rows:
+        for answer in row.answers.values():
+            assert answer.told == (0, 0) and answer.told_from((0.5, 1.0)) is None and not answer.monotone, row
+    assert all(cell.startswith("(") for line in as_tables(rows, (0.5, 1.0))[0][2][2:4] for cell in line[1:])
+
+
+def test_damage_is_told_from_the_strength_on_from_which_all_greater_ones_are():
+    told = lambda *shares: Answer((1.0, 2.0, 3.0), True, shares).told_from((0.25, 0.5, 1.0))  # noqa: E731
+    assert told(1, 1, 1) == 0.25 and told(1, 0.5, 1) == 1.0 and told(0, (HALVES - 1) / HALVES, 1) == 0.5
+    assert told(1, 1, 0.9) is None
+
+
+def test_a_killed_table_goes_on_from_what_is_kept(folders, protocol, tmp_path, monkeypatch):
+    """Features of finished sets are not computed again, and the table is that of a run without a stop."""
+    rules = with_fields(protocol, ["split=all"])
+    options = {"limit": 12, "split": "all", "distortions": ("blur", "fewer modes"), "strengths": (0.5, 1.0)}
+    whole = measure_table(folders[0], [(build_detector("small"), rules)], **options)
+    mortal, made = build_detector("small"), []
+
+    def extract(clips: torch.Tensor) -> torch.Tensor:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(len(clips))
+        return type(mortal).extract(mortal, clips)
+
+    monkeypatch.setattr(mortal, "extract", extract)
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(folders[0], [(mortal, rules)], keep=tmp_path, **options)
+    assert len(list(tmp_path.glob("small-*.safetensors"))) == 3
+    made.clear()
+    assert measure_table(folders[0], [(mortal, rules)], keep=tmp_path, **options) == whole
+    assert len(made) == 2  # of 5 sets, a batch each
 
 
 def test_images_have_no_damage_of_time(folders, protocol):
     rules = with_fields(protocol, ["split=all", "frames=1"])
     (row, *_) = measure_table(folders[0], [(Frame(), rules)], limit=12, split="all", strengths=(1.0,))
     assert set(row.answers) == {"blur", "noise", *SET_DISTORTIONS}
-    assert as_table([row], ALL)[1][0].count("") == len(ALL) - 4
     with pytest.raises(ValueError, match="unknown distortions fog"):
         measure_table(folders[0], [], limit=12, distortions=("fog",))
+
+
+class Colours(SmallNetwork):
+    """The darkest and the brightest of each colour over a clip."""
+
+    def extract(self, clips: torch.Tensor) -> torch.Tensor:
+        flat = clips.float().flatten(2)
+        return torch.cat([flat.amin(dim=2), flat.amax(dim=2), flat.sum(dim=2)], dim=1).repeat(1, 2)[:, :16]
 
 
 class Frame(SmallNetwork):

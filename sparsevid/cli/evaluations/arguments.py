@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparsevid.evaluation.detectors import Detector
     from sparsevid.evaluation.protocols import Protocol
 
+KEEP = "keep feature files here, and use those that are there: what was stopped goes on"
 REQUIRED = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
 
 

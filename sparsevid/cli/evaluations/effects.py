@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sparsevid.cli import add_card_option, add_json_flag
-from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.cli.evaluations.arguments import KEEP, REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import is_main, print_json, print_table
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of real videos; default: the protocol's, of several the training split")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the table here (.json)")
     add_json_flag(parser)
+    parser.add_argument("--keep", metavar="DIR", type=Path, help=KEEP)
     add_measuring_arguments(parser)
 
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_output(args.out, ".json")
     detector, protocol = measuring(args)
-    options = {"limit": args.count, "split": args.split or splits_of(protocol), "batch_size": args.batch}
+    options = {"limit": args.count, "split": args.split or splits_of(protocol), "batch_size": args.batch, "keep": args.keep}
     found = measure_effects(video_source(args, args.real), args.fake, detector, protocol, **options)
     rows = []
     for each in found:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option, add_json_flag
-from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.cli.evaluations.arguments import KEEP, REQUIRED, add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = "weights of a detector of the table; may be given again"
     parser.add_argument("--weights", metavar="DETECTOR=FILE", action="append", default=[], help=weights)
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the table with all scores here (.json)")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help=f"of a table, {KEEP}")
     add_measuring_arguments(parser)
 
 
@@ -39,8 +40,10 @@ def run(args: argparse.Namespace) -> int:
     """0 if the score rises with each distortion that it should rise with, else 1; 0 after a table of several detectors."""
     if args.table:
         return _table(args)
-    if args.weights or args.out is not None:
-        raise ValueError("--weights and --out are about a --table, which is not given; of one detector say --detector-path")
+    if args.weights or args.out is not None or args.keep is not None:
+        raise ValueError(
+            "--weights, --out and --keep are about a --table, which is not given; of one detector say --detector-path"
+        )
     from sparsevid.evaluation.sensitivity import MONOTONE, measure_sensitivity
 
     if args.plot is not None:
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> int:
     """Print, and write, what each metric of each detector answers to."""
-    from sparsevid.evaluation.sensitivity_table import ALL, STRENGTHS, as_json, as_table, measure_table
+    from sparsevid.evaluation.sensitivity_table import STRENGTHS, as_json, as_tables, measure_table
 
     if args.detector or args.protocol or args.detector_path or args.detector_option or args.plot:
         raise ValueError(
@@ -79,15 +82,15 @@ def _table(args: argparse.Namespace) -> int:
         )
     if args.out is not None:
         check_output(args.out, ".json")
-    options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch}
+    options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch, "keep": args.keep}
     rows = measure_table(video_source(args, args.real), _instruments(args), **options)
-    clips = rows[0].clips if rows else 0
-    title = f"{clips} real clips against themselves damaged, at the strongest; + worse at each step, (…) no worse than chance"
     values = {"real": str(args.real), **as_json(rows, STRENGTHS)}
     if args.json:
         print_json(values)
     else:
-        print_table(title, *as_table(rows, ALL))
+        said = "against themselves at the strongest damage; + worse at each step; strength from which it is told, (…) not"
+        for name, *table in as_tables(rows, STRENGTHS):
+            print_table(f"{name} {said}", *table)
     if args.out is not None and is_main():
         with renamed(args.out) as draft:
             draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ import torch
 
 from sparsevid.data.tree.clip_rule import ClipRule, valid_starts
 from sparsevid.data.turns import in_turns
-from sparsevid.evaluation.protocols import Role
+from sparsevid.evaluation.protocols import Protocol, Role, Side
 from sparsevid.system.seeding import Purpose, keyed_generator
 
 _FAKE_KEY = -1  # ends the key of a generated video's draws: no video has this number
@@ -87,3 +87,42 @@ def take_evenly(classes: Sequence[Sequence[int]], starts: Sequence[Sequence[int]
     """
     clips = [list(in_turns([[(video, start) for start in starts[video]] for video in order])) for order in classes]
     return sorted(islice(in_turns(clips), count))
+
+
+def offer(role: Role, side: Side, shortest: int, card: tuple[int, int] | None, job: tuple[int, int | None] | None) -> str:
+    """What could be changed so that clips fit, to end a message.
+
+    Args:
+        role: of the videos.
+        side: what the protocol wants of them.
+        shortest: frames of the shortest video.
+        card: frames and stride of clips, as the data's card has them.
+        job: frames of generated clips, and the stride of real ones that their model was trained on, as a job's record has them.
+    """
+    least = f" --protocol-option {role}_min_frames=null" if side.least_frames > side.rule.span else ""
+    if role == "fake" and job is not None:
+        real = "" if job[1] is None else f" --protocol-option real_stride={job[1]}"
+        options = f"--protocol-option frames={job[0]} --protocol-option fake_stride=1{least}{real}"
+        return f". Clips as the model was trained on, by the job's record and a protocol of another name: {options}"
+    length, stride = card or (shortest, shortest)
+    if (length - 1) * stride >= shortest:
+        length, stride = min(side.rule.frames, shortest), 1
+    options = f"--protocol-option frames={length} --protocol-option {role}_stride={stride}{least}"
+    return f". Clips of their own length and stride, by a protocol of another name: {options}"
+
+
+def another_stride(protocol: Protocol, job: tuple[int, int | None] | None) -> list[str]:
+    """A warning where a protocol takes real clips at another pace than the model of generated ones was trained on.
+
+    Args:
+        protocol: the rules.
+        job: see `offer`.
+    """
+    wanted = None if job is None or job[0] == 1 or job[1] is None else job[1] * protocol.fake_stride
+    if wanted in (None, protocol.real_stride):
+        return []
+    return [
+        f"by the job's record the model was trained on clips of stride {job[1]}; protocol {protocol.name} takes generated ones "
+        f"at stride {protocol.fake_stride} and real ones at {protocol.real_stride}, which move at another pace. For one pace: "
+        f"--protocol-option real_stride={wanted}"
+    ]

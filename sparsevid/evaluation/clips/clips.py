@@ -23,7 +23,7 @@ from sparsevid.data.tree.rules import TreeRules
 from sparsevid.data.tree.walk import HARMLESS, may_be_preview, namesakes, without_extension
 from sparsevid.data.turns import drawn_classes
 from sparsevid.evaluation.clips.archives import from_file, is_file
-from sparsevid.evaluation.clips.choice import clip_starts, draws, take_evenly, video_order
+from sparsevid.evaluation.clips.choice import another_stride, clip_starts, draws, offer, take_evenly, video_order
 from sparsevid.evaluation.clips.clip_readers import (
     BACKEND,
     Choice,
@@ -34,8 +34,8 @@ from sparsevid.evaluation.clips.clip_readers import (
     VideoClips,
 )
 from sparsevid.evaluation.metrics.distances import Moments
-from sparsevid.evaluation.protocols import BOTH, Protocol, Role, Side
-from sparsevid.generation.formats import LOSSLESS_FIRST, folder_of_clips
+from sparsevid.evaluation.protocols import BOTH, Protocol, Role
+from sparsevid.generation.formats import LOSSLESS_FIRST, clip_of_job, folder_of_clips
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
@@ -180,6 +180,7 @@ def _from_videos(
     if role == "fake":
         warnings += _unreadable(manifest, len(chosen), count)
         warnings += _losses(formats, protocol) if protocol.lossless else []
+        warnings += another_stride(protocol, clip_of_job(root))
     if role == "fake" and (twice := _in_two_formats(videos)):
         warnings.append(
             f"{len(twice)} samples lie in folders of two formats, such as {twice[0]!r}, and count twice: score one folder"
@@ -284,17 +285,6 @@ def _real_split(manifest: Manifest, protocol: Protocol, warnings: list[str]) -> 
     return manifest.select(protocol.split), protocol.split
 
 
-def _offer(role: Role, side: Side, frames: int, clip: ClipDefaults | None) -> str:
-    """What could be changed so that clips fit: their own length and stride, by the card, or by the shortest of them."""
-    if clip is not None and (clip.frames - 1) * clip.stride < frames:
-        length, stride = clip.frames, clip.stride
-    else:
-        length, stride = min(side.rule.frames, frames), 1
-    least = f" --protocol-option {role}_min_frames=null" if side.least_frames > side.rule.span else ""
-    options = f"--protocol-option frames={length} --protocol-option {role}_stride={stride}{least}"
-    return f". Clips of their own length and stride, by a protocol of another name: {options}"
-
-
 def _long_enough(manifest: Manifest, role: Role, protocol: Protocol, clip: ClipDefaults | None) -> tuple[Video, ...]:
     """The videos that a protocol takes clips of, in the manifest's order. `clip` is what a card says of clips.
 
@@ -303,6 +293,7 @@ def _long_enough(manifest: Manifest, role: Role, protocol: Protocol, clip: ClipD
     """
     side = protocol.side(role)
     needed = side.least_frames
+    own = None if clip is None else (clip.frames, clip.stride)
     videos = tuple(video for video in manifest.videos if video.frames >= needed)
     short = [video for video in manifest.videos if video.frames < needed]
     if short and (role == "fake" or not videos):
@@ -310,7 +301,7 @@ def _long_enough(manifest: Manifest, role: Role, protocol: Protocol, clip: ClipD
         raise ValueError(
             f"{manifest.root}: {len(short)} of {len(manifest.videos)} {role} videos are shorter than the {needed} frames that "
             f"protocol {protocol.name} needs, such as {short[0].path!r} with {short[0].frames}; the longest video has {longest}"
-            + _offer(role, side, min(video.frames for video in short), clip)
+            + offer(role, side, min(video.frames for video in short), own, clip_of_job(Path(manifest.root)))
         )
     if short:
         total = len(manifest.videos)

@@ -88,7 +88,7 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def outputs(cls) -> Mapping[str, slice]:
-        """What metrics may ask for, and its columns in the vector: "features", "logits", "spatial"."""
+        """What metrics may ask for, and its columns in the vector: "features", "logits", "spatial", "motion", …"""
         return cls.parts or {cls.kind: slice(0, cls.dim)}
 
     @abstractmethod

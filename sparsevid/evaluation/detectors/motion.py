@@ -10,8 +10,10 @@ Dimensions: B clips, S frames, N = P×P points, H×W pixels.
 import hashlib
 import importlib.util
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ class MotionDetector(Detector):
     metric = "FVMD-LK"
     preprocessing = "grey by OpenCV; 20x20 points followed from the first frame, pyramidal Lucas-Kanade, 21x21 pixels, 3 levels"
     dim = 2 * (FRAMES // CUBE) * (POINTS // CELL) ** 2 * ANGLES
+    parts: ClassVar[Mapping[str, slice]] = {"features": slice(0, dim), "motion": slice(0, dim)}  # FVMD's distance is of motion
     min_frames = FRAMES
 
     def __init__(self, version: str) -> None:

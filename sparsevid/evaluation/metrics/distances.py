@@ -97,7 +97,9 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor, *, unbiased: bool = T
 def frechet_with_ridge(real: Tensor, fake: Tensor, ridge: float) -> float:
     """The Fréchet distance with unbiased covariances to which ridge · I is added under the root, as FVMD's code has it.
 
-    It differs from `frechet_distance` where covariances are singular, and does not vanish between a set and itself.
+    It differs from `frechet_distance` where covariances are singular, and is -2 · ridge · D between a set and itself. Where the
+    sets have fewer clips together than dimensions, all is computed in the space that they span: outside of it each of the other
+    dimensions adds the ridge to the trace of the root, and nothing else.
 
     Args:
         real: features (N, D), N ≥ 2.
@@ -108,10 +110,14 @@ def frechet_with_ridge(real: Tensor, fake: Tensor, ridge: float) -> float:
         ValueError: see `check_pair`.
     """
     check_pair(real, fake)
-    sides = [Moments.of(each) for each in (real, fake)]
-    roots = [_symmetric_root(each.covariance + ridge * torch.eye(len(each.mean), dtype=torch.float64)) for each in sides]
+    both, dim = torch.cat([real, fake]).to(torch.float64), real.shape[1]
+    if len(both) < dim:
+        both = torch.linalg.qr(both.T, mode="r").R.T  # (N + M, N + M): coordinates in an orthonormal basis
+    sides = [Moments.of(each) for each in both.split([len(real), len(fake)])]
+    roots = [_symmetric_root(each.covariance + ridge * torch.eye(len(each.mean)).to(each.covariance)) for each in sides]
     gap, traces = sides[0].mean - sides[1].mean, sides[0].covariance.trace() + sides[1].covariance.trace()
-    return (gap @ gap + traces - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum()).item()
+    root_trace = torch.linalg.svdvals(roots[0] @ roots[1].T).sum() + ridge * (dim - both.shape[1])
+    return (gap @ gap + traces - 2 * root_trace).item()
 
 
 def frechet_by_square_root(real: Tensor, fake: Tensor, *, unbiased: bool = True) -> float:

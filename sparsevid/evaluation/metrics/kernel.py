@@ -44,6 +44,8 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
         raise ValueError(f"KID takes 1 subset or more, of 2 clips or more, got subsets={subsets}, subset_size={subset_size}")
     size = min(subset_size, len(real), len(fake))
     generator = keyed_generator(Purpose.KID_SUBSETS, seed)
+    if size == len(real) == len(fake):
+        return Estimate(kvd(real, fake), 0.0)
     values = []
     for _ in range(subsets):
         x = real[torch.randperm(len(real), generator=generator)[:size].to(real.device)]
@@ -79,7 +81,8 @@ def jedi(real: Tensor, fake: Tensor) -> float:
 
     Pairs of a clip with itself are among the means, as in the public code.
 
-    With the kernel's own features, the products of two dimensions, it is ‖XᵀX/N − YᵀY/M‖² / D²: no kernel matrix is formed.
+    With the kernel's own features, the products of two dimensions, it is ‖XᵀX/N − YᵀY/M‖² / D²: no kernel matrix is formed, but
+    where dimensions are more than clips.
 
     Args:
         real: features (N, D), any real dtype; computed in float64.
@@ -92,8 +95,12 @@ def jedi(real: Tensor, fake: Tensor) -> float:
         ValueError: see `check_pair`.
     """
     check_pair(real, fake, minimum=1)
-    products = [each.T @ each / len(each) for each in (real.to(torch.float64), fake.to(torch.float64))]
-    return 100 * (products[0] - products[1]).square().sum().item() / real.shape[1] ** 2
+    real, fake, dim = real.to(torch.float64), fake.to(torch.float64), real.shape[1]
+    if len(real) + len(fake) < dim:
+        mean = lambda x, y: (x @ y.T / dim).square().mean().item()  # noqa: E731 (of the kernel over all pairs)
+        return 100 * max(0.0, mean(real, real) + mean(fake, fake) - 2 * mean(real, fake))
+    products = [each.T @ each / len(each) for each in (real, fake)]
+    return 100 * (products[0] - products[1]).square().sum().item() / dim**2
 
 
 def _polynomial_mmd(x: Tensor, y: Tensor) -> float:

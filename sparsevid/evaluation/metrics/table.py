@@ -20,7 +20,7 @@ from sparsevid.system.seeding import Purpose, keyed_generator
 
 Options = Mapping[str, Any]  # a protocol's fields by name
 _UNBIASED = {"unbiased": True, "biased": False}
-FVMD_RIDGE = 1e-6
+FVMD_RIDGE = 1e-5  # as `fvmd` computes its score
 STREAM_NEIGHBOURS = 5
 ADM_PART = 5000  # samples of a split of the Inception score in ADM's evaluator
 
@@ -120,7 +120,7 @@ METRICS = {
         Metric("inception_score_adm", "Inception score", "logits", False, _inception_score_adm, (0, 1), higher=True),
         Metric("jedi", "JEDi", "features", True, _jedi, (1, 1)),
         Metric("clip_score", "CLIP score", "features", False, _clip_score, (0, 2), higher=True, prompted=True),
-        Metric("motion_frechet", "FVMD's distance", "features", True, _motion_frechet),
+        Metric("motion_frechet", "FVMD's distance", "motion", True, _motion_frechet),
         Metric("stream_temporal", "STREAM-T", "skewness", True, _stream_temporal, (1, 1), higher=True),
         Metric("stream_spatial", "STREAM-F", "mean", True, _stream_spatial, (STREAM_NEIGHBOURS + 1,) * 2, higher=True),
         Metric(

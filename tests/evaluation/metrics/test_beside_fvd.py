@@ -1,7 +1,9 @@
 """Distances beside FVD: each against the package that published it, where that is installed, and by what holds for it."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 
 from sparsevid.evaluation.detectors.motion import motion_histograms
 from sparsevid.evaluation.detectors.stream import spectrum_statistics
@@ -9,6 +11,7 @@ from sparsevid.evaluation.metrics.distances import frechet_distance, frechet_wit
 from sparsevid.evaluation.metrics.kernel import jedi
 from sparsevid.evaluation.metrics.manifold import precision_recall
 from sparsevid.evaluation.metrics.stream import temporal_likeness
+from sparsevid.evaluation.metrics.table import FVMD_RIDGE
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -106,8 +109,23 @@ def test_histograms_and_distance_are_those_of_fvmd():
         torch.testing.assert_close(motion_histograms(tracks), sides[-1], rtol=1e-6, atol=1e-6)
     few = [each[:, :60] for each in sides]  # their root of a 1024×1024 matrix takes minutes
     theirs = distance.calculate_fd_given_vectors(*(each.numpy() for each in few))
-    assert frechet_with_ridge(*few, 1e-6) == pytest.approx(float(theirs), rel=1e-4)
+    assert frechet_with_ridge(*few, FVMD_RIDGE) == pytest.approx(float(theirs), rel=1e-4)
+    itself = distance.calculate_fd_given_vectors(few[0].numpy(), few[0].numpy())
+    assert frechet_with_ridge(few[0], few[0], FVMD_RIDGE) == pytest.approx(float(itself), rel=1e-2)
 
 
 def test_without_a_ridge_it_is_the_frechet_distance():
     assert frechet_with_ridge(REAL, FAKE, 0.0) == pytest.approx(frechet_distance(REAL, FAKE), rel=1e-8)
+    assert frechet_with_ridge(REAL[:4], FAKE[:3], 0.0) == pytest.approx(frechet_distance(REAL[:4], FAKE[:3]), rel=1e-6)
+
+
+@pytest.mark.parametrize("clips", [(3, 5), (6, 5), (6, 6), (60, 50)], ids=["few", "one fewer", "as many", "many"])
+def test_the_ridge_is_that_of_all_dimensions_however_few_clips_there_are(clips):
+    """Against the matrices written out, and between a set and itself."""
+    real, fake = REAL[: clips[0]], FAKE[: clips[1]]
+    a, b = (np.cov(each.numpy(), rowvar=False) for each in (real, fake))
+    ridge = 0.01 * np.eye(12)
+    root = np.trace(sqrtm((a + ridge) @ (b + ridge)).real)
+    expected = (real.mean(0) - fake.mean(0)).square().sum().item() + np.trace(a) + np.trace(b) - 2 * root
+    assert frechet_with_ridge(real, fake, 0.01) == pytest.approx(expected, rel=1e-7)
+    assert frechet_with_ridge(real, real, 0.01) == pytest.approx(-2 * 0.01 * 12, rel=1e-9)
