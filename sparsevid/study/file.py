@@ -17,6 +17,13 @@ from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml
 
 _TYPED = {AS_TYPED: True}  # text all through: what it means, the schema that it is laid over says
 NOTHING = "none"  # in place of a row: what a row is `like`, or the study, says one, and this row has none
+# What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
+SAME_RUN = ("name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
+            "data.strict", "data.latents", "text.encoder")  # fmt: skip
+SAME_RUN += tuple(f"train.{name}" for name in (
+    "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
+    "start_timeout", "ema_device",
+))  # fmt: skip
 TAKEN = {
     NOTHING: "in a row's keys it says that there is no such row",
     REAL: "pages show the real clips under this name",

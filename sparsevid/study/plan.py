@@ -22,6 +22,7 @@ from sparsevid.study import StudyError
 from sparsevid.study.checks import check_counts, check_measurable, check_overrides
 from sparsevid.study.file import (
     NOTHING,
+    SAME_RUN,
     MeasureSettings,
     RowSettings,
     SampleSettings,
@@ -40,13 +41,6 @@ GIVEN = "given"  # in place of a path
 FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
-# What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
-SAME_RUN = ("name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
-            "data.strict", "data.latents", "text.encoder")  # fmt: skip
-SAME_RUN += tuple(f"train.{name}" for name in (
-    "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
-    "start_timeout", "ema_device",
-))  # fmt: skip
 UNWATCHED = tuple(f"monitor.{task}_every=0" for task in ("validate", "sample", "score"))  # a study measures at the end
 
 
