@@ -37,7 +37,6 @@ from sparsevid.study.measurements import CONTROL
 from sparsevid.study.results import Line, agree, digest
 from sparsevid.text.cache import TextCache
 
-GIVEN = "given"  # in place of a path
 FINE_TUNED = 1000  # between the seeds of a run and of what is fine-tuned from it
 REFERENCES = ("start", "teacher", "of", "steps_of", "macs_of")
 PASSES = 3  # a backward pass costs two forwards
@@ -165,7 +164,7 @@ class Plan:
         parts = [None if each is None else each.trained for each in named.values()]
         values = asdict(self.config)
         if self.config.data.captions is not None:
-            values["data"]["captions"] = GIVEN  # what they are says `of_training`
+            values["data"]["captions"] = "given"  # in place of a path: what they are says `of_training`
         return digest([changed(values, asdict(RunConfig()), (*SAME_RUN, *own)), *parts])
 
     @cached_property
