@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
-  torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-256x256
+  torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-1024-MS
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5 --verify
 
 A run reads the cache with data.captions=FOLDER, and needs no text encoder. All captions of all videos are encoded, whatever

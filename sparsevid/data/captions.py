@@ -103,9 +103,7 @@ class FileFeatures:
         path = self.folder / f"{own_name(video.path)}.npz"
         if not path.is_file():
             if caption:
-                raise ValueError(
-                    f"{path} is missing: {video.path} has the caption {caption!r}, and no features of it are there"
-                )
+                raise ValueError(f"{path} is missing: {video.path} has the caption {caption!r}, and no features of it")
             text, mask, _ = self.null()
             return text[0], mask[0]
         return self._read(path)
@@ -232,7 +230,7 @@ def _with_features(
     missing = tuple(path for name, path in own.items() if name not in names)
     if len(missing) == len(own):
         raise ValueError(f"{features.folder} holds features of none of {len(own)} videos, such as {missing[0]}")
-    places = {path: place for path, place in texts.places.items() if path not in set(missing)}
+    places = {path: place for path, place in texts.places.items() if own_name(path) in names}
     texts = replace(texts, places=places, missing=missing)
     if missing:
         text = f"{features.folder} holds no features of {len(missing)} of {len(own)} videos, such as {missing[0]}"
