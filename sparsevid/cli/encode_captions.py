@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
-  torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-256x256
+  torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-1024-MS
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5 --verify
   sparsevid encode_captions atari --root data/atari --out data/atari/captions --encoder models/words --make-encoder --tokens 24
 
@@ -20,7 +20,7 @@ A run reads the cache with data.captions=FOLDER, and needs no text encoder. All 
 their split, each once, and the empty one, which means "no prompt". The same command given again keeps what is written.
 Where the captions of a card are is said by its section `captions` (datasets/README.md).
 """
-TOKENS, BATCH, SHARD_MB = 120, 16, 256
+TOKENS, BATCH, SHARD_MB = 120, 16, 64
 
 logger = get_logger(__name__)
 

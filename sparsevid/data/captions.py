@@ -103,9 +103,7 @@ class FileFeatures:
         path = self.folder / f"{own_name(video.path)}.npz"
         if not path.is_file():
             if caption:
-                raise ValueError(
-                    f"{path} is missing: {video.path} has the caption {caption!r}, and no features of it are there"
-                )
+                raise ValueError(f"{path} is missing: {video.path} has the caption {caption!r}, and no features of it")
             text, mask, _ = self.null()
             return text[0], mask[0]
         return self._read(path)
@@ -171,7 +169,7 @@ class ClipCaptions:
 
 
 def open_clip_captions(
-    folder: str, text: TextConfig, rules: CaptionRules, manifest: Manifest
+    folder: str, text: TextConfig, rules: CaptionRules, manifest: Manifest, tree: Manifest
 ) -> tuple[ClipCaptions, Manifest, TextConfig, str | None]:
     """The captions that a run hears. All ranks call it together.
 
@@ -180,6 +178,7 @@ def open_clip_captions(
         text: the run's settings of text.
         rules: where captions are.
         manifest: the videos to train on.
+        tree: all videos, of which these are a part.
 
     Returns:
         The captions; the videos that are to be used; the settings, with the encoder filled in; and its fingerprint, None where
@@ -194,13 +193,13 @@ def open_clip_captions(
         raise FileNotFoundError(f"data.captions = {folder}: no such folder; `sparsevid encode_captions CARD --out` makes one")
     if next(place.glob("*.npz"), None) is not None:
         found = FileFeatures(place)
-        texts = open_captions(manifest, rules, required=False)
+        texts = open_captions(manifest, rules, tree=tree, required=False)
         texts, manifest = _with_features(texts, found, rules, manifest)
         captions, fingerprint = ClipCaptions(texts, found), None
     else:
         cache = TextCache.open(place)
         _check_encoder(cache, text)
-        texts = open_captions(manifest, rules)
+        texts = open_captions(manifest, rules, tree=tree)
         manifest = captioned(manifest, texts, rules)
         lacking = [each for each in texts.texts if each not in cache]
         if lacking:
@@ -231,7 +230,7 @@ def _with_features(
     missing = tuple(path for name, path in own.items() if name not in names)
     if len(missing) == len(own):
         raise ValueError(f"{features.folder} holds features of none of {len(own)} videos, such as {missing[0]}")
-    places = {path: place for path, place in texts.places.items() if path not in set(missing)}
+    places = {path: place for path, place in texts.places.items() if own_name(path) in names}
     texts = replace(texts, places=places, missing=missing)
     if missing:
         text = f"{features.folder} holds no features of {len(missing)} of {len(own)} videos, such as {missing[0]}"

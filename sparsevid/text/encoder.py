@@ -22,7 +22,7 @@ AT_ONCE = 16  # prompts of a forward pass, which bounds memory
 MODEL, TOKENIZER = "text_encoder", "tokenizer"  # where a pipeline of diffusers keeps them
 VOCABULARIES = ("spiece.model", "tokenizer.json")  # either is enough; the first is T5's own
 HUB_FILES = ("*.json", "*.safetensors", "*.model")  # nothing that is pickled
-EXAMPLE = "PixArt-alpha/PixArt-XL-2-256x256"
+EXAMPLE = "PixArt-alpha/PixArt-XL-2-1024-MS"
 
 logger = get_logger(__name__)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from launch import weights
@@ -186,3 +187,22 @@ def test_compiled_layers_train_a_model_of_text_as_plain_ones_do(tiny_text):
         ends.append(weights(checkpoint_path(config.folder, 3)))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_pixarts_features_train_without_a_null_caption_where_the_weights_have_one(tiny_text, tmp_path):
+    """Features by the names of videos; without weights that hold it, what "no prompt" is has to be said."""
+    trainer = Trainer(tiny_text("name=held", "train.steps=1", "train.checkpoint_every=1")[0])
+    trainer.train()
+    cache, folder = trainer.captions.features.cache, tmp_path / "caption_feature_wmask"
+    folder.mkdir()
+    text, mask, _ = cache.read([1, 2])
+    for number, video in enumerate(("carphone_pristine", "carphone_distorted")):
+        np.savez(folder / f"{video}.npz", caption_feature=text[[number]].numpy(), attention_mask=mask[[number]].numpy())
+    files = (f"data.captions={folder}", "text.null_mask=prompt", "train.steps=1", "objective.label_dropout=1.0")
+    with pytest.raises(ValueError, match='does not say what "no prompt" is.*train.init_from'):
+        Trainer(tiny_text("name=fresh", *files)[0])
+    trainer = Trainer(tiny_text("name=tuned", *files, f"train.init_from={trainer.config.folder}")[0])
+    calls = told_of(trainer)
+    trainer.train()
+    (call,) = calls
+    assert torch.equal(call["text"], cache.null().text.expand_as(call["text"])) and call["text_mask"].sum() > 4
