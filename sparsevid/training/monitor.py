@@ -79,7 +79,8 @@ class Monitor:
             return
         model = _empty_model(spec, config.model.attention)
         self.pipeline = VideoPipeline(model, autoencoder, config, schedule, graph=False)  # it leaves the GPU after each use
-        chosen = validation_dataset(config, manifest, dataset)
+        if self.every["validate"] or dataset.captions is not None:
+            chosen = validation_dataset(config, manifest, dataset)
         if self.every["validate"]:
             self.clips = fixed_latents(chosen, autoencoder, config.monitor.validate_clips, device)
         self.prompts: list[str] = []  # of a model of text: sample i has that of the i-th clip to validate on

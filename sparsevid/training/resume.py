@@ -176,8 +176,8 @@ def check_resumable(folder: Path, config: RunConfig, spec: ModelSpec, fingerprin
         CheckpointError: it is of another model, order of labels, encoder of captions, kind or weights of the autoencoder,
             objective or optimizer.
     """
-    saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"]).to_dict()
-    compared = {name: (saved[name], mine) for name, mine in spec.to_dict().items()}
+    saved = ModelSpec.from_dict(json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["spec"])
+    compared = {name: (getattr(saved, name), mine) for name, mine in asdict(spec).items()}
     _refuse_differences(folder, "model", compared)
     before, now = _settings(load_config(folder / "config.yaml")), _settings(config)
     if spec.num_classes:

@@ -150,7 +150,7 @@ class Trainer:
         torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
         options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
         model = DiffusionTransformer(self.spec, **options)
-        state, has_null = None, self.captions is None
+        state, has_null = None, self.captions is None  # or needs none
         if self.resume_from is not None:
             check_resumable(self.resume_from, self.config, self.spec, self.origin["autoencoder"])
             state = TrainingState(self.resume_from)

@@ -99,6 +99,8 @@ def test_features_of_another_encoder_are_not_gone_on_with(tiny_text, tmp_path):
     wide = random_cache(tmp_path / "wide", captions, channels=CHANNELS + 1)
     with pytest.raises(CheckpointError, match="another model: text_channels is 10 there and 11 here"):
         Trainer(tiny_text("train.steps=4", f"data.captions={wide.folder}")[0])
+    with pytest.raises(CheckpointError, match="another model: .*text_channels is 10 there and 0 here"):
+        Trainer(tiny_text("train.steps=4", "data.captions=null")[0])
 
 
 @pytest.mark.parametrize("heard", ["prompt", pytest.param("own", marks=pytest.mark.slow)])
