@@ -77,8 +77,8 @@ def draw_prompts(path: Path, count: int | None = None, seed: int = 0) -> list[st
     """Prompts drawn from captions: images in a drawn order, and of each one of its captions, all alike.
 
     Args:
-        path: captions as COCO has them, a `.json` with `annotations` that have `image_id` and `caption`; or a text file with
-            one a line, each of an image of its own.
+        path: captions as COCO has them, a `.json` with `annotations` that have `image_id` and `caption`; or a `.txt` with one
+            a line, each of an image of its own.
         count: of images; None: all.
         seed: of the draw.
 
@@ -90,6 +90,8 @@ def draw_prompts(path: Path, count: int | None = None, seed: int = 0) -> list[st
         ValueError: it has another layout, or fewer images.
     """
     path = expand_home(path)
+    if path.suffix.lower() not in (".json", ".txt"):
+        raise ValueError(f"{path}: accepted are captions as COCO has them (.json), and a text file with one a line (.txt)")
     images = _coco(path) if path.suffix.lower() == ".json" else [[text] for text in listed_in(path)]
     wanted = len(images) if count is None else count
     if not 1 <= wanted <= len(images):

@@ -98,6 +98,8 @@ def test_more_prompts_than_images_are_refused(captions, tmp_path):
         draw_prompts(captions, 41)
     with pytest.raises(FileNotFoundError, match="no file"):
         draw_prompts(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"table\.csv: accepted are captions as COCO has them"):
+        draw_prompts(tmp_path / "table.csv")  # its head would be a prompt
 
 
 @pytest.fixture(scope="module")
