@@ -95,8 +95,8 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
 
     Returns:
         `card`, `root`, `fingerprint`; `counts`: name → found and expected, None where the card says nothing; `splits`:
-        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `rejects`, `notes`
-        and `others`: reason → paths.
+        name → lengths, rates and sizes of its videos, "" for those in no split; `classes`: name → videos; `captions`: see
+        `describe_captions`; `rejects`, `notes` and `others`: reason → paths.
     """
     rule, videos = card.clip.clip_rule(), manifest.videos
     by_split: dict[str, list[Video]] = {}
@@ -110,11 +110,34 @@ def describe(card: "Card", manifest: "Manifest", fold: int = 1) -> dict:
         "counts": _counts(card.counts | card.fold_counts.get(str(fold), {}), manifest, by_split),
         "splits": {name: _describe_videos(group, rule) for name, group in sorted(by_split.items())},
         "classes": {name: per_class[label] for label, name in enumerate(manifest.classes)},
+        "captions": describe_captions(card, manifest),
         "rejects": {reason: list(paths) for reason, paths in manifest.rejects.items()},
         "notes": {reason: list(paths) for reason, paths in manifest.notes.items()},
         "others": {reason: list(paths) for reason, paths in manifest.others.items()},
         "fingerprint": manifest.fingerprint,
     }
+
+
+def describe_captions(card: "Card", manifest: "Manifest") -> dict | None:
+    """What there is of captions; None for a card that says nothing of them.
+
+    Returns:
+        `files`: where they are looked for; `error`: why they cannot be read, or None, and then `captions`: how many different
+        ones; `several`: videos with more than one; `missing`: paths of videos without; `notes`: remark → rows of tables.
+    """
+    from sparsevid.data.tree.captions import read_captions
+
+    rules = card.captions.rules()
+    if rules.rule == "none":
+        return None
+    report = {"rule": rules.rule, "files": list(rules.files), "error": None}
+    try:
+        found = read_captions(manifest, rules, required=False)
+    except (FileNotFoundError, ValueError) as error:  # videos can be used without them
+        return report | {"error": str(error)}
+    several = sum(len(places) > 1 for places in found.places.values())
+    notes = {remark: list(rows) for remark, rows in found.notes.items()}
+    return report | {"captions": len(found.texts) - 1, "several": several, "missing": list(found.missing), "notes": notes}
 
 
 def _counts(expected: Mapping[str, int], manifest: "Manifest", by_split: Mapping[str, Sequence]) -> dict[str, dict]:
@@ -155,6 +178,8 @@ def print_report(report: dict) -> None:
     _print_splits(report["splits"], report["clip"])
     if report["classes"]:
         _print_classes(report["classes"])
+    if report["captions"] is not None:
+        _print_captions(report["captions"])
     titles = {"left out": "rejects", "beside the videos": "others", "to know": "notes"}
     for title, by_reason in ((title, report[name]) for title, name in titles.items()):
         if by_reason:
@@ -215,6 +240,18 @@ def _print_classes(classes: Mapping[str, int]) -> None:
         ["first", first],
     ]
     print_table("classes", ["what", ""], rows)
+
+
+def _print_captions(captions: Mapping) -> None:
+    rows = [["looked for in", ", ".join(captions["files"])]]
+    if captions["error"] is not None:
+        rows.append(["cannot be read", captions["error"]])
+    else:
+        missing = captions["missing"]
+        rows += [["different ones", str(captions["captions"])], ["videos with several", str(captions["several"])]]
+        rows.append(["videos without", str(len(missing)) + (f", such as {missing[0]}" if missing else "")])
+        rows += [[remark, f"{len(found)}, such as {found[0]}"] for remark, found in captions["notes"].items()]
+    print_table("captions", ["what", ""], rows)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> str:

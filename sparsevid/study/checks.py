@@ -60,11 +60,15 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
         source: of the row, for the message.
 
     Raises:
-        StudyError: what sampling refuses of such a model, no such protocol, or a run without classes.
+        StudyError: what sampling refuses of such a model, no such protocol, or a run without classes and captions.
     """
     spec, own = run.spec, run.config.sample
-    if spec.num_classes < 2:
-        raise StudyError(f"{source}: the run's data have {spec.num_classes} classes: a study is of class-conditional runs")
+    of_text = spec.conditioned_on == "text"  # whether its data have classes beside captions is seen when they are opened
+    if not of_text and spec.num_classes < 2:
+        raise StudyError(
+            f"{source}: the run's data have {spec.num_classes} classes: a study is of class-conditional runs, or of runs with "
+            "captions, on data with classes"
+        )
     interval = own.guidance_interval if sample.guidance_interval is None else sample.guidance_interval
     try:
         chosen = Sampling(
@@ -80,6 +84,7 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
             savings=listed_savings(sample.savings),
             eta=0.0,
             input_size=spec.input_size,
+            prompts=("a held-out caption",) if of_text else (),
         )
         check_sampling(chosen, spec, run.config.objective)
         for saving in parse_savings(sample.savings):
@@ -111,7 +116,7 @@ def check_data(manifest: Manifest, measure: MeasureSettings) -> None:
     """
     if len(manifest.classes) < 2:
         count = len(manifest.classes)
-        raise StudyError(f"the data in {manifest.root} have {count} classes: a study is of class-conditional runs")
+        raise StudyError(f"the data in {manifest.root} have {count} classes: a study is of data with classes")
     for key in ("split", "train_split"):
         try:
             manifest.select(getattr(measure, key))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsevid.data.clips import fixed_clips
 from sparsevid.data.open import open_data
 from sparsevid.diffusion.samplers import Model
 from sparsevid.generation.pipeline import VideoPipeline
@@ -22,8 +23,9 @@ from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.study.file import MeasureSettings
 from sparsevid.system.distributed import sum_over_ranks
 from sparsevid.system.seeding import Purpose, keyed_generator
+from sparsevid.text.encoder import EncodedText
 from sparsevid.training.objective import Objective, build_objective
-from sparsevid.training.validation import FixedClip, condition_of, fixed_latents, validation_dataset
+from sparsevid.training.validation import FixedClip, condition_of, fixed_latents, fixed_prompts, validation_dataset
 
 
 def time_edges(config: RunConfig, intervals: int) -> list[float]:
@@ -58,6 +60,40 @@ def heldout_clips(pipeline: VideoPipeline, measure: MeasureSettings) -> list[Fix
     config, manifest, dataset = open_data(heldout_config(pipeline.config, measure))
     chosen = validation_dataset(config, manifest, dataset)
     return fixed_latents(chosen, pipeline.autoencoder, measure.clips, pipeline.device)
+
+
+class SampleCaptions(NamedTuple):
+    """Captions that samples of a model of text are made of, in turn.
+
+    Attributes:
+        texts: of held-out clips, drawn evenly over classes.
+        encoded: their features.
+        labels: class of each of these clips.
+    """
+
+    texts: list[str]
+    encoded: EncodedText
+    labels: list[int]
+
+
+def sample_captions(config: RunConfig, measure: MeasureSettings, count: int) -> SampleCaptions | None:
+    """What samples of a run are asked to show; None of a run without captions. All ranks call it together.
+
+    Args:
+        config: of the run.
+        measure: split and seed.
+        count: samples.
+
+    Raises:
+        ValueError: as `heldout_clips`.
+    """
+    if config.data.captions is None:
+        return None
+    config, manifest, dataset = open_data(heldout_config(config, measure))
+    chosen = validation_dataset(config, manifest, dataset)
+    texts, encoded = fixed_prompts(chosen, count)
+    labels = [chosen.videos[index].label for _, index in fixed_clips(chosen, count, chosen.seed)]
+    return SampleCaptions(texts, encoded, labels)
 
 
 def heldout_config(config: RunConfig, measure: MeasureSettings) -> RunConfig:

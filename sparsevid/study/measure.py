@@ -35,7 +35,7 @@ from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError
 from sparsevid.study.file import changed
-from sparsevid.study.heldout import heldout_losses, time_edges
+from sparsevid.study.heldout import SampleCaptions, heldout_losses, sample_captions, time_edges
 from sparsevid.study.measurements import short_hash
 from sparsevid.study.plan import Plan
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
@@ -106,16 +106,17 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
         StudyError: a figure that is not finite, or a row that cannot be measured.
         GenerationError, ValueError, OSError, …: as what it calls.
     """
-    pipeline = open_pipeline(plan)
+    pipeline, captions = open_pipeline(plan), sample_captions(plan.config, plan.measure, plan.sample.clips)
     reference = open_reference(pipeline.config, plan.measure, plan.sample.clips, plan.row.study.runs)
     began = time.monotonic()  # the reference is made once for all rows
     line = circumstances.line(plan) | _of_training(plan, pipeline) | _losses(plan, pipeline)
-    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline)))
+    sampling = sampling_of(plan, pipeline, from_main(partial(fitted, plan, pipeline, captions)), captions)
     samples = plan.own_folder / SAMPLES / from_main(partial(own_key, plan))
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
-    line |= from_main(partial(_of_samples, plan, sampling, reference, samples, frames, circumstances.results.parent))
+    labels = [sampling.label(index) for index in range(plan.sample.clips)] if captions is None else captions.labels
+    line |= from_main(partial(_of_samples, plan, labels, reference, samples, frames, circumstances.results.parent))
     line |= from_main(partial(_cost, plan, pipeline, sampling))
     del pipeline
     gc.collect()
@@ -156,20 +157,25 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
     return pipeline
 
 
-def sampling_of(plan: Plan, pipeline: VideoPipeline, savings: Sequence[str]) -> Sampling:
-    """How a row is sampled, with these savings.
+def sampling_of(
+    plan: Plan, pipeline: VideoPipeline, savings: Sequence[str], captions: SampleCaptions | None = None
+) -> Sampling:
+    """How a row is sampled, with these savings; a model of text by these captions, whose features its pipeline knows then.
 
     Raises:
         ValueError: as `VideoPipeline.sampling`.
     """
     sample = plan.sample
+    if captions is not None:
+        pipeline.remember(captions.texts, captions.encoded)
     return pipeline.sampling(
+        prompts=None if captions is None else captions.texts,
         sampler=sample.sampler, steps=sample.steps, seed=sample.seed, batch=min(sample.batch, sample.clips),
         guidance=sample.guidance, guidance_interval=sample.guidance_interval, schedule=sample.schedule, savings=list(savings),
     )  # fmt: skip
 
 
-def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
+def fitted(plan: Plan, pipeline: VideoPipeline, captions: SampleCaptions | None) -> list[str]:
     """The row's savings, with fits of its own of those that look at a model first: on other noise than it is measured on.
 
     On rank 0.
@@ -177,7 +183,7 @@ def fitted(plan: Plan, pipeline: VideoPipeline) -> list[str]:
     policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
     named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
-        sampling = replace(sampling_of(plan, pipeline, ()), seed=plan.sample.seed + 1)
+        sampling = replace(sampling_of(plan, pipeline, (), captions), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
@@ -258,13 +264,13 @@ def _remove_features(folder: Path) -> None:
 
 
 def _of_samples(
-    plan: Plan, sampling: Sampling, reference: Reference, samples: Path, frames: int, beside: Path
+    plan: Plan, labels: Sequence[int], reference: Reference, samples: Path, frames: int, beside: Path
 ) -> dict[str, Any]:
-    """Accuracy, and clips to look at. On rank 0."""
+    """Accuracy, the share of samples that show the class they were asked for (`labels`), and clips to look at. On rank 0."""
     count, batch = plan.sample.clips, plan.sample.batch
     classifier = ClipClassifier.load(reference.classifier)
     shown: dict[int, Tensor] = {}
-    right, labels = 0, [sampling.label(index) for index in range(count)]
+    right = 0
     for first in range(0, count, batch):
         own = labels[first : first + batch]
         clips = torch.stack([_read(samples, index, frames) for index in range(first, first + len(own))])

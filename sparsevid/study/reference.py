@@ -72,7 +72,7 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
     """
     protocol, classes = study_protocol(config, measure, clips), tuple(config.record.classes)
     if len(classes) < 2:
-        raise StudyError(f"the data of {config.folder} have {len(classes)} classes: a study is of class-conditional runs")
+        raise StudyError(f"the data of {config.folder} have {len(classes)} classes: a study is of data with classes")
     key = [config.record.fingerprint, config.data.frames, config.data.stride, config.data.size, clips]
     key += [asdict(measure), protocol.as_dict()]
     name = digest(key)[:12]

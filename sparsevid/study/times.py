@@ -2,11 +2,12 @@
 however the machine's speed moves meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 from sparsevid.benchmark.savings import warm_call
 from sparsevid.benchmark.timing import time_turn
+from sparsevid.study.heldout import SampleCaptions, sample_captions
 from sparsevid.study.measure import Circumstances, fitted, open_pipeline, sampling_of, seconds_of
 from sparsevid.study.plan import Plan
 from sparsevid.study.results import append_result, read_results
@@ -32,14 +33,16 @@ def time_rows(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
     Raises:
         StudyError, GenerationError, OSError, …: as `open_pipeline`, and as sampling.
     """
-    return from_main(lambda: _time(plans, circumstances))
+    timed = [plan for plan in plans if plan.row.measured]
+    captions = {plan.name: sample_captions(plan.config, plan.measure, plan.sample.clips) for plan in timed}
+    return from_main(lambda: _time(timed, captions, circumstances))
 
 
-def _time(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
+def _time(plans: Sequence[Plan], captions: Mapping[str, SampleCaptions | None], circumstances: Circumstances) -> list[str]:
     before = read_results(circumstances.results)
     lines, calls, batches = {}, {}, {}
     for plan in plans:
-        if not plan.row.measured or not is_done(plan, before):
+        if not is_done(plan, before):
             continue
         line = own_line(plan, before)
         if (measured_on := line.get("hardware")) != circumstances.hardware:
@@ -52,7 +55,8 @@ def _time(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
             logger.warning("%s is not timed: %s holds other weights than its line is of", plan.name, plan.folder)
             continue
         pipeline = open_pipeline(plan)
-        sampling = sampling_of(plan, pipeline, fitted(plan, pipeline))
+        told = captions[plan.name]
+        sampling = sampling_of(plan, pipeline, fitted(plan, pipeline, told), told)
         lines[plan.name], calls[plan.name], batches[plan.name] = line, warm_call(pipeline, sampling), sampling.batch
     if not calls:
         return []

@@ -251,3 +251,25 @@ def test_command_explains_itself(capsys):
         prepare("--help")
     assert done.value.code == 0
     assert "sparsevid prepare_data ucf101 --fold 2 --label-order sorted" in capsys.readouterr().out
+
+
+def test_captions_are_counted(birds, tmp_path, capsys):
+    """Also where they cannot be read: classes can be trained on all the same."""
+    birds.write_text(f"{birds.read_text()}captions: {{rule: csv}}\n")
+    command = [str(birds), "--clips", "0", "--json", "report.json"]
+    assert run_tool("prepare_data", command) == 0
+    assert "no table of captions captions.csv" in json.loads(Path("report.json").read_text())["captions"]["error"]
+    rows = [
+        "path,caption",
+        "robin/-2.mp4,a robin",
+        "robin/-2.mp4,it sings",
+        "train/auk/1.mp4,a robin",
+        "train/auk/9.mp4,an auk",
+    ]
+    (tmp_path / "data" / "captions.csv").write_text("\n".join(rows))
+    assert run_tool("prepare_data", command) == 0
+    report = json.loads(Path("report.json").read_text())["captions"]
+    assert (report["captions"], report["several"], report["error"]) == (2, 1, None)
+    assert report["missing"] == ["test/auk/2.mp4", "train/robin/ä #1.mp4"]
+    assert report["notes"] == {"in captions.csv, not in the tree": ["auk/9.mp4"]}
+    assert "2, such as test/auk/2.mp4" in capsys.readouterr().out

@@ -15,9 +15,9 @@ from parity import relative_error
 from sparsevid.benchmark.candidates import open_run
 from sparsevid.data.tree.cards import Card, load_card
 from sparsevid.generation.pipeline import VideoPipeline
-from sparsevid.models.presets import build_spec
+from sparsevid.models.presets import T5_CHANNELS, build_spec
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.runs.build import schedule_from_config, spec_from_config
+from sparsevid.runs.build import TextSize, schedule_from_config, spec_from_config
 from sparsevid.runs.config import ConfigError, load_config, save_config
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.training.deepspeed_file import SAID_BY_RUN
@@ -34,8 +34,14 @@ RUNS = sorted(
     for path in CONFIGS.rglob("*.yaml")
     if not any(part.startswith(("_", "study")) for part in path.relative_to(CONFIGS).parts)
 )
-LONG, QUICK, IMAGES = ([path for path in RUNS if path.parent.name in names] for names in (DATASETS, ("quick",), ("imagenet",)))
+LONG, QUICK, IMAGES, TEXT = (
+    [path for path in RUNS if path.parent.name in names]
+    for names in (DATASETS, ("quick",), ("imagenet",), ("sam", "text_to_video"))
+)
 FLOWS = [path for path in LONG if path.stem.endswith("_flow")]
+OTHER_FLOWS = (
+    "demo/flow.yaml", "imagenet/sparse_xl2_flow.yaml", "sam/sparse_xl2_flow.yaml", "text_to_video/sparse_latte1_flow.yaml"
+)  # fmt: skip
 DEEPSPEED = sorted((CONFIGS / "deepspeed").glob("*.json"))
 
 
@@ -73,6 +79,7 @@ def card_and_spec(path: Path) -> tuple[Card, ModelSpec]:
         in_channels=channels,
         num_classes=len(card.classes) or card.counts.get("classes", 0),
         learn_sigma=build_objective(config.objective).learn_sigma,
+        text=TextSize(config.text.tokens, T5_CHANNELS) if config.data.captions else None,
     )
 
 
@@ -88,12 +95,12 @@ def test_each_run_has_a_model_and_a_schedule_that_fits_it(path):
             assert stage.grid.h < spec.dense_grid().h and stage.grid.w < spec.dense_grid().w
 
 
-@pytest.mark.parametrize("path", [*LONG, *QUICK, *IMAGES], ids=short)
+@pytest.mark.parametrize("path", [*LONG, *QUICK, *IMAGES, *TEXT], ids=short)
 def test_each_head_says_what_the_run_takes(path):
     said, config = facts(path), load(path)
     assert int(said["steps"].replace(",", "")) == config.train.steps
     clips, ranks, slots, micro = map(
-        int, re.fullmatch(r"(\d+) clips = (\d+) ranks? × (\d+) slots? × (\d+) clips", said["global batch"]).groups()
+        int, re.fullmatch(r"(\d+) clips = (\d+) ranks? × (\d+) slots? × (\d+) clips?", said["global batch"]).groups()
     )
     assert clips == config.train.global_batch == ranks * slots * micro
     assert micro == (config.train.micro_batch or clips // ranks)
@@ -146,6 +153,23 @@ def test_each_run_of_images_is_dits_with_the_rates_that_were_published(path):
         assert [(stage.grid.h, stage.grid.w) for stage in (stages[-1], stages[0])] in (list(grids[key]), list(grids[key])[::-1])
 
 
+@pytest.mark.parametrize("path", TEXT, ids=short)
+def test_each_run_of_text_is_pixarts_and_starts_from_a_dense_one(path):
+    said, config = facts(path), load(path)
+    _, spec = card_and_spec(path)
+    assert re.match(r"(\d+) GPUs? of \d+ GB, ", said["hardware"])[1] == str(processes(said["start"]))
+    assert "not measured" in (said.get("expected FID") or said["expected FVD"])
+    train, is_flow = config.train, path.stem.endswith("_flow")
+    assert (train.optimizer, train.lr, train.weight_decay, train.ema_decay) == ("adamw", 2e-5, 0.03, 0.9999)
+    assert (train.gradient_clipping, config.objective.label_dropout) == (0.01, 0.1)
+    assert config.objective.kind == ("flow" if is_flow else "diffusion")
+    assert spec == replace(build_spec(config.model.preset), null_caption=True, learn_sigma=not is_flow)
+    assert spec.is_sparse == path.stem.startswith("sparse") and (spec.text_tokens, spec.num_classes) == (120, 0)
+    assert bool(train.init_from) == (path.stem != "dense_xl2")
+    assert config.text.null_mask == ("prompt" if path.parent.name == "sam" else "own")
+    assert bool(config.data.latents) == (path.parent.name == "sam" and spec.input_size[1] == 32)
+
+
 def test_each_dataset_has_the_same_runs():
     stems = {name: {path.stem for path in LONG if path.parent.name == name} for name in DATASETS}
     assert set(stems["ucf101"]) >= {"dense_xl2", "dense_s2", "sparse_xl2", "sparse_s2", "sparse_xl2_finetune", "dense_xl2_img"}
@@ -161,7 +185,7 @@ def test_what_is_fine_tuned_has_a_dense_run_of_its_size(path):
         assert Path(config.train.init_from) == dense.folder
 
 
-@pytest.mark.parametrize("path", [*FLOWS, CONFIGS / "demo/flow.yaml", CONFIGS / "imagenet/sparse_xl2_flow.yaml"], ids=short)
+@pytest.mark.parametrize("path", [*FLOWS, *(CONFIGS / name for name in OTHER_FLOWS)], ids=short)
 def test_what_becomes_a_flow_has_a_diffusion_run_of_its_model_and_data(path):
     flow = load(path)
     diffusion = load(CONFIGS / f"{Path(flow.train.init_from).relative_to(flow.output)}.yaml")

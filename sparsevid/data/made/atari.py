@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sparsevid.data.made.atari_captions import captions_of
 from sparsevid.data.made.base import MadeSet, MadeSettings
 from sparsevid.data.transforms import area_average
 from sparsevid.system.seeding import Purpose, keyed_generator
@@ -91,6 +92,10 @@ class AtariSet(MadeSet):
             frames = [play.frame(settings.skip) for _ in range(settings.frames)]
         clip = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> c t h w")
         return area_average(clip, settings.size)
+
+    def captions(self, name: str, frames: Tensor) -> tuple[str, ...]:
+        """See `MadeSet.captions`."""
+        return captions_of(name, frames)
 
 
 class Play:

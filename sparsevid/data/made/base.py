@@ -94,3 +94,12 @@ class MadeSet:
             uint8 (C,T,H,W).
         """
         raise NotImplementedError
+
+    def captions(self, name: str, frames: Tensor) -> tuple[str, ...]:
+        """Captions of a clip; none for a set that has none.
+
+        Args:
+            name: of its class.
+            frames: uint8 (T,H,W,C).
+        """
+        return ()

@@ -3,6 +3,7 @@
     OUT/
       made.json                   set, settings, versions, clips of a class; written first
       clips.sha256                of each file, in sha256sum's form
+      captions.csv                path and caption, of a set that has captions: several rows for each clip
       train/<class>/000000.mkv    FFV1, RGB: decoded frames are those that were made, to the bit
       test/<class>/000000.mkv
 
@@ -10,6 +11,7 @@ The hash is that of all decoded frames: train before test, classes in the order 
 bytes of its frames (T,H,W,C), C = 3 channels (RGB), T frames, H height, W width.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -33,7 +35,7 @@ from sparsevid.system.logging import LineFile, get_logger, progress
 from sparsevid.videos.read import DecodeError, read_frames
 from sparsevid.videos.write import write_ffv1
 
-RECORD, SUMS = "made.json", "clips.sha256"
+RECORD, SUMS, CAPTIONS = "made.json", "clips.sha256", "captions.csv"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # of a file that a killed process was writing
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 logger = get_logger(__name__)
@@ -99,6 +101,7 @@ def make(made: MadeSet, folder: Path, counts: Mapping[str, int], workers: int = 
     made.check()
     clips = clips_of(made, counts)
     digest, new = hashlib.sha256(), 0
+    captions: dict[str, tuple[str, ...]] = {}
     with FolderLock(folder, "made"):
         sums = _begin(made, folder, counts)
         lines = LineFile(folder / SUMS)
@@ -109,7 +112,9 @@ def make(made: MadeSet, folder: Path, counts: Mapping[str, int], workers: int = 
                 lines.write(f"{result['file']}  {clip.path}")
             new += result["new"]
             digest.update(result["frames"].numpy())
+            captions[clip.path] = made.captions(clip.name, result["frames"])
         lines.close()
+        _write_captions(folder / CAPTIONS, captions)
     return Made(len(clips), len(clips) * made.settings.frames, digest.hexdigest(), new)
 
 
@@ -164,6 +169,20 @@ def _written(files: ClipFiles, workers: int) -> Iterator[dict | str]:
         yield from bar
 
 
+def _write_captions(path: Path, captions: Mapping[str, tuple[str, ...]]) -> None:
+    """Write the captions of clips; those of others, which a larger set has, stay. Nothing is written where there are none."""
+    rows = [[clip, text] for clip, texts in captions.items() for text in texts]
+    if not rows:
+        return
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows += [row for row in csv.reader(file) if len(row) == 2 and row[0].endswith(".mkv") and row[0] not in captions]
+    with renamed(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "caption"])
+        writer.writerows(sorted(rows, key=lambda row: (SPLITS.index(row[0].partition("/")[0]), row[0])))
+
+
 def _begin(made: MadeSet, folder: Path, counts: Mapping[str, int]) -> dict[str, str]:
     """See that the folder is this set's, write its record, remove unfinished files, and give the sums of finished ones."""
     record = folder / RECORD
@@ -207,7 +226,7 @@ def _compare(folder: Path, before: Mapping, now: Mapping) -> None:
 
 def _refuse_strangers(made: MadeSet, folder: Path, values: Mapping) -> None:
     """Raise MadeError if the folder holds what the set does not: it would be read as part of it. Drafts are removed."""
-    known = {RECORD, SUMS, LOCK} if (folder / RECORD).is_file() else {LOCK}
+    known = {RECORD, SUMS, CAPTIONS, LOCK} if (folder / RECORD).is_file() else {LOCK}
     known |= {clip.path for clip in clips_of(made, values)} if RECORD in known else set()
     for place, _, names in os.walk(folder):
         for name in names:
