@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
+from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
-from sparsevid.system.shipped import shipped
 
 if TYPE_CHECKING:
     from sparsevid.runs.config import RunConfig

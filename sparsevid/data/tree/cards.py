@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.data.tree.captions import CaptionRules
 from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.home import expand_home
 from sparsevid.system.schema import check_keys, read_overrides, read_yaml
-from sparsevid.system.shipped import shipped
 
 CARD_SUFFIXES = (".yaml", ".yml")
 SHIPPED_CARDS = shipped("datasets")
