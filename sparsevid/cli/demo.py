@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
+from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.runs.config import RunConfig
 
-CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "sparse.yaml"
+CONFIG = shipped("configs") / "demo" / "sparse.yaml"
 SCORED_CLIPS = 192  # of 60 the score is by a quarter another for other noise, of these by a twentieth
 SHOWN_CLIPS = 12  # of a run without classes; else one a class
 PLAYING = 5  # clips of a class in the sheet that plays

@@ -7,6 +7,7 @@ come from the server. Fonts are those of the system.
 import os
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,7 +69,7 @@ def load_gradio() -> ModuleType:
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise ImportError("`sparsevid ui` needs Gradio: pip install 'sparsevid[ui]'") from error
+        raise ImportError("`sparsevid ui` needs the package gradio: pip install 'sparsevid[ui]'") from error
     return gradio
 
 
@@ -93,7 +94,8 @@ def serve(clicks: Clicks, host: str, port: int | None) -> "gr.Blocks":
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
     mono = ["ui-monospace", "SF Mono", "DejaVu Sans Mono", "Consolas", "monospace"]
     page = build_page(clicks)
-    page.queue(default_concurrency_limit=1).launch(
+    launch = partial(
+        page.queue(default_concurrency_limit=1).launch,
         server_name=host,
         server_port=port,
         share=False,
@@ -108,6 +110,11 @@ def serve(clicks: Clicks, host: str, port: int | None) -> "gr.Blocks":
         theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono),
         css=(ASSETS / "page.css").read_text(encoding="utf-8"),
     )
+    try:
+        launch()
+    except OSError as error:  # which speaks of arguments of Gradio
+        wanted = "no port from 7860 on is free" if port is None else f"port {port} is taken"
+        raise OSError(f"{wanted} at {host}, or it is no address of this machine; --port takes another") from error
     return page
 
 

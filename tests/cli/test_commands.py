@@ -242,17 +242,41 @@ def test_what_is_published_passes_the_registrys_checks(tmp_path):
 
 
 @pytest.mark.slow
-def test_wheel_works_elsewhere(tmp_path, monkeypatch):
-    """Built, unpacked and imported from another folder: nothing but the package is in it, its data included."""
+def test_wheel_works_in_a_clean_environment(tmp_path):
+    """Built, installed and run from an empty folder: package, protocols, cards and configs are all that is in it."""
     run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
-    run("-m", "pip", "install", "--no-deps", "--target", tmp_path / "site", wheel)
-    assert {path.name.split("-")[0] for path in (tmp_path / "site").iterdir()} == {"sparsevid", "bin"}
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    code = "import sparsevid; import sparsevid.evaluation.protocols as p; print(sparsevid.__file__, *p.list_protocols())"
-    printed = run("-c", code, folder=tmp_path).stdout
-    assert str(tmp_path) in printed and "sparsevid/fd-transnetv2-v1" in printed
-    assert "SparseLatte-XL/2" in run(tmp_path / "site" / "bin" / "sparsevid", "cost", folder=tmp_path).stdout
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].partition("-")[2].partition(".d")[2] for name in names} == {"", "ata", "ist-info"}
+    shared = {name.partition("/share/sparsevid/")[2] for name in names} - {""}
+    ours = [*ROOT.glob("datasets/*.yaml"), *ROOT.glob("configs/**/*.yaml"), *ROOT.glob("configs/**/*.json")]
+    assert shared == {path.relative_to(ROOT).as_posix() for path in ours}
+    clean = tmp_path / "clean"
+    run("-m", "venv", "--without-pip", clean)
+    python, empty = clean / "bin" / "python", tmp_path / "empty"
+    (site,) = clean.glob("lib/python*/site-packages")
+    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "1000"}  # of lines that argparse would break
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | own
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, env=environment, cwd=tmp_path, check=True)
+    others = dict.fromkeys(path for path in sys.path if path.endswith("-packages") or "/site-" in path)
+    (site / "others.pth").write_text("\n".join(others), encoding="utf-8")  # what it needs, not installed anew
+    empty.mkdir()
+
+    def installed(*arguments: object, expect: int = 0) -> str:
+        command = [python, "-I", clean / "bin" / "sparsevid", *arguments]
+        done = subprocess.run(list(map(str, command)), cwd=empty, env=environment, capture_output=True, text=True)
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert installed("--version").strip() == wheel.name.split("-")[1]
+    assert str(clean / "share" / "sparsevid" / "configs" / "demo" / "sparse.yaml") in installed("demo", "--help")
+    assert json.loads(installed("cost", "--json"))["preset"] == "SparseLatte-XL/2"
+    assert all(each["passed"] for each in json.loads(installed("evaluate", "selftest", "--json")))
+    assert "sparsevid/fd-transnetv2-v1" in installed("evaluate", "protocols", "--json")
+    assert "available: atari" in installed("prepare_data", "none", expect=2)
+    assert "parameters" in installed("memory", clean / "share" / "sparsevid" / "configs" / "demo" / "sparse.yaml")
+    assert list(empty.iterdir()) == []
 
 
 def test_output_of_any_encoding_takes_every_table():

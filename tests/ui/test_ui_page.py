@@ -15,6 +15,9 @@ from generation.sampled import ROOT, start, write_checkpoint
 
 from sparsevid.cli import run_tool
 from sparsevid.runs.config import load_config, save_config
+from sparsevid.ui.clicks import Clicks
+from sparsevid.ui.models import Models
+from sparsevid.ui.page import serve
 
 HOSTILE = "`{{7*7}}<img src=x onerror=document.title=1>"
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
@@ -107,7 +110,10 @@ def test_clicks_make_clips_that_play(page, browser):
 
 @pytest.mark.slow
 @needs_browser
-def test_what_cannot_be_is_said_on_the_page(page, browser):
+def test_what_cannot_be_is_said(page, browser, checkpoint):
+    port = page.split(":")[-1].strip("/")
+    with pytest.raises(OSError, match=f"port {port} is taken at 127.0.0.1"):
+        serve(Clicks(Models([str(checkpoint)], device="cpu")), "127.0.0.1", int(port))
     browser.get(page)
     steps = wait_for(browser, "#sv-a-steps input")[0]
     steps.clear()
@@ -132,4 +138,4 @@ def test_prompts_are_typed(page, browser):
 def test_without_gradio_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run_tool("ui", [str(tmp_path)]) == 2
-    assert "pip install 'sparsevid[ui]'" in capsys.readouterr().err
+    assert "needs the package gradio: pip install 'sparsevid[ui]'" in capsys.readouterr().err

@@ -13,11 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.data.tree.captions import CaptionRules
 from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
+from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.home import expand_home
 from sparsevid.system.schema import check_keys, read_overrides, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
-REPOSITORY_CARDS = Path(__file__).resolve().parents[3] / "datasets"
+SHIPPED_CARDS = shipped("datasets")
 PACKAGE_PREFIX = "package:"
 DATA_VARIABLE = "SPARSEVID_DATA"
 # Where the name to install is not the name to import.
@@ -157,7 +158,7 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
 
     Args:
         name_or_path: a path that ends in .yaml or .yml, or the name of a file in `datasets/`, looked up in the working
-            directory first, then in the repository.
+            directory first, then among those that come with the package.
         options: what takes the place of the card's own: keys and values as they stand in a card, such as a run's
             `data.card_options`; or texts `key=value` such as `split.max_missing=1`.
 
@@ -251,7 +252,7 @@ def _how_to_make(card: Card, folder: Path) -> str:
 
 
 def _find_card(name_or_path: str | Path) -> Path:
-    folders = (Path("datasets"), REPOSITORY_CARDS)
+    folders = (Path("datasets"), SHIPPED_CARDS)
     known = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.iterdir()
                     if path.suffix in CARD_SUFFIXES})  # fmt: skip
     if Path(name_or_path).suffix in CARD_SUFFIXES:

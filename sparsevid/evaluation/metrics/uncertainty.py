@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsevid.evaluation.metrics.distances import check_pair
+from sparsevid.system.logging import progress
 from sparsevid.system.seeding import Purpose, keyed_generator
 
 Distance = Callable[[Tensor, Tensor], float]
@@ -131,7 +132,7 @@ def extrapolate(
 
 def _halves(real: Tensor, fake: Tensor, repeats: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Random halves of both sets."""
-    for repeat in range(repeats):
+    for repeat in progress(range(repeats), desc="halves", unit="draw", leave=False, delay=2):
         generator = keyed_generator(Purpose.HALVES, seed, repeat)
         yield _shuffled(real, generator)[: len(real) // 2], _shuffled(fake, generator)[: len(fake) // 2]
 

@@ -95,11 +95,8 @@ def read_pickle(path: Path) -> object:
             raise
         except Exception as error:  # the reader has no error of its own: damage shows as KeyError, IndexError and others
             refused = _REFUSED.search(str(error))
-            reason = (
-                refused[1]
-                if refused
-                else str(error).partition("\n")[0] or f"{path.stat().st_size} bytes, {type(error).__name__}"
-            )
+            said = str(error).partition("\n")[0] or f"it has {path.stat().st_size} bytes"  # of an empty file nothing is said
+            reason = refused[1] if refused else said
             raise ValueError(f"{path} is damaged, or holds more than tensors and plain data: {reason}") from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid.data.tree.cards import REPOSITORY_CARDS, Card, load_card, resolve_root
+from sparsevid.data.tree.cards import SHIPPED_CARDS, Card, load_card, resolve_root
 from sparsevid.data.tree.manifest import build_manifest
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.system.schema import all_keys
@@ -30,7 +30,7 @@ def test_the_demo_card_describes_what_is_there(real_videos):
 
 
 def test_every_card_of_the_repository_loads():
-    for path in REPOSITORY_CARDS.iterdir():
+    for path in SHIPPED_CARDS.iterdir():
         if path.suffix == ".yaml":
             card = load_card(path)
             assert card.name == path.stem and card.title and card.source and card.licence
@@ -83,7 +83,7 @@ def test_the_cards_of_the_published_datasets():
 
 def test_every_key_of_a_card_is_explained():
     """The table in datasets/README.md has every key, and no other."""
-    table = (REPOSITORY_CARDS / "README.md").read_text(encoding="utf-8").split("## Keys of a card")[1]
+    table = (SHIPPED_CARDS / "README.md").read_text(encoding="utf-8").split("## Keys of a card")[1]
     explained = {
         key for line in table.splitlines() if line.startswith("| `") for key in re.findall("`([^`]+)`", line.split("|")[1])
     }
