@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "dataset card, in place of the run's; needed by a model that has no run"
     model.add_argument("--card", metavar="CARD", help=text)
     model.add_argument("--root", metavar="DIR", help="where its videos are. Default: where the run, or the card, says")
+    text = "of a model of text, the folder of its captions' features. Default: the run's"
+    model.add_argument("--captions", metavar="DIR", help=text)
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
     model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
@@ -110,7 +112,12 @@ def _choose_data(args: argparse.Namespace, pipeline: "VideoPipeline") -> None:
         data = DataConfig(card=args.card, frames=frames, size=size, decoder=data.decoder)
     if args.root is not None:
         data = replace(data, root=args.root)
-    pipeline.config = replace(config, data=data)
+    if args.captions is not None:
+        data = replace(data, captions=args.captions)
+    elif args.card is not None and pipeline.model.spec.text_channels:
+        raise ValueError(f"{args.checkpoint} is of text: beside --card give its captions' features, --captions DIR")
+    text = replace(config.text, tokens=pipeline.model.spec.text_tokens)
+    pipeline.config = replace(config, data=data, text=text)
 
 
 def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "MeasureSettings") -> dict[str, Any]:
@@ -167,7 +174,7 @@ def _check_same(path: Path, said: Mapping[str, Any], told: Mapping[str, Any]) ->
 def _command(args: argparse.Namespace) -> str:
     """The command that a reader repeats."""
     words = ["sparsevid", "analyse", args.checkpoint]
-    for name in ("clips", "times", "split", "window", "batch", "seed", "card", "weights", "autoencoder", "out"):
+    for name in ("clips", "times", "split", "window", "batch", "seed", "card", "captions", "weights", "autoencoder", "out"):
         words += [f"--{name}", str(value)] if (value := getattr(args, name)) is not None else []
     return shlex.join(words)
 

@@ -56,10 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsevid.runs.config import load_config
+    from sparsevid.runs.config import ConfigError, load_config
 
     overrides = [*args.overrides, f"output={args.out}", "name=sparse"]
     config, processes = load_config(args.config, overrides), args.processes or _default_processes()
+    if config.data.captions is not None:
+        raise ConfigError(
+            f"{args.config} has data.captions: the demo is of classes or of none. `sparsevid train` trains a run of text, and "
+            "`sparsevid sample --prompts` samples it"
+        )
     batch = batch_for(processes, config.train.global_batch, config.train.micro_batch)
     if batch != config.train.global_batch and not any(each.startswith("train.global_batch=") for each in args.overrides):
         logger.info("train.global_batch = %d in place of %d: %d processes share it evenly", batch, config.train.global_batch,

@@ -20,7 +20,7 @@ def with_whole_paths(config: RunConfig) -> RunConfig:
     return replace(
         config,
         autoencoder=replace(autoencoder, source=_whole_folder(autoencoder.source)),
-        data=replace(data, card=_whole_file(data.card), root=_whole_folder(data.root)),
+        data=replace(data, card=_whole_file(data.card), root=_whole_folder(data.root), captions=_whole_folder(data.captions)),
         text=replace(text, encoder=_whole_folder(text.encoder)),
         monitor=replace(monitor, protocol=_whole_file(monitor.protocol)),
     )

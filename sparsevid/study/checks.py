@@ -67,8 +67,8 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
     of_text = spec.conditioned_on == "text"  # whether its data have classes beside captions is seen when they are opened
     if not of_text and spec.num_classes < 2:
         raise StudyError(
-            f"{source}: the run's data have {spec.num_classes} classes: a study is of class-conditional runs, or of captions of "
-            "data with classes"
+            f"{source}: the run's data have {spec.num_classes} classes: a study is of class-conditional runs, or of runs with "
+            "captions, on data with classes"
         )
     interval = own.guidance_interval if sample.guidance_interval is None else sample.guidance_interval
     try:
@@ -117,9 +117,7 @@ def check_data(manifest: Manifest, measure: MeasureSettings) -> None:
     """
     if len(manifest.classes) < 2:
         count = len(manifest.classes)
-        raise StudyError(
-            f"the data in {manifest.root} have {count} classes: a study is of class-conditional runs, or of captions of data with classes"
-        )
+        raise StudyError(f"the data in {manifest.root} have {count} classes: a study is of data with classes")
     for key in ("split", "train_split"):
         try:
             manifest.select(getattr(measure, key))

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from parity import disturbed
-from search.small_models import DENSE, clips_of, pipeline_of
+from search.small_models import DENSE, TEXT, clips_of, pipeline_of
 
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.search import SearchError
 from sparsevid.search import measure as module_under_test
+from sparsevid.search.attention import measure_attention
 from sparsevid.search.measure import Variants, error_of_sum, loss_tables, measure_rounds, name_of
 from sparsevid.search.tables import possible_modules
 from sparsevid.sparsity.grid import Grid
@@ -49,6 +50,23 @@ def test_choices_lose_what_converted_models_lose(pipeline, losses):
         own = clip_losses(pipeline, clips, MEASURE, model=model, schedule=grid and constant_schedule(grid))
         found = losses[name_of(choice, GRIDS)]
         assert torch.allclose(found, own, rtol=1e-5) and not torch.allclose(found, losses["dense"], rtol=1e-3)
+
+
+def test_a_model_of_text_is_asked_with_its_captions(tmp_path):
+    pipeline, clips = pipeline_of(disturbed(TEXT)), clips_of(TEXT, 4)
+    choice = ((0, 5), 1)
+    found = measure_rounds(pipeline, clips, MEASURE, [0, choice], GRIDS, tmp_path, rounds=1)
+    spec = replace(TEXT, layout="1M 2S 1R 2D", sparse_grid=GRIDS[1], residual_upsampling=True)
+    model = DiffusionTransformer(spec).eval()
+    model.load_state_dict(dense_to_sparse(pipeline.model.state_dict(), TEXT, spec)[0])
+    own = clip_losses(pipeline, clips, MEASURE, model=model, schedule=constant_schedule(GRIDS[1]))
+    assert torch.allclose(found[name_of(choice, GRIDS)], own, rtol=1e-5)
+    silent = [clip._replace(text=clip.text + 1) for clip in clips]
+    assert not torch.allclose(clip_losses(pipeline, silent, MEASURE), found["dense"], rtol=1e-3)
+    attention = measure_attention(pipeline, clips, MEASURE)
+    assert torch.allclose(attention.losses, found["dense"].to(attention.losses), rtol=1e-5)
+    with pytest.raises(ValueError, match="the model is of text, and its data have no captions"):
+        clip_losses(pipeline, clips_of(DENSE, 4), MEASURE)
 
 
 def test_losses_depend_neither_on_rounds_nor_on_batches(pipeline, losses, tmp_path):

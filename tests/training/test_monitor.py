@@ -233,7 +233,7 @@ def test_samples_that_are_not_finite_are_a_warning(run, caplog):
 
 
 def test_what_cannot_work_is_an_error_before_training(run, classes):
-    with pytest.raises(ValueError, match="needs a class-conditional model"):
+    with pytest.raises(ValueError, match="guidance needs a model of classes or of text"):
         run("monitor.sample_every=1", "sample.guidance=2").monitor()
     with pytest.raises(ValueError, match="guidance = 2.0: this model was trained with objective.label_dropout=0"):
         guided = ("sample.guidance=2", "objective.label_dropout=0")
