@@ -33,6 +33,7 @@ from sparsevid.runs.config import ObjectiveConfig, RunConfig
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import check_device
 from sparsevid.system.logging import progress
+from sparsevid.text.encoder import EncodedText
 from sparsevid.videos.write import FORMATS
 
 FIT_CLIPS, FIT_SIZE = (2, 3, 2), 64  # random clips, and their sides, that the linear autoencoder is fitted to
@@ -230,8 +231,12 @@ class SamplingRun:
     @torch.inference_mode()
     def __init__(self, case: SamplingCase, pipeline: VideoPipeline) -> None:
         self.case, self.pipeline = case, pipeline
-        self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch)
-        spec = case.network.spec
+        spec, told = case.network.spec, {}
+        if spec.conditioned_on == "text":
+            drawn = drawn_condition(spec, case.batch, torch.device("cpu"), torch.float32)["text"]  # (B, L, C)
+            told["prompts"] = [str(index) for index in range(case.batch)]
+            pipeline.remember(told["prompts"], EncodedText(drawn, drawn.new_ones(drawn.shape[:2]), (0,) * case.batch))
+        self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch, **told)
         self.latents = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=pipeline.device)
         self.clips = torch.zeros(0)
 
@@ -243,9 +248,9 @@ class SamplingRun:
         """
         spec, device = self.case.network.spec, self.pipeline.device
         x = torch.randn(self.case.batch, spec.in_channels, *spec.input_size, device=device)
-        cond = drawn_condition(spec, len(x), device, x.dtype)
-        denoiser = self.pipeline.denoiser(self.sampling)
-        timed = torch.inference_mode()(partial(call_once, self.case.sampler, denoiser, x, **cond))
+        condition = self.pipeline.condition(range(len(x)), self.sampling)
+        denoiser = self.pipeline.denoiser(self.sampling, condition)
+        timed = torch.inference_mode()(partial(call_once, self.case.sampler, denoiser, x, **condition.given))
         return {call: partial(timed, u=times[0]) for call, times in self.case.calls.items()}
 
     def denoise(self) -> None:

@@ -236,6 +236,7 @@ def _measure(
 
 def _sample(pipeline: VideoPipeline, sampling: Sampling, clips: int, tally: Tally) -> Tensor:
     """Clips of the same noise in each row, uint8 (N, 3, T, H, W)."""
+    pipeline.encode_prompts(sampling, range(clips))
     samples = []
     for first in range(0, clips, sampling.batch):
         indices = range(first, min(first + sampling.batch, clips))

@@ -19,7 +19,7 @@ A run reads the cache with data.captions=FOLDER, and needs no text encoder. All 
 their split, each once, and the empty one, which means "no prompt". The same command given again keeps what is written.
 Where the captions of a card are is said by its section `captions` (datasets/README.md).
 """
-TOKENS, BATCH, SHARD_MB = 120, 16, 256
+TOKENS, BATCH, SHARD_MB = 120, 16, 64
 
 logger = get_logger(__name__)
 

@@ -171,7 +171,7 @@ class ClipCaptions:
 
 
 def open_clip_captions(
-    folder: str, text: TextConfig, rules: CaptionRules, manifest: Manifest
+    folder: str, text: TextConfig, rules: CaptionRules, manifest: Manifest, tree: Manifest
 ) -> tuple[ClipCaptions, Manifest, TextConfig, str | None]:
     """The captions that a run hears. All ranks call it together.
 
@@ -180,6 +180,7 @@ def open_clip_captions(
         text: the run's settings of text.
         rules: where captions are.
         manifest: the videos to train on.
+        tree: all videos, of which these are a part.
 
     Returns:
         The captions; the videos that are to be used; the settings, with the encoder filled in; and its fingerprint, None where
@@ -194,13 +195,13 @@ def open_clip_captions(
         raise FileNotFoundError(f"data.captions = {folder}: no such folder; `sparsevid encode_captions CARD --out` makes one")
     if next(place.glob("*.npz"), None) is not None:
         found = FileFeatures(place)
-        texts = open_captions(manifest, rules, required=False)
+        texts = open_captions(manifest, rules, tree=tree, required=False)
         texts, manifest = _with_features(texts, found, rules, manifest)
         captions, fingerprint = ClipCaptions(texts, found), None
     else:
         cache = TextCache.open(place)
         _check_encoder(cache, text)
-        texts = open_captions(manifest, rules)
+        texts = open_captions(manifest, rules, tree=tree)
         manifest = captioned(manifest, texts, rules)
         lacking = [each for each in texts.texts if each not in cache]
         if lacking:

@@ -75,7 +75,9 @@ def open_data(config: RunConfig) -> RunData:
         data = replace(data, split=card.split.default if manifest.splits and card.split.default else ALL)
     captions, text, encoded_by = None, config.text, None
     if data.captions is not None:
-        captions, selected, text, encoded_by = open_clip_captions(data.captions, text, card.captions.rules(), selected)
+        captions, selected, text, encoded_by = open_clip_captions(
+            data.captions, text, card.captions.rules(), selected, manifest
+        )
     rule = ClipRule(data.frames, data.stride, data.rule, data.short, data.target_fps)
     if data.cache_frames:
         source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), tuple(data.size))

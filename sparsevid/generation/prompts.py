@@ -173,7 +173,7 @@ class PromptFeatures:
         if self.source is None:
             raise ValueError(f"no text encoder is known for the prompt {unknown[0]!r}: give {GIVE_ENCODER}")
         if Path(self.source).is_absolute() and not Path(self.source).is_dir():
-            raise ValueError(f"the text encoder of this model lay in {self.source}, where nothing is now: give {GIVE_ENCODER}")
+            raise ValueError(f"there is no text encoder in {self.source}, as the model's should be: give {GIVE_ENCODER}")
 
     def encode(self, sampling: Sampling, indices: Sequence[int]) -> None:
         """Know the prompts of samples, and what stands for "no prompt" beside them; then let go of the encoder.
@@ -285,7 +285,7 @@ class PromptFeatures:
 
     def _release(self) -> None:
         """Let go of an encoder that was loaded here: the model needs the memory."""
-        if self._encoder is self._given:
+        if self._encoder is None or self._encoder is self._given:
             return
         self._encoder = None
         gc.collect()

@@ -317,10 +317,11 @@ class ShardWriter(ABC, Generic[Item]):
         there, needed = sum(shard.bytes for shard in kept) / MEGABYTE, sum(map(self.bytes_of, items)) / MEGABYTE
         folder = self.folder.absolute()
         free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free / MEGABYTE
+        what = f"{len(items)} {self.what}"
+        what += f" ({sum(map(self.units, items))} {self.unit})" if self.unit != self.what else ""
         logger.info(
-            "%s: %d shards, %.1f MB, are there and whole; to write: %d %s of %d %s, %d shards, %.1f MB, free: %.1f MB",
-            self.folder, len(kept), there, sum(map(self.units, items)), self.unit, len(items), self.what,
-            len(missing), needed, free,
+            "%s: %d shards, %.1f MB, are there and whole; to write: %s, %d shards, %.1f MB, free: %.1f MB",
+            self.folder, len(kept), there, what, len(missing), needed, free,
         )  # fmt: skip
         if needed > free:
             raise ValueError(f"{self.folder}: {needed:.1f} MB are to be written, and {free:.1f} MB are free on this disk")

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsevid.system.shards import SHARD_BYTES, ShardPlan, ShardWriter, own_threads
+from sparsevid.system.distributed import from_main
+from sparsevid.system.shards import MEGABYTE, ShardPlan, ShardWriter, own_threads
 from sparsevid.text.cache import CACHE_FILE, DTYPES, NULL, CachedCaption, CaptionShard, TextCache
 from sparsevid.text.encoder import AT_ONCE, TextEncoder, warn_cut
 
+SHARD_BYTES = 64 * MEGABYTE  # smaller than those of latents, so that there are some for each rank
 MAX_THREADS = 8
 
 
@@ -80,7 +82,7 @@ class CaptionWriter(ShardWriter[CachedCaption]):
         self.encoder, self.dtype, self.batch = encoder, dtype, batch
         self.described = {
             "source": encoder.source,
-            "fingerprint": encoder.fingerprint(),
+            "fingerprint": from_main(encoder.fingerprint),  # which reads all weights
             "tokens": encoder.tokens,
             "dtype": str(encoder.dtype).removeprefix("torch."),
         }

@@ -72,7 +72,7 @@ def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDatas
         selected, source = manifest.select(split), VideoFrames(manifest.root, tuple(data.size), data.decoder)
         if captions is not None:
             rules = load_card(data.card, data.card_options).captions.rules()
-            captions, selected, _, _ = open_clip_captions(data.captions, config.text, rules, selected)
+            captions, selected, _, _ = open_clip_captions(data.captions, config.text, rules, selected, manifest)
     return ClipDataset(selected, dataset.rule, source, seed=dataset.seed, captions=captions)
 
 

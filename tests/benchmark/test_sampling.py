@@ -27,6 +27,7 @@ from sparsevid.generation import networks
 from sparsevid.generation.pipeline import DTYPES
 from sparsevid.models.compiled import with_compiled_layers
 from sparsevid.models.presets import PRESETS
+from sparsevid.models.text import PreparedText
 from sparsevid.sparsity.cost import sampling_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
@@ -257,6 +258,20 @@ def test_single_calls_are_in_their_stage(sampler):
         timed()
         assert seen[-1] == call.grid
     assert len(set(seen)) == len(case.calls) > 1
+
+
+def test_a_model_of_text_is_timed_on_drawn_prompts():
+    """Prepared ones, as samples hear them, in single calls and from noise to latents."""
+    case = plan(samplers=["ddim"], steps=[2], batches=[2])[1]
+    case = replace(case, network=case.network._replace(spec=replace(SPARSE, text_channels=6, text_tokens=5)))
+    (pipeline,) = random_pipelines([case.network], open_autoencoder("linear", 4), CPU).values()
+    heard = []
+    pipeline.model.register_forward_pre_hook(lambda module, args, given: heard.append(given["text"]), with_kwargs=True)
+    run = SamplingRun(case, pipeline)
+    shapes = {call().shape for call in run.single_calls().values()}
+    run.denoise()
+    assert shapes == {(2, 8, 4, 16, 16)} and run.latents.shape == (2, 4, 4, 16, 16)
+    assert len(heard) == len(case.calls) + 2 and {type(each) for each in heard} == {PreparedText}
 
 
 def test_pipelines_of_one_spec_share_their_weights():

@@ -132,7 +132,7 @@ SCRIPT = """
 import sys
 from sparsevid.cli import run_tool
 from sparsevid.system import shards
-shards.MEGABYTE = 128  # a limit of 32 KiB in place of 256 MiB
+shards.MEGABYTE = 512  # a limit of 32 KiB in place of 64 MiB
 raise SystemExit(run_tool("encode_captions", sys.argv[1:]))
 """
 

@@ -89,11 +89,13 @@ def test_samples_of_prompts_by_cuda_graphs_are_those_without(checkpoint, dtype, 
     assert len(made[1]._networks.graphs) > 0
 
 
+@pytest.mark.slow
 def test_prompts_in_bfloat16_are_near_those_in_float32(checkpoint, pipeline):
     half = VideoPipeline.from_pretrained(checkpoint, device="cpu", dtype="bfloat16")
     assert relative_error(latents_of(half), latents_of(pipeline)) < 0.1
 
 
+@pytest.mark.slow
 def test_a_model_of_text_is_calibrated_on_prompts(checkpoint, tmp_path, capsys):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(PROMPTS), encoding="utf-8")

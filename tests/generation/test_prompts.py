@@ -61,7 +61,17 @@ def test_prompts_go_round_as_classes_do(pipeline):
     assert not torch.allclose(clips[3], latents_of(pipeline, range(4), prompts=[*PROMPTS, "a taxi"])[3])
 
 
-@pytest.mark.parametrize("options", [{}, {"null_mask": "prompt"}, {"negative": "a road"}, {"guidance": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"null_mask": "prompt"}, {"negative": "a"}, {"guidance": 1.0})
+        ),
+    ],
+    ids=str,
+)
 def test_a_clip_depends_neither_on_its_batch_nor_on_other_prompts(pipeline, options):
     together = latents_of(pipeline, **options)
     alone = torch.cat([latents_of(pipeline, [index], **options) for index in range(3)])
@@ -180,7 +190,7 @@ def test_guidance_needs_captions_that_were_dropped(tmp_path):
 
 def test_encoders_that_are_missing_or_of_another_model_are_named(checkpoint, tmp_path):
     moved = VideoPipeline.from_pretrained(checkpoint, device="cpu", text_encoder=str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match=r"lay in /.*gone, where nothing is now: give text_encoder=SOURCE"):
+    with pytest.raises(ValueError, match=r"there is no text encoder in /.*gone, as the model's should be: give text_"):
         moved.sampling(prompts="rain")
     (tmp_path / "empty").mkdir()
     other = tiny_text_encoder(tmp_path / "other", channels=6)
@@ -258,7 +268,7 @@ def test_prompts_of_several_lines_and_of_any_script_are_shown(pipeline, tmp_path
         assert file.metadata["title"] == prompts[1]
 
 
-@pytest.mark.parametrize("objective", ["diffusion", "flow"])
+@pytest.mark.parametrize("objective", ["diffusion", pytest.param("flow", marks=pytest.mark.slow)])
 def test_samplers_see_prepared_prompts_and_tell_each_step(objective, tmp_path):
     spec = replace(TEXT, learn_sigma=objective == "diffusion")
     pipeline = VideoPipeline.from_pretrained(write_text_checkpoint(tmp_path, spec, objective), device="cpu")

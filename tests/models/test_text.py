@@ -303,13 +303,13 @@ def test_a_drawn_condition_is_what_the_model_takes(spec):
     assert model_of(spec)(latents(spec), T, **told).isfinite().all()
 
 
-def test_a_model_of_text_has_no_naive_form_and_settings_of_samples_know_no_prompts():
+def test_a_model_of_text_has_no_naive_form_and_is_not_sampled_without_prompts():
     with pytest.raises(ValueError, match="the public Latte and DiT, which have no position_base, shared_modulation, text_ch"):
         naive_forward(DiffusionTransformer(SPARSE.dense()), latents(SPARSE), T)
     with pytest.raises(ValueError, match="which have no"):
         plan_cases(["PixArt-XL/2-256"], against_naive=True)
     assert [case.grid for case in plan_cases(["SparsePixArt-XL/2-256"])] == [None, (1, 10, 10)]
-    with pytest.raises(ValueError, match="settings of samples know no prompts"):
+    with pytest.raises(ValueError, match="is of text and needs prompts"):
         check_sampling(Sampling("ddim", 2, 0, 1, (), 1.0, None, None, "off", (), 0.0, (4, 8, 8)), SPARSE, ObjectiveConfig())
 
 

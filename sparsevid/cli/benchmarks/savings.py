@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sparsevid.cli import add_prompt_options
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device, write_json
 from sparsevid.system.atomic import check_writable, renamed
 from sparsevid.system.logging import get_logger
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, metavar="B", help="clips denoised together")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed turns; each takes a batch of each row")
     parser.add_argument("--scale", type=int, default=1, metavar="N", help="pixels of the picture for one of a clip")
+    add_prompt_options(parser)
     add_device(parser)
     text = "for savings.md, savings.json, savings.png (the plot) and clips.png"
     parser.add_argument("--out", type=Path, default=Path("savings"), metavar="DIR", help=text)
@@ -53,6 +55,8 @@ def measure(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.savings_report import SAVINGS_COLUMNS, savings_as_json, savings_lines, savings_rows, write_clips
     from sparsevid.evaluation.plot import check_can_draw
     from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.generation.prompts import read_prompts
+    from sparsevid.generation.sampling import OF_PROMPTS
 
     for name, least in (("scale", 1), ("repeats", 1), ("clips", 2)):
         if getattr(args, name) < least:
@@ -60,11 +64,14 @@ def measure(args: argparse.Namespace) -> dict:
     check_can_draw()
     names, device = model_names(args.models), named_device(args)
     how = {"weights": args.weights, "dtype": args.dtype, "graph": args.graph == "on", "autoencoder": args.autoencoder}
+    how["text_encoder"] = args.text_encoder
     models = {
         name: VideoPipeline.from_pretrained(source, device=device, **how)
         for name, source in zip(names, args.models, strict=True)
     }
     options = {"batch": args.batch, "seed": args.seed, "guidance": args.guidance}
+    options |= {name: getattr(args, name) for name in OF_PROMPTS}
+    options["prompts"] = None if args.prompts is None else read_prompts(args.prompts)
     plan = plan_savings(models, args.saving or (), args.samplers, args.steps, **options)
     args.out.mkdir(parents=True, exist_ok=True)
     check_writable(args.out)

@@ -93,12 +93,13 @@ class Captions:
         return self.places.get(path, (NO_CAPTION,))
 
 
-def open_captions(manifest: Manifest, rules: CaptionRules, *, required: bool = True) -> Captions:
+def open_captions(manifest: Manifest, rules: CaptionRules, *, tree: Manifest | None = None, required: bool = True) -> Captions:
     """Read the captions of a manifest's videos: rank 0 does, the others are told. All ranks call it together.
 
     Args:
         manifest: the videos.
         rules: where captions are.
+        tree: all videos that tables may name, if `manifest` is a part of them.
         required: whether videos without a caption are as `missing` says, and it is an error if all are; else nothing is said.
 
     Returns:
@@ -110,7 +111,7 @@ def open_captions(manifest: Manifest, rules: CaptionRules, *, required: bool = T
             none and `missing` is `error`.
     """
     with patient_group() as group:
-        return from_main(lambda: read_captions(manifest, rules, required), (OSError, ValueError), group)
+        return from_main(lambda: read_captions(manifest, rules, tree, required), (OSError, ValueError), group)
 
 
 def captioned(manifest: Manifest, captions: Captions, rules: CaptionRules) -> Manifest:
@@ -121,7 +122,7 @@ def captioned(manifest: Manifest, captions: Captions, rules: CaptionRules) -> Ma
     return replace(manifest, videos=tuple(video for video in manifest.videos if video.path not in missing))
 
 
-def read_captions(manifest: Manifest, rules: CaptionRules, required: bool = True) -> Captions:
+def read_captions(manifest: Manifest, rules: CaptionRules, tree: Manifest | None = None, required: bool = True) -> Captions:
     """What `open_captions` does on rank 0."""
     if rules.rule == "none" and not required:
         return Captions(("",), {}, (), {})
@@ -134,7 +135,7 @@ def read_captions(manifest: Manifest, rules: CaptionRules, required: bool = True
         found = _beside(manifest.root, paths, rules)
         looked = f"{rules.files[0]} of each"
     else:
-        found = _tables(manifest.root, paths, rules, notes)
+        found = _tables(tree or manifest, rules, notes)
         looked = ", ".join(rules.files)
     missing = tuple(path for path in paths if not found.get(path))
     if len(missing) == len(paths) and required:
@@ -170,9 +171,9 @@ def _beside(root: Path, paths: list[str], rules: CaptionRules) -> dict[str, tupl
         return dict(zip(paths, texts, strict=True))
 
 
-def _tables(root: Path, paths: list[str], rules: CaptionRules, notes: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+def _tables(tree: Manifest, rules: CaptionRules, notes: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     """Captions by path, out of tables."""
-    find = PathFinder(paths)
+    root, find = tree.root, PathFinder(dict.fromkeys(video.path for video in tree.videos))
     found: dict[str, dict[str, None]] = {}
     for name in rules.files:
         table = below_or_beside(root, name)

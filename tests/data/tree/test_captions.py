@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from data.trees import numbered, plant_frames, plant_video
@@ -75,6 +76,13 @@ def test_rows_of_csv(tree, write, caplog):
     assert of(captions, A) == ["a frog, green", "a road"] and of(captions, C) == ["rain"] and captions.missing == (B,)
     assert captions.notes == {"in captions.csv, not in the tree": ["z.mp4"], "twice in captions.csv": ["c.d: 'rain'"]}
     assert "not in the tree: 1, such as z.mp4" in caplog.text
+
+
+def test_rows_of_videos_that_are_not_asked_for_are_no_remark(tree, write):
+    write(**{"captions.csv": f"path,caption\n{A},x\n{C},y\nz.mp4,z\n"})
+    part = replace(tree, videos=tuple(video for video in tree.videos if video.path == A))
+    captions = open_captions(part, CaptionRules("csv"), tree=tree)
+    assert captions.texts == ("", "x") and captions.notes == {"in captions.csv, not in the tree": ["z.mp4"]}
 
 
 def test_several_tables_of_other_columns(tree, write):
