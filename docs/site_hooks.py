@@ -243,9 +243,9 @@ def commands() -> str:
 
 
 def formatter(cli) -> type:
-    """Help as wide as the site's column, whatever the terminal."""
+    """Help as wide as the column of the site, whatever the terminal."""
     return type(
-        "Formatter", (cli._Formatter,), {"__init__": lambda self, prog: super(type(self), self).__init__(prog, width=100)}
+        "Formatter", (cli._Formatter,), {"__init__": lambda self, prog: super(type(self), self).__init__(prog, width=84)}
     )
 
 
