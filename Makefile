@@ -62,7 +62,7 @@ soak: $(INSTALLED)
 
 # The site in site/, without a network: to be read from the disk, or with its search by `python -m http.server --directory site`.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ that `mkdocs build --strict` checks them all, without a network.
 import argparse
 import ast
 import itertools
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 START = "README.md"
+NOTEBOOK = ".ipynb"
 NO_SEARCH = "---\nsearch:\n  exclude: true\n---\n"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".cfg": "ini"}
 PUBLIC_NOT = ("logger",)  # of a module: how it logs is its own
@@ -76,6 +78,13 @@ class Fields(griffe.Extension):
     and that nothing says anything of are left out.
     """
 
+    def on_module(self, *, mod: griffe.Module, **_) -> None:
+        """Names that are assigned together, as `A, B = 1, 2`, which griffe passes over."""
+        path = f"{mod.path.replace('.', '/')}{'/__init__' if mod.is_init_module else ''}.py"
+        for name, node in names(modules()[path].body) if path in modules() else ():
+            if name not in mod.members and not name.startswith("_"):
+                mod.set_member(name, griffe.Attribute(name, lineno=node.lineno, endlineno=node.end_lineno))
+
     def on_class(self, *, cls: griffe.Class, **_) -> None:
         for name, attribute in [*cls.attributes.items()]:
             if attribute.is_alias or attribute.docstring or name.startswith("_"):
@@ -107,16 +116,20 @@ def uri_of(path: str) -> str:
 
 
 def path_of(uri: str) -> str | None:
-    """The Markdown file of the repository that a page is, None for listings and pages of the reference."""
+    """The document of the repository that a page is, None for listings and pages of the reference."""
     path = START if uri == "index.md" else uri.removeprefix("files/") if uri.startswith("files/") else f"docs/{uri}"
+    path = path.removesuffix(".md") if path.endswith(f"{NOTEBOOK}.md") else path
     return path if (ROOT / path).is_file() else None
 
 
 def text_of(path: str) -> str:
-    """What a file's page says: Markdown itself, of others their lines."""
+    """What a file's page says: Markdown itself, a notebook's cells, of others their lines."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.endswith(".md"):
         return text
+    if path.endswith(NOTEBOOK):
+        cells = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in json.loads(text)["cells"]]
+        return "\n\n".join(f"```python\n{source}\n```" if is_code else source for source, is_code in cells)
     return f'{NO_SEARCH}# {path}\n\n``````{{ .{LANGUAGES.get(Path(path).suffix, "text")} linenums="1" }}\n{text}``````\n'
 
 
@@ -127,7 +140,7 @@ def linked(start: list[str]) -> set[str]:
         path = ahead.pop()
         if path not in found and (ROOT / path).is_file():
             found.add(path)
-            text = (ROOT / path).read_text(encoding="utf-8") if path.endswith(".md") else ""
+            text = text_of(path) if path.endswith((".md", NOTEBOOK)) else ""
             ahead += filter(None, (target_of(path, link) for link in _LINK.findall(text)))
     return {path for path in found if path.endswith(".md") or not path.startswith("docs/")}
 
@@ -230,9 +243,9 @@ def commands() -> str:
 
 
 def formatter(cli) -> type:
-    """Help as wide as the site's column, whatever the terminal."""
+    """Help as wide as the column of the site, whatever the terminal."""
     return type(
-        "Formatter", (cli._Formatter,), {"__init__": lambda self, prog: super(type(self), self).__init__(prog, width=100)}
+        "Formatter", (cli._Formatter,), {"__init__": lambda self, prog: super(type(self), self).__init__(prog, width=84)}
     )
 
 

@@ -13,7 +13,9 @@ from sparsevid.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sparsevid"
 FOLDERS = ("configs", "datasets", "docs", "sparsevid", "tests", "tools")
-DOCUMENTS = sorted(path for folder in (".", "configs", "datasets", "docs") for path in (ROOT / folder).glob("*.md"))
+DOCUMENTS = sorted(
+    path for folder in (".", "configs", "datasets", "docs", "docs/tutorials") for path in (ROOT / folder).glob("*.md")
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted({path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} - {Path(__file__)})
 SETTINGS = [
@@ -102,7 +104,7 @@ def broken_links(document: Path, text: str) -> Iterator[str]:
 def missing_paths(text: str) -> Iterator[str]:
     """Paths from the root of the repository that lead nowhere. `sparsevid/v2` may be a protocol."""
     for found in _PATH.findall(text):
-        path = found.rstrip(".*")
+        path = found.partition("#")[0].rstrip(".*")
         protocol = PACKAGE / "evaluation" / "protocols" / f"{path}.yaml"
         if not _PLACEHOLDER.search(path) and not (ROOT / path).exists() and not protocol.is_file():
             yield path

@@ -1,8 +1,8 @@
 """From a checkpoint to clips: what a notebook calls.
 
-pipeline = VideoPipeline.from_pretrained("runs/demo/sparse")
-clips = pipeline(num=4, steps=50, seed=0)  # uint8 (4, 3, T, H, W)
-pipeline.save(clips, "samples")
+    pipeline = VideoPipeline.from_pretrained("runs/demo/sparse")
+    clips = pipeline(num=4, steps=50, seed=0)  # uint8 (4, 3, T, H, W)
+    pipeline.save(clips, "samples")
 
 Thousands of clips, on any number of processes, are made by `sparsevid.generation`.
 """
