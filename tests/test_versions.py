@@ -20,7 +20,7 @@ def needs() -> list[Requirement]:
     config.read(ROOT / "setup.cfg")
     sections = (
         config["options"]["install_requires"],
-        *(config["options.extras_require"][name] for name in ("atari", "demo", "fid", "test")),
+        *(config["options.extras_require"][name] for name in ("atari", "demo", "fid", "motion", "parity", "test")),
     )
     lines = [line for section in sections for line in section.splitlines() if line and not line.startswith("sparsevid[")]
     return list(map(Requirement, lines))
