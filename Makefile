@@ -15,7 +15,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UPGRADE = $(if $(CONSTRAINTS),,--upgrade --upgrade-strategy eager)
 NEEDS := '.[demo,test]'
 
-.PHONY: demo test test-all test-oldest soak docs lint format install anew constraints clean
+.PHONY: demo test test-all test-oldest parity soak docs lint format install anew constraints clean
 
 install: $(INSTALLED)
 
@@ -49,9 +49,16 @@ test-oldest: $(BIN)/uv
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable $(NEEDS)
 	$(MAKE) test BIN=$(OLDEST)/bin INSTALLED=
 
+# The tests of detectors and metrics with all packages that they compare with. The last three pin older versions of what we need, and
+# their parts that are compared do without: they are installed alone.
+parity: $(INSTALLED)
+	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[parity]'
+	$(PIP) --no-deps fvmd==1.0.0 videojedi==1.1.0 vjepa==0.1.2
+	$(PYTEST) $(FAST) tests/evaluation -rs
+
 # The newest versions that setup.cfg admits, for every Python that it admits: what `make install` takes, once tests have passed.
 constraints: $(BIN)/uv
-	$(BIN)/uv pip compile setup.cfg --extra demo --extra test --universal --python-version 3.10 --upgrade --quiet \
+	$(BIN)/uv pip compile setup.cfg --extra demo --extra parity --universal --python-version 3.10 --upgrade --quiet \
 		--no-annotate --custom-compile-command "make constraints" --output-file constraints.txt
 
 $(BIN)/uv: $(INSTALLED)

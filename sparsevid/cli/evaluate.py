@@ -13,6 +13,7 @@ from sparsevid.cli.evaluations.arguments import (
     add_detector_arguments,
     add_measuring_arguments,
     built_detector,
+    check_folder,
     check_output,
     chosen_protocol,
     detector_options,
@@ -143,6 +144,8 @@ def _score(args: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"--fake is a folder of generated videos, or an .npz of images: there is no such folder or file {args.fake}"
         )
+    if args.keep is not None:
+        check_folder(args.keep)
     path = args.out or (args.fake / RECORD_NAME if args.fake.is_dir() else args.fake.with_suffix(".score.json"))
     try:
         check_output(path, ".json")

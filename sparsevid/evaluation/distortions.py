@@ -39,8 +39,13 @@ def blur(clip: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     radius = min(math.ceil(3 * sigma), min(clip.shape[2:]) - 1)  # reflection at the border ends at the other border
     if sigma == 0 or radius == 0:
         return clip.clone()
-    frames = gaussian_blur(clip.transpose(0, 1), kernel_size=[2 * radius + 1] * 2, sigma=[sigma] * 2)  # (T,3,H,W)
-    return frames.transpose(0, 1).contiguous()
+    frames, size = clip.transpose(0, 1).float(), 2 * radius + 1  # (T,3,H,W)
+    for kernel in (
+        [size, 1],
+        [1, size],
+    ):  # one after the other: a kernel of both takes `size` times as long
+        frames = gaussian_blur(frames, kernel_size=kernel, sigma=[sigma] * 2)
+    return frames.round_().clamp_(0, 255).to(torch.uint8).transpose(0, 1).contiguous()
 
 
 def noise(clip: Tensor, strength: float, generator: torch.Generator) -> Tensor:

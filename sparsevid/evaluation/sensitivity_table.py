@@ -254,7 +254,7 @@ def as_tables(rows: Sequence[MetricRow], strengths: Sequence[float]) -> list[tup
     for detector, group in groupby(rows, lambda row: row.detector):
         own = list(group)
         names = list(dict.fromkeys(name for row in own for name in row.answers))
-        cells = [["itself", *(f"{row.itself:.4g}" for row in own)], ["halves", *(f"{row.halves:.4g}" for row in own)]]
+        cells = [["itself", *(f"{row.itself:.3g}" for row in own)], ["halves", *(f"{row.halves:.3g}" for row in own)]]
         cells += [[name, *(_cell(row.answers[name], strengths) for row in own)] for name in names]
         cells.append(["stable from", *("more" if row.stable_from is None else str(row.stable_from) for row in own)])
         columns = ["damage", *(f"{row.value} {'↑' if row.higher else '↓'}" for row in own)]
@@ -263,7 +263,7 @@ def as_tables(rows: Sequence[MetricRow], strengths: Sequence[float]) -> list[tup
 
 
 def _cell(answer: Answer, strengths: Sequence[float]) -> str:
-    score, told = f"{answer.scores[-1]:.4g}{'+' if answer.monotone else ''}", answer.told_from(strengths)
+    score, told = f"{answer.scores[-1]:.3g}{'+' if answer.monotone else ''}", answer.told_from(strengths)
     return f"({score})" if told is None else f"{score} {told:g}"
 
 

@@ -1,12 +1,14 @@
 """Properties of the distortions: identity at strength 0, growth, and what each of them leaves alone."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
-from sparsevid.evaluation.distortions import DISTORTIONS, NOISE_LEVELS, STRENGTHS
+from sparsevid.evaluation.distortions import BLUR_SHARE, DISTORTIONS, NOISE_LEVELS, STRENGTHS
 
 
 def draw_clip(frames: int = 10, size: tuple[int, int] = (32, 40)) -> Tensor:
@@ -21,6 +23,15 @@ def distort(name: str, clip: Tensor, strength: float, seed: int = 0) -> Tensor:
 
 def changed_frames(clip: Tensor, other: Tensor) -> list[int]:
     return (clip != other).flatten(2).any(dim=2).any(dim=0).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("size", [(32, 40), (5, 3)])
+def test_rows_and_columns_blurred_one_after_the_other_are_blurred_by_a_kernel_of_both(size):
+    clip = draw_clip(4, size)
+    sigma = BLUR_SHARE * min(size)
+    radius = min(math.ceil(3 * sigma), min(size) - 1)
+    expected = gaussian_blur(clip.transpose(0, 1).double(), [2 * radius + 1] * 2, [sigma] * 2).transpose(0, 1)
+    assert (distort("blur", clip, 1.0) - expected).abs().max() <= 0.5 + 1e-3
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)

@@ -1,9 +1,12 @@
 """One table of all metrics on the same damage: values, directions, and damage to whole sets."""
 
+import re
+
 import pytest
 import torch
 from evaluation.feature_ranks import DrawnClips, SmallNetwork
 
+from sparsevid.cli import main
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.distortions import DISTORTIONS, SET_DISTORTIONS
 from sparsevid.evaluation.evaluate import compute_metrics
@@ -137,3 +140,20 @@ class Frame(SmallNetwork):
     def extract(self, clips: torch.Tensor) -> torch.Tensor:
         values = clips.float().mean(dim=2)
         return torch.cat([values.mean(dim=(2, 3)), values.std(dim=(2, 3)), values[:, :, :3, :4].flatten(1)], dim=1)[:, :16]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table", "small", "fog"], "--table takes `all` alone, or some of .*; got 'fog'"),
+        (["--table", "all", "small"], "got 'all'"),
+        (["--table", "small", "--keep", "{file}/deeper"], "file is a file, and was to be a folder"),
+        (["--table", "small", "--detector", "small"], "names its detectors itself"),
+        (["--detector", "small", "--keep", "{file}"], "--keep are about a --table"),
+    ],
+)
+def test_what_a_table_cannot_be_made_of_is_said_at_once(arguments, message, folders, protocol, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = [each.format(file=tmp_path / "file") for each in arguments]
+    assert main(["evaluate", "sensitivity", "--real", str(folders[0]), *arguments]) != 0
+    assert re.search(message, capsys.readouterr().err)

@@ -12,10 +12,12 @@ from generation.sampled import CLASSES, SPEC, write_checkpoint
 
 from sparsevid.generation import GenerationError
 from sparsevid.generation.folder import ClipFolder
+from sparsevid.generation.formats import clip_of_job
 from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.videos.check import clip_file_is_whole
+from sparsevid.videos.read import probe
 from sparsevid.videos.sheets import GAP
 from sparsevid.videos.write import FORMATS
 
@@ -119,6 +121,21 @@ def test_versions_are_noted_when_clips_are_written(job, tmp_path):
     for num, expected in ((2, [old]), (3, [old, now]), (4, [old, now])):
         job(num)
         assert json.loads(path.read_text(encoding="utf-8"))["made_with"] == expected
+
+
+def test_the_record_says_of_what_clips_the_samples_are(pipeline, job, tmp_path, monkeypatch):
+    """For who scores them; a folder of before, which does not say it, is gone on with."""
+    monkeypatch.setattr(pipeline.config.data, "stride", 3)
+    job(1)
+    frames = probe(tmp_path / "out" / "000000.mkv").frames
+    assert clip_of_job(tmp_path / "out") == (frames, 3)
+    monkeypatch.setattr(pipeline.config.data, "target_fps", 5.0)  # frames of a clip are not every third of a video then
+    job(1, out=tmp_path / "other")
+    assert clip_of_job(tmp_path / "other") == (frames, None)
+    path = tmp_path / "out" / "samples.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "clip"}), encoding="utf-8")
+    assert job(2).there == 2 and clip_of_job(tmp_path / "out") is None
 
 
 def test_leftovers_of_a_killed_job_are_removed(job, tmp_path):

@@ -88,3 +88,12 @@ def check_output(path: Path, ending: str, *, makes_folders: bool = False) -> Non
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
     check_writable(folder)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder, to be made with those above it, in which no file could be written when something is computed."""
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file, and was to be a folder")
+    check_writable(path)

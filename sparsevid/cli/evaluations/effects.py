@@ -6,7 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sparsevid.cli import add_card_option, add_json_flag
-from sparsevid.cli.evaluations.arguments import KEEP, REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.cli.evaluations.arguments import (
+    KEEP,
+    REQUIRED,
+    add_measuring_arguments,
+    check_folder,
+    check_output,
+    measuring,
+    video_source,
+)
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import is_main, print_json, print_table
 
@@ -30,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_output(args.out, ".json")
+    if args.keep is not None:
+        check_folder(args.keep)
     detector, protocol = measuring(args)
     options = {"limit": args.count, "split": args.split or splits_of(protocol), "batch_size": args.batch, "keep": args.keep}
     found = measure_effects(video_source(args, args.real), args.fake, detector, protocol, **options)

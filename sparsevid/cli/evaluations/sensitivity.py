@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option, add_json_flag
-from sparsevid.cli.evaluations.arguments import KEEP, REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.cli.evaluations.arguments import (
+    KEEP,
+    REQUIRED,
+    add_measuring_arguments,
+    check_folder,
+    check_output,
+    measuring,
+    video_source,
+)
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
@@ -82,6 +90,8 @@ def _table(args: argparse.Namespace) -> int:
         )
     if args.out is not None:
         check_output(args.out, ".json")
+    if args.keep is not None:
+        check_folder(args.keep)
     options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch, "keep": args.keep}
     rows = measure_table(video_source(args, args.real), _instruments(args), **options)
     values = {"real": str(args.real), **as_json(rows, STRENGTHS)}
@@ -107,7 +117,9 @@ def _instruments(args: argparse.Namespace) -> "list[tuple[Detector, Protocol]]":
     paths = {name: Path(path) for name, _, path in (each.partition("=") for each in args.weights)}
     if unknown := [name for name in paths if name not in DETECTORS]:
         raise ValueError(f"--weights is of the form DETECTOR=FILE, with one of {', '.join(DETECTORS)}; got {unknown[0]!r}")
-    names, found = list(DETECTORS) if args.table == ["all"] else args.table, []
+    names, found = list(DETECTORS) if args.table == ["all"] else list(dict.fromkeys(args.table)), []
+    if unknown := [name for name in names if name not in DETECTORS]:
+        raise ValueError(f"--table takes `all` alone, or some of {', '.join(DETECTORS)}; got {unknown[0]!r}")
     for name in names:
         protocol = with_fields(resolve_protocol(name, None), args.protocol_option)
         try:
