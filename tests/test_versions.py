@@ -20,7 +20,10 @@ def needs() -> list[Requirement]:
     config.read(ROOT / "setup.cfg")
     sections = (
         config["options"]["install_requires"],
-        *(config["options.extras_require"][name] for name in ("atari", "demo", "docs", "fid", "motion", "parity", "test", "text")),
+        *(
+            config["options.extras_require"][name]
+            for name in ("atari", "demo", "docs", "fid", "motion", "parity", "test", "text")
+        ),
     )
     lines = [line for section in sections for line in section.splitlines() if line and not line.startswith("sparsevid[")]
     return list(map(Requirement, lines))
