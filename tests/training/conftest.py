@@ -70,4 +70,6 @@ def tiny_text(clips_folder, tiny, tmp_path):
         (root / f"{video.stem}.txt").write_text("\n".join(CAPTIONS[video.stem]), encoding="utf-8")
     cache = random_cache(tmp_path / "features", [text for each in CAPTIONS.values() for text in each])
     own = [f"data.root={root}", "data.card_options.captions.rule=beside", f"data.captions={cache.folder}"]
-    return lambda *overrides: tiny(*own, f"text.tokens={cache.tokens}", "autoencoder.fit_clips=4", *overrides)
+    # A bias of keys changes no attention: its gradient is rounding, and Adam would make moves of that which differ.
+    own += [f"text.tokens={cache.tokens}", "autoencoder.fit_clips=4", "train.eps=1e-5"]
+    return lambda *overrides: tiny(*own, *overrides)
