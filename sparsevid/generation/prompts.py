@@ -91,7 +91,7 @@ def text_settings(
         given = [name for name, value in {"prompts": prompts, **options}.items() if value is not None]
         kind = f"has {spec.num_classes} classes" if spec.num_classes else "is unconditional"
         if given:
-            raise ValueError(f"{' and '.join(given)} {'was' if len(given) == 1 else 'were'} given, but the model {kind}")
+            raise ValueError(f"{', '.join(given)}: the model {kind} and takes no prompts")
         return {}
     listed = _listed(prompts)
     for name, accepted in (("null_caption", NULL_CAPTIONS), ("null_mask", MASKS), ("padding", PADDINGS)):
