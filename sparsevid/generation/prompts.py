@@ -90,8 +90,7 @@ def text_settings(
         kind = f"has {spec.num_classes} classes" if spec.num_classes else "is unconditional"
         if given:
             instead = ": classes say what is sampled (--classes)" if spec.num_classes else ""
-            were = "was" if len(given) == 1 else "were"
-            raise ValueError(f"{' and '.join(given)} {were} given, but the model {kind}{instead}")
+            raise ValueError(f"{', '.join(given)}: the model {kind} and takes no prompts{instead}")
         return {}
     listed = _listed(prompts)
     for name, accepted in (("null_caption", NULL_CAPTIONS), ("null_mask", MASKS), ("padding", PADDINGS)):

@@ -173,8 +173,8 @@ def test_settings_of_prompts_that_cannot_be_are_named(options, reason, pipeline)
 def test_models_without_text_take_no_prompts(tmp_path):
     of_classes = VideoPipeline.from_pretrained(write_checkpoint(tmp_path / "classes"), device="cpu")
     for options, reason in (
-        ({"prompts": "rain"}, "prompts was given, but the model has 3 classes"),
-        ({"prompts": ["rain"], "padding": "heard"}, "prompts and padding were given, but the model has 3 classes"),
+        ({"prompts": "rain"}, "prompts: the model has 3 classes and takes no prompts"),
+        ({"prompts": ["rain"], "padding": "heard"}, "prompts, padding: the model has 3 classes and"),
     ):
         with pytest.raises(ValueError, match=reason):
             of_classes.sampling(**options)
