@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
   torchrun --nproc_per_node 8 tools/encode_captions.py sam --out cache/sam --encoder PixArt-alpha/PixArt-XL-2-1024-MS
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5 --verify
-  sparsevid encode_captions atari --root data/atari --out data/atari/captions --encoder models/words --make-encoder --tokens 24
+  sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/words --make-encoder --tokens 24
 
 A run reads the cache with data.captions=FOLDER, and needs no text encoder. All captions of all videos are encoded, whatever
 their split, each once, and the empty one, which means "no prompt". The same command given again keeps what is written.
