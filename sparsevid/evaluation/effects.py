@@ -6,7 +6,7 @@ Dimensions: T frames, C = 3 channels, H×W pixels of a clip.
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sparsevid.videos.write import write_mp4
 
 SPLITS = ("train", "test", "all")
 STRIDES = (1, 2, 3, 4, 6, 8)
+DRAW, DRAWS = "another draw", 4  # what they move a score by is its noise
 USUAL_SIZE = (256, 256)  # of a resize where the protocol has none before the detector
 logger = get_logger(__name__)
 
@@ -142,7 +143,7 @@ def choices(protocol: Protocol, split: str) -> list[Choice]:
     found += [Choice("number of clips", share=share) for share in (0.5, 0.25)]
     found += [Choice("selection of real videos", (f"real_selection={order}",))
               for order in ("sorted", "spread", "random", "balanced") if order != protocol.real_selection]  # fmt: skip
-    found += [Choice("another draw", (f"seed={protocol.seed + n}",)) for n in (1, 2)]
+    found += [Choice(DRAW, (f"seed={protocol.seed + n}",)) for n in range(1, DRAWS + 1)]
     size = "size=[{},{}]".format(*(protocol.size or USUAL_SIZE))
     found += [Choice("resize before the detector", (size, f"resize={how}")) for how in ("cover", "stretch", "stretch_aliased")
               if protocol.size is None or how != protocol.resize]  # fmt: skip
@@ -215,6 +216,11 @@ def measure_effects(
         except (ValueError, DecodeError) as error:
             found.append(Effect(choice.kind, choice.label, None, None, problem=str(error)))
     return found
+
+
+def noise_of(effects: Sequence[Effect]) -> float | None:
+    """What another draw of clips moves the score by at most; None where no other draw has a score."""
+    return max((abs(each.difference) for each in effects if each.kind == DRAW and each.difference is not None), default=None)
 
 
 def _count(source: ClipSource, role: Role, rules: Protocol, limit: int | None, share: float) -> int:

@@ -10,7 +10,7 @@ from sparsevid.cli import main
 from sparsevid.evaluation.clips.clips import choose_clips
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.distortions import blur
-from sparsevid.evaluation.effects import CODECS, Choice, choices, measure_effects
+from sparsevid.evaluation.effects import CODECS, DRAWS, Choice, choices, measure_effects, noise_of
 from sparsevid.evaluation.evaluate import measure
 from sparsevid.evaluation.protocols import load_protocol, with_fields
 
@@ -40,6 +40,13 @@ def test_each_score_is_that_of_the_changed_protocol(folders, found):
     too_long = by_choice["real_stride=8, real_min_frames=null"]
     assert too_long.score is None and "shorter than the 25 frames" in too_long.problem
     assert {each.kind for each in effects[1:]} == {each.kind for each in choices(rules, "train")}
+
+
+def test_the_noise_is_what_draws_move_the_score_by(found):
+    _, effects = found
+    draws = [each.difference for each in effects if each.kind == "another draw"]
+    assert noise_of(effects) == max(map(abs, draws)) > 0 and len(draws) == DRAWS
+    assert noise_of(effects[:1]) is None
 
 
 def test_what_is_kept_is_not_computed_again_and_gives_the_same(folders, found, kept, monkeypatch):
@@ -76,7 +83,8 @@ def test_the_command_prints_and_writes_a_table(folders, protocol, tmp_path, caps
     status = main(
         ["evaluate", "effects", "--real", real, "--fake", fake, "--protocol", str(own), "--count", "8", "--out", str(out)]
     )
-    assert status == 0 and "stride of real clips" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert status == 0 and "stride of real clips" in printed and "more than any other draw" in printed
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["protocol"]["name"] == "own" and written["effects"][0]["score"] > 0
 

@@ -25,7 +25,7 @@ class Part(DrawnClips):
         return CLIPS.read(self.first + first, self.first + last)
 
 
-FAST, SLOW = ("small-stream", "small-v-jepa"), ("motion-lucas-kanade",)
+FAST, SLOW = ("small-v-jepa",), ("small-stream", "motion-lucas-kanade")
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the score and what each other choice makes of it. Returns 0; failures raise."""
-    from sparsevid.evaluation.effects import measure_effects, splits_of
+    from sparsevid.evaluation.effects import DRAW, measure_effects, noise_of, splits_of
 
     if args.out is not None:
         check_output(args.out, ".json")
@@ -43,15 +43,18 @@ def run(args: argparse.Namespace) -> int:
     detector, protocol = measuring(args)
     options = {"limit": args.count, "split": args.split or splits_of(protocol), "batch_size": args.batch, "keep": args.keep}
     found = measure_effects(video_source(args, args.real), args.fake, detector, protocol, **options)
-    rows = []
+    rows, noise = [], noise_of(found)
     for each in found:
         score = "" if each.score is None else f"{each.score:.4f}"
         moved = each.problem if each.difference is None else f"{each.difference:+.4f}"
         share = f"{each.difference / found[0].score:+.1%}" if each.difference is not None and found[0].score else ""
         rows.append([each.kind, each.choice, score, moved, share, f"{each.real}, {each.fake}" if each.real else ""])
+        if each.kind not in ("", DRAW) and noise is not None and each.difference is not None and abs(each.difference) > noise:
+            rows[-1][3] += " *"
     values = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
     values |= {"effects": list(map(asdict, found))}
     title = f"{detector.metric} of {args.fake} against {args.real}, by {protocol.name} and by other choices, each by itself"
+    title += "" if noise is None else "; * more than any other draw"
     if args.json:
         print_json(values)
     else:
