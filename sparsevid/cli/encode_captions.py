@@ -95,10 +95,12 @@ def run(args: argparse.Namespace) -> int:
 def _make_encoder(folder: str, captions: "Captions") -> None:
     """Write a small encoder, unless one is there."""
     from sparsevid.system.distributed import from_main
-    from sparsevid.text.small import make_small_encoder
+    from sparsevid.text.small import is_taken, make_small_encoder
 
-    if not Path(folder).exists():
-        from_main(lambda: make_small_encoder(folder, captions.texts))
+    def make() -> bool:  # a rank that looks for itself may find what rank 0 is writing
+        return not is_taken(Path(folder)) and bool(make_small_encoder(folder, captions.texts))
+
+    if from_main(make):
         logger.info("%s: a small encoder of random weights, which knows the words of %d captions", folder, len(captions.texts))
 
 

@@ -88,6 +88,7 @@ def open_data(config: RunConfig) -> RunData:
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
+        captions=None if captions is None else captions.captions.fingerprint(),
         text_encoder=encoded_by,
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )

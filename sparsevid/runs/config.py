@@ -202,7 +202,8 @@ class RecordConfig:
     classes: list[str] = field(default_factory=list)  # class names by label
     fps: float | None = None  # frames a second of the trained clips
     fingerprint: str | None = None  # of the data
-    text_encoder: str | None = None  # fingerprint of what encoded the captions
+    captions: str | None = None  # fingerprint of the videos' captions
+    text_encoder: str | None = None  # fingerprint of what encoded them
     versions: dict[str, str] = field(default_factory=dict)
 
 

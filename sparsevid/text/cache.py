@@ -27,6 +27,7 @@ from sparsevid.text.encoder import EncodedText
 FORMAT = 1  # of captions.json
 CACHE_FILE = "captions.json"
 NULL = ""  # the caption of "no prompt"
+ENCODER: dict[str, type] = {"source": str, "fingerprint": str, "tokens": int, "dtype": str}  # what is known of it
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -119,7 +120,8 @@ class TextCache:
             if values["dtype"] not in DTYPES:
                 raise ValueError(f"data type {values['dtype']!r}; accepted: {', '.join(DTYPES)}")
             values["shards"] = tuple(CaptionShard.from_dict(shard) for shard in values["shards"])
-            values["encoder"] = dict(values["encoder"])
+            values["encoder"] = {key: kind(values["encoder"][key]) for key, kind in ENCODER.items()}
+            values["channels"] = int(values["channels"])
             cache = cls(folder, **values)
             wrong = next((row for shard in cache.shards for row in shard.captions if not 0 < row.tokens <= cache.tokens), None)
             if wrong is not None:

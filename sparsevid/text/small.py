@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from sparsevid.system.atomic import renamed
+
 CHANNELS, LAYERS, HEADS = 64, 2, 4
 WORDS = 4096  # that are known at most, the more frequent ones; others are all alike
 ROWS = 256  # of the table of words there is a multiple, as T5 has more than tokens
@@ -19,7 +21,7 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
     """Write a T5 encoder of random weights with a tokenizer of whole words, as `TextEncoder.from_pretrained` opens it.
 
     Args:
-        folder: made if it is missing.
+        folder: made, whole or not at all; one that is there is empty.
         captions: whose words are known.
         channels: C of the features, a multiple of `HEADS`.
         seed: of the weights; the caller's random numbers stay as they are.
@@ -29,11 +31,27 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     Raises:
         ImportError: transformers is not installed.
+        FileExistsError: something is in the folder.
         ValueError: there is no word in the captions, or channels that do not divide.
     """
+    folder = Path(folder)
+    if is_taken(folder):
+        raise FileExistsError(f"{folder} is there already: a small encoder is written to a folder of its own")
     if channels < HEADS or channels % HEADS:
         raise ValueError(f"channels = {channels}; accepted are multiples of {HEADS}")
-    size = write_word_tokenizer(folder, captions)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(folder) as draft:
+        _write(draft, write_word_tokenizer(draft, captions), channels, seed)
+    return folder
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something is there, so that no encoder is made."""
+    return folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None)
+
+
+def _write(folder: Path, size: int, channels: int, seed: int) -> None:
+    """Weights of an encoder for a tokenizer of so many tokens."""
     from transformers import T5Config, T5EncoderModel
 
     with torch.random.fork_rng(devices=()):
@@ -42,7 +60,6 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
         layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
         model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(folder)
-    return Path(folder)
 
 
 def write_word_tokenizer(folder: str | Path, captions: Iterable[str]) -> int:

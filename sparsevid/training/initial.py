@@ -207,7 +207,10 @@ def unlike(source: str, config: RunConfig, autoencoder: Autoencoder, spec: Model
         found.append(f"it was trained by the objective {theirs.objective.kind}, this run by {config.objective.kind}")
     encoders = theirs.record.text_encoder, config.record.text_encoder
     if None not in encoders and len(set(encoders)) > 1:
-        found.append("its captions were encoded by another encoder of text (fingerprint {}, here {})".format(*encoders))
+        text = "its captions were encoded by another encoder of text (fingerprint {}, here {})".format(*encoders)
+        if theirs.text.tokens != config.text.tokens:  # which are in the fingerprint
+            text = f"its captions were encoded to {theirs.text.tokens} tokens each, here to {config.text.tokens}"
+        found.append(text)
     classes = config.record.classes if spec.num_classes else []
     if theirs.record.classes != classes and len(theirs.record.classes) == len(classes):
         label = next(i for i, (a, b) in enumerate(zip(theirs.record.classes, classes, strict=True)) if a != b)

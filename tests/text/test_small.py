@@ -54,6 +54,21 @@ def test_channels_that_do_not_divide_and_captions_without_words_are_refused(tmp_
     assert not (tmp_path / "t5").exists()
 
 
+def test_an_encoder_is_written_whole_or_not_at_all_and_over_nothing(tmp_path, monkeypatch):
+    (tmp_path / "t5").mkdir()  # nothing is in it
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="no room"):
+        broken.setattr("transformers.T5EncoderModel.save_pretrained", _full)
+        make_small_encoder(tmp_path / "t5", CAPTIONS)
+    assert not list((tmp_path / "t5").iterdir()) and [path.name for path in tmp_path.iterdir()] == ["t5"]
+    make_small_encoder(tmp_path / "t5", CAPTIONS)
+    with pytest.raises(FileExistsError, match="t5 is there already"):
+        make_small_encoder(tmp_path / "t5", CAPTIONS)
+
+
+def _full(*_, **__):
+    raise OSError("no room")
+
+
 def test_the_command_makes_an_encoder_once_where_none_is(tmp_path):
     """And another set of captions is encoded by the one that is there."""
     tree = tmp_path / "tree"

@@ -118,6 +118,8 @@ def one_shard(name="shard-00000.safetensors", tokens=1):
         ({"format": 2}, "another format; accepted: 1"),
         ({"dtype": "int8"}, "data type 'int8'; accepted: float16, bfloat16, float32"),
         ({"encoder": None}, "does not describe"),
+        ({"encoder": {"source": "t5", "tokens": 8, "dtype": "float32"}}, "does not describe .*'fingerprint'"),
+        ({"channels": "many"}, "does not describe .*many"),
         ({"shards": []}, "the empty caption is missing"),
         ({"shards": [{"name": "../x.safetensors", "bytes": 1, "sha256": "", "captions": [["", 1, 0]]}]}, "not the name"),
         ({"shards": [{"name": "shard-00000.safetensors", "bytes": 1, "sha256": "", "captions": [["", 9, 0]]}]}, "has 9 tokens"),

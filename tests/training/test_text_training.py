@@ -1,6 +1,7 @@
 """Runs with captions: what the model is told, who is told nothing, and that all that holds for classes holds for text."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,20 @@ def test_features_of_another_encoder_are_not_gone_on_with(tiny_text, tmp_path):
         Trainer(tiny_text("train.steps=4", f"data.captions={wide.folder}")[0])
     with pytest.raises(CheckpointError, match="another model: .*text_channels is 10 there and 0 here"):
         Trainer(tiny_text("train.steps=4", "data.captions=null")[0])
+
+
+def test_captions_that_changed_since_the_checkpoint_are_remarked(tiny_text, caplog):
+    config, _ = tiny_text("train.steps=1", "train.checkpoint_every=1")
+    Trainer(config).train()
+    Trainer(config)
+    assert "record.captions" not in caplog.text
+    root = Path(config.data.root)
+    first, second = sorted(root.glob("*.txt"))[:2]
+    texts = first.read_text(encoding="utf-8"), second.read_text(encoding="utf-8")
+    first.write_text(texts[1], encoding="utf-8")
+    second.write_text(texts[0], encoding="utf-8")
+    Trainer(config)
+    assert "record.captions is " in caplog.text
 
 
 @pytest.mark.parametrize("heard", ["prompt", pytest.param("own", marks=pytest.mark.slow)])

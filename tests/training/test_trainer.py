@@ -255,6 +255,8 @@ def test_what_a_source_means_by_its_latents_and_outputs_is_compared(tiny, caplog
     )
     (other,) = unlike(known, run, ours, spec)
     assert other == "its captions were encoded by another encoder of text (fingerprint theirs, here ours)"
+    run.text.tokens = 300
+    assert unlike(known, run, ours, spec) == ["its captions were encoded to 120 tokens each, here to 300"]
 
 
 def test_class_conditional_run(tiny):
