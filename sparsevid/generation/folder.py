@@ -45,6 +45,7 @@ from sparsevid.videos.write import EVERY_FORMAT, MAX_GIF_FPS, clip_path, gif_tim
 
 SHEET = "contact_sheet.png"
 SHEET_CLIPS = 16
+LISTED = 8  # values of a list at most that a message has in full
 _LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)(\.[0-9a-f]+)?\.(partial|replaced)")
 _CLIP = re.compile(r"[0-9]{6,}(\.[a-z0-9]+)?")
 logger = get_logger(__name__)
@@ -324,7 +325,15 @@ def _compare(folder: Path, before: JobRecord, now: JobRecord) -> None:
     keys = sorted({*before.settings, *now.settings})
     differing = [key for key in keys if before.settings.get(key) != now.settings.get(key)]
     if differing:
-        listed = ", ".join(
-            f"{key} is {before.settings.get(key)!r} there and {now.settings.get(key)!r} here" for key in differing
-        )
+        listed = ", ".join(_difference(key, before.settings.get(key), now.settings.get(key)) for key in differing)
         raise GenerationError(f"{folder} holds clips of other settings: {listed}. Give another folder, or these settings")
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """How two values differ, in words; of long lists, such as thousands of prompts, the first place that does."""
+    if not (isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > LISTED):
+        return f"{key} is {there!r} there and {here!r} here"
+    place = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), None)
+    if place is None:
+        return f"{key} are {len(there)} there and {len(here)} here"
+    return f"{key}[{place}] is {there[place]!r} of {len(there)} there and {here[place]!r} of {len(here)} here"

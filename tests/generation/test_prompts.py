@@ -256,6 +256,20 @@ def test_a_job_says_its_prompts_and_goes_on_with_the_same_ones(checkpoint, pipel
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
 
 
+def test_of_many_prompts_that_are_others_the_first_is_named(pipeline, tmp_path):
+    def job(prompts):
+        generate(pipeline, pipeline.sampling(prompts=prompts, steps=1), 1, tmp_path / "out", ("npz",), show_progress=False)
+
+    many = [f"rain, take {number}" for number in range(200)]
+    job(many)
+    for other, said in (
+        ([*many[:150], "fog", *many[151:]], r"prompts\[150\] is 'rain, take 150' of 200 there and 'fog' of 200 here\."),
+        (many[:150], r"prompts are 200 there and 150 here\."),
+    ):
+        with pytest.raises(GenerationError, match=f"out holds clips of other settings: {said}"):
+            job(other)
+
+
 def test_prompts_of_several_lines_and_of_any_script_are_shown(pipeline, tmp_path):
     prompts = ["a frog\nin the rain", "青い猫 и 🐸"]
     settings = pipeline.sampling(prompts=prompts, steps=1, batch=2)
