@@ -141,7 +141,7 @@ class TextEncoder:
 
         Raises:
             TypeError: a single text in place of a sequence of texts.
-            ValueError: no prompts.
+            ValueError: no prompts, or one that holds half of a character, as broken JSON can.
         """
         prompts = _cleaned(prompts)
         cut = tuple(max(0, length - self.tokens) for length in self.lengths(prompts))
@@ -211,6 +211,11 @@ def _cleaned(prompts: Sequence[str]) -> list[str]:
         raise TypeError(f"prompts are a sequence of texts, got the text {prompts!r}: put it into a list")
     if not prompts:
         raise ValueError("no prompts; accepted: at least one")
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:  # of a JSON file, or of a shell that speaks no UTF-8
+            raise ValueError(f"{prompt!r} is no text: it holds half of a character ({error.reason})") from error
     return [prompt.strip().lower() for prompt in prompts]  # as PixArt's own code and both pipelines of diffusers
 
 

@@ -66,7 +66,8 @@ def write_word_tokenizer(folder: str | Path, captions: Iterable[str]) -> int:
         raise ImportError(f'a text encoder is made by transformers ({error}): pip install "sparsevid[text]"') from error
     words = Tokenizer(models.WordLevel(unk_token=SPECIAL[2]))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
+    lower = (caption.lower() for caption in captions)  # as the encoder is asked
+    words.train_from_iterator(lower, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
     size = words.get_vocab_size()
     if size == len(SPECIAL):
         raise ValueError("the captions have no word that an encoder could know")

@@ -4,6 +4,7 @@ Dimensions: N clips, C = 3 channels (RGB), T frames, H height, W width. A clip i
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -207,8 +208,8 @@ def fitted(caption: str, width: int) -> str:
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     if draw.textlength(caption) <= width:
         return caption
-    kept = next((end for end in range(len(caption), 0, -1) if draw.textlength(caption[:end] + ELLIPSIS) <= width), 0)
-    return caption[:kept].rstrip() + ELLIPSIS
+    fits = bisect_right(range(1, len(caption)), width, key=lambda end: draw.textlength(caption[:end] + ELLIPSIS))
+    return caption[:fits].rstrip() + ELLIPSIS
 
 
 def _rows_of(clips: Tensor | Sequence[Tensor], captions: Sequence[str] | None) -> list[np.ndarray]:

@@ -171,7 +171,14 @@ def test_without_the_package_it_is_said_what_to_install(t5, monkeypatch):
         TextEncoder.from_pretrained(t5)
 
 
-@pytest.mark.parametrize(("prompts", "error", "message"), [("rain", TypeError, "put it into a list"), ([], ValueError, "no")])
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        ("rain", TypeError, "put it into a list"),
+        ([], ValueError, "no"),
+        (["rain", "a \ud83d frog"], ValueError, r"'a \\ud83d frog' is no text: it holds half of a character"),
+    ],
+)
 def test_prompts_are_some_texts(encoder, prompts, error, message):
     with pytest.raises(error, match=message):
         encoder(prompts)

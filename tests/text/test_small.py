@@ -30,6 +30,13 @@ def test_a_word_is_known_by_its_features_wherever_it_stands(folder):
     assert [words[1][place] for place in nearest] == list(words[0])
 
 
+def test_words_are_known_that_captions_write_with_capital_letters_alone(tmp_path):
+    encoder = TextEncoder.from_pretrained(make_small_encoder(tmp_path / "t5", ["Red square", "GREEN square"]), tokens=8)
+    red, green, lower, unknown = encoder(["Red square", "GREEN square", "red square", "a square"]).text
+    assert torch.equal(red, lower)
+    assert not any(torch.equal(red, other) for other in (green, unknown)) and not torch.equal(green, unknown)
+
+
 def test_the_same_seed_writes_the_same_encoder_and_draws_nothing_of_the_callers(folder, tmp_path):
     before = torch.random.get_rng_state()
     again = make_small_encoder(tmp_path / "again", CAPTIONS)

@@ -137,17 +137,19 @@ def read_captions(manifest: Manifest, rules: CaptionRules, tree: Manifest | None
     else:
         found = _tables(tree or manifest, rules, notes)
         looked = ", ".join(rules.files)
+    remarks = [f"{remark}: {len(rows)}, such as {', '.join(rows[:_EXAMPLES])}" for remark, rows in notes.items()]
     missing = tuple(path for path in paths if not found.get(path))
     if len(missing) == len(paths) and required:
-        raise ValueError(f"{manifest.root}: none of {len(paths)} videos has a caption; looked for in {looked}")
+        rows = "".join(f"; {remark}" for remark in remarks)
+        raise ValueError(f"{manifest.root}: none of {len(paths)} videos has a caption; looked for in {looked}{rows}")
     if missing and required:
         named = ", ".join(missing[:_EXAMPLES])
         text = f"{manifest.root}: {len(missing)} of {len(paths)} videos have no caption, such as {named}"
         if rules.missing == "error":
             raise ValueError(f"{text}; captions.missing accepts null and exclude too")
         logger.warning("%s: %s", text, "they are left out" if rules.missing == "exclude" else "theirs is the empty one")
-    for remark, rows in notes.items() if required else ():
-        logger.warning("%s: %s: %d, such as %s", manifest.root, remark, len(rows), ", ".join(rows[:_EXAMPLES]))
+    for remark in remarks if required else ():
+        logger.warning("%s: %s", manifest.root, remark)
     numbers = {"": NO_CAPTION}
     places = {path: tuple(numbers.setdefault(text, len(numbers)) for text in found[path]) for path in paths if found.get(path)}
     return Captions(tuple(numbers), places, missing, notes)
