@@ -20,8 +20,8 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     Args:
         folder: made if it is missing.
-        captions: whose words are known.
-        channels: C of the features, a multiple of `HEADS`.
+        captions: whose words are known, in capital letters or not.
+        channels: C of the features, at least 1.
         seed: of the weights; the caller's random numbers stay as they are.
 
     Returns:
@@ -29,16 +29,16 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: there is no word in the captions, or channels that do not divide.
+        ValueError: there is no word in the captions, or no channel.
     """
-    if channels < HEADS or channels % HEADS:
-        raise ValueError(f"channels = {channels}; accepted are multiples of {HEADS}")
+    if channels < 1:
+        raise ValueError(f"channels = {channels}; accepted: from 1")
     size = write_word_tokenizer(folder, captions)
     from transformers import T5Config, T5EncoderModel
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": channels // HEADS, "d_ff": 2 * channels}
+        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": -(-channels // HEADS), "d_ff": 2 * channels}
         layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
         model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(folder)
@@ -60,11 +60,12 @@ def write_word_tokenizer(folder: str | Path, captions: Iterable[str]) -> int:
         ValueError: there is no word in the captions.
     """
     try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
         from transformers import PreTrainedTokenizerFast
     except ModuleNotFoundError as error:
         raise ImportError(f'a text encoder is made by transformers ({error}): pip install "sparsevid[text]"') from error
     words = Tokenizer(models.WordLevel(unk_token=SPECIAL[2]))
+    words.normalizer = normalizers.Lowercase()  # as `TextEncoder` gives prompts
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
     size = words.get_vocab_size()
