@@ -284,7 +284,7 @@ def _tokenizer(library: ModuleType, folder: Path) -> Any:
         )  # fmt: skip
     except ImportError as error:
         raise ImportError(f'{folder}: {_first_line(error)}: pip install "sparsevid[text]"') from error
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers has no error of its own
         raise ValueError(f"{folder} holds no tokenizer that can be read: {_first_line(error)}") from error
     if tokenizer.pad_token is None or not tokenizer("")["input_ids"]:
         lacks = "no token to pad with" if tokenizer.pad_token is None else "no token that ends a prompt"
