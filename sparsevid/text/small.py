@@ -38,7 +38,12 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": -(-channels // HEADS), "d_ff": 2 * channels}
+        sizes = {
+            "vocab_size": -(-size // ROWS) * ROWS,
+            "d_model": channels,
+            "d_kv": -(-channels // HEADS),
+            "d_ff": 2 * channels,
+        }
         layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
         model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(folder)
