@@ -6,6 +6,8 @@
 Dimensions: L tokens of a caption, C channels of its features.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -158,14 +160,12 @@ class ClipCaptions:
         """What "no prompt" is, of one prompt. Raises ValueError if that is not known."""
         return self.features.null()
 
-    def check(self, channels: int, tokens: int) -> None:
-        """Raise ValueError unless features are as wide as a model of text hears, and have as many tokens."""
-        mine, wanted = (self.tokens, self.channels), (tokens, channels)
-        if mine != wanted:
-            raise ValueError(
-                f"{self.features.folder} holds captions of {mine[0]} tokens × {mine[1]} channels, and the model hears "
-                f"{wanted[0]} × {wanted[1]} (text.tokens, and the model's text encoder)"
-            )
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over what captions which videos have."""
+        digest = hashlib.sha256()
+        for path, places in sorted(self.captions.places.items()):
+            digest.update(json.dumps([path, *(self.texts[place] for place in places)]).encode("ascii"))
+        return digest.hexdigest()
 
 
 def open_clip_captions(

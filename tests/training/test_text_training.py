@@ -1,6 +1,7 @@
 """Runs with captions: what the model is told, who is told nothing, and that all that holds for classes holds for text."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,17 @@ def test_features_of_another_encoder_are_not_gone_on_with(tiny_text, tmp_path):
         Trainer(tiny_text("train.steps=4", f"data.captions={wide.folder}")[0])
     with pytest.raises(CheckpointError, match="another model: .*text_channels is 10 there and 0 here"):
         Trainer(tiny_text("train.steps=4", "data.captions=null")[0])
+
+
+def test_captions_that_changed_are_said_when_a_run_goes_on(tiny_text, caplog):
+    config, _ = tiny_text("train.steps=1", "train.checkpoint_every=1")
+    Trainer(config).train()
+    Trainer(tiny_text("train.steps=2")[0])
+    assert "record.captions" not in caplog.text
+    (file,) = (each for each in Path(config.data.root).glob("*.txt") if "\n" in each.read_text())  # of two captions
+    file.write_text("\n".join(reversed(file.read_text().splitlines())))
+    Trainer(tiny_text("train.steps=2")[0])
+    assert "record.captions is " in caplog.text
 
 
 @pytest.mark.parametrize("heard", ["prompt", pytest.param("own", marks=pytest.mark.slow)])
