@@ -20,7 +20,7 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     Args:
         folder: made if it is missing.
-        captions: whose words are known, in capital letters or not.
+        captions: whose words are known.
         channels: C of the features, at least 1.
         seed: of the weights; the caller's random numbers stay as they are.
 
@@ -65,14 +65,14 @@ def write_word_tokenizer(folder: str | Path, captions: Iterable[str]) -> int:
         ValueError: there is no word in the captions.
     """
     try:
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
         from transformers import PreTrainedTokenizerFast
     except ModuleNotFoundError as error:
         raise ImportError(f'a text encoder is made by transformers ({error}): pip install "sparsevid[text]"') from error
     words = Tokenizer(models.WordLevel(unk_token=SPECIAL[2]))
-    words.normalizer = normalizers.Lowercase()  # as `TextEncoder` gives prompts
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
+    lower = (caption.lower() for caption in captions)  # as the encoder is asked
+    words.train_from_iterator(lower, trainers.WordLevelTrainer(special_tokens=list(SPECIAL), vocab_size=WORDS))
     size = words.get_vocab_size()
     if size == len(SPECIAL):
         raise ValueError("the captions have no word that an encoder could know")
