@@ -19,7 +19,7 @@ name: colours
 output: {folder}
 model: {{layout: 1P 1(1M1S1R1D), hidden_size: 32, num_heads: 2, patch_size: 1, mlp_ratio: 2.0}}
 schedule: {{r_min: 0.3, r_max: 0.75}}
-data: {{card: {folder}/card.yaml, root: {folder}/tree, captions: {folder}/captions, frames: 1, size: [16, 16], cache_frames: true}}
+data: {{card: {folder}/card.yaml, root: {folder}/tree, captions: {folder}/captions, frames: 1, size: [16, 16]}}
 text: {{tokens: 6}}
 autoencoder: {{patch: 4, channels: 12}}
 objective: {{kind: flow, label_dropout: 0.2}}
