@@ -203,6 +203,7 @@ class RecordConfig:
     fps: float | None = None  # frames a second of the trained clips
     fingerprint: str | None = None  # of the data
     text_encoder: str | None = None  # fingerprint of what encoded the captions
+    captions: str | None = None  # of which videos have which captions
     versions: dict[str, str] = field(default_factory=dict)
 
 

@@ -21,7 +21,7 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
     Args:
         folder: made if it is missing.
         captions: whose words are known.
-        channels: C of the features, a multiple of `HEADS`.
+        channels: C of the features, at least 1.
         seed: of the weights; the caller's random numbers stay as they are.
 
     Returns:
@@ -29,16 +29,21 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: there is no word in the captions, or channels that do not divide.
+        ValueError: there is no word in the captions, or no channel.
     """
-    if channels < HEADS or channels % HEADS:
-        raise ValueError(f"channels = {channels}; accepted are multiples of {HEADS}")
+    if channels < 1:
+        raise ValueError(f"channels = {channels}; accepted: from 1")
     size = write_word_tokenizer(folder, captions)
     from transformers import T5Config, T5EncoderModel
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": channels // HEADS, "d_ff": 2 * channels}
+        sizes = {
+            "vocab_size": -(-size // ROWS) * ROWS,
+            "d_model": channels,
+            "d_kv": -(-channels // HEADS),
+            "d_ff": 2 * channels,
+        }
         layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
         model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(folder)

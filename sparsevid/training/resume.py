@@ -26,7 +26,7 @@ FIXED += tuple(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")
-NOTED += ("data.captions", "text.null_mask")
+NOTED += ("data.captions", "record.captions", "text.null_mask")
 MEASURED = {"validate": ("validate_clips", "validate_split"), "score": ("score_clips", "protocol")}  # noted where they are used
 
 
