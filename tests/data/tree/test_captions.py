@@ -149,8 +149,10 @@ WRONG = {
     "no path": ({"captions.csv": "path,caption\n,x\n"}, "the path '' is not below"),
     "bytes": ({"captions.csv": b"path,caption\na.mp4,caf\xe9\n"}, "captions.csv is no UTF-8 text"),
     "no text": ({"train/a.txt": b"caf\xe9"}, "a.txt is no UTF-8 text"),
-    "nobody": ({"captions.csv": "path,caption\nz.mp4,x\n"}, 
-               "none of 3 videos has a caption; looked for in captions.csv; in captions.csv, not in the tree: 1, such as z.mp4"),
+    "nobody": (
+        {"captions.csv": "path,caption\nz.mp4,x\n"},
+        "none of 3 videos has a caption; looked for in captions.csv; in captions.csv, not in the tree: 1, such as z.mp4",
+    ),
     "no JSON": ({"captions.jsonl": '{"path": "a.mp4", "caption": "x"}\n{'}, "captions.jsonl, line 2 is no JSON"),
     "list": ({"captions.jsonl": "[1]"}, "line 1 is no object"),
     "number": ({"captions.jsonl": '{"path": "a.mp4", "caption": 3}'}, "caption is 3; accepted: a text or a list of texts"),
