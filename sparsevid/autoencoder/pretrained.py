@@ -17,6 +17,7 @@ from sparsevid.system.home import expand_home
 FRAMES_AT_ONCE = 16  # in a forward pass of single frames, which bounds memory
 SOURCE_OPTION = "autoencoder.source=FOLDER"  # of a run
 SUBFOLDER = "vae"  # where a pipeline of diffusers keeps its autoencoder
+HALF = "diffusion_pytorch_model.fp16.safetensors"  # which some have alone
 Own = TypeVar("Own", bound="PretrainedAutoencoder")
 
 
@@ -137,13 +138,14 @@ class PretrainedAutoencoder(Autoencoder):
 
 def _load(library_class: Any, source: str) -> torch.nn.Module:
     folder = Path(source)
-    if folder.is_dir() and not (folder / "config.json").is_file() and (folder / SUBFOLDER / "config.json").is_file():
-        return library_class.from_pretrained(folder / SUBFOLDER)
+    if folder.is_dir():
+        within = not (folder / "config.json").is_file() and (folder / SUBFOLDER / "config.json").is_file()
+        folder = folder / SUBFOLDER if within else folder
+        names = {path.name for path in folder.glob("*.safetensors")}
+        return library_class.from_pretrained(folder, variant="fp16" if names == {HALF} else None)
     try:
         return library_class.from_pretrained(source)
     except OSError:
-        if folder.is_dir():
-            raise
         try:
             return library_class.from_pretrained(source, subfolder=SUBFOLDER)
         except OSError:

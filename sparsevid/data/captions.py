@@ -6,6 +6,8 @@
 Dimensions: L tokens of a caption, C channels of its features.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,8 +53,8 @@ class CaptionFeatures(Protocol):
             ValueError: there are none, or they are not as they should be.
         """
 
-    def null(self) -> EncodedText:
-        """What "no prompt" is, of one prompt. Raises ValueError if that is not known."""
+    def null(self) -> EncodedText | None:
+        """What "no prompt" is, of one prompt; None if they do not say it."""
 
 
 class CachedFeatures:
@@ -104,21 +106,28 @@ class FileFeatures:
         if not path.is_file():
             if caption:
                 raise ValueError(f"{path} is missing: {video.path} has the caption {caption!r}, and no features of it")
-            text, mask, _ = self.null()
+            text, mask, _ = self.told_nothing()
             return text[0], mask[0]
         return self._read(path)
 
-    def null(self) -> EncodedText:
+    def null(self) -> EncodedText | None:
         """See `CaptionFeatures`."""
         path = self.folder / NULL_FILE
         if not path.is_file():
-            raise ValueError(
-                f'{self.folder} does not say what "no prompt" is: it has no {NULL_FILE}. Start from weights that hold it '
-                f"(train.init_from, of PixArt), or put features of the empty caption there, {FEATURES} "
-                f"({self.tokens},{self.channels}) and {MASK}"
-            )
+            return None
         text, mask = self._read(path)
         return EncodedText(text[None], mask[None], (0,))
+
+    def told_nothing(self) -> EncodedText:
+        """What videos without features are told. Raises ValueError if that is not known."""
+        null = self.null()
+        if null is None:
+            raise ValueError(
+                f'{self.folder} does not say what "no prompt" is, which videos without features are told: put features of the '
+                f"empty caption there as {NULL_FILE}, {FEATURES} ({self.tokens},{self.channels}) and {MASK}, or take "
+                "captions.missing=exclude"
+            )
+        return null
 
     def _read(self, path: Path) -> tuple[Tensor, Tensor]:
         features, mask = _load(path)
@@ -154,18 +163,16 @@ class ClipCaptions:
         text, mask = zip(*map(self.features.read_caption, videos, (self.texts[place] for place in places)), strict=True)
         return torch.stack(text), torch.stack(mask)
 
-    def null(self) -> EncodedText:
-        """What "no prompt" is, of one prompt. Raises ValueError if that is not known."""
+    def null(self) -> EncodedText | None:
+        """What "no prompt" is, of one prompt; None if that is not known."""
         return self.features.null()
 
-    def check(self, channels: int, tokens: int) -> None:
-        """Raise ValueError unless features are as wide as a model of text hears, and have as many tokens."""
-        mine, wanted = (self.tokens, self.channels), (tokens, channels)
-        if mine != wanted:
-            raise ValueError(
-                f"{self.features.folder} holds captions of {mine[0]} tokens × {mine[1]} channels, and the model hears "
-                f"{wanted[0]} × {wanted[1]} (text.tokens, and the model's text encoder)"
-            )
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over what captions which videos have."""
+        digest = hashlib.sha256()
+        for path, places in sorted(self.captions.places.items()):
+            digest.update(json.dumps([path, *(self.texts[place] for place in places)]).encode("ascii"))
+        return digest.hexdigest()
 
 
 def open_clip_captions(
@@ -237,7 +244,7 @@ def _with_features(
         if rules.missing == "error":
             raise ValueError(f"{text}; captions.missing accepts null and exclude too")
         if rules.missing == "null":
-            features.null()  # which they are told
+            features.told_nothing()
         logger.warning("%s: %s", text, "they are left out" if rules.missing == "exclude" else "they are told nothing")
     return texts, captioned(manifest, texts, rules)
 

@@ -88,8 +88,8 @@ def open_data(config: RunConfig) -> RunData:
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
         fingerprint=manifest.fingerprint,
-        captions=None if captions is None else captions.captions.fingerprint(),
         text_encoder=encoded_by,
+        captions=None if captions is None else captions.fingerprint(),
         versions={"sparsevid": __version__, "torch": torch.__version__} | _decoder(data),
     )
     return RunData(replace(config, data=data, text=text, record=record), manifest, dataset)

@@ -23,9 +23,9 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.logging import get_logger, progress
+from sparsevid.text.cache import NULL
 from sparsevid.text.encoder import EncodedText, TextEncoder, source_fingerprint
 
-EMPTY = ""
 AT_ONCE = 64  # prompts of a call of the encoder, whose features lie on its device
 FILE_SUFFIXES = (".txt",)  # by which an argument that is no file is known to be meant as one
 GIVE_ENCODER = (
@@ -314,7 +314,7 @@ def _null_of(sampling: Sampling) -> str | None:
     """The text that stands for "no prompt"; None without guidance, and where the model's file has its features."""
     if sampling.guidance == 1.0 or sampling.null_caption == "file":
         return None
-    return EMPTY if sampling.negative is None else sampling.negative
+    return NULL if sampling.negative is None else sampling.negative
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

@@ -122,6 +122,21 @@ def keep_null_caption(model: nn.Module, text: Tensor, mask: Tensor | None = None
         held.copy_(kept)
 
 
+def draw_null_caption(model: nn.Module) -> None:
+    """Give a new model features of "no prompt" that stand for no text, as the original PixArt begins: N(0, 1/C), all heard.
+
+    They are drawn from PyTorch's global generator, as fresh weights are.
+
+    Args:
+        model: a `DiffusionTransformer` whose spec has `null_caption`.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    held = _null_of(model)
+    keep_null_caption(model, torch.randn(held.shape) / held.shape[-1] ** 0.5)
+
+
 def _null_of(model: nn.Module) -> Tensor:
     held = getattr(getattr(model, "y_embedder", None), "y_embedding", None)
     if held is None:

@@ -2,5 +2,5 @@
 
 A YAML file and overrides come in, a `RunConfig` goes out, which is what training, generation and benchmarks are told.
 
-It imports `savings`, `models`, `sparsity` and `system`.
+It imports `savings`, `diffusion`, `models`, `sparsity` and `system`.
 """

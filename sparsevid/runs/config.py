@@ -202,8 +202,8 @@ class RecordConfig:
     classes: list[str] = field(default_factory=list)  # class names by label
     fps: float | None = None  # frames a second of the trained clips
     fingerprint: str | None = None  # of the data
-    captions: str | None = None  # fingerprint of the videos' captions
-    text_encoder: str | None = None  # fingerprint of what encoded them
+    text_encoder: str | None = None  # fingerprint of what encoded the captions
+    captions: str | None = None  # of which videos have which captions
     versions: dict[str, str] = field(default_factory=dict)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from sparsevid.diffusion import MASKS
 from sparsevid.savings.options import SavingError, parse_savings
 from sparsevid.sparsity.spec import MERGE_TEXT
 
@@ -18,7 +19,7 @@ CHOICES = {
     "data.decoder": ("pyav", "decord"),
     "autoencoder.kind": ("linear", "kl", "temporal", "wan", "pixels"),
     "autoencoder.precision": (None, "float32", "bfloat16"),
-    "text.null_mask": ("own", "prompt"),
+    "text.null_mask": MASKS,
     "objective.kind": ("diffusion", "flow"),
     "objective.times": (None, "uniform", "logit_normal"),
     "train.lr_schedule": ("constant", "cosine"),

@@ -20,7 +20,7 @@ from sparsevid.system.distributed import gather_objects, rank, world_size
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
 FORM = "a folder by `save_pretrained` of a CLIPModel and its CLIPProcessor, such as a copy of openai/clip-vit-large-patch14"
 TEXTS = 64  # of a forward
@@ -42,7 +42,7 @@ class CLIP(nn.Module):
     """
 
     def __init__(
-        self, model: "CLIPModel", tokenizer: "CLIPTokenizer", processor: "CLIPImageProcessor", fingerprint: str
+        self, model: "CLIPModel", tokenizer: "CLIPTokenizerFast", processor: "CLIPImageProcessor", fingerprint: str
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -60,14 +60,14 @@ class CLIP(nn.Module):
         if find_spec("transformers") is None:
             raise ModuleNotFoundError('CLIP needs the package transformers: pip install "sparsevid[text]"')
         fingerprint = _checked(folder)
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
         local = {"local_files_only": True}
         try:
             model, report = CLIPModel.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
             )
-            parts = CLIPTokenizer.from_pretrained(folder, **local), CLIPImageProcessor.from_pretrained(folder, **local)
+            parts = CLIPTokenizerFast.from_pretrained(folder, **local), CLIPImageProcessor.from_pretrained(folder, **local)
         except (OSError, RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder} cannot be read as CLIP: {error}; accepted is {FORM}") from error
         if missing := sorted(report["missing_keys"]):

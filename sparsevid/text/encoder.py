@@ -20,6 +20,8 @@ from sparsevid.system.logging import get_logger, progress
 TOKENS = 120  # of a prompt, as PixArt-alpha and Latte-1 take them
 AT_ONCE = 16  # prompts of a forward pass, which bounds memory
 MODEL, TOKENIZER = "text_encoder", "tokenizer"  # where a pipeline of diffusers keeps them
+HALF = ".fp16"  # in the names of files of that variant
+USUAL = ("model.safetensors", "model.safetensors.index.json")  # by one of these transformers knows weights
 VOCABULARIES = ("spiece.model", "tokenizer.json")  # either is enough; the first is T5's own
 HUB_FILES = ("*.json", "*.safetensors", "*.model")  # nothing that is pickled
 EXAMPLE = "PixArt-alpha/PixArt-XL-2-1024-MS"
@@ -98,8 +100,9 @@ class TextEncoder:
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         try:
             model, found = library.T5EncoderModel.from_pretrained(
-                weights, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
+                weights, dtype=dtype, variant=_variant(weights), use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{weights} holds no T5 encoder that can be read: {_first_line(error)}") from error
         if found["missing_keys"]:
@@ -184,7 +187,8 @@ def source_fingerprint(source: str | Path, tokens: int, *, fetch: bool = True) -
 
 def fingerprint(weights: Path, vocabulary: Path, tokens: int) -> str:
     """SHA-256, in hexadecimal, over the tensors of a folder, however they are dealt out to files, a tokenizer's file, and L."""
-    where = {name: path for path in sorted(weights.glob("*.safetensors")) for name in _names(path)}
+    files = [path for path in sorted(weights.glob("*.safetensors")) if (HALF in path.name) == (_variant(weights) is not None)]
+    where = {name: path for path in files for name in _names(path)}
     digest = hashlib.sha256(f"{tokens}\n".encode())
     for name in progress(sorted(where), desc="checksum of the text encoder", delay=2):
         with safe_open(where[name], "pt") as file:
@@ -276,6 +280,12 @@ def _parts(folder: Path) -> tuple[Path, Path]:
     return weights, vocabulary
 
 
+def _variant(weights: Path) -> str | None:
+    """Which files of a folder are its weights: the usual ones, None; or, where there are only these, the variant fp16."""
+    half = any(HALF in path.name for path in weights.glob("*.safetensors"))
+    return "fp16" if half and not any((weights / name).is_file() for name in USUAL) else None
+
+
 def _tokenizer(library: ModuleType, folder: Path) -> Any:
     """The tokenizer of a folder, which pads behind prompts.
 
@@ -289,7 +299,7 @@ def _tokenizer(library: ModuleType, folder: Path) -> Any:
         )  # fmt: skip
     except ImportError as error:
         raise ImportError(f'{folder}: {_first_line(error)}: pip install "sparsevid[text]"') from error
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers has no error of its own
         raise ValueError(f"{folder} holds no tokenizer that can be read: {_first_line(error)}") from error
     if tokenizer.pad_token is None or not tokenizer("")["input_ids"]:
         lacks = "no token to pad with" if tokenizer.pad_token is None else "no token that ends a prompt"

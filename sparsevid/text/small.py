@@ -23,7 +23,7 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
     Args:
         folder: made, whole or not at all; one that is there is empty.
         captions: whose words are known.
-        channels: C of the features, a multiple of `HEADS`.
+        channels: C of the features, at least 1.
         seed: of the weights; the caller's random numbers stay as they are.
 
     Returns:
@@ -32,13 +32,13 @@ def make_small_encoder(folder: str | Path, captions: Iterable[str], *, channels:
     Raises:
         ImportError: transformers is not installed.
         FileExistsError: something is in the folder.
-        ValueError: there is no word in the captions, or channels that do not divide.
+        ValueError: there is no word in the captions, or no channel.
     """
     folder = Path(folder)
     if is_taken(folder):
         raise FileExistsError(f"{folder} is there already: a small encoder is written to a folder of its own")
-    if channels < HEADS or channels % HEADS:
-        raise ValueError(f"channels = {channels}; accepted are multiples of {HEADS}")
+    if channels < 1:
+        raise ValueError(f"channels = {channels}; accepted: from 1")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with renamed(folder) as draft:
         _write(draft, write_word_tokenizer(draft, captions), channels, seed)
@@ -56,7 +56,12 @@ def _write(folder: Path, size: int, channels: int, seed: int) -> None:
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        sizes = {"vocab_size": -(-size // ROWS) * ROWS, "d_model": channels, "d_kv": channels // HEADS, "d_ff": 2 * channels}
+        sizes = {
+            "vocab_size": -(-size // ROWS) * ROWS,
+            "d_model": channels,
+            "d_kv": -(-channels // HEADS),
+            "d_ff": 2 * channels,
+        }
         layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
         model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
     model.save_pretrained(folder)

@@ -21,7 +21,7 @@ from sparsevid.data.open import RunData, open_data, use_latents
 from sparsevid.data.workers import refuse_while_imported, running
 from sparsevid.diffusion.null_text import NullText
 from sparsevid.models.convert.diffusers_names import NULL_CAPTION
-from sparsevid.models.text import keep_null_caption, null_caption
+from sparsevid.models.text import draw_null_caption, keep_null_caption, null_caption
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.build import TextSize, schedule_from_config, spec_from_config
 from sparsevid.runs.checkpoints import CheckpointError, set_aside_after
@@ -164,8 +164,11 @@ class Trainer:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
-        if not has_null:
-            keep_null_caption(model, *self.captions.null()[:2])
+        if not has_null and (known := self.captions.null()) is not None:
+            keep_null_caption(model, *known[:2])
+        elif not has_null:
+            logger.info("%s does not say what 'no prompt' is: it is drawn, as PixArt's was", self.config.data.captions)
+            draw_null_caption(model)
         null = None if self.captions is None else null_caption(model)  # as it is, before a precision rounds it
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         device = self.engine.device

@@ -56,6 +56,13 @@ def test_latents_are_those_of_the_library_and_come_back_from_a_folder(kind, clip
     assert torch.equal(again.encode(clips), latents) and again.fingerprint() == autoencoder.fingerprint()
 
 
+def test_the_variant_fp16_is_read_where_a_folder_has_no_other(tmp_path):
+    vae = tiny_vae("kl")
+    vae.half().save_pretrained(tmp_path / "pipeline" / "vae", variant="fp16")
+    found = PRETRAINED["kl"].from_source(str(tmp_path / "pipeline"))
+    assert all(value.equal(vae.state_dict()[name].float()) for name, value in found.vae.state_dict().items())
+
+
 def test_latents_of_wan_look_back_and_never_ahead(clips):
     autoencoder = PRETRAINED["wan"](tiny_vae("wan"), "here")
     whole, first = autoencoder.encode(clips), autoencoder.encode(clips[:, :, :1])

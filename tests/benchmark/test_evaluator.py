@@ -38,6 +38,7 @@ def test_videos_have_a_size_and_differ(folder):
     assert len({read_frames(path, [0]).numpy().tobytes() for path in paths}) == 4
 
 
+@pytest.mark.slow
 def test_videos_that_are_there_are_taken_and_missing_ones_made_again(folder):
     states = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.glob("*/*.mp4")}
     assert make_videos(folder, 2) == make_videos(folder, 1) == 0

@@ -180,6 +180,7 @@ def test_models_have_the_shortest_names_that_tell_them_apart():
         model_names(["run", "run"])
 
 
+@pytest.mark.slow
 def test_rows_start_from_the_same_noise_and_a_saving_moves_the_samples_a_little(models, measured):
     for case, result in measured.results.items():
         pipeline = models[case.model]

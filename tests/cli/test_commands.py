@@ -192,6 +192,7 @@ def test_what_prints_a_table_prints_json_too():
     assert '"--json", type=Path' in texts["prepare_data.py"]
 
 
+@pytest.mark.slow
 def test_a_study_as_json(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert run_tool("study", ["configs/study/paper.yaml", "--table", "--json"]) == 0

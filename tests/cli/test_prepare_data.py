@@ -271,5 +271,5 @@ def test_captions_are_counted(birds, tmp_path, capsys):
     report = json.loads(Path("report.json").read_text())["captions"]
     assert (report["captions"], report["several"], report["error"]) == (2, 1, None)
     assert report["missing"] == ["test/auk/2.mp4", "train/robin/ä #1.mp4"]
-    assert report["notes"] == {"in captions.csv, not in the tree": ["auk/9.mp4"]}
+    assert report["notes"] == {"in captions.csv, not in the tree": ["train/auk/9.mp4"]}
     assert "2, such as test/auk/2.mp4" in capsys.readouterr().out

@@ -118,10 +118,6 @@ def test_what_does_not_fit_the_run_is_refused(data, tmp_path):
         opened(data, "data.card_options.captions.rule=none")
     with pytest.raises(ConfigError, match="text.null_mask"):
         opened(data, "text.null_mask=both")
-    run = opened(data)
-    run.dataset.captions.check(CHANNELS, TOKENS)
-    with pytest.raises(ValueError, match=r"6 tokens × 10 channels, and the model hears 6 × 4096"):
-        run.dataset.captions.check(4096, TOKENS)
 
 
 def test_features_of_another_encoder_are_refused(data, tmp_path, caplog):
@@ -166,7 +162,7 @@ def test_features_of_pixart_are_read_as_they_are(data, tmp_path):
 def test_of_videos_without_features_nothing_is_heard_or_they_are_left_out(data, tmp_path, caplog):
     for name in "ab":
         keep(tmp_path / "kept", name)
-    with pytest.raises(ValueError, match='does not say what "no prompt" is: it has no null.npz'):
+    with pytest.raises(ValueError, match='does not say what "no prompt" is.*as null.npz'):
         opened(data, captions=tmp_path / "kept")
     run = opened(data, "data.card_options.captions.missing=exclude", captions=tmp_path / "kept")
     assert [video.path for video in run.dataset.videos] == ["a.mp4", "b.mp4"]

@@ -83,7 +83,7 @@ def test_the_command_prints_and_writes_a_table(folders, protocol, tmp_path, caps
     status = main(
         ["evaluate", "effects", "--real", real, "--fake", fake, "--protocol", str(own), "--count", "8", "--out", str(out)]
     )
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert status == 0 and "stride of real clips" in printed and "more than any other draw" in printed
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["protocol"]["name"] == "own" and written["effects"][0]["score"] > 0

@@ -99,7 +99,7 @@ def test_real_clips_against_themselves_are_at_no_distance(pipelines, trained, da
 def test_data_without_classes_are_refused(pipelines, trained, tmp_path):
     config = pipelines["dense"].config
     bare = replace(config, record=replace(config.record, classes=[]))
-    with pytest.raises(RuntimeError, match="class-conditional"):
+    with pytest.raises(RuntimeError, match="0 classes: a study is of data with classes"):
         open_reference(bare, trained["dense"].measure, 4, tmp_path)
 
 

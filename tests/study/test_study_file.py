@@ -14,6 +14,7 @@ from sparsevid.study.run import chosen_plans
 
 ROOT = Path(__file__).parents[2]
 OWN = sorted((ROOT / "configs" / "study").glob("*.yaml"))
+SLOW = ("ablation", "savings", "scale")  # the others hold what these do
 SPARSE = {"model": {"layout": "1P 1(1M1S1R1D) 1D"}}
 
 
@@ -195,7 +196,7 @@ def test_a_scale_changes_data_and_model_and_has_results_of_its_own(study_file):
         other.plan("x", 0)
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "ablation")) for path in OWN],
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in OWN],
                          ids=[path.stem for path in OWN])  # fmt: skip
 def test_each_study_of_the_repository_can_be_planned(path):
     for scale in (None, *read_study(path).scales):

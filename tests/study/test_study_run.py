@@ -58,6 +58,7 @@ def test_a_study_is_done_once_and_each_line_says_all(study_file):
     assert (path.parent / "out/tiny.jsonl").read_bytes().startswith(before)
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_bit_for_bit_and_two_differ(study_file):
     path = study_file(seeds=[0, 1], rows={"sparse": {"overrides": SPARSE}})
     first = do(path, folder="first")

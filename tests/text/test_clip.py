@@ -60,9 +60,9 @@ def test_a_text_too_long_is_cut_before_its_last_token_and_said(clip, caplog):
 def test_the_checksum_is_of_weights_tokenizer_and_preparation(folder, clip, tmp_path):
     assert len(clip.fingerprint) == 64 and CLIP.from_folder(folder).fingerprint == clip.fingerprint
     other = shutil.copytree(folder, tmp_path / "other")
-    values = json.loads((other / "processor_config.json").read_text())
-    values["image_processor"]["image_mean"] = [0.5, 0.5, 0.5]
-    (other / "processor_config.json").write_text(json.dumps(values))
+    values = json.loads((other / "preprocessor_config.json").read_text())
+    values["image_mean"] = [0.5, 0.5, 0.5]
+    (other / "preprocessor_config.json").write_text(json.dumps(values))
     changed = CLIP.from_folder(other)
     assert changed.fingerprint != clip.fingerprint and "image_mean [0.5, 0.5, 0.5]" in changed.preprocessing
     assert f'"shortest_edge": {SIDE}' in clip.preprocessing
@@ -74,7 +74,7 @@ def test_the_checksum_is_of_weights_tokenizer_and_preparation(folder, clip, tmp_
         ("config.json", r"lacks config\.json; accepted is a folder by `save_pretrained`"),
         ("model.safetensors", "lacks .*the weights"),
         ("tokenizer.json", "lacks tokenizer.json, or vocab.json"),
-        ("processor_config.json", "lacks processor_config.json or"),
+        ("preprocessor_config.json", "lacks processor_config.json or"),
     ],
 )
 def test_a_folder_that_lacks_a_file_is_refused_by_it(folder, tmp_path, lacking, reason):

@@ -87,6 +87,20 @@ def test_a_folder_of_diffusers_is_read_with_its_sentencepiece(pipeline):
     assert encoder.source == str(pipeline)
 
 
+def test_the_variant_fp16_is_read_where_a_folder_has_no_other(t5, encoder, tmp_path):
+    half = shutil.copytree(t5, tmp_path / "half")
+    (half / "model.safetensors").unlink()
+    T5EncoderModel.from_pretrained(t5).half().save_pretrained(half, variant="fp16")
+    assert not (half / "model.safetensors").exists()
+    found = TextEncoder.from_pretrained(half, tokens=8, device="cpu")
+    torch.testing.assert_close(found(CAPTIONS).text, encoder(CAPTIONS).text, rtol=1e-2, atol=1e-2)
+    assert found.fingerprint() == source_fingerprint(half, 8) != encoder.fingerprint()
+    shutil.copy(t5 / "model.safetensors", half)  # beside it the usual one, which goes first
+    assert TextEncoder.from_pretrained(half, tokens=8, device="cpu").fingerprint() == encoder.fingerprint()
+    T5EncoderModel.from_pretrained(t5).half().save_pretrained(half, variant="fp16", max_shard_size="20KB")
+    assert source_fingerprint(half, 8) == encoder.fingerprint()
+
+
 def test_the_fingerprint_is_of_weights_tokenizer_and_tokens(t5, encoder, pipeline, tmp_path):
     same = shutil.copytree(t5, tmp_path / "same")
     weights = load_file(same / "model.safetensors")

@@ -1,7 +1,6 @@
 """The captions of a tree's videos: in a text file of each, or in tables, CSV or JSON lines, that name them by their paths."""
 
 import csv
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -92,13 +91,6 @@ class Captions:
     def of(self, path: str) -> tuple[int, ...]:
         """Places of a video's captions; of one without, that of the empty one."""
         return self.places.get(path, (NO_CAPTION,))
-
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, over which captions each video has."""
-        digest = hashlib.sha256()
-        for path, places in self.places.items():
-            digest.update(json.dumps([path, *(self.texts[place] for place in places)]).encode("ascii"))
-        return digest.hexdigest()
 
 
 def open_captions(manifest: Manifest, rules: CaptionRules, *, tree: Manifest | None = None, required: bool = True) -> Captions:

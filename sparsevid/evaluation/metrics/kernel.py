@@ -43,10 +43,9 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
     if subsets < 1 or subset_size < 2:
         raise ValueError(f"KID takes 1 subset or more, of 2 clips or more, got subsets={subsets}, subset_size={subset_size}")
     size = min(subset_size, len(real), len(fake))
-    generator = keyed_generator(Purpose.KID_SUBSETS, seed)
     if size == len(real) == len(fake):
         return Estimate(kvd(real, fake), 0.0)
-    values = []
+    generator, values = keyed_generator(Purpose.KID_SUBSETS, seed), []
     for _ in range(subsets):
         x = real[torch.randperm(len(real), generator=generator)[:size].to(real.device)]
         y = fake[torch.randperm(len(fake), generator=generator)[:size].to(fake.device)]

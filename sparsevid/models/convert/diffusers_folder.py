@@ -26,6 +26,7 @@ from sparsevid.system.logging import get_logger
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+HALF = ("diffusion_pytorch_model.fp16.safetensors", f"{WEIGHTS}.index.fp16.json")  # where a folder has the variant fp16 alone
 SUBFOLDER = "transformer"  # of a pipeline's folder
 TABLES = ("pos_embed.pos_embed", "temp_pos_embed")  # buffers that some versions wrote; positions are computed
 # What the Gaussian process here is; samplers are chosen when sampling.
@@ -46,7 +47,8 @@ def from_diffusers(folder: Path, *, original_dit: bool = False) -> Conversion:
     """Convert a folder that `save_pretrained` of diffusers wrote, or a pipeline's, to ours.
 
     Args:
-        folder: with config.json and safetensors, one file or several with an index; or with `transformer/`.
+        folder: with config.json and safetensors, one file or several with an index, or their variant fp16; or with
+            `transformer/`.
         original_dit: see `diffusers_config.spec_of`.
 
     Returns:
@@ -159,20 +161,34 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder: of one file, or of those that an index names."""
-    if (folder / WEIGHTS).is_file():
-        return _load(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        there = abbreviate([path.name for path in folder.iterdir()])
-        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}; there is {there}")
-    listed = _read_json(folder / INDEX).get("weight_map", {})
+    found = _weights_file(folder)
+    if found.suffix == ".safetensors":
+        return _load(found)
+    listed = _read_json(found).get("weight_map", {})
     weights: dict[str, Tensor] = {}
     for file in sorted(set(listed.values())):
         if Path(file).name != file or not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder / INDEX} names {file}, which is not there")
+            raise FileNotFoundError(f"{found} names {file}, which is not there")
         weights |= _load(folder / file)
     if missing := listed.keys() - weights.keys():
-        raise ValueError(f"{INDEX} names tensors that its files do not hold: {abbreviate(missing)}")
+        raise ValueError(f"{found.name} names tensors that its files do not hold: {abbreviate(missing)}")
     return weights
+
+
+def _weights_file(folder: Path) -> Path:
+    """The file of a folder's weights, or the index of its files. Raises FileNotFoundError if there is neither."""
+    found = next((folder / name for name in (WEIGHTS, INDEX, *HALF) if (folder / name).is_file()), None)
+    if found is not None:
+        return found
+    if pickled := sorted(folder.glob("*.bin")):
+        kind = class_of(_read_json(folder / "config.json"))
+        raise FileNotFoundError(
+            f"{folder} has {pickled[0].name} and no .safetensors, and pickled weights are not opened. Convert them once, where "
+            f'you trust the file: python -c "from diffusers import {kind} as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    there = abbreviate([path.name for path in folder.iterdir()])
+    raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}, nor their variants fp16; there is {there}")
 
 
 def _load(file: Path) -> dict[str, Tensor]:

@@ -44,6 +44,10 @@ VALUES = {
     "clip.flip": "true",
     "clip.images": "3",
     "clip.display": "false",
+    "captions.rule": "beside",
+    "captions.files": "[a.csv]",
+    "captions.path": "'{folder}/{name}.mp4'",
+    "captions.missing": "exclude",
     "counts": "{videos: 3}",
     "fold_counts": "{2: {train: 1}}",
 }
@@ -64,7 +68,7 @@ def part(tmp_path):
     return tmp_path / "part.yaml"
 
 
-@pytest.mark.parametrize("key", [key for key in all_keys(Card) if key not in ("split", "clip", "made")])
+@pytest.mark.parametrize("key", [key for key in all_keys(Card) if key not in ("split", "clip", "captions", "made")])
 def test_every_key_can_be_set(tmp_path, key):
     (tmp_path / "c.yaml").write_text("name: c\n")
     option = f"{key}={VALUES.get(key, '2024_01')}"

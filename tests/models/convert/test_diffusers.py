@@ -142,6 +142,23 @@ def test_several_files_with_an_index(family, tmp_path):
         from_diffusers(tmp_path / "many")
 
 
+def test_the_variant_fp16_is_read_where_a_folder_has_no_other(tmp_path):
+    theirs = pixart().half()
+    theirs.save_pretrained(tmp_path / "one", variant="fp16")
+    theirs.save_pretrained(tmp_path / "many", variant="fp16", max_shard_size="40KB")
+    assert not (tmp_path / "one" / WEIGHTS).exists() and len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    one, many = (from_diffusers(tmp_path / name) for name in ("one", "many"))
+    assert all(torch.equal(value, many.weights[name]) for name, value in one.weights.items())
+    pixart(norm_eps=1e-5).save_pretrained(tmp_path / "one")  # beside it the usual one, which goes first
+    assert all(value.dtype == torch.float32 for value in from_diffusers(tmp_path / "one").weights.values())
+
+
+def test_pickled_weights_are_not_opened_and_what_converts_them_is_said(tmp_path):
+    pixart().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(FileNotFoundError, match=r"has diffusion_pytorch_model\.bin and no \.safetensors.*import PixArtTransf"):
+        from_diffusers(tmp_path)
+
+
 def test_presets_are_the_published_configs(tmp_path):
     for side in (256, 512, 1024):
         new = {"_class_name": "PixArtTransformer2DModel", "sample_size": side // 8, "caption_channels": 4096}
