@@ -187,7 +187,8 @@ def source_fingerprint(source: str | Path, tokens: int, *, fetch: bool = True) -
 
 def fingerprint(weights: Path, vocabulary: Path, tokens: int) -> str:
     """SHA-256, in hexadecimal, over the tensors of a folder, however they are dealt out to files, a tokenizer's file, and L."""
-    files = [path for path in sorted(weights.glob("*.safetensors")) if (HALF in path.name) == (_variant(weights) is not None)]
+    half = _variant(weights) is not None
+    files = [path for path in sorted(weights.glob("*.safetensors")) if (HALF in path.name) == half]
     where = {name: path for path in files for name in _names(path)}
     digest = hashlib.sha256(f"{tokens}\n".encode())
     for name in progress(sorted(where), desc="checksum of the text encoder", delay=2):

@@ -99,7 +99,7 @@ def test_lines_of_json(tree, write):
 
 
 def test_webvid(tree, write, tmp_path):
-    """Columns and paths as WebVid's tables have them, by the card that datasets/README.md shows."""
+    """Columns and paths as WebVid's tables have them, by its card."""
     root = tmp_path / "webvid"
     for path in ("videos/000001_000050/1066674784.mp4", "videos/000051_000100/1066724161.mp4"):
         plant_video(root / path)
@@ -109,12 +109,7 @@ def test_webvid(tree, write, tmp_path):
         "1066724161,https://example.com/2.mp4,PT00H00M20S,000051_000100,Rain\n"
         "1000000000,https://example.com/3.mp4,PT00H00M20S,000051_000100,Not downloaded\n"
     )
-    card = tmp_path / "webvid.yaml"
-    card.write_text(
-        f"name: webvid\nroot: {root}\ncaptions:\n  rule: csv\n  files: [results_10M_train.csv]\n"
-        "  path: '{page_dir}/{videoid}.mp4'\n  caption: name\n  missing: exclude\n"
-    )
-    card = load_card(card)
+    card = load_card("webvid")
     captions = open_captions(build_manifest(root, card.rules()), card.captions.rules())
     assert of(captions, "videos/000001_000050/1066674784.mp4") == ["Frog, crossing a road."]
     assert captions.notes == {"in results_10M_train.csv, not in the tree": ["000051_000100/1000000000.mp4"]}
