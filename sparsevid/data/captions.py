@@ -9,6 +9,8 @@ Dimensions: L tokens of a caption, C channels of its features.
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -277,7 +279,7 @@ def _load(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             features, mask = (np.asarray(arrays[name]) for name in (FEATURES, MASK))
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no {FEATURES} and {MASK} that can be read: {error}") from error
     features, mask = (array[0] if array.ndim == rank + 1 and len(array) == 1 else array for array, rank in
                       ((features, 2), (mask, 1)))  # fmt: skip
@@ -285,7 +287,12 @@ def _load(path: Path) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{path}: {FEATURES} is {features.dtype} {features.shape}; accepted: floats (1,L,C) or (L,C)")
     if mask.shape != features.shape[:1]:
         raise ValueError(f"{path}: {MASK} is {mask.shape}, and {FEATURES} {features.shape}; accepted: as many tokens in both")
+    if mask.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: {MASK} is {mask.dtype}; accepted: numbers, 0 where no token is")
     heard = torch.from_numpy(mask != 0)
     if not heard.any():
         raise ValueError(f"{path}: {MASK} is 0 everywhere: no token would be heard")
-    return torch.from_numpy(features).masked_fill(~heard[:, None], 0.0), heard
+    features = torch.from_numpy(features).masked_fill(~heard[:, None], 0.0)
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{path}: {FEATURES} is not finite where {MASK} is set")
+    return features, heard

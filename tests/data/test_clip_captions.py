@@ -186,6 +186,8 @@ WRONG = {
     "other width": ({"channels": 9}, r"caption_feature is \(6, 9\), others are \(6, 10\)"),
     "other tokens": ({"tokens": 7}, r"caption_feature is \(7, 10\), others are \(6, 10\)"),
     "whole numbers": ({"caption_feature": np.ones((1, TOKENS, CHANNELS), np.int32)}, "accepted: floats"),
+    "not finite": ({"caption_feature": np.full((1, TOKENS, CHANNELS), np.nan)}, "caption_feature is not finite where"),
+    "mask of texts": ({"attention_mask": np.full((1, TOKENS), "1")}, "attention_mask is <U1; accepted: numbers"),
     "pickled": ({"caption_feature": np.array([{}], object)}, "that can be read"),
 }
 
@@ -200,6 +202,19 @@ def test_files_of_another_layout_are_named(data, tmp_path, what):
     index = [video.path for video in dataset.videos].index("b.mp4")
     with pytest.raises(ValueError, match=f"b.npz.*{message}"):
         dataset[index]
+
+
+@pytest.mark.parametrize("damage", [slice(300, None), slice(300, 320)], ids=["cut short", "other bytes"])
+def test_files_that_are_damaged_are_named(data, tmp_path, damage):
+    for name in "abc":
+        keep(tmp_path / "kept", name)
+    dataset = opened(data, captions=tmp_path / "kept").dataset
+    path = tmp_path / "kept" / "b.npz"
+    content = bytearray(path.read_bytes())
+    content[damage] = b"" if damage.stop is None else bytes(byte ^ 255 for byte in content[damage])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="b.npz holds no caption_feature and attention_mask that can be read"):
+        dataset[[video.path for video in dataset.videos].index("b.mp4")]
 
 
 def test_files_that_are_none_are_named(data, tmp_path):
