@@ -31,7 +31,7 @@ from torch import Tensor
 
 from sparsevid import __version__
 from sparsevid.generation import GenerationError
-from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD
+from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD, SHEET
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.runs.older import savings_of_reuse
@@ -43,7 +43,6 @@ from sparsevid.videos.read import DecodeError, frame_times, probe, read_frames
 from sparsevid.videos.sheets import write_contact_sheet, write_grid
 from sparsevid.videos.write import EVERY_FORMAT, MAX_GIF_FPS, clip_path, gif_time, write_clip, write_image_archive
 
-SHEET = "contact_sheet.png"
 SHEET_CLIPS = 16
 LISTED = 8  # values of a list at most that a message has in full
 _LEFTOVER = re.compile(r"\.([0-9]{6,}(\.[a-z0-9]+)?|contact_sheet\.png|samples\.json)(\.[0-9a-f]+)?\.(partial|replaced)")

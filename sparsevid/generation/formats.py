@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 RECORD = "samples.json"
+SHEET = "contact_sheet.png"  # beside the clips, and none of them
 OF_VIDEOS = ("ffv1", "npz", "frames", "mp4", "gif")  # that which loses least first
 LOSSLESS_FIRST = ("png", *OF_VIDEOS)
 

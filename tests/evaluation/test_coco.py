@@ -1,6 +1,7 @@
 """Prompts drawn from captions, and FID on folders in COCO's form."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -15,6 +16,8 @@ from sparsevid.evaluation.evaluate import measure
 from sparsevid.evaluation.metrics.distances import frechet_distance
 from sparsevid.evaluation.prompts import draw_prompts, listed_in
 from sparsevid.evaluation.protocols import load_protocol, with_fields
+from sparsevid.generation.formats import SHEET
+from sparsevid.videos.sheets import write_contact_sheet
 
 REAL, FAKE, SIDE = 24, 20, 12
 
@@ -130,6 +133,15 @@ def test_all_real_images_count_and_as_many_generated_ones_as_the_protocol_says(f
     fewer = measure(*folders, protocol=with_fields(protocol, [f"fake_count={FAKE + 1}"])).record
     assert any(f"{FAKE} clips" in text and f"intends {FAKE + 1}" in text for text in fewer.warnings)
     assert measure(*folders, protocol=protocol, count=FAKE - 1).record.fake["clips"] == FAKE - 1
+
+
+def test_the_contact_sheet_of_a_job_is_none_of_its_samples(folders, protocol, tmp_path):
+    samples = shutil.copytree(folders[1], tmp_path / "samples")
+    write_contact_sheet(samples / SHEET, torch.zeros(2, 3, 1, SIDE, 2 * SIDE, dtype=torch.uint8))
+    for options in ([], ["fake_count=null"]):
+        own = with_fields(protocol, options)
+        with_sheet, without = (measure(folders[0], fake, protocol=own).record for fake in (samples, folders[1]))
+        assert with_sheet.fake["clips"] == FAKE and with_sheet.score == without.score
 
 
 def test_statistics_in_a_file_stand_for_the_real_images(folders, protocol, tmp_path):

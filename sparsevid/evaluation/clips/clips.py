@@ -35,7 +35,7 @@ from sparsevid.evaluation.clips.clip_readers import (
 )
 from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
-from sparsevid.generation.formats import LOSSLESS_FIRST, clip_of_job, folder_of_clips
+from sparsevid.generation.formats import LOSSLESS_FIRST, SHEET, clip_of_job, folder_of_clips
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
@@ -310,11 +310,16 @@ def _long_enough(manifest: Manifest, role: Role, protocol: Protocol, clip: ClipD
 
 
 def _without_previews(manifest: Manifest) -> Manifest:
-    """Leave out a GIF or animated image beside another video of the same name: it is the same sample, not one more."""
-    stems = {video: without_extension(video.path) for video in manifest.videos}
+    """Leave out the contact sheet of a job of images, which is no sample, and a GIF or animated image beside another video of
+    the same name: it is the same sample, not one more.
+    """
+    videos = tuple(video for video in manifest.videos if video.path != SHEET)
+    if len(videos) < len(manifest.videos):
+        logger.info("%s: %s is no sample, and left out", manifest.root, SHEET)
+    stems = {video: without_extension(video.path) for video in videos}
     others = {stem for video, stem in stems.items() if not may_be_preview(video.path)}
     kept = tuple(video for video, stem in stems.items() if not may_be_preview(video.path) or stem not in others)
-    dropped = len(manifest.videos) - len(kept)
+    dropped = len(videos) - len(kept)
     if dropped:
         logger.info("%s: %d GIFs or animated images beside a video of their name left out", manifest.root, dropped)
     return dataclasses.replace(manifest, videos=kept)
