@@ -84,7 +84,7 @@ RELEASED = {  # a line is added for a new protocol, and none ever changes
     "sparsevid/fvmd-lk-v1": "b9a21d8d4f02cd7dd5e956200bd9e2563bfadcec86c72746f5b74135ec4ae43c",
     "adm/fid-50k": "88f4b63ea241de89bc7df3b14ee6248175d24ff4e26c28381d899729a1bc4fe1",
     "coco/fid-30k": "2f7c5a6f002175017dae46d59fa77fa76956b3dff6320ac82a7633007b8eb122",
-    "sparsevid/clip-score-v1": "2fdcc11f33747940cff2d284b59fa5bc22751453643ea01cf65ba2ea4d09a87d",
+    "sparsevid/clip-score-v1": "d585764f440d46c7ba01091149279a1e1b0feb0b76a32cf4cfa91dd75a9701d4",
     "cd-fvd": "4d067e3d8401e2587aff188394279de879f34463dd8f6380afef003ee2f9fd69",
     "latte/ffs": "4e562e62fa0307139b8e7aec5376968a8d87d0432afd343d6c94e456413e79db",
     "latte/sky": "34a311b3d0281d77005cc99794caef85fdc4d5e01303238ed990b9ecd56b9a76",
