@@ -11,7 +11,6 @@ items are, and the file that names the finished shards, are the caches' own.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -41,6 +40,7 @@ OPEN_SHARDS = 32  # kept open by a process; each is a memory map
 _SHARD_NAME = re.compile(r"shard-[0-9]{5,}\.safetensors")
 _SHARD_FILE = re.compile(r"\.?(shard-[0-9]{5,})\.(safetensors|json)(\.[0-9a-f]+\.partial)?")
 Item = TypeVar("Item", bound=Hashable)
+Cache = TypeVar("Cache", bound="ShardedCache")
 
 logger = get_logger(__name__)
 
@@ -83,18 +83,57 @@ class Shard:
         return None
 
 
-def raise_problems(folder: Path, shards: Sequence[Shard], *, content: bool) -> None:
-    """Raise ValueError if shards of a cache are missing or damaged; the message names them."""
-    problems = [problem for shard in shards if (problem := shard.problem(folder, content=content))]
-    if problems:
-        named = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(f"{folder} is damaged: {named}. The command that made it makes these shards again")
+class ShardedCache:
+    """A finished cache: a frozen dataclass of `folder`, `dtype`, `shards` and what else its index, written last, says of it."""
 
+    kind: ClassVar[str]  # in messages
+    file: ClassVar[str]  # name of the index
+    form: ClassVar[int]  # of the index
+    dtypes: ClassVar[Collection[str]]
+    folder: Path
+    shards: tuple[Shard, ...]
 
-def not_there(folder: Path, kind: str, file: str) -> FileNotFoundError:
-    """The error of a cache without the file that is written last."""
-    begun = " It was begun and not finished: give the same command again." if (folder / SHARD_FOLDER).is_dir() else ""
-    return FileNotFoundError(f"{folder} is no {kind}: it has no {file}.{begun}")
+    @classmethod
+    def open(cls: type[Cache], folder: str | Path) -> Cache:
+        """Read the index, and compare the shards' sizes with it.
+
+        Raises:
+            FileNotFoundError: no finished cache there.
+            ValueError: the index is damaged or of another format, or a shard is missing or of another size.
+        """
+        folder, path = Path(folder), Path(folder) / cls.file
+        if not path.is_file():
+            begun = " It was begun and not finished: give the same command again." if (folder / SHARD_FOLDER).is_dir() else ""
+            raise FileNotFoundError(f"{folder} is no {cls.kind}: it has no {cls.file}.{begun}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != cls.form:
+                raise ValueError(f"another format; accepted: {cls.form}")
+            if values["dtype"] not in cls.dtypes:
+                raise ValueError(f"data type {values['dtype']!r}; accepted: {', '.join(cls.dtypes)}")
+            cache = cls.from_values(folder, values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} does not describe a {cls.kind}: {error}") from error
+        cache.verify(content=False)
+        return cache
+
+    @classmethod
+    def from_values(cls: type[Cache], folder: Path, values: dict[str, Any]) -> Cache:
+        """From the index's values. Raises ValueError, KeyError, TypeError, AttributeError if they are not that."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Write the index."""
+        values = asdict(self) | {"format": self.form}
+        del values["folder"]
+        write_json(self.folder / self.file, values)
+
+    def verify(self, *, content: bool = True) -> None:
+        """Raise ValueError if shards are missing, of another size or, by `content`, which reads them, of another SHA-256."""
+        problems = [problem for shard in self.shards if (problem := shard.problem(self.folder, content=content))]
+        if problems:
+            named = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise ValueError(f"{self.folder} is damaged: {named}. The command that made it makes these shards again")
 
 
 class OpenShards:
@@ -353,11 +392,6 @@ class ShardWriter(ABC, Generic[Item]):
             if found and (found[1] not in named or found[3]):
                 logger.info("%s is of no use any more, it is removed", path)
                 path.unlink()
-
-
-def own_threads(most: int) -> int:
-    """This rank's share of the machine's cores, at least 1 and at most `most`."""
-    return max(1, min(most, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ Dimensions: B captions asked for, L tokens of a caption with padding, C channels
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from sparsevid.system.shards import OpenShards, Shard, not_there, raise_problems, write_json
+from sparsevid.system.shards import OpenShards, Shard, ShardedCache
 from sparsevid.text.encoder import EncodedText
 
 FORMAT = 1  # of captions.json
@@ -74,7 +74,7 @@ class _Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TextCache:
+class TextCache(ShardedCache):
     """A finished cache. Can be pickled: each process opens shards for itself, when it needs them.
 
     Attributes:
@@ -85,6 +85,7 @@ class TextCache:
         shards: their records.
     """
 
+    kind, file, form, dtypes = "cache of captions", CACHE_FILE, FORMAT, DTYPES
     folder: Path
     encoder: dict[str, Any]
     channels: int
@@ -102,50 +103,17 @@ class TextCache:
         return tuple(caption.text for shard in self.shards for caption in shard.captions)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "TextCache":
-        """Read `captions.json`, and compare the shards' sizes with it.
-
-        Raises:
-            FileNotFoundError: no finished cache there.
-            ValueError: `captions.json` is damaged or of another format, or a shard is missing or of another size.
-        """
-        folder = Path(folder)
-        path = folder / CACHE_FILE
-        if not path.is_file():
-            raise not_there(folder, "cache of captions", CACHE_FILE)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
-                raise ValueError(f"another format; accepted: {FORMAT}")
-            if values["dtype"] not in DTYPES:
-                raise ValueError(f"data type {values['dtype']!r}; accepted: {', '.join(DTYPES)}")
-            values["shards"] = tuple(CaptionShard.from_dict(shard) for shard in values["shards"])
-            values["encoder"] = {key: kind(values["encoder"][key]) for key, kind in ENCODER.items()}
-            values["channels"] = int(values["channels"])
-            cache = cls(folder, **values)
-            wrong = next((row for shard in cache.shards for row in shard.captions if not 0 < row.tokens <= cache.tokens), None)
-            if wrong is not None:
-                raise ValueError(f"{wrong.text!r} has {wrong.tokens} tokens; accepted: from 1 to {cache.tokens}")
-            if NULL not in cache._places or len(cache._places) < len(cache.captions):
-                raise ValueError("the empty caption is missing, or a caption is there twice")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} does not describe a cache of captions: {error}") from error
-        raise_problems(folder, cache.shards, content=False)
+    def from_values(cls, folder: Path, values: dict[str, Any]) -> "TextCache":
+        values["shards"] = tuple(CaptionShard.from_dict(shard) for shard in values["shards"])
+        values["encoder"] = {key: kind(values["encoder"][key]) for key, kind in ENCODER.items()}
+        values["channels"] = int(values["channels"])
+        cache = cls(folder, **values)
+        wrong = next((row for shard in cache.shards for row in shard.captions if not 0 < row.tokens <= cache.tokens), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong.text!r} has {wrong.tokens} tokens; accepted: from 1 to {cache.tokens}")
+        if NULL not in cache._places or len(cache._places) < len(cache.captions):
+            raise ValueError("the empty caption is missing, or a caption is there twice")
         return cache
-
-    def save(self) -> None:
-        """Write `captions.json`."""
-        values = asdict(self) | {"format": FORMAT}
-        del values["folder"]
-        write_json(self.folder / CACHE_FILE, values)
-
-    def verify(self) -> None:
-        """Compare every shard with its recorded SHA-256, which reads all of the cache.
-
-        Raises:
-            ValueError: shards are missing or damaged; the message names them.
-        """
-        raise_problems(self.folder, self.shards, content=True)
 
     def described(self) -> str:
         """The encoder, in words."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sparsevid.system.distributed import from_main
-from sparsevid.system.shards import MEGABYTE, ShardPlan, ShardWriter, own_threads
+from sparsevid.system.shards import MEGABYTE, ShardPlan, ShardWriter
+from sparsevid.system.threads import own_threads
 from sparsevid.text.cache import CACHE_FILE, DTYPES, NULL, CachedCaption, CaptionShard, TextCache
 from sparsevid.text.encoder import AT_ONCE, TextEncoder, warn_cut
 

@@ -14,10 +14,9 @@ These are memory-mapped, any rows of a tensor are read alone, and nothing is unp
 Dimensions: T frames asked for, N frames of a shard, M channels of the moments, h and w their height and width.
 """
 
-import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.data.tree.manifest import Manifest, Video
-from sparsevid.system.shards import OpenShards, Shard, not_there, raise_problems, write_json
+from sparsevid.system.shards import OpenShards, Shard, ShardedCache
 from sparsevid.videos.display import DISPLAYED, STORED
 
 FORMAT = 1  # of cache.json
@@ -89,7 +88,7 @@ class ShardRecord(Shard):
 
 
 @dataclass(frozen=True)
-class LatentCache:
+class LatentCache(ShardedCache):
     """A finished cache.
 
     Attributes:
@@ -104,6 +103,7 @@ class LatentCache:
         shards: their records, in the manifest's order of each shard's first video.
     """
 
+    kind, file, form, dtypes = "latent cache", CACHE_FILE, FORMAT, DTYPES
     folder: Path
     autoencoder: dict[str, Any]
     size: tuple[int, int]
@@ -120,44 +120,10 @@ class LatentCache:
         return sum(shard.rows for shard in self.shards)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "LatentCache":
-        """Read `cache.json`, and compare the shards' sizes with it.
-
-        Raises:
-            FileNotFoundError: no finished cache there.
-            ValueError: `cache.json` is damaged or of another format, or a shard is missing or of another size.
-        """
-        folder = Path(folder)
-        path = folder / CACHE_FILE
-        if not path.is_file():
-            raise not_there(folder, "latent cache", CACHE_FILE)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
-                raise ValueError(f"another format; accepted: {FORMAT}")
-            if values["dtype"] not in DTYPES:
-                raise ValueError(f"data type {values['dtype']!r}; accepted: {', '.join(DTYPES)}")
-            values["shards"] = tuple(ShardRecord.from_dict(shard) for shard in values["shards"])
-            (height, width), (channels, *sides) = values["size"], values["shape"]
-            cache = cls(folder, **values | {"size": (height, width), "shape": (channels, *sides)})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} does not describe a latent cache: {error}") from error
-        raise_problems(folder, cache.shards, content=False)
-        return cache
-
-    def save(self) -> None:
-        """Write `cache.json`."""
-        values = asdict(self) | {"format": FORMAT}
-        del values["folder"]
-        write_json(self.folder / CACHE_FILE, values)
-
-    def verify(self) -> None:
-        """Compare every shard with its recorded SHA-256, which reads all of the cache.
-
-        Raises:
-            ValueError: shards are missing or damaged; the message names them.
-        """
-        raise_problems(self.folder, self.shards, content=True)
+    def from_values(cls, folder: Path, values: dict[str, Any]) -> "LatentCache":
+        values["shards"] = tuple(ShardRecord.from_dict(shard) for shard in values["shards"])
+        (height, width), (channels, *sides) = values["size"], values["shape"]
+        return cls(folder, **values | {"size": (height, width), "shape": (channels, *sides)})
 
     def check(self, manifest: Manifest, autoencoder: Autoencoder, size: tuple[int, int], flip: bool) -> None:
         """Make sure that a run can use this cache.

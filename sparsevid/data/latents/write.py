@@ -26,7 +26,8 @@ from sparsevid.data.transforms import flip as mirror
 from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.data.whole import frames_ahead, in_batches
 from sparsevid.system.distributed import default_device
-from sparsevid.system.shards import SHARD_BYTES, ShardPlan, ShardWriter, own_threads
+from sparsevid.system.shards import SHARD_BYTES, ShardPlan, ShardWriter
+from sparsevid.system.threads import own_threads
 from sparsevid.videos.read import DecodeError, describe_decoder
 
 BATCH_FRAMES = 16
