@@ -134,7 +134,8 @@ def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "Mea
     from sparsevid.search.attention import measure_attention, summarise
     from sparsevid.search.clips import open_clips
     from sparsevid.study.heldout import time_edges
-    from sparsevid.study.results import read_json, write_json
+    from sparsevid.study.results import read_json
+    from sparsevid.system.atomic import write_json
     from sparsevid.system.distributed import from_main
 
     trees = KnownTrees()

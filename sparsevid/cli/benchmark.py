@@ -3,7 +3,8 @@
 import argparse
 from importlib import import_module
 
-from sparsevid.cli.benchmarks.arguments import check_json, write_json
+from sparsevid.cli.benchmarks.arguments import check_json
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main
 
 EXAMPLES = "options and examples of an action: sparsevid benchmark ACTION --help"
@@ -34,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
         check_json(path)
     values = import_module(f"sparsevid.cli.benchmarks.{args.action}").measure(args)
     if is_main() and path is not None:
-        write_json(path, values)
+        write_json(path.resolve(), values, indent=2)  # of a link, what it names is replaced
     return 0 if values.get("passed", True) else 1

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,8 @@ class ProtocolRecord:
         return json.loads(json.dumps(asdict(self)))
 
     def save(self, path: Path) -> None:
-        """Write the record as JSON under a temporary name, then rename it."""
-        with renamed(path) as draft:
-            draft.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the record as JSON, whole or not at all."""
+        write_json(path, self.as_dict(), indent=2)
 
 
 def load_record(path: Path) -> ProtocolRecord:

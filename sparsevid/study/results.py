@@ -1,6 +1,6 @@
 """Results of a study: one JSON line a row and seed, in a file that only grows; the newest line of a row and seed counts.
 
-And the small files of JSON in which a study keeps its state.
+And how the small files of JSON are read in which a study keeps its state.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsevid.study import StudyError
-from sparsevid.system.atomic import renamed
 from sparsevid.system.locks import file_locked
 from sparsevid.system.logging import get_logger
 
@@ -117,15 +116,8 @@ def append_result(path: Path, line: Line) -> None:
             raise
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a small file of JSON, whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as draft:
-        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; nothing where there is no such file, or one that cannot be read."""
+    """A small file of JSON; nothing where there is no such file, or one that cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

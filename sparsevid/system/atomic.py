@@ -5,13 +5,15 @@ What a killed process may leave beside NAME: `.NAME.XXXXXXXX.partial`, a draft, 
 it back before it begins; else it is what is left of its removal, and goes when the folder is replaced again.
 """
 
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -35,6 +37,19 @@ def renamed(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft)
         else:
             draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None) -> None:
+    """Write a file of JSON, whole or not at all; its folder is made.
+
+    Args:
+        path: the file.
+        values: what it holds.
+        indent: spaces of each level; None: all in one line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(path) as draft:
+        draft.write_text(json.dumps(values, indent=indent) + "\n", encoding="utf-8")
 
 
 def check_writable(folder: Path) -> None:

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import renamed, write_json
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.distributed import barrier, broadcast_object, is_main, rank, world_size
 from sparsevid.system.locks import folder_locked
@@ -392,9 +392,3 @@ class ShardWriter(ABC, Generic[Item]):
             if found and (found[1] not in named or found[3]):
                 logger.info("%s is of no use any more, it is removed", path)
                 path.unlink()
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
-    with renamed(path) as draft:
-        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")

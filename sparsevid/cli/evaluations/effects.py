@@ -1,7 +1,6 @@
 """`sparsevid evaluate effects`: how far other choices than a protocol's move a score."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sparsevid.cli.evaluations.arguments import (
     measuring,
     video_source,
 )
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main, print_json, print_table
 
 HELP = "how far split, stride, number, resize, codec and draws move a score"
@@ -60,6 +59,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
     if args.out is not None and is_main():
-        with renamed(args.out) as draft:
-            draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, values, indent=1)
     return 0
