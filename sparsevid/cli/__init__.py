@@ -10,13 +10,19 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from sparsevid import __version__
 from sparsevid.system.errors import EXPECTED_ERRORS, told
+
+if TYPE_CHECKING:
+    import torch
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
@@ -39,6 +45,7 @@ COMMANDS = {
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
+REQUIRED: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}  # without a default to show
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +98,13 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return super()._get_help_string(action)
 
 
+def add_card(parser: argparse.ArgumentParser) -> None:
+    """Declare the card that a command is about, and where its data are."""
+    parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
+    add_card_option(parser)
+    parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
+
+
 def add_card_option(parser: argparse.ArgumentParser) -> None:
     """Declare how a command's card is changed, the same for all that take one."""
     text = "a key of the card, such as split.max_missing=1 or clip.size=[64,64], instead of the card's own; may be given again"
@@ -103,6 +117,40 @@ def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in pl
     What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
     """
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_plot_switch(parser: argparse.ArgumentParser, what: str = "the picture") -> None:
+    """Declare whether a command draws beside what it prints; `check_results` sees to it."""
+    parser.add_argument("--plot", choices=("on", "off"), default="on", help=f"draw {what}, which needs matplotlib")
+
+
+def add_model_options(
+    group: argparse._ArgumentGroup, device: str = "the GPU of each process, where there is one", *, dtype: str | None = None
+) -> None:
+    """Declare which weights of a model are loaded, what decodes, and where it computes.
+
+    Args:
+        group: of the command's arguments.
+        device: where, by default.
+        dtype: what `--dtype` is of; None: the command has no such option.
+    """
+    group.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
+    group.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    group.add_argument("--device", help=f"such as cpu or cuda:1. Default: {device}")
+    if dtype is not None:
+        group.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=f"what {dtype} in")
+
+
+def add_sampler_options(group: argparse._ArgumentGroup) -> None:
+    """Declare how a model is sampled, as far as all commands that sample one let it be chosen."""
+    from sparsevid.diffusion import SAMPLER_NAMES
+    from sparsevid.generation import SCHEDULES
+
+    group.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
+    group.add_argument("--steps", type=int, help="sampling steps")
+    group.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
+    schedule = "tokens of a sparse model: the run's schedule over time, its default grid at all times, or all tokens"
+    group.add_argument("--schedule", choices=SCHEDULES, help=schedule)
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +186,46 @@ def refuse_said_by_run(args: argparse.Namespace, said: dict[str, str], where: st
     if doubled is not None:
         option = "CARD" if doubled == "card" else f"--{doubled.replace('_', '-')}"
         raise ValueError(f"{option} goes with presets; of a run it is said behind {where}: {said[doubled]}")
+
+
+@contextmanager
+def all_ranks(device: str | None = None) -> Iterator["torch.device | None"]:
+    """The block on all ranks of a launcher, if there is one, once they have met; they wait long for each other.
+
+    They part at its end, and not after an error: other ranks may be gone then, and parting would wait for them.
+
+    Args:
+        device: what `--device` says.
+
+    Yields:
+        The device of this name; None: each rank's own.
+    """
+    from sparsevid.system.distributed import LONG_WAIT, check_device, check_ranks, init_process_group_if_launched, shutdown
+
+    named = None if device is None else check_device(device)
+    init_process_group_if_launched(LONG_WAIT, device=named)
+    check_ranks(device=named)
+    yield named
+    shutdown()
+
+
+def check_results(folder: Path, plot: str) -> None:
+    """Make the folder of a command's results, and refuse early what could not be written at the end; on all ranks together.
+
+    Args:
+        folder: for the results.
+        plot: what `--plot` says.
+    """
+    from sparsevid.evaluation.plot import check_can_draw
+    from sparsevid.system.atomic import make_writable
+    from sparsevid.system.distributed import from_main
+
+    def check() -> None:
+        if plot == "on":
+            check_can_draw()
+        make_writable(folder)
+
+    from_main(check, (OSError, ImportError))
 
 
 def _print_anything() -> None:

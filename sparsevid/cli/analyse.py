@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import REQUIRED, add_json_flag, add_model_options, add_plot_switch, all_ranks, check_results
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -29,7 +29,7 @@ COLUMNS = ["layer", "axis", "entropy", "noisiest", "cleanest", "near by", "÷ un
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, a checkpoint, or an exported folder")
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", **REQUIRED)
     parser.add_argument("--clips", type=int, default=32, help="held-out clips; errors are over them")
     text = "of each clip: one in each of so many intervals that training draws equally often"
     parser.add_argument("--times", type=int, default=8, help=text)
@@ -39,63 +39,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of clips, times and noise")
     parser.add_argument("--again", action="store_true", help="compute what is there again, or with other settings")
     add_json_flag(parser)
-    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
+    add_plot_switch(parser)
     model = parser.add_argument_group("model and data")
     text = "dataset card, in place of the run's; needed by a model that has no run"
     model.add_argument("--card", metavar="CARD", help=text)
     model.add_argument("--root", metavar="DIR", help="where its videos are. Default: where the run, or the card, says")
     text = "of a model of text, the folder of its captions' features. Default: the run's"
     model.add_argument("--captions", metavar="DIR", help=text)
-    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
-    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
+    add_model_options(model)
 
 
 def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.study.file import MeasureSettings
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_device,
-        check_ranks,
-        init_process_group_if_launched,
-        is_main,
-        peers_may_die,
-        shutdown,
-    )
+    from sparsevid.system.distributed import is_main, peers_may_die
 
     for name, least in (("clips", 2), ("times", 1), ("window", 0), ("batch", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} is at least {least}, got {getattr(args, name)}")
-    device = None if args.device is None else check_device(args.device)
-    init_process_group_if_launched(LONG_WAIT, device=device)
-    check_ranks(device=device)
-    with peers_may_die("an analysis"):
-        _check_output(args)
+    with all_ranks(args.device) as device, peers_may_die("an analysis"):
+        check_results(args.out, args.plot)
         loading = {"weights": args.weights, "autoencoder": args.autoencoder, "device": device}
         pipeline = VideoPipeline.from_pretrained(args.checkpoint, **loading)
         _choose_data(args, pipeline)
         settings = {name: getattr(args, name) for name in ("split", "clips", "times", "seed")}
         analysis = _analysis(args, pipeline, MeasureSettings(batch=args.batch, **settings))
-    if is_main():
-        _show(args, analysis)
-    shutdown()
+        if is_main():
+            _show(args, analysis)
     return 0
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    """Refuse early what could not be written at the end."""
-    from sparsevid.evaluation.plot import check_can_draw
-    from sparsevid.system.atomic import check_writable
-    from sparsevid.system.distributed import from_main
-
-    def check() -> None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        check_writable(args.out)
-
-    if args.plot == "on":
-        check_can_draw()
-    from_main(check, (OSError,))
 
 
 def _choose_data(args: argparse.Namespace, pipeline: "VideoPipeline") -> None:

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_json_flag, add_prompt_options
-from sparsevid.diffusion import SAMPLER_NAMES
-from sparsevid.generation import SCHEDULES
+from sparsevid.cli import (
+    add_json_flag,
+    add_model_options,
+    add_plot_switch,
+    add_prompt_options,
+    add_sampler_options,
+    check_results,
+)
 from sparsevid.savings.options import CALIBRATED
 from sparsevid.system.logging import get_logger, print_json, print_table
 
@@ -40,31 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="put new files in the place of those that are there")
     add_json_flag(parser)
-    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw points and fit, which needs matplotlib")
+    add_plot_switch(parser, "points and fit")
     samples = parser.add_argument_group("samples; defaults are those of the run's config")
     samples.add_argument("--classes", nargs="+", help="class names or labels to go through in turn. Default: all")
-    samples.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
-    samples.add_argument("--steps", type=int, help="sampling steps")
-    samples.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
-    samples.add_argument("--schedule", choices=SCHEDULES, help="tokens of a sparse model, as of `sample`")
+    add_sampler_options(samples)
     samples.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels, if not as trained")
     samples.add_argument("--frames", type=int, help="if not as trained")
     samples.add_argument("--seed", type=int, default=0, help="of the samples' noise")
     samples.add_argument("--batch", type=int, default=8, help="clips denoised together")
     add_prompt_options(parser)
-    model = parser.add_argument_group("model")
-    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
-    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU where there is one")
-    dtype = "what the model computes in"
-    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
+    where = "the GPU where there is one"
+    add_model_options(parser.add_argument_group("model"), where, dtype="the model computes")
 
 
 def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.calibration import fit_all, measure
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.generation.prompts import read_prompts
-    from sparsevid.savings.fits import fits_folder
+    from sparsevid.savings.fits import fit_file, fits_folder
     from sparsevid.system.distributed import check_device
 
     if args.samples < 1:
@@ -76,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
     sampling = pipeline.sampling(savings=[], **{name: getattr(args, name) for name in OPTIONS})
     folder = args.out or fits_folder(pipeline.weights_file)
-    _check_output(folder, savings, args.plot == "on", args.overwrite)
+    taken = [f"{saving}.json" for saving in savings if fit_file(folder, saving).exists()]
+    if taken and not args.overwrite:
+        raise FileExistsError(f"{folder} has {' and '.join(taken)} already; --overwrite puts new ones in their place")
+    check_results(folder, args.plot)
     measured = measure(pipeline, sampling, args.samples)
     fits = fit_all(pipeline, sampling, args.samples, measured, savings)
     for fit in fits:
@@ -93,21 +94,6 @@ def run(args: argparse.Namespace) -> int:
     pictures = ", with pictures," if args.plot == "on" else ""
     logger.info("%s%s in %s", " and ".join(f"{fit.saving}.json" for fit in fits), pictures, folder)
     return 0
-
-
-def _check_output(folder: Path, savings: Sequence[str], draws: bool, overwrites: bool) -> None:
-    """Refuse early what could not be written at the end."""
-    from sparsevid.evaluation.plot import check_can_draw
-    from sparsevid.savings.fits import fit_file
-    from sparsevid.system.atomic import check_writable
-
-    if draws:
-        check_can_draw()
-    taken = [f"{saving}.json" for saving in savings if fit_file(folder, saving).exists()]
-    if taken and not overwrites:
-        raise FileExistsError(f"{folder} has {' and '.join(taken)} already; --overwrite puts new ones in their place")
-    folder.mkdir(parents=True, exist_ok=True)
-    check_writable(folder)
 
 
 def _write(fit: "Fit", folder: Path, draws: bool) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import REQUIRED, add_card, all_ranks
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and what encodes."""
     parser.epilog = EXAMPLES
-    required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
-    parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
-    add_card_option(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
-    parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
-    parser.add_argument("--encoder", metavar="DIR_OR_HUB_ID", help="a T5 encoder, or a pipeline of diffusers", **required)
+    add_card(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **REQUIRED)
+    parser.add_argument("--encoder", metavar="DIR_OR_HUB_ID", help="a T5 encoder, or a pipeline of diffusers", **REQUIRED)
     text = "where no T5 is at hand: write a small one of random weights, which knows the words of these captions, to the "
     text += "folder that --encoder names, if there is nothing"
     parser.add_argument("--make-encoder", action="store_true", help=text)
@@ -54,13 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.tree.captions import open_captions
     from sparsevid.data.tree.cards import load_card, resolve_root
     from sparsevid.data.tree.manifest import open_manifest
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_device,
-        default_device,
-        init_process_group_if_launched,
-        shutdown,
-    )
+    from sparsevid.system.distributed import default_device
     from sparsevid.system.precision import set_float32
     from sparsevid.system.shards import MEGABYTE
     from sparsevid.text.encoder import TextEncoder
@@ -68,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     card = load_card(args.card, args.card_option or ())
     set_float32()
-    device = None if args.device is None else check_device(args.device)
-    init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished waits for the slowest
-    try:
+    with all_ranks(args.device) as device:
         manifest = open_manifest(resolve_root(card, args.root), card.rules())
         captions = open_captions(manifest, card.captions.rules())
         if args.make_encoder:
@@ -87,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
                 "%s holds %d captions, %.1f MB, of %d videos, %d without a caption: data.captions=%s",
                 args.out, len(cache.captions), size, len(manifest.videos), len(captions.missing), args.out,
             )  # fmt: skip
-    finally:
-        shutdown()
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import REQUIRED, add_card, all_ranks
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -31,11 +31,8 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and how frames are encoded."""
     parser.epilog = EXAMPLES
-    required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
-    parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
-    add_card_option(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
-    parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
+    add_card(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **REQUIRED)
     parser.add_argument("--autoencoder", choices=("kl", "temporal", "pixels"), default="kl", help="what encodes")
     parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl, temporal: its weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of frames, in pixels; default: the card's")
@@ -56,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.latents.write import write_cache
     from sparsevid.data.tree.cards import load_card, resolve_root
     from sparsevid.data.tree.manifest import open_manifest
-    from sparsevid.system.distributed import LONG_WAIT, check_device, init_process_group_if_launched, shutdown
     from sparsevid.system.precision import set_float32
     from sparsevid.system.shards import MEGABYTE
 
@@ -65,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     autoencoder = _open_autoencoder(args)
     size = tuple(args.size or card.clip.size)
     flip = card.clip.flip if args.flip is None else args.flip
-    device = None if args.device is None else check_device(args.device)
-    init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished waits for the slowest
-    try:
+    with all_ranks(args.device) as device:
         rules = card.rules() if args.display is None else replace(card.rules(), display=args.display)
         manifest = open_manifest(resolve_root(card, args.root), rules)
         if args.verify:
@@ -80,8 +74,6 @@ def run(args: argparse.Namespace) -> int:
                 rule_record=asdict(card.clip.clip_rule()), dtype=args.dtype, shard_bytes=args.shard_mb * MEGABYTE,
                 batch_frames=args.batch, device=device, workers=args.workers,
             )  # fmt: skip
-    finally:
-        shutdown()
     logger.info("%s holds %d frames of %d videos: data.latents=%s", args.out, cache.frames, len(manifest.videos), args.out)
     return 0
 

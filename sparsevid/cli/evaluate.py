@@ -6,10 +6,9 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from sparsevid.cli import add_card_option, add_json_flag
+from sparsevid.cli import REQUIRED, add_card_option, add_json_flag, all_ranks
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
-    REQUIRED,
     add_detector_arguments,
     add_measuring_arguments,
     built_detector,
@@ -114,21 +113,9 @@ def run(args: argparse.Namespace) -> int:
         "selftest": _selftest,
         "protocols": _protocols,
     }
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_device,
-        check_ranks,
-        init_process_group_if_launched,
-        shutdown,
-    )
-
-    device = check_device(args.device) if getattr(args, "device", None) else None  # not every action computes
-    init_process_group_if_launched(LONG_WAIT, device=device)  # a rank that has finished its clips waits for the slowest
-    check_ranks(device=device)
     action = actions.get(args.action) or import_module(f"sparsevid.cli.evaluations.{args.action}").run
-    status = action(args)
-    shutdown()  # not after an error: other ranks may be gone, and leaving waits for them
-    return status
+    with all_ranks(getattr(args, "device", None)):  # not every action computes
+        return action(args)
 
 
 def _add_reporting_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card_option
+from sparsevid.cli import add_card
 from sparsevid.system.logging import is_main, print_table, printable
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ WHOLE, FRAMES, CLASSES = "videos", "frames", "classes"  # counts that are of no 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, and how its tree is read."""
     parser.epilog = EXAMPLES
-    parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
-    add_card_option(parser)
-    parser.add_argument("--root", metavar="DIR", help="the folder with the data; default: the card's")
+    add_card(parser)
     parser.add_argument("--full-scan", action="store_true", help="decode every frame; damaged videos are left out")
     parser.add_argument("--strict", action="store_true", help="end with status 2 if a video is damaged or cannot be used")
     parser.add_argument("--label-order", choices=("official", "sorted"), help="of the classes; default: the card's")

@@ -2,14 +2,16 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import add_prompt_options
-from sparsevid.diffusion import SAMPLER_NAMES
-from sparsevid.generation import OF_PROMPTS, SCHEDULES
+from sparsevid.cli import add_model_options, add_prompt_options, add_sampler_options, all_ranks
+from sparsevid.generation import OF_PROMPTS
 from sparsevid.generation.formats import LOSSLESS_FIRST
 from sparsevid.savings.options import list_savings
 from sparsevid.system.logging import get_logger
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLES = """presets (what is given beside them wins):
   demo       8 clips as MP4 and GIF
@@ -65,11 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prompt_options(parser)
     _add_sampler_arguments(parser.add_argument_group("sampler; defaults are those of the run's config"))
     model = parser.add_argument_group("model")
-    model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
-    model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
-    dtype = "what the model and an autoencoder kl compute in"
-    model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)
+    add_model_options(model, dtype="the model and an autoencoder kl compute")
     tf32 = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa, which is faster"
     model.add_argument("--tf32", action="store_true", help=tf32)
     model.add_argument("--compile", action="store_true", help="compile the model's layers, which changes rounding")
@@ -78,36 +76,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampler_arguments(group) -> None:
-    group.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
-    group.add_argument("--steps", type=int, help="sampling steps")
+    add_sampler_options(group)
     group.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 to 1")
-    group.add_argument("--guidance", type=float, help="scale of classifier-free guidance, 1 = none")
     interval = "diffusion times, 0 = data to 1 = noise, between which guidance acts"
     group.add_argument("--guidance-interval", type=float, nargs=2, metavar=("LO", "HI"), help=interval)
     group.add_argument("--guidance-channels", type=int, metavar="N", help="guide the first N latent channels only")
-    schedule = "tokens of a sparse model: the run's schedule over time, its default grid at all times, or all tokens"
-    group.add_argument("--schedule", choices=SCHEDULES, help=schedule)
     saving = "what calls of the model leave out, listed below; may be given again; none: nothing, whatever the config says"
     group.add_argument("--saving", action="append", dest="savings", metavar="NAME:OPTIONS", help=saving)
     group.add_argument("--reuse-every", type=_gone, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsevid.generation.job import generate
-    from sparsevid.generation.pipeline import VideoPipeline
-    from sparsevid.generation.pretrained import find_pretrained
     from sparsevid.generation.prompts import read_prompts
     from sparsevid.generation.sampling import saving_texts
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_device,
-        check_ranks,
-        from_main,
-        init_process_group_if_launched,
-        is_main,
-        peers_may_die,
-        shutdown,
-    )
 
     chosen = chosen_settings(args)
     if chosen["num"] < 1:
@@ -115,9 +96,18 @@ def run(args: argparse.Namespace) -> int:
     saving_texts(chosen["savings"] or ())  # raises before anything is loaded
     if chosen["prompts"] is not None:
         chosen["prompts"] = read_prompts(chosen["prompts"])
-    device = None if args.device is None else check_device(args.device)
-    init_process_group_if_launched(LONG_WAIT, device=device)  # ranks wait for those that have more batches to do
-    check_ranks(device=device)
+    with all_ranks(args.device) as device:
+        _sample(args, chosen, device)
+    return 0
+
+
+def _sample(args: argparse.Namespace, chosen: dict[str, Any], device: "torch.device | None") -> None:
+    """Load the checkpoint, sample it, and say what was made."""
+    from sparsevid.generation.job import generate
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.generation.pretrained import find_pretrained
+    from sparsevid.system.distributed import from_main, is_main, peers_may_die
+
     loading = {name: chosen[name] for name in ("weights", "dtype", "tf32", "compile", "autoencoder", "text_encoder")}
 
     def find() -> str | Path:
@@ -143,8 +133,6 @@ def run(args: argparse.Namespace) -> int:
                     pipeline.device, args.dtype, times.total, times.model, times.decode, times.write)  # fmt: skip
         if report.share is not None:
             logger.info("%s: %.0f%% of the layers computed", ", ".join(sampling.savings), 100 * report.share)
-    shutdown()
-    return 0
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import REQUIRED, add_json_flag, add_plot_switch, all_ranks, check_results
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of the fine-tunes, and of the grids that are tried, directly behind CHECKPOINT: train.lr=1e-4 schedule.r_min=0.3"
     parser.add_argument("overrides", nargs="*", default=[], metavar="SETTING", help=text)
     text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
-    parser.add_argument("--budget", type=float, required=True, default=argparse.SUPPRESS, metavar="SHARE", help=text)
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FOLDER", help="for the results")
+    parser.add_argument("--budget", type=float, metavar="SHARE", help=text, **REQUIRED)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", **REQUIRED)
     text = "weights of diffusion time in the loss: as training draws it, or uniform in log-SNR"
     parser.add_argument("--objective", choices=("objective", "log_snr"), default="objective", help=text)
     parser.add_argument("--free", action="store_true", help="let tokens grow with noise too; else no side of the grid does")
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of fine-tuning, then stop with a checkpoint; the same command goes on. Default: no end"
     tuned.add_argument("--minutes", type=float, help=text)
     add_json_flag(parser)
-    parser.add_argument("--plot", choices=("on", "off"), default="on", help="draw the picture, which needs matplotlib")
+    add_plot_switch(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,54 +66,31 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.search.report import as_json, columns, lines, rows, write_found
     from sparsevid.search.search import search
     from sparsevid.study.train import Stopped
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_ranks,
-        from_main,
-        init_process_group_if_launched,
-        is_main,
-        peers_may_die,
-        shutdown,
-    )
+    from sparsevid.system.distributed import is_main, peers_may_die
 
     if args.minutes is not None and not args.minutes >= 0:
         raise ValueError(f"--minutes {args.minutes}: from 0")
     shared = ("budget", "objective", "clips", "times", "split", "batch", "seed", "rounds", "every", "longest", "tried", "steps")
     settings = SearchSettings(monotone=not args.free, **{name: getattr(args, name) for name in shared})
     settings.check()
-    init_process_group_if_launched(LONG_WAIT)
-    check_ranks()
-    with peers_may_die("a search"):
-        from_main(lambda: _check_output(args), (OSError, ImportError))
+    with all_ranks(), peers_may_die("a search"):
+        check_results(args.out, args.plot)
         pipeline = VideoPipeline.from_pretrained(args.checkpoint)
         pipeline.config = _config(args)
         try:
             found = search(args.checkpoint, pipeline, settings, args.out, args.minutes)
         except Stopped as stop:
             logger.info("%s: the same command goes on", stop)
-            shutdown()
             return 1
-    if is_main():
-        write_found(found, args.checkpoint, args.out, describe_run(_command(args), pipeline.device), plot=args.plot == "on")
-        if args.json:
-            print_json(as_json(found))
-        else:
-            print_table(f"{args.checkpoint}, budget {args.budget:g}", columns(found), rows(found))
-            print("\n".join(f"- {line}" for line in lines(found)))
-        logger.info("a run of what was found: %s", args.out / "searched.yaml")
-    shutdown()
+        if is_main():
+            write_found(found, args.checkpoint, args.out, describe_run(_command(args), pipeline.device), plot=args.plot == "on")
+            if args.json:
+                print_json(as_json(found))
+            else:
+                print_table(f"{args.checkpoint}, budget {args.budget:g}", columns(found), rows(found))
+                print("\n".join(f"- {line}" for line in lines(found)))
+            logger.info("a run of what was found: %s", args.out / "searched.yaml")
     return 0
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    """Refuse early what could not be written at the end. On rank 0."""
-    from sparsevid.evaluation.plot import check_can_draw
-    from sparsevid.system.atomic import check_writable
-
-    if args.plot == "on":
-        check_can_draw()
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_writable(args.out)
 
 
 def _config(args: argparse.Namespace) -> "RunConfig":

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import add_json_flag, all_ranks
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -172,31 +172,21 @@ def _do(args: argparse.Namespace, study: "Study", plans: "list[Plan]", results: 
     from sparsevid.study.run import Report, alone_on_machine, run_study
     from sparsevid.study.times import time_rows
     from sparsevid.study.train import Budget
-    from sparsevid.system.atomic import check_writable
-    from sparsevid.system.distributed import (
-        LONG_WAIT,
-        check_ranks,
-        init_process_group_if_launched,
-        is_main,
-        peers_may_die,
-        shutdown,
-    )
+    from sparsevid.system.atomic import make_writable
+    from sparsevid.system.distributed import is_main, peers_may_die
 
     budget = Budget(args.budget)
-    init_process_group_if_launched(LONG_WAIT)  # ranks wait for rank 0, which measures some things alone
-    check_ranks()
-    if is_main():
-        results.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(results.parent)
-    circumstances = _circumstances(study, results, _command(args))
-    with alone_on_machine(), peers_may_die("a study"):
-        if args.times:
-            report = Report(done=time_rows(plans, circumstances))
-        else:
-            report = run_study(plans, circumstances, siblings, budget)
-    if is_main():
-        _say(study, report, results, "timed" if args.times else "done")
-    shutdown()
+    with all_ranks():  # which wait for rank 0: it measures some things alone
+        if is_main():
+            make_writable(results.parent)
+        circumstances = _circumstances(study, results, _command(args))
+        with alone_on_machine(), peers_may_die("a study"):
+            if args.times:
+                report = Report(done=time_rows(plans, circumstances))
+            else:
+                report = run_study(plans, circumstances, siblings, budget)
+        if is_main():
+            _say(study, report, results, "timed" if args.times else "done")
     return 1 if report.failed else 0
 
 

@@ -52,6 +52,16 @@ def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None)
         draft.write_text(json.dumps(values, indent=indent) + "\n", encoding="utf-8")
 
 
+def make_writable(folder: Path) -> None:
+    """Make a folder, with those above it, before the work whose results are to be written there.
+
+    Raises:
+        OSError: as `check_writable`, or it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+
+
 def check_writable(folder: Path) -> None:
     """Try to write into a folder, before the work whose results are to be written there.
 

@@ -1,5 +1,6 @@
 """Each kernel of attention on the model's own shapes and strides: first call, median, backward, and what the default picks."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Times of every kernel on every shape of the middle stage, smallest shapes first."""
     device = open_device(settings)
     found = shapes(settings, device)
-    for shape, case in sorted(found.items(), key=lambda item: sum(map(_elements, item[0].shapes))):
+    for shape, case in sorted(found.items(), key=lambda item: sum(map(math.prod, item[0].shapes))):
         q, k, v = (str(each).replace(" ", "") for each in shape.shapes)
         text = f"q {q}, k {k}, strides {'; '.join(','.join(map(str, each)) for each in shape.strides)}"
         yield Row(case, "shape", text, note=f"v {v}" if v != k else "")
@@ -107,7 +108,3 @@ def picked(tensors: list[Tensor]) -> str:
         BACKENDS["sdpa"](*tensors)
     names = [event.name for event in profiled.events() if event.name.startswith(OPERATION)]
     return names[0].removeprefix(OPERATION) if names else "unknown"
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,8 +22,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from sparsevid.benchmark.gpu.parts import NotRun, Part, Settings
-from sparsevid.benchmark.gpu.report import FILES, LOG, PartResult, Report, row_of
-from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.benchmark.gpu.report import FILES, LOG, PartResult, Report
+from sparsevid.system.atomic import make_writable, renamed
 
 PRELOADED = ("torch", "sparsevid.benchmark.model")  # by the forkserver
 LEAST = 0.2  # of its seconds, that a part needs to be of any use
@@ -48,8 +49,7 @@ def run_parts(parts: Sequence[Part], folder: Path, *, command: str, budget: floa
         OSError: the folder cannot be written to.
     """
     end = time.monotonic() + budget
-    folder.mkdir(parents=True, exist_ok=True)
-    check_writable(folder)
+    make_writable(folder)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -151,7 +151,7 @@ def _listen(name: str, process: BaseProcess, receiver: Connection, end: float, r
             except (EOFError, OSError):
                 return _fate(process, stop)
             if kind == "row":
-                report.add(row_of(content, name))
+                report.add(replace(content, part=name))
             elif kind == "header":
                 report.describe(content)
             elif kind == "end":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,6 @@ def check_report(values: Any) -> None:
         raise ValueError(f"gpu.json: status {unknown.pop()!r}; accepted are {', '.join(STATUSES)}")
     if strangers := {row["part"] for row in values["rows"]} - set(names):
         raise ValueError(f"gpu.json: rows of part {strangers.pop()!r}, which parts does not name")
-
-
-def row_of(values: Row, part: str) -> Row:
-    """A row of a part."""
-    return replace(values, part=part)
 
 
 def _check_keys(values: Any, types: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sparsevid.cli import add_prompt_options
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
-from sparsevid.system.atomic import check_writable, renamed, write_json
+from sparsevid.system.atomic import make_writable, renamed, write_json
 from sparsevid.system.logging import get_logger
 
 HELP = "Set savings, samplers and steps of models side by side: cost, seconds, memory, distance to real clips, pictures."
@@ -73,8 +73,7 @@ def measure(args: argparse.Namespace) -> dict:
     options |= {name: getattr(args, name) for name in OF_PROMPTS}
     options["prompts"] = None if args.prompts is None else read_prompts(args.prompts)
     plan = plan_savings(models, args.saving or (), args.samplers, args.steps, **options)
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_writable(args.out)
+    make_writable(args.out)
     scoring = open_scoring(models, args.clips, args.protocol, args.data_root, args.bootstrap)
     header = describe_run(command_line(args), device) | {"peak_memory": PEAK_METHOD[device.type]}
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sparsevid.evaluation.protocols import Protocol
 
 KEEP = "keep feature files here, and use those that are there: what was stopped goes on"
-REQUIRED = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:

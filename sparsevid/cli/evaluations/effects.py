@@ -4,10 +4,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsevid.cli import add_card_option, add_json_flag
+from sparsevid.cli import REQUIRED, add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
-    REQUIRED,
     add_measuring_arguments,
     check_folder,
     check_output,

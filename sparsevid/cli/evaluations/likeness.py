@@ -4,8 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsevid.cli import add_json_flag
-from sparsevid.cli.evaluations.arguments import REQUIRED
+from sparsevid.cli import REQUIRED, add_json_flag
 from sparsevid.system.logging import print_json, print_table
 
 HELP = "PSNR and SSIM of clips against those that were made from the same noise"

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli.evaluations.arguments import REQUIRED, check_output
+from sparsevid.cli import REQUIRED
+from sparsevid.cli.evaluations.arguments import check_output
 from sparsevid.system.logging import get_logger, is_main
 
 HELP = "draw prompts from a file of captions"

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli import add_card_option
-from sparsevid.cli.evaluations.arguments import REQUIRED, add_measuring_arguments, check_output, measuring, video_source
+from sparsevid.cli import REQUIRED, add_card_option
+from sparsevid.cli.evaluations.arguments import add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.logging import get_logger, is_main
 
 HELP = "real images to a reference file of ADM's evaluator"

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card_option, add_json_flag
+from sparsevid.cli import REQUIRED, add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
-    REQUIRED,
     add_measuring_arguments,
     check_folder,
     check_output,
