@@ -122,6 +122,21 @@ class Detector(nn.Module, ABC):
         return super().train(False)
 
 
+class NetworkDetector(Detector):
+    """A detector that is one network with its weights.
+
+    Args:
+        network: with its weights, in float32.
+        fingerprint: SHA-256 of what they come from.
+    """
+
+    def __init__(self, network: nn.Module, fingerprint: str) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.fingerprint = fingerprint
+        self.eval()
+
+
 def _same_setting(given: Setting, accepted: Setting) -> bool:
     if isinstance(accepted, str) or not isinstance(given, str):
         return given == accepted

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
+from sparsevid.evaluation.detectors.base import NetworkDetector, Setting
 from sparsevid.evaluation.detectors.script import ScriptDetector
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain
 from sparsevid.models.convert.conversion import check_weights
@@ -106,7 +106,7 @@ def preprocess(clips: Tensor, mean: Tensor) -> Tensor:
     return rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips)) + (128 - mean)
 
 
-class C3DDetector(Detector):
+class C3DDetector(NetworkDetector):
     """The logits of TGANv2's C3D, by a network of our own: nothing in the files is run.
 
     Its weight file comes with a second one, `mean2.npz`, which must lie in the same folder. `fingerprint` is that of both:
@@ -119,18 +119,6 @@ class C3DDetector(Detector):
     dim = CLASSES
     min_frames = FRAMES
     kind = "logits"
-
-    def __init__(self, network: C3D, fingerprint: str) -> None:
-        """Wrap a network.
-
-        Args:
-            network: with its weights.
-            fingerprint: of the two files.
-        """
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        self.fingerprint = fingerprint
-        self.eval()
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "C3DDetector":

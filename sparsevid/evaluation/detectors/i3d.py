@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
+from sparsevid.evaluation.detectors.base import NetworkDetector, Setting
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain, read_state_dict
 from sparsevid.models.convert.conversion import check_weights
 
@@ -195,7 +195,7 @@ PREPROCESSINGS = {
 }
 
 
-class I3DDetector(Detector):
+class I3DDetector(NetworkDetector):
     """I3D's logits, from a state dict.
 
     Its distance is the FVD of content-debiased FVD (`eps=1e-5`, `preprocessing=cd-fvd`) or VideoGPT (`preprocessing=videogpt`).
@@ -218,12 +218,9 @@ class I3DDetector(Detector):
             fingerprint: SHA-256 of the file they come from.
             settings: all of `OPTIONS`.
         """
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        self.fingerprint = fingerprint
+        super().__init__(network, fingerprint)
         self.settings = settings
         self.preprocess, self.preprocessing = PREPROCESSINGS[settings["preprocessing"]]
-        self.eval()
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "I3DDetector":

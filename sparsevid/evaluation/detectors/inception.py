@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
+from sparsevid.evaluation.detectors.base import NetworkDetector, Setting
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain, read_state_dict
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ WEIGHTS = WeightFile(
 )
 
 
-class InceptionDetector(Detector):
+class InceptionDetector(NetworkDetector):
     """The 2048 numbers after Inception's last average pooling, for FID and KID.
 
     A vector belongs to one image, so a clip must have one frame: which frames of a video are images is the protocol's choice.
@@ -43,18 +43,6 @@ class InceptionDetector(Detector):
     dim = 2048
     min_frames = 1
     layer = "2048"  # torch-fidelity's name of the output; of several, separated by a space
-
-    def __init__(self, network: nn.Module, fingerprint: str) -> None:
-        """Wrap a network.
-
-        Args:
-            network: torch-fidelity's extractor, built for `layer`.
-            fingerprint: SHA-256 of the weight file.
-        """
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        self.fingerprint = fingerprint
-        self.eval()
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "InceptionDetector":

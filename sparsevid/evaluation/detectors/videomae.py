@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sparsevid.evaluation.detectors.base import Detector, Setting
+from sparsevid.evaluation.detectors.base import NetworkDetector, Setting
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain, read_state_dict
 from sparsevid.models.attention import attend_sdpa
 from sparsevid.models.convert.conversion import check_weights
@@ -72,7 +72,7 @@ class VideoMAE(nn.Module):
         super().__init__()
         self.spec = spec
         self.patch_embed = PatchEmbedding(spec)
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        self.blocks = nn.ModuleList(Block(spec, Attention(spec)) for _ in range(spec.depth))
         self.fc_norm = nn.LayerNorm(spec.width, eps=1e-6)
         self.head = nn.Linear(spec.width, spec.classes)  # unused; with it the public file loads strictly
         self.register_buffer("positions", position_table(spec), persistent=False)  # (T/2, H/p, W/p, D)
@@ -110,10 +110,10 @@ class PatchEmbedding(nn.Module):
 class Block(nn.Module):
     """A layer: attention, then an MLP, each on normalised tokens and added to them."""
 
-    def __init__(self, spec: VideoMAESpec) -> None:
+    def __init__(self, spec: VideoMAESpec, attention: nn.Module) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(spec.width, eps=1e-6)
-        self.attn = Attention(spec)
+        self.attn = attention
         self.norm2 = nn.LayerNorm(spec.width, eps=1e-6)
         self.mlp = Mlp(spec)
 
@@ -175,7 +175,7 @@ def preprocess(clips: Tensor, size: int) -> Tensor:
     return rearrange(frames, "(b c) t h w -> b c t h w", c=3)
 
 
-class VideoMAEDetector(Detector):
+class VideoMAEDetector(NetworkDetector):
     """The normalised mean of ViT-g's tokens, 1408 numbers a clip.
 
     Sixteen frames are what the network was trained on; other even numbers are taken with resampled positions. An odd
@@ -187,18 +187,6 @@ class VideoMAEDetector(Detector):
     preprocessing = "divided by 255; stretched to 224x224, bilinear, not antialiased"
     dim = 1408
     min_frames = TUBELET
-
-    def __init__(self, network: VideoMAE, fingerprint: str) -> None:
-        """Wrap a network.
-
-        Args:
-            network: with its weights, in float32.
-            fingerprint: SHA-256 of the weight file.
-        """
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        self.fingerprint = fingerprint
-        self.eval()
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "VideoMAEDetector":

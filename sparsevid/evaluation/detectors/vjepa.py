@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sparsevid.evaluation.detectors.base import Detector, Setting
-from sparsevid.evaluation.detectors.videomae import Mlp, PatchEmbedding, VideoMAESpec, preprocess
+from sparsevid.evaluation.detectors.videomae import Block, Mlp, PatchEmbedding, VideoMAESpec, preprocess
 from sparsevid.evaluation.detectors.weights import WeightFile, obtain
 from sparsevid.models.attention import attend_sdpa
 from sparsevid.models.convert.checkpoint_file import read_pickle
@@ -45,21 +45,6 @@ class SelfAttention(nn.Module):
         return self.proj(rearrange(attend_sdpa(q, k, v), "b n h d -> b n (h d)"))
 
 
-class Layer(nn.Module):
-    """Attention, then an MLP, each on normalised tokens and added to them."""
-
-    def __init__(self, spec: VideoMAESpec) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(spec.width, eps=1e-6)
-        self.attn = SelfAttention(spec)
-        self.norm2 = nn.LayerNorm(spec.width, eps=1e-6)
-        self.mlp = Mlp(spec)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
 class Encoder(nn.Module):
     """Video (B, 3, T, H, W) to normalised tokens (B, n, D)."""
 
@@ -68,7 +53,7 @@ class Encoder(nn.Module):
         tokens = spec.frames // 2 * (spec.size // spec.patch) ** 2
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, spec.width))
         self.patch_embed = PatchEmbedding(spec)
-        self.blocks = nn.ModuleList(Layer(spec) for _ in range(spec.depth))
+        self.blocks = nn.ModuleList(Block(spec, SelfAttention(spec)) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
 
     def forward(self, video: Tensor) -> Tensor:
