@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from sparsevid.benchmark.timing import Turns, time_turn
 from sparsevid.data.clips import ClipDataset
 from sparsevid.data.latents.read import LatentCache, LatentFrames
@@ -22,7 +19,6 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import Manifest
 from sparsevid.data.workers import running
 from sparsevid.system.logging import progress
-from sparsevid.system.resident import STATUS, resident_bytes
 from sparsevid.videos.read import count_decoded
 
 LATENTS = "latents"  # the source that is no decoder
@@ -168,41 +164,6 @@ def decoded_per_clip(dataset: ClipDataset, clips: int = 8) -> float:
         for position in range(clips):
             dataset[order[position]]
     return count.frames / clips
-
-
-def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
-    """Resident memory of one worker process while it reads sample after sample of a dataset, epoch after epoch.
-
-    Args:
-        dataset: clips, drawn as in training.
-        moments: numbers of samples read, increasing, from 1.
-
-    Returns:
-        Bytes after each of these samples; None on a system that does not tell them (they need /proc).
-    """
-    if not STATUS.exists():
-        return None
-    order = SampleOrder(len(dataset), seed=0)
-    wanted, found = set(moments), []
-    with running(build_loader(_WithMemory(dataset), order, 1, 0, 1, workers=1)) as batches:
-        for number, batch in enumerate(islice(batches, max(moments)), 1):
-            if number in wanted:
-                found.append(int(batch["resident"]))
-    return found
-
-
-class _WithMemory(Dataset):
-    """A dataset whose samples say how much memory the process that read them holds."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
-        sample = self.dataset[key]
-        return sample | {"resident": resident_bytes()}
 
 
 def _take(batches: Iterator, number: int) -> None:

@@ -185,11 +185,7 @@ def plan_cases(
         KeyError: no such preset or dtype.
         ValueError: a layout, grid, size or batch that does not fit.
     """
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise KeyError(f"no dtype {dtype!r}; accepted are {', '.join(DTYPES)}")
-    if min(batches) < 1:
-        raise ValueError(f"a batch has at least one clip, got batches {list(batches)}")
+    check_dtypes_and_batches(dtypes, batches)
     models = [each for name in presets for each in _models_of_preset(name, layouts, grids, input_size)]
     for _, spec, _ in models if against_naive else ():
         check_naive(spec.dense())
@@ -202,6 +198,15 @@ def plan_cases(
                 naive = [replace(dense, naive=True)] if against_naive else []
                 cases |= dict.fromkeys([dense, *naive, case])
     return list(cases)
+
+
+def check_dtypes_and_batches(dtypes: Sequence[str], batches: Sequence[int]) -> None:
+    """Raise KeyError for a dtype that is no key of `DTYPES`, ValueError for a batch without a clip."""
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise KeyError(f"no dtype {dtype!r}; accepted are {', '.join(DTYPES)}")
+    if min(batches) < 1:
+        raise ValueError(f"a batch has at least one clip, got batches {list(batches)}")
 
 
 def measure_cases(

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -99,25 +99,37 @@ def model_as_json(header: dict, measured: Measurement) -> dict:
     """
     return {
         "header": header,
-        "matmul_macs_per_second": {
-            dtype: {str(size): rate for size, rate in rates.items()} for dtype, rates in measured.matmul_rates.items()
-        },
+        "matmul_macs_per_second": matmul_as_json(measured.matmul_rates),
         "results": [_result_as_json(result) for result in measured.results],
     }
 
 
 def model_lines(measured: Measurement) -> list[str]:
     """What a reader of the table of models has to know, a line each."""
-    lines = []
-    for dtype, rates in measured.matmul_rates.items():
-        best = max(rates, key=rates.get)
-        lines.append(f"best {dtype} matmul of {', '.join(map(str, rates))}: {best}, {rates[best] / 1e9:.1f} GMAC/s")
     return [
-        *lines,
+        *matmul_lines(measured.matmul_rates),
         "s/forward: median of the turns, spread: slowest less fastest over it; GMACs: counted multiply-adds of the batch; "
         "of matmul: their rate over the best matmul's; peak: memory beyond weights and inputs; "
         f"noted where time / dense and GMACs / dense differ by more than {TOLERANCE:.0%}",
     ]
+
+
+def matmul_lines(rates: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """The best matmul of each dtype, a line each.
+
+    Args:
+        rates: multiply-adds a second, by dtype and side.
+    """
+    lines = []
+    for dtype, sides in rates.items():
+        best = max(sides, key=sides.get)
+        lines.append(f"best {dtype} matmul of {', '.join(map(str, sides))}: {best}, {sides[best] / 1e9:.1f} GMAC/s")
+    return lines
+
+
+def matmul_as_json(rates: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float]]:
+    """The same rates for JSON, whose keys are text."""
+    return {dtype: {str(side): rate for side, rate in sides.items()} for dtype, sides in rates.items()}
 
 
 def model_rows(measured: Measurement) -> list[list[str]]:

@@ -9,7 +9,7 @@ from itertools import product as combinations
 from typing import NamedTuple
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
-from sparsevid.benchmark.model import DTYPES, dense_preset
+from sparsevid.benchmark.model import check_dtypes_and_batches, dense_preset
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import ScheduleConfig
@@ -119,11 +119,7 @@ def plan_sampling(
         KeyError: no such preset or dtype.
         ValueError: no such sampler, or a number or size that does not fit.
     """
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise KeyError(f"no dtype {dtype!r}; accepted are {', '.join(DTYPES)}")
-    if min(batches) < 1:
-        raise ValueError(f"a batch has at least one clip, got batches {list(batches)}")
+    check_dtypes_and_batches(dtypes, batches)
     for sampler, count in combinations(samplers, steps):
         sampler_times(sampler, count)  # refuses what it does not know
     cases: dict[SamplingCase, None] = {}

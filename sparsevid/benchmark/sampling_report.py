@@ -1,6 +1,6 @@
 """What the benchmark of sampling prints and writes."""
 
-from sparsevid.benchmark.report import MISSING
+from sparsevid.benchmark.report import MISSING, matmul_as_json, matmul_lines
 from sparsevid.benchmark.sampling import Product, SamplingMeasurement, SamplingResult
 
 SAMPLING_COLUMNS = (
@@ -32,11 +32,8 @@ def sampling_lines(measured: SamplingMeasurement, autoencoder: str) -> list[str]
         measured: as `measure_sampling` gives it.
         autoencoder: what decoded, as the reader is to know it.
     """
-    lines = []
-    for dtype, rates in measured.matmul_rates.items():
-        best = max(rates, key=rates.get)
-        lines.append(f"best {dtype} matmul of {', '.join(map(str, rates))}: {best}, {rates[best] / 1e9:.1f} GMAC/s")
-    lines += [
+    return [
+        *matmul_lines(measured.matmul_rates),
         "random weights; s/clip in latents: median of the turns from noise to latents, spread: slowest less fastest over it; "
         "dense / this: median over the turns of the dense model's seconds over these in the same turn; counted: multiply-adds "
         "of the dense model over these; of matmul: multiply-adds a second over the best matmul's",
@@ -44,8 +41,8 @@ def sampling_lines(measured: SamplingMeasurement, autoencoder: str) -> list[str]
         "generation decodes and writes while the next batch is denoised",
         f"{EXTRAPOLATED}: one call of the model timed in each stage of the token schedule in each turn, and added up over all "
         "calls of the sampler; decoding and writing measured",
+        *(_product_line(product) for product in measured.products),
     ]
-    return lines + [_product_line(product) for product in measured.products]
 
 
 def sampling_rows(measured: SamplingMeasurement) -> list[list[str]]:
@@ -62,9 +59,7 @@ def sampling_as_json(header: dict, measured: SamplingMeasurement) -> dict:
     """
     return {
         "header": header,
-        "matmul_macs_per_second": {
-            dtype: {str(size): rate for size, rate in rates.items()} for dtype, rates in measured.matmul_rates.items()
-        },
+        "matmul_macs_per_second": matmul_as_json(measured.matmul_rates),
         "results": [_result_as_json(result) for result in measured.results],
         "products": [
             {"dense": _name(each.dense), "sparse": _name(each.sparse), "batch": each.sparse.case.batch, "speed": each.speed}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmark.worker_memory import worker_memory
 from torch.utils.data import Dataset
 from videos.made import REAL, write_video
 
@@ -17,7 +18,6 @@ from sparsevid.benchmark.data import (
     measure_data,
     open_sources,
     read_rate,
-    worker_memory,
 )
 from sparsevid.benchmark.training import TrainingStep, clips_per_second, measure_training, training_spec
 from sparsevid.data.clips import ClipDataset
