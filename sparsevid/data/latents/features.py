@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.data.latents.stored import StoredLatents, load_array, one_frame
-from sparsevid.data.tree.manifest import Manifest, Video, cache_folder
+from sparsevid.data.latents.stored import StoredLatents, load_array
+from sparsevid.data.tree.manifest import Manifest, cache_folder
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import get_logger, progress
@@ -89,9 +89,10 @@ class FeatureFolder(StoredLatents):
         count = max(classes, 1 + int(labels.max()))
         return Manifest(self.features.parent, videos, tuple(map(str, range(count))), {}, {}, {})
 
-    def frames(self, scale: float) -> "FeatureFrames":
-        """See `StoredLatents`."""
-        return FeatureFrames(self, scale)
+    def moments_of(self, path: str, scale: float) -> Tensor:
+        """See `StoredLatents`; the posterior is one without spread."""
+        latent = _latent(self.folder / path)
+        return torch.cat([latent / scale, torch.full_like(latent, NO_SPREAD)])
 
     def _all_labels(self, names: Sequence[str]) -> np.ndarray:
         """(N,) int64, out of as many files, or of what was kept of them."""
@@ -119,34 +120,6 @@ class FeatureFolder(StoredLatents):
         if values.size != 1 or values.dtype.kind not in "iu" or values.item() < 0:
             raise ValueError(f"{self.labels / name} is {values.dtype} {values.shape}; accepted: one whole number from 0")
         return values.item()
-
-
-class FeatureFrames:
-    """Moments of the latents of a `FeatureFolder`.
-
-    Args:
-        folder: where from.
-        scale: by which a latent was multiplied: the autoencoder's scaling factor.
-    """
-
-    moments = True
-
-    def __init__(self, folder: FeatureFolder, scale: float) -> None:
-        self.folder, self.scale = folder, scale
-
-    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
-        """Moments (T,2C,h,w), float32, of a latent's one frame.
-
-        Raises:
-            ValueError: mirrored ones, which there are none of, or a file in another layout.
-            IndexError: no such frame.
-        """
-        one_frame(video, indices, mirrored, self.folder.folder)
-        latent = _latent(self.folder.features.parent / video.path)
-        if tuple(latent.shape) != self.folder.shape:
-            raise ValueError(f"{video.path} is {tuple(latent.shape)}, others are {self.folder.shape}")
-        moments = torch.cat([latent / self.scale, torch.full_like(latent, NO_SPREAD)])
-        return moments.expand(len(indices), *moments.shape).clone()
 
 
 def _latent(path: Path) -> Tensor:

@@ -8,7 +8,7 @@ Dimensions: C channels, h×w of a latent.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsevid.data.latents.stored import StoredLatents, load_array, one_frame
-from sparsevid.data.tree.manifest import Manifest, Video
+from sparsevid.data.latents.stored import StoredLatents, load_array
+from sparsevid.data.tree.manifest import Manifest
 from sparsevid.data.tree.rules import TreeRules, apply_rules
 from sparsevid.videos.kinds import natural_key
 
@@ -60,36 +60,10 @@ class MomentFolder(StoredLatents):
         counts = Counter(split for split in splits if split is not None)
         return Manifest(root(), videos, sorting.classes, {}, dict(sorting.notes), dict(sorted(counts.items())))
 
-    def frames(self, scale: float) -> "MomentFrames":
+    def moments_of(self, path: str, scale: float) -> Tensor:
         """See `StoredLatents`; moments are kept as they are."""
-        return MomentFrames(self)
-
-
-class MomentFrames:
-    """Moments of the latents of a `MomentFolder`.
-
-    Args:
-        folder: where from.
-    """
-
-    moments = True
-
-    def __init__(self, folder: MomentFolder) -> None:
-        self.folder = folder
-
-    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
-        """Moments (T,2C,h,w), float32, of a latent's one frame.
-
-        Raises:
-            ValueError: mirrored ones, which there are none of, or a file in another layout.
-            IndexError: no such frame.
-        """
-        one_frame(video, indices, mirrored, self.folder.folder)
-        mean, deviation = _posterior(self.folder.folder / video.path)
-        if tuple(mean.shape) != self.folder.shape:
-            raise ValueError(f"{video.path} is {tuple(mean.shape)}, others are {self.folder.shape}")
-        moments = torch.cat([mean, 2 * deviation.clamp_min(NO_DEVIATION).log()])
-        return moments.expand(len(indices), *moments.shape).clone()
+        mean, deviation = _posterior(self.folder / path)
+        return torch.cat([mean, 2 * deviation.clamp_min(NO_DEVIATION).log()])
 
 
 def _posterior(path: Path) -> Tensor:

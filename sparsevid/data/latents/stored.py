@@ -4,13 +4,13 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder
-from sparsevid.data.sources import FrameSource
 from sparsevid.data.tree.manifest import Manifest, Video
 from sparsevid.data.tree.rules import TreeRules
 
@@ -41,12 +41,20 @@ class StoredLatents(ABC):
         """
 
     @abstractmethod
-    def frames(self, scale: float) -> FrameSource:
-        """Moments of the latents.
+    def moments_of(self, path: str, scale: float) -> Tensor:
+        """Moments (2C,h,w), float32, of a latent.
 
         Args:
+            path: of one of the manifest's videos.
             scale: the autoencoder's scaling factor.
+
+        Raises:
+            ValueError: the file holds something else.
         """
+
+    def frames(self, scale: float) -> "StoredFrames":
+        """The latents as a source of frames, `scale` as above."""
+        return StoredFrames(self, scale)
 
     def check(self, autoencoder: Autoencoder, size: tuple[int, int], flip: bool) -> None:
         """Make sure that a run can use these latents.
@@ -78,12 +86,35 @@ class StoredLatents(ABC):
         )
 
 
-def one_frame(video: Video, indices: Iterable[int], mirrored: bool, folder: Path) -> None:
-    """Raise ValueError if mirrored latents are asked for, of which there are none, IndexError if any frame but the first is."""
-    if mirrored:
-        raise ValueError(f"{folder} holds no mirrored latents")
-    if any(indices):
-        raise IndexError(f"{video.path}: frame {max(indices)} asked for, there is one")
+class StoredFrames:
+    """Moments of stored latents: a source of frames of which each video has one.
+
+    Args:
+        stored: where from.
+        scale: the autoencoder's scaling factor.
+    """
+
+    moments = True
+
+    def __init__(self, stored: StoredLatents, scale: float) -> None:
+        self.stored, self.scale = stored, scale
+
+    def read(self, video: Video, indices: Sequence[int], mirrored: bool) -> Tensor:
+        """Moments (T,2C,h,w), float32, of a latent's one frame.
+
+        Raises:
+            ValueError: mirrored ones, which there are none of, or a file in another layout.
+            IndexError: no such frame.
+        """
+        if mirrored:
+            raise ValueError(f"{self.stored.folder} holds no mirrored latents")
+        if any(indices):
+            raise IndexError(f"{video.path}: frame {max(indices)} asked for, there is one")
+        moments = self.stored.moments_of(video.path, self.scale)
+        channels, *sides = moments.shape
+        if (shape := (channels // 2, *sides)) != self.stored.shape:
+            raise ValueError(f"{video.path} is {shape}, others are {self.stored.shape}")
+        return moments.expand(len(indices), *moments.shape).clone()
 
 
 def load_array(path: Path, what: str, accepted: str, *ranks: int) -> np.ndarray:
