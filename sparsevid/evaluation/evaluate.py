@@ -1,7 +1,5 @@
 """The three steps in a row: clips by protocol → features → a score, with a record of everything that it depends on."""
 
-import hashlib
-import json
 import os
 import statistics
 from collections.abc import Mapping
@@ -29,6 +27,7 @@ from sparsevid.evaluation.features import FeatureFile, compute_features
 from sparsevid.evaluation.prompts import ClipPrompts, prompts_of
 from sparsevid.evaluation.protocols import BOTH, DEFAULT_PROTOCOLS, Protocol, load_protocol
 from sparsevid.evaluation.record import ProtocolRecord
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.distributed import default_device, from_main
 from sparsevid.system.logging import get_logger
 
@@ -343,7 +342,7 @@ def files_stamp(clips: ProtocolClips) -> str:
     if not isinstance(clips.reader, VideoClips):
         return ""
     paths = dict.fromkeys(clips.reader.root / video.path for video, _ in clips.reader.chosen)
-    return from_main(lambda: hashlib.sha256(json.dumps([_state(path) for path in paths]).encode("ascii")).hexdigest())
+    return from_main(lambda: json_sha256([_state(path) for path in paths]))
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:

@@ -31,6 +31,7 @@ from sparsevid.evaluation.feature_parts import DIGEST, Batch, FeatureParts
 from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols.protocol import completed, told_apart_by
 from sparsevid.system.atomic import renamed
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.system.locks import folder_locked
 from sparsevid.system.logging import get_logger, progress
@@ -156,7 +157,7 @@ def compute_features(
     origin = _origin(clips, detector, batch_size, role, protocol)
     numbers = range(-(-len(clips) // batch_size))
     told = origin | {"protocol": protocol and told_apart_by(origin["protocol"])}
-    identity = hashlib.sha256(json.dumps([told, stamp]).encode()).hexdigest()
+    identity = json_sha256([told, stamp])
     parts = None if out is None else FeatureParts(out, identity)
     with peers_may_die("computing features"):
         kept = broadcast_object(None if out is None or not is_main() else _kept(out, identity))

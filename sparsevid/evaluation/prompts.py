@@ -1,6 +1,5 @@
 """What generated clips were to show: the prompts that their job's record or a file says, clip by clip."""
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sparsevid.evaluation.detectors import Detector
 from sparsevid.evaluation.metrics.clip_score import Prompts
 from sparsevid.generation.formats import RECORD
 from sparsevid.generation.prompts import read_prompts
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.system.seeding import Purpose, keyed_generator
@@ -70,7 +70,7 @@ def prompts_of(clips: ProtocolClips, source: ClipSource, file: Path | None = Non
 
 def digest_of(prompts: list[str]) -> str:
     """SHA-256 over prompts in their order."""
-    return hashlib.sha256(json.dumps(prompts).encode("ascii")).hexdigest()
+    return json_sha256(prompts)
 
 
 def draw_prompts(path: Path, count: int | None = None, seed: int = 0) -> list[str]:

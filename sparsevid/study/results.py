@@ -3,7 +3,6 @@
 And how the small files of JSON are read in which a study keeps its state.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsevid.study import StudyError
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.locks import file_locked
 from sparsevid.system.logging import get_logger
 
@@ -89,7 +89,7 @@ def agree(said: Mapping[str, Any], found: Mapping[str, str | None]) -> bool:
 
 def digest(values: Any) -> str:
     """By which values of JSON are told apart."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(values, sort_keys=True)[:16]
 
 
 def append_result(path: Path, line: Line) -> None:

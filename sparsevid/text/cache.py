@@ -10,8 +10,6 @@ The empty caption, which means "no prompt", is always there. `write` makes a cac
 Dimensions: B captions asked for, L tokens of a caption with padding, C channels, N tokens of a shard.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.shards import OpenShards, Shard, ShardedCache
 from sparsevid.text.encoder import EncodedText
 
@@ -123,7 +122,7 @@ class TextCache(ShardedCache):
         """SHA-256, in hexadecimal, over encoder, captions and shards."""
         shards = [[shard.sha256, [list(caption) for caption in shard.captions]] for shard in self.shards]
         values = [self.encoder["fingerprint"], self.tokens, self.channels, self.dtype, shards]
-        return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
+        return json_sha256(values)
 
     def __contains__(self, caption: str) -> bool:
         """Whether a caption is there; white space around it does not count."""

@@ -3,7 +3,6 @@
 Dimensions: N pictures or texts, C = 3 channels (RGB), H×W pixels, D dimensions of the common space, L tokens.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sparsevid.system.checksums import file_sha256
+from sparsevid.system.checksums import file_sha256, json_sha256
 from sparsevid.system.distributed import gather_objects, rank, world_size
 from sparsevid.system.logging import get_logger
 
@@ -166,4 +165,4 @@ def _checked(folder: Path) -> str:
     if kind != "clip":
         raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clip'; accepted is {FORM}")
     files = [*sorted(there), *(path.name for path in weights)]
-    return hashlib.sha256(json.dumps([[name, file_sha256(folder / name)] for name in files]).encode()).hexdigest()
+    return json_sha256([[name, file_sha256(folder / name)] for name in files])

@@ -9,8 +9,6 @@
 Dimensions: N images, H×W pixels, D feature dimensions.
 """
 
-import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -27,7 +25,7 @@ from sparsevid.evaluation.clips.clip_readers import BACKEND, Choice, ClipShape, 
 from sparsevid.evaluation.detectors import detector_class
 from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols import Protocol, Role
-from sparsevid.system.checksums import file_sha256
+from sparsevid.system.checksums import file_sha256, json_sha256
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.videos.read import describe_decoder
@@ -94,7 +92,7 @@ def from_file(source: str | Path, role: Role, protocol: Protocol, shape: ClipSha
         dims = {name: len(each.mean) for name, each in moments.items()}
         digest = from_main(lambda: file_sha256(path))
         origin["statistics"] = {"file": str(path), "sha256": digest, "dimensions": dims, "clips": behind}
-    data = hashlib.sha256(json.dumps([path.name, state.st_size, frames, height, width]).encode("ascii")).hexdigest()
+    data = json_sha256([path.name, state.st_size, frames, height, width])
     reader = VideoClips(path.parent, tuple((video, number) for number in chosen), shape)
     return Choice(reader, tuple(names[number] for number in chosen), data, origin, moments)
 

@@ -7,7 +7,6 @@ Dimensions: T frames, C = 3 channels, H×W pixels of a clip.
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from sparsevid.evaluation.clips.clip_readers import (
 from sparsevid.evaluation.metrics.distances import Moments
 from sparsevid.evaluation.protocols import BOTH, Protocol, Role
 from sparsevid.generation.formats import LOSSLESS_FIRST, SHEET, clip_of_job, folder_of_clips
+from sparsevid.system.checksums import json_sha256
 from sparsevid.system.distributed import from_main
 from sparsevid.system.home import expand_home
 from sparsevid.system.logging import get_logger
@@ -149,7 +149,7 @@ def choose_clips(
     for text in choice.origin["warnings"]:
         logger.warning("%s clips: %s", role, text)
     pixels = [choice.data, side.rule.frames, side.rule.stride, shape.size, shape.resize, choice.ids]
-    fingerprint = hashlib.sha256(json.dumps(pixels).encode("ascii")).hexdigest()
+    fingerprint = json_sha256(pixels)
     origin = {"clips": len(choice.ids), **choice.origin, "fingerprint": choice.data, "seed": protocol.seed}
     return ProtocolClips(choice.ids, fingerprint, origin, choice.reader, choice.moments)
 

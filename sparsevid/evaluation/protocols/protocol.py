@@ -1,11 +1,10 @@
 """What a protocol is: everything beside the data that a score depends on, as fields without defaults."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from sparsevid.data.tree.clip_rule import ClipRule
+from sparsevid.system.checksums import json_sha256
 
 Role = Literal["real", "fake"]
 BOTH = "both"  # a protocol's split: the training and the test split are scored, each by itself
@@ -158,7 +157,7 @@ class Protocol:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all fields; over one that was added later where it is not what held before, see `told_apart_by`."""
-        return hashlib.sha256(json.dumps(told_apart_by(self.as_dict()), sort_keys=True).encode()).hexdigest()
+        return json_sha256(told_apart_by(self.as_dict()), sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Protocol":
