@@ -3,19 +3,22 @@
 `sparsevid calibrate` writes it; it is read strictly, for what it says decides which samples come out.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sparsevid.savings.base import Policy, SavingError
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import Call, Policy, SavingError, at_least
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.atomic import write_json
-from sparsevid.system.checksums import file_sha256
+from sparsevid.system.checksums import file_sha256, json_sha256
 from sparsevid.system.home import expand_home
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 WEIGHTS_FILE = "model.safetensors"  # beside the folder of fits
@@ -48,7 +51,7 @@ class Fit:
     @property
     def digest(self) -> str:
         """What tells apart fits that decide otherwise: the beginning of the SHA-256 of saving and values."""
-        return hashlib.sha256(json.dumps([self.saving, self.values], sort_keys=True).encode()).hexdigest()[:16]
+        return json_sha256([self.saving, self.values], sort_keys=True)[:16]
 
     def save(self, path: Path) -> None:
         """Write it as JSON; its folder is made."""
@@ -130,19 +133,27 @@ def _is_number(value: object) -> bool:
 
 @dataclass
 class FittedPolicy(Policy):
-    """A policy that leaves out where `threshold` is not reached, by what was fitted to its model.
+    """A policy that leaves out all layers where `threshold` is not reached, by what was fitted to its model.
+
+    What all layers added when they were last computed, the stack's residual, is added to its input then.
 
     Attributes:
         threshold: 0: all is computed, whatever the fit, and there need not be one.
         fit: path of the fit; None: that in the model's folder of fits, see `with_fits`.
     """
 
+    points: ClassVar = ("stack",)
     needs_times: ClassVar[bool] = True
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {}  # of the lists in a fit's values; (): any but 0
 
     threshold: float = 0.1
     fit: str | None = None
     _fitted: Fit | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
+
+    def __post_init__(self) -> None:
+        at_least(self.threshold, 0, "threshold", self)
 
     @property
     def changes_nothing(self) -> bool:
@@ -185,6 +196,17 @@ class FittedPolicy(Policy):
         made = super().fresh(half)
         made._fitted = self._fitted
         return made
+
+    def begin(self, call: Call) -> None:
+        self._call = call
+
+    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
+        self._residual = output.float() - part.inputs()[0].float()
+
+    def again(self, part: Part) -> "Tensor":
+        """The stack's output by what all layers added when they were last computed."""
+        x = part.inputs()[0]
+        return (x.float() + self._residual).to(x.dtype)
 
     def record(self) -> str:
         if self.changes_nothing:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.diffusion import CONDITIONAL
-from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, SavingError, at_least
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import SavingError, at_least
 from sparsevid.savings.fits import Fit, FittedPolicy
 
 if TYPE_CHECKING:
@@ -37,21 +37,18 @@ class MagCache(FittedPolicy):
     """
 
     name: ClassVar[str] = "magcache"
-    points: ClassVar = ("stack",)
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {CONDITIONAL: ()}
 
     threshold: float = 0.06
     skips: int = 3
     start: float = 0.2
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
-    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _seen: int | None = field(init=False, default=None, repr=False, compare=False)  # number of the last call of this half
     _ratio: float = field(init=False, default=1.0, repr=False, compare=False)
     _error: float = field(init=False, default=0.0, repr=False, compare=False)
     _skipped: int = field(init=False, default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        at_least(self.threshold, 0, "threshold", self)
+        super().__post_init__()
         at_least(self.skips, 0, "skips", self)
         if not 0 <= self.start <= 1:
             raise SavingError(f"saving magcache: start = {self.start}; it is a share of the calls, 0 to 1")
@@ -60,17 +57,8 @@ class MagCache(FittedPolicy):
     def changes_nothing(self) -> bool:
         return self.threshold == 0 or self.skips == 0
 
-    def begin(self, call: Call) -> None:
-        self._call = call
-
-    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
-        if not self.leaves_out(self._call.number, self._call.count):
-            return None
-        x = part.inputs()[0]
-        return (x.float() + self._residual).to(x.dtype)
-
-    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = output.float() - part.inputs()[0].float()
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        return self.again(part) if self.leaves_out(self._call.number, self._call.count) else None
 
     def leaves_out(self, number: int, count: int) -> bool:
         """Whether all layers are left out at this call of so many; it is asked of call after call."""

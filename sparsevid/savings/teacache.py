@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, SavingError, at_least, relative_change
+from sparsevid.models.saving import Place, Stack
+from sparsevid.savings.base import SavingError, relative_change
 from sparsevid.savings.fits import Fit, FittedPolicy
 
 if TYPE_CHECKING:
@@ -29,19 +29,10 @@ class TeaCache(FittedPolicy):
     """Leaves out all layers while the predicted relative changes of the output sum up to less than `threshold`; 0: never."""
 
     name: ClassVar[str] = "teacache"
-    points: ClassVar = ("stack",)
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {"coefficients": (DEGREE + 1,), "range": (0, 2)}
 
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
     _before: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
-    _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _sum: float = field(init=False, default=0.0, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        at_least(self.threshold, 0, "threshold", self)
-
-    def begin(self, call: Call) -> None:
-        self._call = call
 
     def reuse(self, place: Place, part: Stack) -> "Tensor | None":
         now, before = part.modulated(), self._before
@@ -49,13 +40,7 @@ class TeaCache(FittedPolicy):
         if before is None or self._call.is_last:
             self._sum = 0.0
             return None
-        if not self.leaves_out(relative_change(now, before)):
-            return None
-        x = part.inputs()[0]
-        return (x.float() + self._residual).to(x.dtype)
-
-    def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = output.float() - part.inputs()[0].float()
+        return self.again(part) if self.leaves_out(relative_change(now, before)) else None
 
     def leaves_out(self, distance: float) -> bool:
         """Whether all layers are left out at a call, neither the first nor the last, where d is `distance`."""
