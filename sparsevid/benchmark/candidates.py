@@ -50,9 +50,7 @@ class Candidate:
     @property
     def sampler(self) -> str:
         """The run's own; of a preset that of diffusion."""
-        if self.config is None:
-            return "ddim"
-        return self.config.sample.sampler or ("euler" if self.config.objective.kind == "flow" else "ddim")
+        return "ddim" if self.config is None else self.config.sampler
 
 
 def open_run(source: str | Path, overrides: Sequence[str] = ()) -> Candidate:

@@ -208,6 +208,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
     import torch
     from safetensors.torch import save_file
 
+    from sparsevid.generation.pretrained import run_beside
     from sparsevid.models.convert.conversion import ConversionReport
     from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
@@ -222,7 +223,7 @@ def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | No
         with torch.device("meta"):
             model = DiffusionTransformer(conversion.spec)
         model.load_state_dict(conversion.weights, assign=True)
-        run = _run_of(folder) if folder is not None else None
+        run = run_beside(folder) if folder is not None else None
         sections = _sections(run, args.scores)
         model.save_pretrained(args.out, model_card_kwargs={"sections": sections, "whole": run is not None})
         if run is not None:
@@ -260,11 +261,3 @@ def _sections(run: Path | None, scores: list[Path]) -> dict[str, str]:
         return score_sections(None, scores)
     folder = run.resolve()
     return run_sections(load_config(run / "config.yaml"), folder.name) | score_sections(folder.parents[1], scores)
-
-
-def _run_of(model_folder: Path) -> Path | None:
-    """The folder with the config and autoencoder that go with a model, which are put beside it so that it can be sampled."""
-    for folder in (model_folder, model_folder.parent):
-        if (folder / "config.yaml").is_file() and (folder / "autoencoder").is_dir():
-            return folder
-    return None

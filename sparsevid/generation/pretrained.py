@@ -138,7 +138,7 @@ def find_checkpoint_folder(path: Path) -> Path:
     Raises:
         FileNotFoundError: neither.
     """
-    if (path / "config.yaml").is_file() and (path / "autoencoder").is_dir():
+    if _is_whole(path):
         return path
     found = newest_good(path, for_resuming=False)
     if found is None:
@@ -147,6 +147,19 @@ def find_checkpoint_folder(path: Path) -> Path:
             "`sparsevid train` writes"
         )
     return found
+
+
+def run_beside(folder: Path) -> Path | None:
+    """The folder with the config and the autoencoder of the run that trained a model; None where there is none.
+
+    It is the model's own folder, or the one above, as for `ema/` and `model/` of a checkpoint.
+    """
+    return next((each for each in (folder, folder.resolve().parent) if _is_whole(each)), None)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder has what goes with a model, or with several: config and autoencoder."""
+    return (folder / "config.yaml").is_file() and (folder / "autoencoder").is_dir()
 
 
 def load_model(folder: Path) -> DiffusionTransformer:
@@ -240,9 +253,8 @@ def _default_config(folder: Path, model: DiffusionTransformer) -> RunConfig:
     """For a model without its run's config: whether it predicts noise or a velocity shows in its head."""
     config = RunConfig()
     config.objective.kind = "diffusion" if model.spec.learn_sigma else "flow"
-    run = folder.resolve().parent / "config.yaml"  # of a checkpoint whose ema/ or model/ this is
-    if run.is_file() and (run.parent / "autoencoder").is_dir():
-        theirs = _load_config(run)
+    if (run := run_beside(folder)) is not None:  # of a checkpoint whose ema/ or model/ this is
+        theirs = _load_config(run / "config.yaml")
         config.objective.label_dropout, config.text = theirs.objective.label_dropout, theirs.text
         config.record.text_encoder = theirs.record.text_encoder
     elif model.spec.conditioned_on == "text":

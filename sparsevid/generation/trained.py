@@ -1,7 +1,5 @@
 """A model that was trained, what belongs to it, and the settings of samples that fit it."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import RunConfig
 from sparsevid.savings.base import Policy, SavingError
 from sparsevid.sparsity.schedule import TokenSchedule
-from sparsevid.system.checksums import file_sha256
+from sparsevid.system.checksums import file_sha256, json_sha256
 from sparsevid.system.logging import get_logger
 from sparsevid.text.encoder import EncodedText, TextEncoder
 
@@ -96,7 +94,7 @@ class TrainedModel:
     @property
     def default_sampler(self) -> str:
         """The sampler of the config, else the objective's own."""
-        return self.config.sample.sampler or ("euler" if self.config.objective.kind == "flow" else "ddim")
+        return self.config.sampler
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the model's file, spec and autoencoder, as they were loaded: the same in any `dtype`.
@@ -107,7 +105,7 @@ class TrainedModel:
         if self.weights_file is None:
             raise ValueError("a model that was not loaded by from_pretrained has no fingerprint")
         parts = [file_sha256(self.weights_file), self.model.spec.to_dict(), self.autoencoder_fingerprint]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return json_sha256(parts, sort_keys=True)
 
     def sampling(
         self,

@@ -231,6 +231,11 @@ class RunConfig:
         """The run's own folder."""
         return Path(self.output) / self.name
 
+    @property
+    def sampler(self) -> str:
+        """The sampler of `sample`, else the objective's own."""
+        return self.sample.sampler or ("euler" if self.objective.kind == "flow" else "ddim")
+
 
 class ConfigError(ValueError):
     """A config file or override that cannot be used; the message names the key and what is accepted."""

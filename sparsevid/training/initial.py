@@ -16,7 +16,7 @@ from sparsevid.autoencoder.load import PRETRAINED, load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.evaluation.metrics.likeness import psnr
-from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder
+from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder, run_beside
 from sparsevid.models.convert.checkpoint_file import read_checkpoint
 from sparsevid.models.convert.conversion import Conversion, ConversionReport, abbreviate
 from sparsevid.models.convert.dense_to_sparse import dense_to_sparse
@@ -163,9 +163,7 @@ def open_encoder(autoencoder: Autoencoder, precision: str | None, device: torch.
 
 
 def trained_run(source: str) -> Path | None:
-    """The folder with the config and the autoencoder of the run that trained a model; None where there is none.
-
-    It is the model's own folder, or the one above, as for `ema/` and `model/` of a checkpoint.
+    """What `run_beside` finds of a model, wherever it lies.
 
     Args:
         source: a run's folder, a checkpoint, a model's folder, a hub id, or a public file.
@@ -175,11 +173,7 @@ def trained_run(source: str) -> Path | None:
     """
     if Path(source).is_file() or find_diffusers(Path(source)):
         return None
-    folder = find_pretrained(source)
-    for each in (folder, folder.resolve().parent):
-        if (each / "config.yaml").is_file() and (each / "autoencoder").is_dir():
-            return each
-    return None
+    return run_beside(find_pretrained(source))
 
 
 def unlike(source: str, config: RunConfig, autoencoder: Autoencoder, spec: ModelSpec) -> list[str]:
