@@ -15,6 +15,7 @@ from sparsevid.evaluation.metrics.uncertainty import Extrapolation
 from sparsevid.system.atomic import renamed
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -51,8 +52,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    figure = new_figure(path)
-    axes = figure.add_subplot()
+    axes = new_figure(path).add_subplot()
     inverse = [1 / size for size in found.sizes]
     line = [0.0, max(inverse)]
     limit = f"N → ∞: {found.value:.4g} ± {found.error:.2g}" + ("" if found.reliable else " (not reliable)")
@@ -69,11 +69,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         label=limit,
     )
     axes.set_xticks([0, *inverse], ["∞", *map(str, found.sizes)])
-    axes.set_xlabel("fake clips N (axis linear in 1/N)")
-    axes.set_ylabel(metric)
-    axes.set_title(title)
-    axes.legend()
-    save_figure(figure, path)
+    _finish(axes, path, title, ("fake clips N (axis linear in 1/N)", metric))
 
 
 def plot_curves(
@@ -95,15 +91,10 @@ def plot_curves(
     for name, scores in curves.items():
         if len(scores) != len(strengths):
             raise ValueError(f"curve {name!r} has {len(scores)} scores for {len(strengths)} strengths")
-    figure = new_figure(path)
-    axes = figure.add_subplot()
+    axes = new_figure(path).add_subplot()
     for name, scores in curves.items():
         axes.plot(strengths, scores, "o-", label=name)
-    axes.set_xlabel("strength")
-    axes.set_ylabel(metric)
-    axes.set_title(title)
-    axes.legend()
-    save_figure(figure, path)
+    _finish(axes, path, title, ("strength", metric))
 
 
 def plot_fit(
@@ -127,15 +118,10 @@ def plot_fit(
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    figure = new_figure(path)
-    axes = figure.add_subplot()
+    axes = new_figure(path).add_subplot()
     axes.plot(*zip(*points, strict=True), ".", color="tab:blue", alpha=0.4, label="measured")
     axes.plot(*zip(*curve, strict=True), color="tab:red", label="fit")
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
-    axes.set_title(title)
-    axes.legend()
-    save_figure(figure, path)
+    _finish(axes, path, title, labels)
 
 
 def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int], list[int]]:
@@ -178,6 +164,13 @@ def new_figure(path: str | Path, size: tuple[float, float] = (6.4, 4.4)) -> "Fig
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _finish(axes: "Axes", path: str | Path, title: str, labels: tuple[str, str]) -> None:
+    """Write title, names of x and y and legend into a picture of one plot, and the picture to its file."""
+    axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
+    axes.legend()
+    save_figure(axes.figure, path)
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:

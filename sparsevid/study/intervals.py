@@ -71,10 +71,7 @@ def of_paired_clips(rows: Sequence[Sequence[float]], controls: Sequence[Sequence
     Raises:
         ValueError: other clips, or fewer than two.
     """
-    lengths = {len(values) for values in (*rows, *controls)}
-    if len(rows) != len(controls) or len(lengths) != 1 or min(lengths) < 2:
-        raise ValueError("paired differences take values of the same clips, two or more, of row and control")
-    of_clips = (np.array(rows) - np.array(controls)).mean(axis=0)  # (N): over seeds
+    of_clips = _differences(rows, controls)
     return of_variance(float(np.var(of_clips, ddof=1)) / len(of_clips), len(of_clips) - 1)
 
 
@@ -92,10 +89,7 @@ def of_paired_halves(rows: Sequence[Sequence[float]], controls: Sequence[Sequenc
     Raises:
         ValueError: other numbers of halves, or fewer than two.
     """
-    lengths = {len(values) for values in (*rows, *controls)}
-    if len(rows) != len(controls) or len(lengths) != 1 or min(lengths) < 2:
-        raise ValueError("paired distances take values on the same halves, two or more, of row and control")
-    of_halves = (np.array(rows) - np.array(controls)).mean(axis=0)
+    of_halves = _differences(rows, controls)
     return of_variance(float(np.var(of_halves, ddof=1)), min(samples, len(of_halves)) - 1)
 
 
@@ -127,6 +121,14 @@ def of_shares(pairs: Sequence[Sequence[tuple[float, int]]]) -> Part:
     own, other = (np.array([_limits(*pair[side]) for pair in pairs]) for side in (0, 1))  # (S,2): below, above
     below, above = np.square(own[:, 0]) + np.square(other[:, 1]), np.square(own[:, 1]) + np.square(other[:, 0])
     return Part(float(below.mean()) ** 0.5, float(above.mean()) ** 0.5)
+
+
+def _differences(rows: Sequence[Sequence[float]], controls: Sequence[Sequence[float]]) -> np.ndarray:
+    """Paired differences (N,) of values by seed and clip, or half, on average over seeds."""
+    lengths = {len(values) for values in (*rows, *controls)}
+    if len(rows) != len(controls) or len(lengths) != 1 or min(lengths) < 2:
+        raise ValueError("paired differences take values of the same clips or halves, two or more, of row and control")
+    return (np.array(rows) - np.array(controls)).mean(axis=0)
 
 
 def _limits(share: float, samples: int) -> tuple[float, float]:

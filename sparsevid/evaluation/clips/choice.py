@@ -60,22 +60,8 @@ def video_order(names: Sequence[str], selection: str, generator: torch.Generator
     return sorted(positions, key=names.__getitem__) if selection == "sorted" else list(positions)
 
 
-def take_in_turns(order: Sequence[int], starts: Sequence[Sequence[int]], count: int | None) -> list[tuple[int, int]]:
-    """One clip of every video, then a second of every video that has one, … up to a count.
-
-    Args:
-        order: of the videos.
-        starts: for each video the first frames of its clips.
-        count: clips at most.
-
-    Returns:
-        (video, first frame) of each clip in reading order: by video, then by frame.
-    """
-    return take_evenly([order], starts, count)
-
-
 def take_evenly(classes: Sequence[Sequence[int]], starts: Sequence[Sequence[int]], count: int | None) -> list[tuple[int, int]]:
-    """One clip of every class, then a second of every class that has one, … up to a count; inside each as `take_in_turns`.
+    """One clip of every class, then a second of every class that has one, … up to a count; inside each so of its videos.
 
     Args:
         classes: the order of videos in each class.

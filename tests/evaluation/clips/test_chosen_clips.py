@@ -11,7 +11,7 @@ from videos.made import write_video
 
 from sparsevid.data.transforms import resize_crop
 from sparsevid.data.tree.clip_rule import ClipRule
-from sparsevid.evaluation.clips.choice import clip_starts, take_in_turns, video_order
+from sparsevid.evaluation.clips.choice import clip_starts, take_evenly, video_order
 from sparsevid.evaluation.clips.clip_readers import FRAMES_PER_READ
 from sparsevid.evaluation.clips.clips import ClipGenerator, ProtocolClips, choose_clips
 from sparsevid.evaluation.protocols import Protocol, load_protocol
@@ -144,11 +144,11 @@ def test_every_valid_start_is_drawn_both_ends_included(frames, stride):
 
 def test_turns_take_one_clip_of_every_video_before_a_second_of_any():
     starts = [[5, 1], [2], [9, 7, 8]]
-    assert take_in_turns([2, 0, 1], starts, 2) == [(0, 5), (2, 9)]
-    assert take_in_turns([2, 0, 1], starts, 4) == [(0, 5), (1, 2), (2, 7), (2, 9)]
+    assert take_evenly([[2, 0, 1]], starts, 2) == [(0, 5), (2, 9)]
+    assert take_evenly([[2, 0, 1]], starts, 4) == [(0, 5), (1, 2), (2, 7), (2, 9)]
     everything = [(video, start) for video, each in enumerate(starts) for start in sorted(each)]
-    assert take_in_turns([0, 1, 2], starts, None) == take_in_turns([2, 1, 0], starts, 99) == everything
-    assert take_in_turns([], [], 3) == []
+    assert take_evenly([[0, 1, 2]], starts, None) == take_evenly([[2, 1, 0]], starts, 99) == everything
+    assert take_evenly([[]], [], 3) == []
 
 
 def test_an_order_holds_every_video_once():
