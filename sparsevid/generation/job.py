@@ -19,7 +19,7 @@ from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.generation.stream import StageTimes, Stream
 from sparsevid.savings.tally import Tally
-from sparsevid.system.distributed import broadcast_object, gather_objects, is_main, peers_may_die, rank, world_size
+from sparsevid.system.distributed import from_main, gather_objects, is_main, peers_may_die, rank, world_size
 from sparsevid.system.errors import told
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.system.shared import check_shared
@@ -215,16 +215,12 @@ def _my_clips(batch: int, num: int) -> list[int]:
 
 def _on_main(folder: ClipFolder, action: Callable[[], Result]) -> Result:
     """Let rank 0 do what is done once, and give its result to all; if it cannot, all ranks raise its reason."""
-    result: Result | None = None
-    failure: str | None = None
-    cause: Exception | None = None
-    if is_main():
+
+    def attempt() -> Result:
         try:
-            result = action()
+            return action()
         except (GenerationError, DecodeError, ValueError, OSError) as error:
-            cause = error
-            failure = f"{folder.path} cannot be written: {told(error)}" if isinstance(error, OSError) else str(error)
-    result, failure = broadcast_object((result, failure))
-    if failure is not None:
-        raise GenerationError(failure) from cause
-    return result
+            text = f"{folder.path} cannot be written: {told(error)}" if isinstance(error, OSError) else str(error)
+            raise GenerationError(text) from error
+
+    return from_main(attempt, (GenerationError,))

@@ -28,7 +28,7 @@ from sparsevid.study.measure import open_pipeline
 from sparsevid.study.plan import Plan, Study
 from sparsevid.study.results import digest
 from sparsevid.study.train import Budget, train, weights_of
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_text
 from sparsevid.system.distributed import from_main, sum_over_ranks
 from sparsevid.system.logging import get_logger
 from sparsevid.training.validation import FixedClip
@@ -223,8 +223,7 @@ def _write_study(pipeline: VideoPipeline, candidates: Sequence[Candidate], steps
     rows = {each.name: {"measured": False, "overrides": overrides_of(each)} for each in candidates}
     study = {"study": f"rung-{steps}", "base": BASE, "seeds": [how.seed], "overrides": training, "rows": rows}
     path = how.folder / f"rung-{steps}.yaml"
-    with renamed(path) as draft:
-        draft.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     return path
 
 

@@ -12,7 +12,7 @@ from sparsevid.runs.config import RecordConfig, RunConfig, save_config
 from sparsevid.search.measure import name_of
 from sparsevid.search.refine import Candidate, rank_correlations
 from sparsevid.search.search import Found
-from sparsevid.system.atomic import renamed, write_json
+from sparsevid.system.atomic import write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,7 @@ def write_found(found: Found, checkpoint: str, out: Path, header: dict[str, Any]
         plot: whether to draw, which needs matplotlib.
     """
     save_config(replace(searched_config(found, checkpoint), output=str(out)), out / CONFIG)
-    with renamed(out / TABLE) as draft:
-        draft.write_text(as_markdown(header, lines(found), columns(found), rows(found)), encoding="utf-8")
+    write_text(out / TABLE, as_markdown(header, lines(found), columns(found), rows(found)))
     write_json(out / RESULT, header | as_json(found))
     if plot:
         plot_found(out / PICTURE, found)

@@ -39,17 +39,22 @@ def renamed(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None) -> None:
-    """Write a file of JSON, whole or not at all; its folder is made.
+    """Write a file of JSON as `write_text` does.
 
     Args:
         path: the file.
         values: what it holds.
         indent: spaces of each level; None: all in one line.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as draft:
-        draft.write_text(json.dumps(values, indent=indent) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=indent) + "\n")
 
 
 def make_writable(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_text
 
 JSON, MARKDOWN, LOG, PROFILE = FILES = ("gpu.json", "gpu.md", "gpu.log", "profile.txt")
 STATUSES = ("passed", "failed", "killed", "out of time", "stopped", "not run")
@@ -80,10 +80,8 @@ class Report:
 
     def write(self) -> None:
         """Replace both files."""
-        with renamed(self.folder / JSON) as draft:
-            draft.write_text(json.dumps(self.values(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        with renamed(self.folder / MARKDOWN) as draft:
-            draft.write_text(self.as_markdown(), encoding="utf-8")
+        write_text(self.folder / JSON, json.dumps(self.values(), indent=1, allow_nan=False) + "\n")
+        write_text(self.folder / MARKDOWN, self.as_markdown())
 
     def table(self) -> str:
         """A line for each part, in Markdown."""

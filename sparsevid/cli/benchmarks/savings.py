@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sparsevid.cli import add_prompt_options
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
-from sparsevid.system.atomic import make_writable, renamed, write_json
+from sparsevid.system.atomic import make_writable, write_json, write_text
 from sparsevid.system.logging import get_logger
 
 HELP = "Set savings, samplers and steps of models side by side: cost, seconds, memory, distance to real clips, pictures."
@@ -81,8 +81,7 @@ def measure(args: argparse.Namespace) -> dict:
         lines = savings_lines(measured, scoring, args.clips)
         table = as_markdown(header, lines, SAVINGS_COLUMNS, savings_rows(measured))
         write_json(args.out / "savings.json", savings_as_json(header, measured), indent=2)
-        with renamed(args.out / "savings.md") as draft:
-            draft.write_text(f"{table}\n", encoding="utf-8")
+        write_text(args.out / "savings.md", f"{table}\n")
         return table
 
     sampled = {"clips": args.clips, "bootstrap": args.bootstrap, **options}

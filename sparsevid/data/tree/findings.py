@@ -15,7 +15,7 @@ from typing import Any
 from sparsevid.data.tree.probing import Contents, look_into
 from sparsevid.data.tree.rules import TreeRules
 from sparsevid.data.tree.walk import Found, Rejects, Scan, find_videos
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_text
 from sparsevid.videos.reading import VideoInfo
 
 FORMAT = 5  # of the file; to be raised, too, when the same tree is read as something else
@@ -60,17 +60,12 @@ class Findings:
     held_to_scan: bool = False
 
     def save(self, path: Path) -> None:
-        """Write two lines of JSON, a head with the checksum of the other, under a temporary name that is then renamed.
-
-        Args:
-            path: the file; its folder must exist.
-        """
+        """Write two lines of JSON, a head with the checksum of the other, whole or not at all."""
         rows = [_row(finding) for finding in self.videos]
         passed_over = {"rejects": self.rejects, "others": self.others}
         body = json.dumps({"info": _INFO, "videos": rows, **passed_over, "held_to_scan": self.held_to_scan})
         head = json.dumps({"format": FORMAT, "signature": self.signature, "sha256": _sha256(body)})
-        with renamed(path) as draft:
-            draft.write_text(f"{head}\n{body}\n", encoding="ascii")
+        write_text(path, f"{head}\n{body}\n")
 
     @classmethod
     def load(cls, path: Path) -> "Findings":

@@ -1,7 +1,5 @@
 """The manifest: a tree of videos as a sorted list with labels, splits, a fingerprint, and what was passed over and why."""
 
-import hashlib
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,8 @@ from sparsevid.data.tree.findings import FORMAT, Findings, find, look
 from sparsevid.data.tree.probing import CUT_SHORT, Contents
 from sparsevid.data.tree.rules import Sorting, TreeRules, apply_rules
 from sparsevid.data.tree.walk import HARMLESS, Found, Rejects, Scan, namesakes, scan_tree
-from sparsevid.system.distributed import broadcast_object, is_main, patient_group
+from sparsevid.system.checksums import json_sha256
+from sparsevid.system.distributed import from_main, patient_group
 from sparsevid.system.logging import get_logger
 from sparsevid.videos.array_files import ARRAY_EXTENSIONS
 from sparsevid.videos.decode_file import NO_STREAM
@@ -102,7 +101,7 @@ class Manifest:
         videos = sorted(self.videos, key=attrgetter("path", "first"))
         values = attrgetter("path", "bytes", "frames", "first", "label", "split")
         rows = [(*values(video), *([DISPLAYED] if video.geometry == DISPLAYED else [])) for video in videos]
-        return hashlib.sha256(json.dumps(rows).encode("ascii")).hexdigest()
+        return json_sha256(rows)
 
     def select(self, split: str | None, *, or_all: bool = False) -> "Manifest":
         """The videos of one split.
@@ -196,17 +195,8 @@ def open_manifest(
     Raises:
         FileNotFoundError, ValueError, DecodeError: as `build_manifest`, on every rank.
     """
-    outcome: Manifest | Exception | None = None
     with patient_group() as group:
-        if is_main():
-            try:
-                outcome = _reported(_open(Path(root), rules, workers, full_scan, rebuild), strict)
-            except Exception as error:  # whatever it is, the other ranks wait for word of it
-                outcome = error
-        outcome = broadcast_object(outcome, group)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+        return from_main(lambda: _reported(_open(Path(root), rules, workers, full_scan, rebuild), strict), group=group)
 
 
 def kept_manifest(root: str | Path, rules: TreeRules) -> Manifest | None:
@@ -232,8 +222,8 @@ def cache_folder() -> Path:
 
 def manifest_path(root: str | Path, rules: TreeRules) -> Path:
     """Where is kept what was found in a tree; the same for all rules that see the same videos in it."""
-    key = json.dumps([os.path.realpath(root), rules.media, rules.split_at_gaps, list(rules.ignore), FORMAT])
-    return cache_folder() / f"{hashlib.sha256(key.encode('ascii')).hexdigest()}.json"
+    key = [os.path.realpath(root), rules.media, rules.split_at_gaps, list(rules.ignore), FORMAT]
+    return cache_folder() / f"{json_sha256(key)}.json"
 
 
 def _open(root: Path, rules: TreeRules, workers: int | None, full_scan: bool, rebuild: bool) -> Manifest:
@@ -269,7 +259,6 @@ def _load(path: Path) -> Findings | None:
 
 def _save(findings: Findings, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         findings.save(path)
     except OSError as error:
         logger.warning("%s: what was found in the videos cannot be kept for the next time: %s", path, error)

@@ -22,7 +22,7 @@ from sparsevid.study.page.rows import RowStyles
 from sparsevid.study.page.run_folder import CONFIG, METRICS, Run, is_run, read_run
 from sparsevid.study.page.scatter import scatter
 from sparsevid.study.page.sections import runs_part, study_parts
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import renamed, write_text
 from sparsevid.system.logging import get_logger
 from sparsevid.videos.sheets import clip_grid
 
@@ -65,9 +65,7 @@ def write_page(paths: Sequence[Path], out: Path, *, lines: int = MOST_LINES) -> 
     page = build_page(sources, lines)
     for problem in sources.problems:
         logger.warning("%s", problem)
-    out.mkdir(parents=True, exist_ok=True)
-    with renamed(out / PAGE) as draft:
-        draft.write_text(page, encoding="utf-8")
+    write_text(out / PAGE, page)
     return sources
 
 
@@ -93,8 +91,7 @@ def write_pictures(studies: Sequence[StudyResults], out: Path, *, columns: int =
         drawn = scatter(study, RowStyles([*study.rows, REAL]), "macs", "distance", differences(study)["distance"], style)
         if drawn is not None:
             written.append(out / f"{called}.svg")
-            with renamed(written[-1]) as draft:
-                draft.write_text(f"{drawn}\n", encoding="utf-8")
+            write_text(written[-1], f"{drawn}\n")
         shown = {each.row: each for each in clips_of(study, [])}
         compared = next((row for row in study.rows if study.control(row) in shown and row in shown), None)
         rows = [shown[row] for row in (REAL, study.control(compared), compared) if row in shown] if compared else []
