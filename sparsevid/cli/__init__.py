@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsevid import __version__
 from sparsevid.system.errors import EXPECTED_ERRORS, told
@@ -45,7 +45,6 @@ COMMANDS = {
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
-REQUIRED: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}  # without a default to show
 
 
 def main(argv: Sequence[str] | None = None) -> int:

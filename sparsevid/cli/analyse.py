@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import REQUIRED, add_json_flag, add_model_options, add_plot_switch, all_ranks, check_results
+from sparsevid.cli import add_json_flag, add_model_options, add_plot_switch, all_ranks, check_results
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -29,7 +29,7 @@ COLUMNS = ["layer", "axis", "entropy", "noisiest", "cleanest", "near by", "÷ un
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, a checkpoint, or an exported folder")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", **REQUIRED)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", required=True)
     parser.add_argument("--clips", type=int, default=32, help="held-out clips; errors are over them")
     text = "of each clip: one in each of so many intervals that training draws equally often"
     parser.add_argument("--times", type=int, default=8, help=text)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import REQUIRED, add_card, all_ranks
+from sparsevid.cli import add_card, all_ranks
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and what encodes."""
     parser.epilog = EXAMPLES
     add_card(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **REQUIRED)
-    parser.add_argument("--encoder", metavar="DIR_OR_HUB_ID", help="a T5 encoder, or a pipeline of diffusers", **REQUIRED)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", required=True)
+    parser.add_argument("--encoder", metavar="DIR_OR_HUB_ID", help="a T5 encoder, or a pipeline of diffusers", required=True)
     text = "where no T5 is at hand: write a small one of random weights, which knows the words of these captions, to the "
     text += "folder that --encoder names, if there is nothing"
     parser.add_argument("--make-encoder", action="store_true", help=text)

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import REQUIRED, add_card, all_ranks
+from sparsevid.cli import add_card, all_ranks
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and how frames are encoded."""
     parser.epilog = EXAMPLES
     add_card(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **REQUIRED)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", required=True)
     parser.add_argument("--autoencoder", choices=("kl", "temporal", "pixels"), default="kl", help="what encodes")
     parser.add_argument("--source", metavar="DIR_OR_HUB_ID", help="kl, temporal: its weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of frames, in pixels; default: the card's")

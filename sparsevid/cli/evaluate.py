@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from sparsevid.cli import REQUIRED, add_card_option, add_json_flag, all_ranks
+from sparsevid.cli import add_card_option, add_json_flag, all_ranks
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
     add_detector_arguments,
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--real", metavar="CARD_OR_DIR", help="real videos: a card, a folder or a reference file; an IS needs none"
     )
     add_card_option(score)
-    score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos, or an .npz of images", **REQUIRED)
+    score.add_argument("--fake", metavar="DIR", type=Path, help="generated videos, or an .npz of images", required=True)
     add_measuring_arguments(score)
     score.add_argument("--repeats", metavar="N", type=int, default=1, help="draws of clips; the score is their mean")
     prompts = "what the generated clips were to show, a prompt a line, for scores of that; default: as their samples.json says"
@@ -77,17 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_reporting_arguments(score)
 
     features = actions.add_parser("features", help="videos to a feature file", formatter_class=style)
-    features.add_argument("--source", metavar="CARD_OR_DIR", help="videos: a dataset card, or a folder", **REQUIRED)
+    features.add_argument("--source", metavar="CARD_OR_DIR", help="videos: a dataset card, or a folder", required=True)
     add_card_option(features)
-    features.add_argument("--role", choices=("real", "fake"), help="which clip rule of the protocol", **REQUIRED)
-    features.add_argument("--out", metavar="FILE", type=Path, help="feature file to write (.safetensors)", **REQUIRED)
+    features.add_argument("--role", choices=("real", "fake"), help="which clip rule of the protocol", required=True)
+    features.add_argument("--out", metavar="FILE", type=Path, help="feature file to write (.safetensors)", required=True)
     features.add_argument("--split", help="of real videos, where the protocol reports several")
     features.add_argument("--seed", type=int, help="of the draw of clips; default: the protocol's")
     add_measuring_arguments(features)
 
     distance = actions.add_parser("distance", help="two feature files to a score", formatter_class=style)
     distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips; an IS needs none")
-    distance.add_argument("--fake", metavar="FILE", type=Path, help="features of generated clips", **REQUIRED)
+    distance.add_argument("--fake", metavar="FILE", type=Path, help="features of generated clips", required=True)
     distance.add_argument("--out", metavar="FILE", type=Path, help="write the record here (.json)")
     _add_reporting_arguments(distance)
 

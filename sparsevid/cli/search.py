@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import REQUIRED, add_json_flag, add_plot_switch, all_ranks, check_results
+from sparsevid.cli import add_json_flag, add_plot_switch, all_ranks, check_results
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of the fine-tunes, and of the grids that are tried, directly behind CHECKPOINT: train.lr=1e-4 schedule.r_min=0.3"
     parser.add_argument("overrides", nargs="*", default=[], metavar="SETTING", help=text)
     text = "multiply-adds of a sampling run, as a share of the dense model's, in (0, 1]"
-    parser.add_argument("--budget", type=float, metavar="SHARE", help=text, **REQUIRED)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", **REQUIRED)
+    parser.add_argument("--budget", type=float, metavar="SHARE", help=text, required=True)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results", required=True)
     text = "weights of diffusion time in the loss: as training draws it, or uniform in log-SNR"
     parser.add_argument("--objective", choices=("objective", "log_snr"), default="objective", help=text)
     parser.add_argument("--free", action="store_true", help="let tokens grow with noise too; else no side of the grid does")

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsevid.cli import REQUIRED, add_card_option, add_json_flag
+from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
     add_measuring_arguments,
@@ -20,9 +20,9 @@ HELP = "how far split, stride, number, resize, codec and draws move a score"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", required=True)
     add_card_option(parser)
-    parser.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", **REQUIRED)
+    parser.add_argument("--fake", metavar="DIR", type=Path, help="generated videos", required=True)
     parser.add_argument("--split", help="of real videos; default: the protocol's, of several the training split")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the table here (.json)")
     add_json_flag(parser)

@@ -4,15 +4,15 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsevid.cli import REQUIRED, add_json_flag
+from sparsevid.cli import add_json_flag
 from sparsevid.system.logging import print_json, print_table
 
 HELP = "PSNR and SSIM of clips against those that were made from the same noise"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clips", metavar="DIR", type=Path, help="generated clips", **REQUIRED)
-    parser.add_argument("--reference", metavar="DIR", type=Path, help="clips of the same names and noise", **REQUIRED)
+    parser.add_argument("--clips", metavar="DIR", type=Path, help="generated clips", required=True)
+    parser.add_argument("--reference", metavar="DIR", type=Path, help="clips of the same names and noise", required=True)
     parser.add_argument("--count", metavar="N", type=int, help="the first N alone; default: all")
     add_json_flag(parser)
 

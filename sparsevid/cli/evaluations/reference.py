@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli import REQUIRED, add_card_option
+from sparsevid.cli import add_card_option
 from sparsevid.cli.evaluations.arguments import add_measuring_arguments, check_output, measuring, video_source
 from sparsevid.system.logging import get_logger, is_main
 
@@ -12,9 +12,9 @@ logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", metavar="CARD_OR_DIR", help="images: a dataset card, or a folder", **REQUIRED)
+    parser.add_argument("--source", metavar="CARD_OR_DIR", help="images: a dataset card, or a folder", required=True)
     add_card_option(parser)
-    parser.add_argument("--out", metavar="FILE", type=Path, help="reference file to write (.npz)", **REQUIRED)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="reference file to write (.npz)", required=True)
     images = "that the file holds, drawn evenly over classes: precision and recall are computed on them"
     parser.add_argument("--images", metavar="N", type=int, default=10_000, help=images)
     parser.add_argument(

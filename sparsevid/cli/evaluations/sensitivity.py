@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import REQUIRED, add_card_option, add_json_flag
+from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
     KEEP,
     add_measuring_arguments,
@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", **REQUIRED)
+    parser.add_argument("--real", metavar="CARD_OR_DIR", help="real videos: a dataset card, or a folder", required=True)
     add_card_option(parser)
     add_json_flag(parser)
     parser.add_argument("--split", help="of real videos, where the protocol reports several")
