@@ -180,7 +180,7 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
     for source, changes in layers.items():
         check_keys(changes, Card, source)
         try:
-            merged = OmegaConf.merge(merged, changes)
+            merged.merge_with(changes)
         except OmegaConfBaseException as error:
             raise ValueError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
     where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)

@@ -119,9 +119,10 @@ def _parse(text: str, where: str) -> Protocol:
 def _typed(plain: Any, where: str) -> Protocol:
     """A protocol of plain values, each of the type of its field."""
     config = OmegaConf.structured(Protocol)
+    OmegaConf.set_readonly(config, False)  # until it is whole
     for key in (each.name for each in fields(Protocol)):
         try:
-            config = OmegaConf.merge(config, {key: plain[key]})
+            config.merge_with({key: plain[key]})
             OmegaConf.resolve(config)
         except OmegaConfBaseException as error:
             raise ValueError(f"protocol {where}: {key}: {str(error).splitlines()[0]}") from error
