@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.runs.older import brought_forward
 from sparsevid.runs.values import check_values
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import AS_TYPED, check_keys, read_overrides, read_yaml
+from sparsevid.system.schema import AS_TYPED, check_keys, defaults_of, read_overrides, read_yaml
 
 
 @dataclass
@@ -250,7 +250,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
         ConfigError: no such file or base, bases in a circle, broken YAML, an unknown key (with the nearest valid one), a value
             of the wrong type, or one that is not among the accepted.
     """
-    config = OmegaConf.structured(RunConfig)
+    config = defaults_of(RunConfig)
     if path is not None:
         for source, changes in _read_with_bases(Path(path), ()).items():
             _lay_over(config, changes, str(source))

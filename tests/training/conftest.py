@@ -38,7 +38,6 @@ def tiny(clips_folder, tmp_path):
             "data.size=[32,32]",
             "data.cache_frames=true",
             "autoencoder.channels=8",
-            "autoencoder.fit_clips=8",
             "objective.kind=flow",
             "train.steps=6",
             "train.global_batch=4",
