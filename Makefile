@@ -9,7 +9,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests start some hundred processes, each of which would else compile what it imports of ours where the environment forbids to keep that.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST := -m "not slow and not gpu"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UPGRADE = $(if $(CONSTRAINTS),,--upgrade --upgrade-strategy eager)

@@ -1,5 +1,6 @@
 """Fixtures that every test has."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -64,6 +65,12 @@ def pytest_configure(config):
     """Tests that are not for a GPU see none, nor do the processes that they start: they are the same on every machine."""
     if not CHOSEN.search(config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: a collection of garbage, which studies begin often, passes over it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

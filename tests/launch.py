@@ -19,11 +19,16 @@ def start(config_file: Path, processes: int = 1) -> subprocess.Popen:
 
 
 def run_all(script: Path, *arguments: object, processes: int) -> str:
-    """Run a script of the tests in some ranks, one thread each, and return what was printed; the exit code must be 0."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    """Run a script of the tests in some ranks, one thread each, and return what was printed; the exit code must be 0.
+
+    Args:
+        script: run by each rank, and read once before under another name.
+        arguments: of the script. After `NEXT_LAUNCH` those of another launch follow, for new processes.
+        processes: of each launch.
+    """
     paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])  # a script's own folder is not this one
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
+    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(processes), str(script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=580)
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -5,7 +5,6 @@ Dimensions: T frames, C channels, H height, W width.
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from sparsevid.videos.display import resize
 
@@ -33,12 +32,13 @@ def resize_crop(frames: Tensor, size: tuple[int, int]) -> Tensor:
     covering = [max(height, round(frames.shape[2] * scale)), max(width, round(frames.shape[3] * scale))]
     if covering != list(frames.shape[2:]):
         frames = resize(frames, (covering[0], covering[1]))
-    return F.center_crop(frames, [height, width])
+    top, left = round((frames.shape[2] - height) / 2), round((frames.shape[3] - width) / 2)
+    return frames[:, :, top : top + height, left : left + width]
 
 
 def flip(frames: Tensor) -> Tensor:
     """Mirror frames (...,H,W) left to right."""
-    return F.horizontal_flip(frames)
+    return frames.flip(-1)
 
 
 def area_average(frames: Tensor, size: tuple[int, int]) -> Tensor:

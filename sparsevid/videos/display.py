@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 # What is known of a video: nothing to do; shown otherwise than it is stored; the stored pixels, because they were asked for.
 PLAIN, DISPLAYED, STORED = ("plain", "displayed", "stored")
@@ -139,6 +138,8 @@ def turn_of(matrix: Sequence[int]) -> Turn | None:
 
 def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
     """Scale uint8 frames (T,C,h,w) to `size` (H,W), whatever the aspect: bilinear, with antialiasing or without, rounded."""
+    from torchvision.transforms.v2 import functional as F  # takes two seconds, and most frames stay as they are
+
     # In float32, because torchvision's integer kernel differs between processors; rounding is then ours to ask for.
     return F.resize(frames.float(), list(size), antialias=antialias).round().clamp(0, 255).to(torch.uint8)
 

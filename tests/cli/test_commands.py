@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import pytest
+from generation.sampled import write_checkpoint
 from PIL import Image
 
 from sparsevid.cli import COMMANDS, main, run_tool, sample
@@ -138,10 +139,9 @@ def test_errors_of_a_real_process_are_messages_without_traceback():
     assert "sample: error: nothing is neither a checkpoint" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_parts_of_two_checkpoints_are_refused(trained, tmp_path, refused):
+def test_parts_of_two_checkpoints_are_refused(tmp_path, refused):
     """A model whose weights or autoencoder belong to another run."""
-    mixed = tmp_path / "mixed"
-    shutil.copytree(trained / "checkpoints" / "step-0000004", mixed)
+    mixed = write_checkpoint(tmp_path / "mixed")
     header = json.loads((mixed / "ema" / "config.json").read_text(encoding="utf-8"))
     header["spec"]["hidden_size"] = 48
     (mixed / "ema" / "config.json").write_text(json.dumps(header), encoding="utf-8")

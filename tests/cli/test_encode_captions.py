@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_what_cannot_be_done_is_said(card, t5, tmp_path, capsys):
 def test_any_number_of_ranks_writes_the_same_files(card, t5, tmp_path):
     write_small(card, t5, tmp_path / "one")
     script = tmp_path / "small.py"
-    script.write_text(SCRIPT)
+    script.write_text(f'if __name__ == "__main__":\n{indent(SCRIPT, "    ")}')
     printed = run_all(script, *arguments(card, t5, tmp_path / "two"), processes=2)
     assert contents(tmp_path / "two") == contents(tmp_path / "one") and len(shard_times(tmp_path / "one")) > 2, printed
 

@@ -1,4 +1,4 @@
-"""Several runs one after the other in one launch of processes: `python -m torch.distributed.run … runs.py RUN.yaml …`.
+"""Several runs one after the other in one launch of processes: `launch.run_all(RUNS, "RUN.yaml", …)`.
 
 A name before a configuration, `nan:RUN.yaml`, says what goes wrong in it.
 """
@@ -7,6 +7,7 @@ import math
 import sys
 
 import torch
+import torch._inductor.compile_fx  # DeepSpeed takes it when it is built: here for all ranks at once
 from torch import Tensor
 
 from sparsevid.runs.config import load_config

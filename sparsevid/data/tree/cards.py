@@ -15,7 +15,7 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import check_keys, read_overrides, read_yaml
+from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
 SHIPPED_CARDS = shipped("datasets")
@@ -176,11 +176,11 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     given = isinstance(options, Mapping)
     layers |= {"data.card_options": options} if given else dict(read_overrides(options, Card, "card option"))
-    merged = OmegaConf.structured(Card)
+    merged = defaults_of(Card)
     for source, changes in layers.items():
         check_keys(changes, Card, source)
         try:
-            merged = OmegaConf.merge(merged, changes)
+            merged.merge_with(changes)
         except OmegaConfBaseException as error:
             raise ValueError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
     where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
 from sparsevid.system.logging import get_logger
-from sparsevid.system.schema import check_keys, read_overrides, read_yaml
+from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol", "with_fields"]
 
@@ -118,10 +118,11 @@ def _parse(text: str, where: str) -> Protocol:
 
 def _typed(plain: Any, where: str) -> Protocol:
     """A protocol of plain values, each of the type of its field."""
-    config = OmegaConf.structured(Protocol)
+    config = defaults_of(Protocol)
+    OmegaConf.set_readonly(config, False)  # until it is whole
     for key in (each.name for each in fields(Protocol)):
         try:
-            config = OmegaConf.merge(config, {key: plain[key]})
+            config.merge_with({key: plain[key]})
             OmegaConf.resolve(config)
         except OmegaConfBaseException as error:
             raise ValueError(f"protocol {where}: {key}: {str(error).splitlines()[0]}") from error
