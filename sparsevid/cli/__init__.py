@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 
 from sparsevid import __version__
-from sparsevid.system.errors import EXPECTED_ERRORS, told
+from sparsevid.system.errors import EXPECTED_ERRORS, is_out_of_memory, told
 
 COMMANDS = {
     "cost": "Count the multiply-adds of a model, by stage of its token schedule, against the dense model of its size.",
@@ -38,6 +38,7 @@ COMMANDS = {
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
+LESS_MEMORY = "ask for less at a time: batch, size, frames, processes (of training, `sparsevid memory RUN` counts it)"
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
@@ -84,7 +85,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Defaults in the help where there are any, examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []):  # an empty list lets argparse know that nothing has to be given
+        none = action.default is None or action.default is False or action.default == []  # the list: nothing has to be given
+        if none or "default: " in (action.help or "").lower():  # 0 is one, and said; what says its own says when it holds
             return action.help
         if isinstance(action.default, list) and all(isinstance(each, str | int) for each in action.default):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"  # as it would be given
@@ -103,6 +105,17 @@ def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in pl
     What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
     """
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_autoencoder_option(parser, whose: str = "the checkpoint's") -> None:
+    """Declare what stands in the place of a checkpoint's own autoencoder, the same for all commands that decode or encode.
+
+    Args:
+        parser: of the command, or a group of it.
+        whose: own autoencoder is replaced.
+    """
+    kinds = "kl:, temporal: or wan: with a folder or hub id behind it, linear:FOLDER, or pixels"
+    parser.add_argument("--autoencoder", metavar="WHAT", help=f"{kinds}, in place of {whose} own")
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
@@ -170,11 +183,15 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        text = told(error)
-        if first_to_say(text, alike=not isinstance(error, RankError)):
-            rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
-            print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
-        return 2
+        text, alike = told(error), not isinstance(error, RankError)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or os.environ.get(TRACEBACK):
+            raise
+        text, alike = f"out of memory: {error or 'of this machine'}; {LESS_MEMORY}", True
     except KeyboardInterrupt:
         print(f"sparsevid {name}: interrupted", file=sys.stderr)
         return 130
+    if first_to_say(text, alike=alike):
+        rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
+        print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
+    return 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import add_autoencoder_option, add_json_flag
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of a model of text, the folder of its captions' features. Default: the run's"
     model.add_argument("--captions", metavar="DIR", help=text)
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    add_autoencoder_option(model)
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
 
 
@@ -134,7 +134,8 @@ def _analysis(args: argparse.Namespace, pipeline: "VideoPipeline", measure: "Mea
     from sparsevid.search.attention import measure_attention, summarise
     from sparsevid.search.clips import open_clips
     from sparsevid.study.heldout import time_edges
-    from sparsevid.study.results import read_json, write_json
+    from sparsevid.study.results import read_json
+    from sparsevid.system.atomic import write_json
     from sparsevid.system.distributed import from_main
 
     trees = KnownTrees()

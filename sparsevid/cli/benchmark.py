@@ -3,7 +3,8 @@
 import argparse
 from importlib import import_module
 
-from sparsevid.cli.benchmarks.arguments import check_json, write_json
+from sparsevid.cli.benchmarks.arguments import check_json
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main
 
 EXAMPLES = "options and examples of an action: sparsevid benchmark ACTION --help"

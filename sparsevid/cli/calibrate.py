@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_json_flag, add_prompt_options
+from sparsevid.cli import add_autoencoder_option, add_json_flag, add_prompt_options
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.generation import SCHEDULES
 from sparsevid.savings.options import CALIBRATED
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prompt_options(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    add_autoencoder_option(model)
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU where there is one")
     dtype = "what the model computes in"
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)

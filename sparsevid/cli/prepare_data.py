@@ -1,7 +1,6 @@
 """`sparsevid prepare_data`: what a dataset's copy holds, what is wrong with it, and what training would see of it."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sparsevid.cli import add_card_option
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main, print_table, printable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     report = describe(card, manifest, rules.split.fold) | {"kept": str(manifest_path(root, rules))}
     print_report(report)
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, report)
     if args.clips:
         try:
             write_sheet(sheet, card, manifest, args.clips, args.seed)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sparsevid.cli import add_prompt_options
+from sparsevid.cli import add_autoencoder_option, add_prompt_options
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.generation import OF_PROMPTS, SCHEDULES
 from sparsevid.generation.formats import LOSSLESS_FIRST
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sampler_arguments(parser.add_argument_group("sampler; defaults are those of the run's config"))
     model = parser.add_argument_group("model")
     model.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    model.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    add_autoencoder_option(model)
     model.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU of each process, where there is one")
     dtype = "what the model and an autoencoder kl compute in"
     model.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=dtype)

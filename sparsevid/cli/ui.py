@@ -3,6 +3,7 @@
 import argparse
 import threading
 
+from sparsevid.cli import add_autoencoder_option
 from sparsevid.system.logging import get_logger
 
 EXAMPLES = """examples:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     host = "address to listen at; with another than this, all who reach it may sample, and nobody is asked who they are"
     parser.add_argument("--host", default=LOCAL, help=host)
     parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    parser.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the models' own")
+    add_autoencoder_option(parser, "the models'")
     encoder = "T5 that encodes prompts of models of text: a folder or a hub id. Default: what the model's config names"
     parser.add_argument("--text-encoder", metavar="SOURCE", help=encoder)
     parser.add_argument("--device", help="such as cpu or cuda:1. Default: the GPU where there is one")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,12 @@ class ProtocolRecord:
         try:
             others = tuple(map(cls.from_dict, values.get("other_splits", ())))
             lists = {name: tuple(values.get(name, ())) for name in ("warnings", "repeats")}
-            return cls(**{**values, **lists, "other_splits": others})
-        except TypeError as error:
+            numbers = {
+                "score": float(values["score"]),
+                "values": {name: float(each) for name, each in values["values"].items()},
+            }
+            return cls(**{**values, **lists, **numbers, "other_splits": others})
+        except (TypeError, KeyError, AttributeError) as error:
             known = ", ".join(each.name for each in fields(cls))
             raise ValueError(f"not the fields of a record ({error}); they are {known}") from error
 
@@ -79,8 +83,7 @@ class ProtocolRecord:
 
     def save(self, path: Path) -> None:
         """Write the record as JSON under a temporary name, then rename it."""
-        with renamed(path) as draft:
-            draft.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.as_dict())
 
 
 def load_record(path: Path) -> ProtocolRecord:

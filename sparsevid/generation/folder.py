@@ -35,7 +35,7 @@ from sparsevid.generation.formats import LOSSLESS_FIRST, RECORD, SHEET
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.runs.older import savings_of_reuse
-from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.atomic import check_writable, write_json
 from sparsevid.system.locks import FolderLock
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.videos.check import clip_file_is_whole
@@ -284,8 +284,7 @@ class ClipFolder:
             raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
 
     def _write_record(self, record: JobRecord) -> None:
-        with renamed(self.path / RECORD) as draft:
-            draft.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        write_json(self.path / RECORD, asdict(record))
 
 
 def grid_path(folder: Path) -> Path:

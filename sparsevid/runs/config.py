@@ -5,7 +5,7 @@ and precision from `train`.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.runs.older import brought_forward
 from sparsevid.runs.values import check_values
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import AS_TYPED, check_keys, read_overrides, read_yaml
+from sparsevid.system.schema import AS_TYPED, check_keys, escaped, read_overrides, read_yaml
 
 
 @dataclass
@@ -262,7 +262,8 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     try:
         resolved: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # a reference to nothing
-        raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        said = f"{error.full_key or ''}: {str(error).splitlines()[0]}"
+        raise ConfigError(f"{said}; ${{KEY}} stands for another key's value, and \\${{ for itself") from error
     try:
         check_values(config)
     except ValueError as error:
@@ -272,7 +273,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as YAML, to be read by `load_config`."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(escaped(asdict(config)))), encoding="utf-8")
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConfig]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from sparsevid.savings.base import Policy, SavingError
 from sparsevid.sparsity.spec import ModelSpec
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.home import expand_home
 
@@ -52,9 +52,7 @@ class Fit:
 
     def save(self, path: Path) -> None:
         """Write it as JSON; its folder is made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(path) as draft:
-            draft.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"version": VERSION, **asdict(self)})
 
 
 def fits_folder(weights_file: Path) -> Path:

@@ -12,8 +12,7 @@ from sparsevid.runs.config import RecordConfig, RunConfig, save_config
 from sparsevid.search.measure import name_of
 from sparsevid.search.refine import Candidate, rank_correlations
 from sparsevid.search.search import Found
-from sparsevid.study.results import write_json
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import renamed, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,8 +21,9 @@ from sparsevid.search.refine import Candidate, Fine, ask_converted, confirm, mea
 from sparsevid.search.tables import Choice, LossTables, modules_of
 from sparsevid.sparsity.layout import parse_layout
 from sparsevid.sparsity.schedule import TokenSchedule
-from sparsevid.study.results import read_json, write_json
+from sparsevid.study.results import read_json
 from sparsevid.study.train import Budget
+from sparsevid.system.atomic import write_json
 from sparsevid.system.distributed import from_main
 from sparsevid.system.locks import folder_locked
 from sparsevid.system.logging import get_logger

@@ -39,8 +39,9 @@ from sparsevid.study.heldout import SampleCaptions, heldout_losses, sample_capti
 from sparsevid.study.measurements import short_hash
 from sparsevid.study.plan import Plan
 from sparsevid.study.reference import FEATURES, Reference, open_reference, save_shown
-from sparsevid.study.results import Line, check_line, digest, read_json, write_json
+from sparsevid.study.results import Line, check_line, digest, read_json
 from sparsevid.study.train import seconds_trained, weights_of
+from sparsevid.system.atomic import write_json
 from sparsevid.system.distributed import from_main, world_size
 from sparsevid.system.logging import get_logger
 from sparsevid.training.scoring import real_videos

@@ -23,8 +23,8 @@ from sparsevid.runs.config import RunConfig
 from sparsevid.study import StudyError
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import heldout_config
-from sparsevid.study.results import digest, read_json, write_json
-from sparsevid.system.atomic import renamed
+from sparsevid.study.results import digest, read_json
+from sparsevid.system.atomic import renamed, write_json
 from sparsevid.system.distributed import default_device, from_main
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.training.scoring import real_videos

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsevid.study import StudyError
-from sparsevid.system.atomic import renamed
 from sparsevid.system.locks import file_locked
 from sparsevid.system.logging import get_logger
 
@@ -115,13 +114,6 @@ def append_result(path: Path, line: Line) -> None:
         except OSError:
             os.ftruncate(file, size)
             raise
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a small file of JSON, whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as draft:
-        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

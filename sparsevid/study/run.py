@@ -15,8 +15,9 @@ from sparsevid.study.checks import check_data
 from sparsevid.study.estimate import Rates
 from sparsevid.study.measure import Circumstances, drop_samples, kept_losses, measure_row
 from sparsevid.study.plan import Plan, Study
-from sparsevid.study.results import Line, agree, append_result, newest, read_json, read_results, write_json
+from sparsevid.study.results import Line, agree, append_result, newest, read_json, read_results
 from sparsevid.study.train import Budget, Stopped, drop_resuming, is_trained, take_back, train, weights_of
+from sparsevid.system.atomic import write_json
 from sparsevid.system.distributed import RankError, all_meet, from_main, is_main, patient_group
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.locks import LockedError, folder_locked

@@ -13,7 +13,8 @@ from pathlib import Path
 from sparsevid.runs.checkpoints import CHECKSUMS, RESUME_ONLY, list_checkpoints, newest_good, step_of
 from sparsevid.study import StudyError
 from sparsevid.study.plan import Plan
-from sparsevid.study.results import agree, digest, read_json, write_json
+from sparsevid.study.results import agree, digest, read_json
+from sparsevid.system.atomic import write_json
 from sparsevid.system.distributed import from_main
 from sparsevid.system.logging import get_logger, metric_by_step
 from sparsevid.training.signals import StopRequest

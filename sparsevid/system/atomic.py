@@ -5,6 +5,8 @@ What a killed process may leave beside NAME: `.NAME.XXXXXXXX.partial`, a draft, 
 it back before it begins; else it is what is left of its removal, and goes when the folder is replaced again.
 """
 
+import json
+import math
 import os
 import secrets
 import shutil
@@ -12,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -30,6 +33,10 @@ def renamed(path: Path) -> Iterator[Path]:
             _exchange(draft, path)
         else:
             os.replace(draft, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of a write, as on a full disk, which does not know its file
+            error.filename = str(path)
+        raise
     finally:
         if draft.is_dir():
             shutil.rmtree(draft)
@@ -47,6 +54,35 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not know read-only file systems, or root
     except OSError as error:
         raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
+
+
+def write_json(path: Path, values: Any, *, indent: int | None = 2) -> None:
+    """Write plain values as a file of JSON, all of it or nothing; of a link, what it names is replaced.
+
+    Args:
+        path: the file; its folder is made.
+        values: as of `json_text`.
+        indent: blanks of a level; None: one line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(path.resolve()) as draft:
+        draft.write_text(json_text(values, indent) + "\n", encoding="utf-8")
+
+
+def json_text(values: Any, indent: int | None = 2) -> str:
+    """Plain values as JSON that every reader takes: numbers that JSON has no form for are words, `inf`, `-inf` and `nan`."""
+    return json.dumps(_in_json(values), indent=indent, allow_nan=False)
+
+
+def _in_json(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _in_json(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_in_json(value) for value in values]
+    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _exchange(draft: Path, path: Path) -> None:

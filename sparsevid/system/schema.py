@@ -1,6 +1,7 @@
 """What YAML says, read as its schema wants it; and the one check that it is among what can be said, with a hint for slips."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 AS_TYPED = "as typed"  # in a field's metadata: text all through, for a schema that is known later
 _TEXT, _NULL, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "map"))
+_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # with no backslash before it, or pairs of them, which are one each
 _NONE = ("", "~", "null", "Null", "NULL")
 
 
@@ -120,9 +122,22 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
             raise ValueError(f"{what} {override!r}: the value is not valid YAML: {error}") from error
 
 
+def escaped(values: Any) -> Any:
+    r"""Plain values whose texts `read_yaml` reads as they are: `${`, which begins a reference to another key, is written `\${`.
+
+    Args:
+        values: dicts, lists and scalars; keys are left alone, for they are never references.
+    """
+    if isinstance(values, dict):
+        return {name: escaped(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [escaped(value) for value in values]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
+
+
 def _refuse_resolvers(node: yaml.Node, where: str) -> None:
     if isinstance(node, yaml.ScalarNode):
-        if ":" in node.value.partition("${")[2]:
+        if (begun := _REFERENCE.search(node.value)) and ":" in node.value[begun.end() :]:
             raise ValueError(f"{where}: {node.value!r}: a reference names another key, such as ${{data.root}}; what asks the "
                              "environment is not resolved")  # fmt: skip
         return

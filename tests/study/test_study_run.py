@@ -18,8 +18,9 @@ from study.tiny_study import CLASSES, FRAMES, ROWS, SIDE, SPARSE, start
 from sparsevid.runs.checkpoints import CHECKSUMS
 from sparsevid.study.listing import state
 from sparsevid.study.measure import own_key
-from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results, write_json
+from sparsevid.study.results import FIGURES, append_result, newest, read_json, read_results
 from sparsevid.study.run import alone_on_machine, machine_folder
+from sparsevid.system.atomic import write_json
 from sparsevid.system.locks import LockedError
 
 KEYS = {

@@ -1,5 +1,8 @@
 """Files and folders that appear whole, and what a kill leaves of them."""
 
+import errno
+import json
+import math
 import os
 import signal
 import subprocess
@@ -7,7 +10,8 @@ import sys
 
 import pytest
 
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import json_text, renamed, write_json
+from sparsevid.system.errors import told
 
 # Puts a folder in the place of another, and is killed before the rename of this number.
 KILLED = """
@@ -73,3 +77,19 @@ def test_what_a_kill_left_of_a_removal_is_not_brought_back(tmp_path):
     assert content(path) == ["new"]
     put(path, "newer")
     assert content(path) == ["newer"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_json_that_every_reader_takes(tmp_path):
+    """There are no tokens that JSON lacks; the file's folder is made."""
+    path = tmp_path / "new" / "file.json"
+    values = {"score": math.nan, "parts": (math.inf, -math.inf, 1.5), "name": "ü"}
+    write_json(path, values)
+    read = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda token: pytest.fail(token))
+    assert read == {"score": "nan", "parts": ["inf", "-inf", 1.5], "name": "ü"} == json.loads(json_text(values, None))
+
+
+def test_an_error_of_writing_knows_its_file(tmp_path):
+    """That of a full disk comes without one."""
+    with pytest.raises(OSError, match="No space") as found, renamed(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.filename == str(tmp_path / "file") and "make room" in told(found.value)

@@ -1,13 +1,12 @@
 """The report of `benchmark gpu`: gpu.json and gpu.md, whole at any time, and the check of the former's schema."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import renamed, write_json
 
 JSON, MARKDOWN, LOG, PROFILE = FILES = ("gpu.json", "gpu.md", "gpu.log", "profile.txt")
 STATUSES = ("passed", "failed", "killed", "out of time", "stopped", "not run")
@@ -80,8 +79,7 @@ class Report:
 
     def write(self) -> None:
         """Replace both files."""
-        with renamed(self.folder / JSON) as draft:
-            draft.write_text(json.dumps(self.values(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(self.folder / JSON, self.values())
         with renamed(self.folder / MARKDOWN) as draft:
             draft.write_text(self.as_markdown(), encoding="utf-8")
 

@@ -4,7 +4,6 @@ They name presets, the model of a run, clips of a card or of a run, a device, an
 """
 
 import argparse
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sparsevid.cli import refuse_said_by_run
 from sparsevid.sparsity.grid import Grid
-from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.system.atomic import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +94,7 @@ def named_device(args: argparse.Namespace) -> "torch.device":
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Declare the file for everything measured; `check_json` and `write_json` see to it."""
+    """Declare the file for everything measured; `check_json` looks at it before."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
 
 
@@ -149,12 +148,6 @@ def check_json(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise ValueError(f"--json {path} is there and no file")
     check_writable(folder)
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write everything measured, all of it or nothing."""
-    with renamed(path.resolve()) as draft:  # of a link, what it names is replaced
-        draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli import add_prompt_options
-from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device, write_json
-from sparsevid.system.atomic import check_writable, renamed
+from sparsevid.cli import add_autoencoder_option, add_prompt_options
+from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
+from sparsevid.system.atomic import check_writable, renamed, write_json
 from sparsevid.system.logging import get_logger
 
 HELP = "Set savings, samplers and steps of models side by side: cost, seconds, memory, distance to real clips, pictures."
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
     parser.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resamplings for an interval, 0 for none")
     parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
-    parser.add_argument("--autoencoder", metavar="WHAT", help="kl:SOURCE or linear:FOLDER, in place of the models' own")
+    add_autoencoder_option(parser, "the models'")
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 or bfloat16, of the models")
     text = "on a GPU replay rows without a saving as CUDA graphs when they are timed, as `sample` does"
     parser.add_argument("--graph", default="on", choices=("off", "on"), help=text)

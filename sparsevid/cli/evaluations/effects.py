@@ -1,7 +1,6 @@
 """`sparsevid evaluate effects`: how far other choices than a protocol's move a score."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +14,14 @@ from sparsevid.cli.evaluations.arguments import (
     measuring,
     video_source,
 )
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main, print_json, print_table
 
 HELP = "how far split, stride, number, resize, codec and draws move a score"
+EXAMPLES = """examples:
+  sparsevid evaluate effects --real ucf101 --fake samples --protocol sparsevid/v2 --keep features --out effects.json
+  sparsevid evaluate effects --real demo --fake samples --detector transnetv2 --count 64 --json
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +63,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
     if args.out is not None and is_main():
-        with renamed(args.out) as draft:
-            draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, values)
     return 0

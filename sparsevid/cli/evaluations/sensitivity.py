@@ -1,7 +1,6 @@
 """`sparsevid evaluate sensitivity`: what scores answer to."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from sparsevid.cli.evaluations.arguments import (
     measuring,
     video_source,
 )
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import get_logger, is_main, print_json, print_table
 
 if TYPE_CHECKING:
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
     from sparsevid.evaluation.protocols import Protocol
 
 HELP = "the score of damaged real clips"
+EXAMPLES = """examples:
+  sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
+  sparsevid evaluate sensitivity --real ucf101 --table all --out sensitivity.json --keep features
+"""
 COUNT = 32  # clips of the whole table
 logger = get_logger(__name__)
 
@@ -102,8 +105,7 @@ def _table(args: argparse.Namespace) -> int:
         for name, *table in as_tables(rows, STRENGTHS):
             print_table(f"{name} {said}", *table)
     if args.out is not None and is_main():
-        with renamed(args.out) as draft:
-            draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, values)
     return 0
 
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sparsevid.data.made.base import SPLITS, MadeSet
 from sparsevid.data.workers import WorkerContext, end_with_main, running
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import renamed, write_json
 from sparsevid.system.checksums import file_sha256
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.locks import LOCK, FolderLock
@@ -195,8 +195,7 @@ def _begin(made: MadeSet, folder: Path, counts: Mapping[str, int]) -> dict[str, 
             there = " and ".join(f"{count} a class for {split}" for split, count in more.items())
             logger.info("%s holds more clips, %s: only the first are looked at now", folder, there)
     _refuse_strangers(made, folder, values)
-    with renamed(record) as draft:
-        draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(record, values)
     sums = folder / SUMS
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
     return {found[2]: found[1] for line in lines if (found := _SUM.fullmatch(line))}
