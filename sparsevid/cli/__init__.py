@@ -13,9 +13,11 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from sparsevid import __version__
+from sparsevid.system.atomic import check_writable
 from sparsevid.system.errors import EXPECTED_ERRORS, is_out_of_memory, told
 
 COMMANDS = {
@@ -105,6 +107,16 @@ def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in pl
     What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
     """
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise before the work if an option names a file that could not be written, or something else than a file."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {path} is there and no file")
+    check_writable(folder)
 
 
 def add_autoencoder_option(parser, whose: str = "the checkpoint's") -> None:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.runs.older import brought_forward
 from sparsevid.runs.values import check_values
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import AS_TYPED, check_keys, escaped, read_overrides, read_yaml
+from sparsevid.system.schema import AS_TYPED, check_keys, escaped, read_overrides, read_yaml, told_of, yaml_text
 
 
 @dataclass
@@ -262,8 +262,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     try:
         resolved: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # a reference to nothing
-        said = f"{error.full_key or ''}: {str(error).splitlines()[0]}"
-        raise ConfigError(f"{said}; ${{KEY}} stands for another key's value, and \\${{ for itself") from error
+        raise ConfigError(f"{told_of(error)}; ${{KEY}} stands for another key's value, and \\${{ for itself") from error
     try:
         check_values(config)
     except ValueError as error:
@@ -303,9 +302,7 @@ def _read_yaml(path: Path) -> DictConfig:
         what = "; it is a folder" if path.is_dir() else ""
         raise ConfigError(f"no config file {path}{what}; give the path of a YAML file such as {such}")
     try:
-        return brought_forward(read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path)))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        return brought_forward(read_yaml(yaml_text(path), RunConfig, str(path)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -315,6 +312,6 @@ def _merge(config: DictConfig, changes: DictConfig, source: str) -> Any:
         check_keys(changes, RunConfig, source)
         return OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{source}: {told_of(error)}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -34,14 +34,35 @@ def renamed(path: Path) -> Iterator[Path]:
         else:
             os.replace(draft, path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # of a write, as on a full disk, which does not know its file
-            error.filename = str(path)
+        # A write, as on a full disk, does not know its file, and the draft's name is none that the user gave.
+        if error.errno is not None and error.filename in (None, str(draft), draft):
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         if draft.is_dir():
             shutil.rmtree(draft)
         else:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A draft folder whose files move into `folder` once all are written, the topmost last; nothing is left of them if not.
+
+    What is in `folder` stays, also a file of the same name; it is made if it is missing.
+    """
+    folder = folder.resolve()
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for each in sorted((path for path in draft.rglob("*") if path.is_file()), key=lambda path: -len(path.parts)):
+            target = folder / each.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                os.replace(each, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:

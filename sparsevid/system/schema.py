@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -120,6 +121,29 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
             yield f"{what} {override}", _loaded(node)
         except yaml.YAMLError as error:
             raise ValueError(f"{what} {override!r}: the value is not valid YAML: {error}") from error
+
+
+def yaml_text(path: Path) -> str:
+    """What a file of YAML holds.
+
+    Raises:
+        ValueError: it is no text in UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid YAML, which is text in UTF-8: {error}") from error
+
+
+def told_of(error: OmegaConfBaseException) -> str:
+    """What OmegaConf found wrong with a value, in a line, with its key."""
+    text = str(error).splitlines()[0]
+    if "is not a ListConfig" in text:
+        text = "a list is wanted, such as [64,64]"
+    elif "to DictConfig" in text or "is not a DictConfig" in text:
+        text = "a section of keys and values is wanted"
+    return f"{error.full_key or ''}: {text}"
 
 
 def escaped(values: Any) -> Any:

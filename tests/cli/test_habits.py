@@ -4,12 +4,14 @@ import argparse
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sparsevid.cli import LESS_MEMORY, _attempt
+from sparsevid.cli import LESS_MEMORY, _attempt, run_tool
 from sparsevid.system.errors import told
 
+ROOT = Path(__file__).parents[2]
 # Prints the help of every command, and of every action of one, where PyTorch cannot be imported.
 HELP_OF_ALL = """
 import argparse, sys
@@ -68,3 +70,37 @@ def test_every_help_has_examples_and_defaults_and_waits_for_no_pytorch():
     assert [name for name, text in texts.items() if "example" not in text] == []
     assert "the noise of sample i" in texts["sample"] and "(default: 0)" in texts["sample"]
     assert "default: adm/fid-50k" in texts["evaluate reference"] and "(default" not in texts["cost"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("cost", ["--frames", "0"], "t = 0 does not divide"),
+        ("cost", ["--grid", "4", "8", "8"], "--grid would change nothing"),
+        ("cost", ["--layout", ""], "the layout is empty"),
+        ("cost", ["--layout", "99999999999D"], "99999999999 layers; accepted are up to"),
+        ("cost", ["--preset", ""], "no preset ''"),
+        ("cost", ["--preset", "Latte-XL/2", "--r-min", "0.5"], "--r-min would change nothing"),
+        ("cost", ["--merge-text", "dense"], "--merge-text is of models of text"),
+        ("cost", ["--input-size", "16", "3200000", "3200000"], "each is from 1 to 4096"),
+        ("memory", ["configs/demo/sparse.yaml", "model.checkpoint_layers=RQ"], "Q is no kind of layer"),
+        ("memory", ["configs/demo/sparse.yaml", "data.size=32"], "data.size: a list is wanted"),
+        ("sample", ["nothing", "--num", "99999999999"], "--num is from 1 to"),
+        ("evaluate", ["score", "--fake", "configs"], "name a protocol (--protocol)"),
+        ("prepare_data", ["demo", "--workers", "0"], "--workers is at least 1"),
+        ("prepare_data", ["demo", "--json", "configs"], "--json configs is there and no file"),
+        ("convert", ["configs", "there", "--heads", "0"], "--heads cannot be used here"),
+    ],
+)
+def test_wrong_usage_names_what_was_found_and_what_is_accepted(name, arguments, reason, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run_tool(name, arguments) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_yaml_that_is_no_text_is_named(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    for name, arguments in (("train", [path]), ("study", [path]), ("evaluate", ["protocols", path]), ("prepare_data", [path])):
+        assert run_tool(name, [*map(str, arguments)]) == 2
+        assert f"{path} is not valid YAML, which is text in UTF-8" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sparsevid.system.atomic import json_text, renamed, write_json
+from sparsevid.system.atomic import filled, json_text, renamed, write_json
 from sparsevid.system.errors import told
 
 # Puts a folder in the place of another, and is killed before the rename of this number.
@@ -93,3 +93,26 @@ def test_an_error_of_writing_knows_its_file(tmp_path):
     with pytest.raises(OSError, match="No space") as found, renamed(tmp_path / "file"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert found.value.filename == str(tmp_path / "file") and "make room" in told(found.value)
+
+
+def test_a_folder_is_filled_at_once_and_keeps_what_it_has(tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(ValueError, match="half"), filled(folder) as draft:
+        (draft / "weights").touch()
+        raise ValueError("half of it")
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    with filled(folder) as draft:
+        (draft / "part").mkdir()
+        for each in ("README.md", "part/weights"):
+            (draft / each).write_text("new", encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8") == "mine" and (folder / "part" / "weights").is_file()
+    assert content(tmp_path) == ["model"]
+
+
+def test_an_error_names_the_file_that_was_asked_for_and_not_its_draft(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(IsADirectoryError) as found:
+        write_json(tmp_path / "there", {})
+    assert found.value.filename == str(tmp_path / "there")
