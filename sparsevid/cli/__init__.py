@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sparsevid import __version__
-from sparsevid.system.errors import EXPECTED_ERRORS, told
+from sparsevid.system.atomic import check_writable
+from sparsevid.system.errors import EXPECTED_ERRORS, is_out_of_memory, told
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ COMMANDS = {
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
+LESS_MEMORY = "ask for less at a time: batch, size, frames, processes (of training, `sparsevid memory RUN` counts it)"
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
@@ -90,7 +92,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Defaults in the help where there are any, examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []):  # an empty list lets argparse know that nothing has to be given
+        none = action.default is None or action.default is False or action.default == []  # the list: nothing has to be given
+        if none or "default: " in (action.help or "").lower():  # 0 is one, and said; what says its own says when it holds
             return action.help
         if isinstance(action.default, list) and all(isinstance(each, str | int) for each in action.default):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"  # as it would be given
@@ -118,13 +121,38 @@ def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in pl
     parser.add_argument("--json", action="store_true", help=what)
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raise before the work if an option names a file that could not be written, or something else than a file."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {path} is there and no file")
+    check_writable(folder)
+
+
+def add_autoencoder_option(parser, whose: str = "the checkpoint's") -> None:
+    """Declare what stands in the place of a checkpoint's own autoencoder, the same for all commands that decode or encode.
+
+    Args:
+        parser: of the command, or a group of it.
+        whose: own autoencoder is replaced.
+    """
+    kinds = "kl:, temporal: or wan: with a folder or hub id behind it, linear:FOLDER, or pixels"
+    parser.add_argument("--autoencoder", metavar="WHAT", help=f"{kinds}, in place of {whose} own")
+
+
 def add_plot_switch(parser: argparse.ArgumentParser, what: str = "the picture") -> None:
     """Declare whether a command draws beside what it prints; `check_results` sees to it."""
     parser.add_argument("--plot", choices=("on", "off"), default="on", help=f"draw {what}, which needs matplotlib")
 
 
 def add_model_options(
-    group: argparse._ArgumentGroup, device: str = "the GPU of each process, where there is one", *, dtype: str | None = None
+    group: argparse._ArgumentGroup,
+    device: str = "the GPU of each process, where there is one",
+    *,
+    dtype: str | None = None,
+    whose: str = "the checkpoint's",
 ) -> None:
     """Declare which weights of a model are loaded, what decodes, and where it computes.
 
@@ -132,9 +160,10 @@ def add_model_options(
         group: of the command's arguments.
         device: where, by default.
         dtype: what `--dtype` is of; None: the command has no such option.
+        whose: own autoencoder is replaced by `--autoencoder`.
     """
     group.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    group.add_argument("--autoencoder", help="kl:FOLDER_OR_HUB_ID, linear:FOLDER or pixels, in place of the checkpoint's own")
+    add_autoencoder_option(group, whose)
     group.add_argument("--device", help=f"such as cpu or cuda:1. Default: {device}")
     if dtype is not None:
         group.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=f"what {dtype} in")
@@ -257,11 +286,15 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        text = told(error)
-        if first_to_say(text, alike=not isinstance(error, RankError)):
-            rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
-            print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
-        return 2
+        text, alike = told(error), not isinstance(error, RankError)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or os.environ.get(TRACEBACK):
+            raise
+        text, alike = f"out of memory: {error or 'of this machine'}; {LESS_MEMORY}", True
     except KeyboardInterrupt:
         print(f"sparsevid {name}: interrupted", file=sys.stderr)
         return 130
+    if first_to_say(text, alike=alike):
+        rank = f"rank {os.environ['RANK']}: " if is_launched() else ""
+        print(f"sparsevid {name}: {rank}error: {text}", file=sys.stderr)
+    return 2

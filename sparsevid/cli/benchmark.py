@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-from sparsevid.cli.benchmarks.arguments import check_json
+from sparsevid.cli import check_file
 from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main
 
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     set_float32(getattr(args, "tf32", False))
     path = getattr(args, "json", None)
     if path is not None:
-        check_json(path)
+        check_file(path, "--json")
     values = import_module(f"sparsevid.cli.benchmarks.{args.action}").measure(args)
     if is_main() and path is not None:
-        write_json(path.resolve(), values, indent=2)  # of a link, what it names is replaced
+        write_json(path, values)
     return 0 if values.get("passed", True) else 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sparsevid.cli import add_json_flag
 from sparsevid.models.convert import ENTRIES, FAMILIES
 from sparsevid.sparsity.spec import MERGE_TEXT
+from sparsevid.system.atomic import filled, renamed
 from sparsevid.system.logging import get_logger, print_json, print_table
 
 if TYPE_CHECKING:
@@ -80,11 +81,15 @@ def run(args: argparse.Namespace) -> int:
     if args.to_sparse is not None:
         conversion = _make_sparse(conversion, args)
     autoencoder = _open_autoencoder(args) if theirs else None
-    conversion = _write(conversion, args, folder)
-    if autoencoder is not None:
-        autoencoder.save(args.out / "autoencoder")
-    if theirs and args.to_public is None and not args.to_diffusers:
-        _note_text_encoder(args, conversion.spec.text_tokens)
+    if args.to_public is not None:
+        _write_public(conversion, args)
+    else:
+        with filled(args.out) as draft:
+            conversion = _write(conversion, args, folder, draft)
+            if autoencoder is not None:
+                autoencoder.save(draft / "autoencoder")
+            if theirs and not args.to_diffusers:
+                _note_text_encoder(args, conversion.spec.text_tokens, draft)
     spec, report = conversion.spec, conversion.report
     if args.json:
         changes = [dict(zip(("tensor", "change", "reason"), row, strict=True)) for row in report.rows()]
@@ -120,7 +125,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+    given = [f"--{name.replace('_', '-')}" for name in names if not any(getattr(args, name) is each for each in (None, False))]
     if given:
         raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
 
@@ -178,13 +183,13 @@ def _open_autoencoder(args: argparse.Namespace) -> "KLAutoencoder | None":
     return KLAutoencoder.from_source(str(found), option="vae/ of the pipeline")
 
 
-def _note_text_encoder(args: argparse.Namespace, tokens: int) -> None:
+def _note_text_encoder(args: argparse.Namespace, tokens: int, out: Path) -> None:
     """Of a pipeline's folder, note where its text encoder lies: it is too large to be copied."""
     from sparsevid.generation.pretrained import write_text_encoder
     from sparsevid.models.convert.diffusers_folder import pipeline_text_encoder
 
     if (found := pipeline_text_encoder(args.source)) is not None:
-        write_text_encoder(args.out, found, tokens)
+        write_text_encoder(out, found, tokens)
 
 
 def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Conversion":
@@ -203,42 +208,47 @@ def _make_sparse(conversion: "Conversion", args: argparse.Namespace) -> "Convers
     return Conversion(weights, spec, conversion.report.then(report))
 
 
-def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | None) -> "Conversion":
-    """Write the model in the form that is asked for; the conversion with what has no place in it."""
+def _write(conversion: "Conversion", args: argparse.Namespace, folder: Path | None, out: Path) -> "Conversion":
+    """Write the folder of a model that is asked for; the conversion with what has no place in it."""
     import torch
-    from safetensors.torch import save_file
 
     from sparsevid.generation.pretrained import run_beside
     from sparsevid.models.convert.conversion import ConversionReport
-    from sparsevid.models.convert.public import to_public
     from sparsevid.models.transformer import DiffusionTransformer
 
     if args.to_diffusers:
         from sparsevid.models.convert.diffusers_folder import write_diffusers
 
-        dropped = write_diffusers(conversion.weights, conversion.spec, args.out)
+        dropped = write_diffusers(conversion.weights, conversion.spec, out)
         report = conversion.report.then(ConversionReport(conversion.report.carried - len(dropped), dropped))
         return conversion._replace(report=report)
-    if args.to_public is None:
-        with torch.device("meta"):
-            model = DiffusionTransformer(conversion.spec)
-        model.load_state_dict(conversion.weights, assign=True)
-        run = run_beside(folder) if folder is not None else None
-        sections = _sections(run, args.scores)
-        model.save_pretrained(args.out, model_card_kwargs={"sections": sections, "whole": run is not None})
-        if run is not None:
-            shutil.copyfile(run / "config.yaml", args.out / "config.yaml")
-            shutil.copytree(run / "autoencoder", args.out / "autoencoder", dirs_exist_ok=True)
-        elif folder is not None:
-            _copy_notes(folder, args.out)
-        return conversion
+    with torch.device("meta"):
+        model = DiffusionTransformer(conversion.spec)
+    model.load_state_dict(conversion.weights, assign=True)
+    run = run_beside(folder) if folder is not None else None
+    model.save_pretrained(out, model_card_kwargs={"sections": _sections(run, args.scores), "whole": run is not None})
+    if run is not None:
+        shutil.copyfile(run / "config.yaml", out / "config.yaml")
+        shutil.copytree(run / "autoencoder", out / "autoencoder", dirs_exist_ok=True)
+    elif folder is not None:
+        _copy_notes(folder, out)
+    return conversion
+
+
+def _write_public(conversion: "Conversion", args: argparse.Namespace) -> None:
+    """Write the model as a file with official names."""
+    import torch
+    from safetensors.torch import save_file
+
+    from sparsevid.models.convert.public import to_public
+
     public = to_public(conversion.weights, conversion.spec, args.to_public)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    if args.out.suffix == ".safetensors":
-        save_file(public, args.out, {"format": "pt"})
-    else:
-        torch.save(public, args.out)
-    return conversion
+    with renamed(args.out) as draft:
+        if args.out.suffix == ".safetensors":
+            save_file(public, draft, {"format": "pt"})
+        else:
+            torch.save(public, draft)
 
 
 def _copy_notes(folder: Path, out: Path) -> None:

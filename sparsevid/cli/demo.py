@@ -1,7 +1,6 @@
 """`sparsevid demo`: the whole path in some minutes: make the data, train, sample, score, and a table."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -12,11 +11,20 @@ from typing import TYPE_CHECKING, TextIO
 from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
 from sparsevid.data.tree.shipped import shipped
+from sparsevid.system.atomic import write_json
+from sparsevid.system.errors import ExpectedError
 from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
 
 if TYPE_CHECKING:
     from sparsevid.runs.config import RunConfig
 
+EXAMPLES = """examples:
+  sparsevid demo                                       # some minutes: runs/demo gets the run, samples, sheets, summary.json
+  sparsevid demo train.steps=40 --out runs/short --processes 1
+  sparsevid demo --config configs/demo/natural.yaml --out runs/natural --json
+
+Given again, training goes on where it was, and a finished run is not trained anew; samples and scores are made again.
+"""
 CONFIG = shipped("configs") / "demo" / "sparse.yaml"
 SCORED_CLIPS = 192  # of 60 the score is by a quarter another for other noise, of these by a twentieth
 SHOWN_CLIPS = 12  # of a run without classes; else one a class
@@ -50,6 +58,7 @@ class Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
     parser.add_argument("--config", type=Path, default=CONFIG, help="the run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
     parser.add_argument("--processes", type=int, help="training processes; default: one a GPU, or 2 on the CPU. "
@@ -76,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     _make_data(config)
     _train(args.config, overrides, processes, sys.stderr if args.json else None)
     summary = _evaluate(config.folder, args.out)
-    (args.out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+    write_json(args.out / "summary.json", asdict(summary))
     if args.json:
         print_json(asdict(summary))
     else:
@@ -113,7 +122,7 @@ def _train(config: Path, overrides: list[str], processes: int, printed_to: TextI
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=printed_to, check=False)
     if done.returncode:
-        raise RuntimeError(f"training ended with exit code {done.returncode}; its own message is above")
+        raise ExpectedError(f"training ended with exit code {done.returncode}; its own message is above")
 
 
 def _evaluate(run_folder: Path, out: Path) -> Summary:

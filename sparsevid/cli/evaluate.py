@@ -25,25 +25,36 @@ from sparsevid.system.logging import get_logger, is_main, print_json, print_tabl
 
 EXAMPLES = """examples:
   sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
-  sparsevid evaluate score --real demo --fake samples --detector transnetv2 --bootstrap 200 --plot
   torchrun --nproc_per_node 8 tools/evaluate.py score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
-
-  the same in three steps, with features that can be kept:
-  sparsevid evaluate features --source demo --role real --detector transnetv2 --out real.safetensors
-  sparsevid evaluate features --source samples --role fake --detector transnetv2 --out fake.safetensors
-  sparsevid evaluate distance --real real.safetensors --fake fake.safetensors
-
-  how well samples show what their prompts say, by a folder of CLIP:
-  sparsevid evaluate score --fake samples --protocol sparsevid/clip-score-v1 --detector-path clip-vit-large-patch14
 
   images as ADM's evaluator takes them, and its reference files:
   sparsevid evaluate score --real VIRTUAL_imagenet256_labeled.npz --fake samples.npz --protocol adm/fid-50k
-  sparsevid evaluate reference --source imagenet --protocol-option size=[256,256] --out imagenet256.npz
 
-  sparsevid evaluate protocols latte/ucf101
-  sparsevid evaluate selftest --detector i3d-torchscript --detector-path i3d_torchscript.pt
-  sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
+options and examples of an action: sparsevid evaluate ACTION --help
 """
+OF_ACTIONS = {
+    "score": """examples:
+  sparsevid evaluate score --real ucf101 --fake samples --protocol stylegan-v/fvd2048_16f
+  sparsevid evaluate score --real demo --fake samples --detector transnetv2 --bootstrap 200 --plot
+  sparsevid evaluate score --fake samples --protocol sparsevid/clip-score-v1 --detector-path clip-vit-large-patch14
+""",
+    "features": """examples:
+  sparsevid evaluate features --source demo --role real --detector transnetv2 --out real.safetensors
+  sparsevid evaluate features --source samples --role fake --detector transnetv2 --out fake.safetensors
+""",
+    "distance": """examples:
+  sparsevid evaluate distance --real real.safetensors --fake fake.safetensors
+  sparsevid evaluate distance --real real.safetensors --fake fake.safetensors --bootstrap 200 --out score.json
+""",
+    "selftest": """examples:
+  sparsevid evaluate selftest
+  sparsevid evaluate selftest --detector i3d-torchscript --detector-path i3d_torchscript.pt
+""",
+    "protocols": """examples:
+  sparsevid evaluate protocols
+  sparsevid evaluate protocols latte/ucf101 --json
+""",
+}
 RECORD_NAME = "score.json"
 ACTIONS = ("sensitivity", "effects", "likeness", "reference", "prompts")  # modules of `evaluations`
 
@@ -54,9 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    style = parser.formatter_class
 
-    score = actions.add_parser("score", help="videos against videos", formatter_class=style)
+    def action(name: str, text: str, examples: str) -> argparse.ArgumentParser:
+        said = f"{text[0].upper()}{text[1:]}."
+        return actions.add_parser(name, help=text, description=said, epilog=examples, formatter_class=parser.formatter_class)
+
+    score = action("score", "videos against videos", OF_ACTIONS["score"])
     score.add_argument(
         "--real", metavar="CARD_OR_DIR", help="real videos: a card, a folder or a reference file; an IS needs none"
     )
@@ -76,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--plot", metavar="DIR", nargs="?", const="", help="draw pictures; default folder: FAKE-score")
     _add_reporting_arguments(score)
 
-    features = actions.add_parser("features", help="videos to a feature file", formatter_class=style)
+    features = action("features", "videos to a feature file", OF_ACTIONS["features"])
     features.add_argument("--source", metavar="CARD_OR_DIR", help="videos: a dataset card, or a folder", required=True)
     add_card_option(features)
     features.add_argument("--role", choices=("real", "fake"), help="which clip rule of the protocol", required=True)
@@ -85,23 +99,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--seed", type=int, help="of the draw of clips; default: the protocol's")
     add_measuring_arguments(features)
 
-    distance = actions.add_parser("distance", help="two feature files to a score", formatter_class=style)
+    distance = action("distance", "two feature files to a score", OF_ACTIONS["distance"])
     distance.add_argument("--real", metavar="FILE", type=Path, help="features of real clips; an IS needs none")
     distance.add_argument("--fake", metavar="FILE", type=Path, help="features of generated clips", required=True)
     distance.add_argument("--out", metavar="FILE", type=Path, help="write the record here (.json)")
     _add_reporting_arguments(distance)
 
-    selftest = actions.add_parser("selftest", help="known values of the distance, and of a detector", formatter_class=style)
+    selftest = action("selftest", "known values of the distance, and of a detector", OF_ACTIONS["selftest"])
     add_detector_arguments(selftest)
 
-    protocols = actions.add_parser("protocols", help="list the protocols, or all fields of one", formatter_class=style)
+    protocols = action("protocols", "list the protocols, or all fields of one", OF_ACTIONS["protocols"])
     for each in (selftest, protocols):
         add_json_flag(each)
     protocols.add_argument("name", metavar="NAME", nargs="?", help="a protocol, or a YAML file")
 
     for name in ACTIONS:
         module = import_module(f"sparsevid.cli.evaluations.{name}")
-        module.add_arguments(actions.add_parser(name, help=module.HELP, formatter_class=style))
+        module.add_arguments(action(name, module.HELP, module.EXAMPLES))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,15 +1,15 @@
 """`sparsevid prepare_data`: what a dataset's copy holds, what is wrong with it, and what training would see of it."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card
-from sparsevid.system.logging import is_main, print_table, printable
+from sparsevid.cli import add_card, check_file
+from sparsevid.system.atomic import write_json
+from sparsevid.system.logging import is_main, print_table, printable, progress
 
 if TYPE_CHECKING:
     from sparsevid.data.clips import ClipDataset
@@ -28,6 +28,7 @@ What is found is kept, so that training and evaluation do not look again; it is 
 A full scan decodes every frame: slow, and the only way to find damage inside a video before training does.
 """
 ABSENT = "–"
+MOST_CLIPS = 1000  # of a sheet: a picture of more is none that is looked at
 SHOWN = 5  # classes, sizes, frame rates of a table; all are in the JSON file
 WHOLE, FRAMES, CLASSES = "videos", "frames", "classes"  # counts that are of no split
 
@@ -58,12 +59,14 @@ def run(args: argparse.Namespace) -> int:
     card = load_card(args.card, args.card_option or ())
     sheet = args.out or Path(f"{card.name}.png")
     for option, path in (("--out", sheet), ("--json", args.json)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"{option} {path}: there is no folder {path.absolute().parent}")
+        if path is not None:
+            check_file(path, option)
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers is at least 1, got {args.workers}")
     if sheet.suffix.lower() != ".png":
         raise ValueError(f"--out {sheet}: a contact sheet is a PNG file")
-    if args.clips < 0:
-        raise ValueError(f"--clips {args.clips}: a contact sheet has no or some clips")
+    if not 0 <= args.clips <= MOST_CLIPS:
+        raise ValueError(f"--clips {args.clips}: a contact sheet has from 0 to {MOST_CLIPS} clips")
     init_process_group_if_launched()
     root, rules = resolve_root(card, args.root), tree_rules(card, args.label_order, args.fold)
     options = {"strict": args.strict, "full_scan": args.full_scan, "rebuild": args.rebuild}
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     report = describe(card, manifest, rules.split.fold) | {"kept": str(manifest_path(root, rules))}
     print_report(report)
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, report)
     if args.clips:
         try:
             write_sheet(sheet, card, manifest, args.clips, args.seed)
@@ -280,7 +283,7 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
 
     dataset = open_clips(card, manifest, seed)
     order = SampleOrder(len(dataset), seed)
-    samples = [dataset[order[position]] for position in range(clips)]
+    samples = [dataset[order[position]] for position in progress(range(clips), desc="contact sheet", unit="clip", delay=2)]
     captions = []
     for sample in samples:
         video = dataset.videos[sample["video"]]

@@ -28,6 +28,7 @@ examples:
 
 With torchrun, put -- before the script or write -n: it takes --num for a short form of its own --numa-binding.
 """
+MOST = 10**7  # samples of a folder; a slip of the hand would be walked through by number first
 DEFAULTS: dict[str, Any] = {"num": 8, "batch": 8, "format": ["mp4"]}
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"num": 8, "format": ["mp4", "gif"]},
@@ -91,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.generation.sampling import saving_texts
 
     chosen = chosen_settings(args)
-    if chosen["num"] < 1:
-        raise ValueError(f"--num is at least 1, got {chosen['num']}")
+    if not 1 <= chosen["num"] <= MOST:
+        raise ValueError(f"--num is from 1 to {MOST}, got {chosen['num']}")
     saving_texts(chosen["savings"] or ())  # raises before anything is loaded
     if chosen["prompts"] is not None:
         chosen["prompts"] = read_prompts(chosen["prompts"])

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=LOCAL, help=host)
     encoder = "T5 that encodes prompts of models of text: a folder or a hub id. Default: what the model's config names"
     parser.add_argument("--text-encoder", metavar="SOURCE", help=encoder)
-    add_model_options(parser, "the GPU where there is one", dtype="the models compute")
+    add_model_options(parser, "the GPU where there is one", dtype="the models compute", whose="the models'")
 
 
 def run(args: argparse.Namespace) -> int:

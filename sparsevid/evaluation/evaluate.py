@@ -213,7 +213,9 @@ def resolve_protocol(detector: str | None, protocol: str | Path | Protocol | Non
     if protocol is None:
         if detector not in DEFAULT_PROTOCOLS:
             known = ", ".join(sorted(DEFAULT_PROTOCOLS))
-            raise ValueError(f"name a protocol, or a detector that has a default one ({known}); got {detector!r}")
+            got = "neither is given" if detector is None else f"{detector} has none"
+            raise ValueError(f"name a protocol (--protocol), or a detector that has a default one (--detector): {got}; "
+                             f"detectors are {known}, and `sparsevid evaluate protocols` lists the protocols")  # fmt: skip
         return load_protocol(DEFAULT_PROTOCOLS[detector])
     rules = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
     if detector is not None and detector != rules.detector:

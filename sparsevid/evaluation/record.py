@@ -68,8 +68,12 @@ class ProtocolRecord:
         try:
             others = tuple(map(cls.from_dict, values.get("other_splits", ())))
             lists = {name: tuple(values.get(name, ())) for name in ("warnings", "repeats")}
-            return cls(**{**values, **lists, "other_splits": others})
-        except TypeError as error:
+            numbers = {
+                "score": float(values["score"]),
+                "values": {name: float(each) for name, each in values["values"].items()},
+            }
+            return cls(**{**values, **lists, **numbers, "other_splits": others})
+        except (TypeError, KeyError, AttributeError) as error:
             known = ", ".join(each.name for each in fields(cls))
             raise ValueError(f"not the fields of a record ({error}); they are {known}") from error
 
@@ -79,7 +83,7 @@ class ProtocolRecord:
 
     def save(self, path: Path) -> None:
         """Write the record as JSON, whole or not at all."""
-        write_json(path, self.as_dict(), indent=2)
+        write_json(path, self.as_dict())
 
 
 def load_record(path: Path) -> ProtocolRecord:

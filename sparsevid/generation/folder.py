@@ -284,7 +284,7 @@ class ClipFolder:
             raise GenerationError(f"{path} is not a record of generated clips: {error!r}") from error
 
     def _write_record(self, record: JobRecord) -> None:
-        write_json(self.path / RECORD, asdict(record), indent=1)
+        write_json(self.path / RECORD, asdict(record))
 
 
 def grid_path(folder: Path) -> Path:

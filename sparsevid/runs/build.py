@@ -127,7 +127,8 @@ def schedule_from_config(config: ScheduleConfig, dense: Grid, preset: str | None
         r_min = r_min if config.r_min is None else config.r_min
         r_max = r_max if config.r_max is None else config.r_max
         table = [(row[0], row[1]) for row in config.frames_table] if config.frames_table else None
-        return paper_schedule(dense, table or config.frames or default_frames(dense.t), r_min, r_max)
+        frames = default_frames(dense.t) if config.frames is None else config.frames
+        return paper_schedule(dense, table or frames, r_min, r_max)
     if config.kind == "constant":
         if config.grid is None or len(config.grid) != 3:
             raise ConfigError(f"schedule.kind=constant needs schedule.grid=[t,h,w], got {config.grid}")

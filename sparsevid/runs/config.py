@@ -5,7 +5,7 @@ and precision from `train`.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sparsevid.runs.older import brought_forward
 from sparsevid.runs.values import check_values
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import AS_TYPED, check_keys, defaults_of, read_overrides, read_yaml
+from sparsevid.system.schema import AS_TYPED, check_keys, defaults_of, escaped, read_overrides, read_yaml, told_of, yaml_text
 
 
 @dataclass
@@ -267,7 +267,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     try:
         resolved: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # a reference to nothing
-        raise ConfigError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{told_of(error)}; ${{KEY}} stands for another key's value, and \\${{ for itself") from error
     try:
         check_values(config)
     except ValueError as error:
@@ -277,7 +277,7 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved config as YAML, to be read by `load_config`."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(escaped(asdict(config)))), encoding="utf-8")
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...]) -> dict[Path, DictConfig]:
@@ -307,9 +307,7 @@ def _read_yaml(path: Path) -> DictConfig:
         what = "; it is a folder" if path.is_dir() else ""
         raise ConfigError(f"no config file {path}{what}; give the path of a YAML file such as {such}")
     try:
-        return brought_forward(read_yaml(path.read_text(encoding="utf-8"), RunConfig, str(path)))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        return brought_forward(read_yaml(yaml_text(path), RunConfig, str(path)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -319,6 +317,6 @@ def _lay_over(config: DictConfig, changes: DictConfig, source: str) -> None:
         check_keys(changes, RunConfig, source)
         config.merge_with(changes)  # in place: a copy for each of many overrides takes longer than all else
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{source}: {told_of(error)}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sparsevid.diffusion import MASKS
 from sparsevid.savings.options import SavingError, parse_savings
+from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import MERGE_TEXT
 
 CHOICES = {
@@ -107,6 +108,11 @@ def check_values(config: DictConfig) -> None:
                 raise ValueError(f"{key} = {value}; accepted is 0 up to 1{', without 1 itself' if key in DECAYS else ''}")
     if len(config.train.betas) != 2:
         raise ValueError(f"train.betas = {list(config.train.betas)}; they are two, such as [0.9, 0.999]")
+    if unknown := sorted(set(config.model.checkpoint_layers) - set(KINDS)):
+        raise ValueError(
+            f"model.checkpoint_layers = {config.model.checkpoint_layers!r}: {''.join(unknown)} is no kind of layer; "
+            f"accepted are {', '.join(KINDS)}, together such as RD"
+        )
     size = config.data.size
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"data.size = {list(size)}; it is [height, width] in pixels, both from 1")

@@ -55,7 +55,7 @@ class Fit:
 
     def save(self, path: Path) -> None:
         """Write it as JSON; its folder is made."""
-        write_json(path, {"version": VERSION, **asdict(self)}, indent=1)
+        write_json(path, {"version": VERSION, **asdict(self)})
 
 
 def fits_folder(weights_file: Path) -> Path:

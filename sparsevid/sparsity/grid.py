@@ -5,6 +5,8 @@ T×H×W dense grid, t×h×w sparse grid: t divides T; h ≤ H and w ≤ W are fr
 
 from typing import NamedTuple
 
+LONGEST_SIDE = 4096  # tokens: of latents, frames of 65,536 pixels; a token schedule has about as many stages as its grid rows
+
 
 class Grid(NamedTuple):
     """Frames, rows and columns of tokens."""
@@ -20,6 +22,12 @@ class Grid(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.t}×{self.h}×{self.w}"
+
+
+def check_dense_grid(dense: Grid) -> None:
+    """Raise ValueError unless every side of a grid of dense tokens is from 1 to `LONGEST_SIDE`."""
+    if min(dense) < 1 or max(dense) > LONGEST_SIDE:
+        raise ValueError(f"dense grid {dense} (frames × rows × columns of tokens): each is from 1 to {LONGEST_SIDE}")
 
 
 def check_sparse_grid(sparse: Grid, dense: Grid) -> None:

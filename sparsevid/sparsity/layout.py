@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 KINDS = "PMSRD"
+MOST_LAYERS = 10_000  # far beyond any model; a slip of the hand, such as 28000000D, is named before it fills the memory
 _TOKEN = re.compile(r"\s*(?:(\d+)\s*\(([^()]*)\)|(\d+)\s*([A-Za-z]))")
 _RUN = re.compile(r"\s*(\d+)\s*([A-Za-z])\s*")
 
@@ -108,6 +109,9 @@ def parse_layout(text: str, *, allow_no_dense: bool = False) -> Layout:
             groups.append(Group(int(repeat), runs))
         position = match.end()
     layout = Layout(tuple(groups))
+    layers = sum(run.count * group.repeat for group in groups for run in group.runs)
+    if layers > MOST_LAYERS:
+        raise ValueError(f"layout {text!r} has {layers} layers; accepted are up to {MOST_LAYERS}")
     _check(layout, allow_no_dense)
     return layout
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from sparsevid.sparsity.grid import Grid, check_sparse_grid
+from sparsevid.sparsity.grid import Grid, check_dense_grid, check_sparse_grid
 
 LAST_TIMESTEP = 999  # discrete timesteps are k = 0 … 999, u = k / 999
 TIME_ERROR = 1e-6  # a model's time is float32: 0.8 comes back as 0.80000001
@@ -90,6 +90,7 @@ def paper_schedule(dense: Sequence[int], t: int | Sequence[tuple[float, int]], r
     if not 0.0 <= r_min <= r_max < 1.0:
         raise ValueError(f"pruning rates obey 0 ≤ r_min ≤ r_max < 1; got r_min={r_min}, r_max={r_max}")
     dense = Grid(*dense)
+    check_dense_grid(dense)
     frames = [(1.0, t)] if isinstance(t, int) else list(t)
     _check_rising([high for high, _ in frames])
     cuts = {HOLD_FROM, *(high for high, _ in frames)}

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.study import StudyError
 from sparsevid.study.measurements import REAL
-from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml
+from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml, yaml_text
 
 _TYPED = {AS_TYPED: True}  # text all through: what it means, the schema that it is laid over says
 NOTHING = "none"  # in place of a row: what a row is `like`, or the study, says one, and this row has none
@@ -118,7 +118,7 @@ def read_study(path: Path) -> StudyFile:
     if not path.is_file():
         raise StudyError(f"no study {path}; give the path of a YAML file such as configs/study/paper.yaml")
     try:
-        values = _without_empty(read_yaml(path.read_text(encoding="utf-8"), StudyFile, str(path)))
+        values = _without_empty(read_yaml(yaml_text(path), StudyFile, str(path)))
         check_keys(values, StudyFile, str(path))
         for part, schema in (("rows", RowSettings), ("scales", ScaleSettings)):
             sections = values.get(part) or {}

@@ -6,11 +6,12 @@ it back before it begins; else it is what is left of its removal, and goes when 
 """
 
 import json
+import math
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def renamed(path: Path) -> Iterator[Path]:
             _exchange(draft, path)
         else:
             os.replace(draft, path)
+    except OSError as error:
+        # A write, as on a full disk, does not know its file, and the draft's name is none that the user gave.
+        if error.errno is not None and error.filename in (None, str(draft), draft):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         if draft.is_dir():
             shutil.rmtree(draft)
@@ -39,22 +45,24 @@ def renamed(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file of text, whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A draft folder whose files move into `folder` once all are written, the topmost last; nothing is left of them if not.
 
-
-def write_json(path: Path, values: Mapping[str, Any], indent: int | None = None) -> None:
-    """Write a file of JSON as `write_text` does.
-
-    Args:
-        path: the file.
-        values: what it holds.
-        indent: spaces of each level; None: all in one line.
+    What is in `folder` stays, also a file of the same name; it is made if it is missing.
     """
-    write_text(path, json.dumps(values, indent=indent) + "\n")
+    folder = folder.resolve()
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for each in sorted((path for path in draft.rglob("*") if path.is_file()), key=lambda path: -len(path.parts)):
+            target = folder / each.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                os.replace(each, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def make_writable(folder: Path) -> None:
@@ -77,6 +85,40 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not know read-only file systems, or root
     except OSError as error:
         raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any, *, indent: int | None = 2) -> None:
+    """Write plain values as a file of JSON, all of it or nothing; of a link, what it names is replaced.
+
+    Args:
+        path: the file; its folder is made.
+        values: as of `json_text`.
+        indent: blanks of a level; None: one line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path.resolve(), json_text(values, indent) + "\n")
+
+
+def json_text(values: Any, indent: int | None = 2) -> str:
+    """Plain values as JSON that every reader takes: numbers that JSON has no form for are words, `inf`, `-inf` and `nan`."""
+    return json.dumps(_in_json(values), indent=indent, allow_nan=False)
+
+
+def _in_json(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _in_json(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_in_json(value) for value in values]
+    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _exchange(draft: Path, path: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import math
 import os
 import secrets
 import sys
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
+
+from sparsevid.system.atomic import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,15 +112,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def print_json(values: Any) -> None:
     """Print plain values as JSON on rank 0; numbers that JSON has no form for are words: `inf`, `nan`."""
     if is_main():
-        print(json.dumps(_in_json(values), indent=2, allow_nan=False))
-
-
-def _in_json(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {name: _in_json(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_in_json(value) for value in values]
-    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
+        print(json_text(values))
 
 
 def printable(name: str) -> str:

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -14,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 AS_TYPED = "as typed"  # in a field's metadata: text all through, for a schema that is known later
 _TEXT, _NULL, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "map"))
+_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # with no backslash before it, or pairs of them, which are one each
 _NONE = ("", "~", "null", "Null", "NULL")
 
 
@@ -132,9 +135,45 @@ def read_overrides(overrides: Iterable[str], schema: type, what: str = "override
             raise ValueError(f"{what} {override!r}: the value is not valid YAML: {error}") from error
 
 
+def yaml_text(path: Path) -> str:
+    """What a file of YAML holds.
+
+    Raises:
+        ValueError: it is no text in UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid YAML, which is text in UTF-8: {error}") from error
+
+
+def told_of(error: OmegaConfBaseException) -> str:
+    """What OmegaConf found wrong with a value, in a line, with its key."""
+    text = str(error).splitlines()[0]
+    if "is not a ListConfig" in text:
+        text = "a list is wanted, such as [64,64]"
+    elif "to DictConfig" in text or "is not a DictConfig" in text:
+        text = "a section of keys and values is wanted"
+    return f"{error.full_key or ''}: {text}"
+
+
+def escaped(values: Any) -> Any:
+    r"""Plain values whose texts `read_yaml` reads as they are: `${`, which begins a reference to another key, is written `\${`.
+
+    Args:
+        values: dicts, lists and scalars; keys are left alone, for they are never references.
+    """
+    if isinstance(values, dict):
+        return {name: escaped(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [escaped(value) for value in values]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
+
+
 def _refuse_resolvers(node: yaml.Node, where: str) -> None:
     if isinstance(node, yaml.ScalarNode):
-        if ":" in node.value.partition("${")[2]:
+        if (begun := _REFERENCE.search(node.value)) and ":" in node.value[begun.end() :]:
             raise ValueError(f"{where}: {node.value!r}: a reference names another key, such as ${{data.root}}; what asks the "
                              "environment is not resolved")  # fmt: skip
         return

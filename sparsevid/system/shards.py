@@ -126,7 +126,7 @@ class ShardedCache:
         """Write the index."""
         values = asdict(self) | {"format": self.form}
         del values["folder"]
-        write_json(self.folder / self.file, values)
+        write_json(self.folder / self.file, values, indent=None)
 
     def verify(self, *, content: bool = True) -> None:
         """Raise ValueError if shards are missing, of another size or, by `content`, which reads them, of another SHA-256."""
@@ -378,7 +378,8 @@ class ShardWriter(ABC, Generic[Item]):
                 with renamed(path) as draft:
                     draft.write_bytes(content)
                 record = self.record(plan, len(content), hashlib.sha256(content).hexdigest())
-                write_json(path.with_suffix(".json"), {"settings": self.settings, "shard": asdict(record)})
+                own = {"settings": self.settings, "shard": asdict(record)}
+                write_json(path.with_suffix(".json"), own, indent=None)
 
     def _finish(self, items: Sequence[Item], kept: Sequence[Shard], written: Sequence[ShardPlan[Item]]) -> None:
         """Finish the cache, then remove shards that it does not name: damaged ones, and those of items no longer wanted."""

@@ -123,9 +123,10 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
         # Weights and a teacher mean something only in the latents that they were trained on.
         if (folder := trained_run(source)) is not None:
             taken = load_autoencoder(folder / "autoencoder", settings.source)
-            if taken.kind != settings.kind or taken.channels != settings.channels:
-                found = f"{taken.kind} with {taken.channels} channels"
-                raise ConfigError(f"autoencoder is linear with {settings.channels} channels, and that of {source} is {found}")
+            here = (settings.kind, settings.channels, settings.patch, settings.patch_frames)
+            if here != (there := (taken.kind, taken.channels, taken.factor, taken.time_factor)):
+                said = ["{}, channels={} patch={} patch_frames={}".format(*each) for each in (here, there)]
+                raise ConfigError(f"autoencoder is {said[0]}, and that of {source} is {said[1]}: take the same")
             logger.info("linear autoencoder of %s", source)
             return taken
     if config.distill.teacher:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsevid.runs.config import ConfigError, load_config, save_config
+from sparsevid.runs.config import ConfigError, RunConfig, load_config, save_config
 from sparsevid.system.home import expand_home
 
 
@@ -132,3 +132,20 @@ def test_numbers_that_no_machine_holds_are_named(overrides, reason):
 def test_bytes_that_no_config_can_hold_are_refused():
     with pytest.raises(ConfigError, match=r"override 'data.root=/\\udcd6\\udcd0' has bytes that are no UTF-8"):
         load_config(None, ["data.root=/" + os.fsdecode(b"\xd6\xd0")])
+
+
+REFERENCES = ["${x}", "a${b:c}", "\\${y}", "\\\\${z}", "${", "${oc.env:HOME}", "${name}", "tail\\", "a\\b", "plain"]
+
+
+def test_a_saved_config_is_read_back_whatever_classes_and_folders_are_called(tmp_path):
+    """`${…}` in the name of a class or folder is no reference to another key."""
+    config = RunConfig(name="${name}")
+    config.record.classes, config.data.root = REFERENCES, "/data/${x}"
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_reference_to_nothing_says_how_it_is_written_as_itself():
+    with pytest.raises(ConfigError, match=r"name: .*'x'.*\\\$\{ for itself"):
+        load_config(None, ["name=${x}"])
+    assert load_config(None, ["name=\\${x}"]).name == "${x}" and load_config(None, ["name=${output}"]).name == "runs"

@@ -1,5 +1,8 @@
 """Files and folders that appear whole, and what a kill leaves of them."""
 
+import errno
+import json
+import math
 import os
 import signal
 import subprocess
@@ -7,7 +10,8 @@ import sys
 
 import pytest
 
-from sparsevid.system.atomic import renamed
+from sparsevid.system.atomic import filled, json_text, renamed, write_json
+from sparsevid.system.errors import told
 
 # Puts a folder in the place of another, and is killed before the rename of this number.
 KILLED = """
@@ -73,3 +77,42 @@ def test_what_a_kill_left_of_a_removal_is_not_brought_back(tmp_path):
     assert content(path) == ["new"]
     put(path, "newer")
     assert content(path) == ["newer"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_json_that_every_reader_takes(tmp_path):
+    """There are no tokens that JSON lacks; the file's folder is made."""
+    path = tmp_path / "new" / "file.json"
+    values = {"score": math.nan, "parts": (math.inf, -math.inf, 1.5), "name": "ü"}
+    write_json(path, values)
+    read = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda token: pytest.fail(token))
+    assert read == {"score": "nan", "parts": ["inf", "-inf", 1.5], "name": "ü"} == json.loads(json_text(values, None))
+
+
+def test_an_error_of_writing_knows_its_file(tmp_path):
+    """That of a full disk comes without one."""
+    with pytest.raises(OSError, match="No space") as found, renamed(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.filename == str(tmp_path / "file") and "make room" in told(found.value)
+
+
+def test_a_folder_is_filled_at_once_and_keeps_what_it_has(tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(ValueError, match="half"), filled(folder) as draft:
+        (draft / "weights").touch()
+        raise ValueError("half of it")
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    with filled(folder) as draft:
+        (draft / "part").mkdir()
+        for each in ("README.md", "part/weights"):
+            (draft / each).write_text("new", encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8") == "mine" and (folder / "part" / "weights").is_file()
+    assert content(tmp_path) == ["model"]
+
+
+def test_an_error_names_the_file_that_was_asked_for_and_not_its_draft(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(IsADirectoryError) as found:
+        write_json(tmp_path / "there", {})
+    assert found.value.filename == str(tmp_path / "there")

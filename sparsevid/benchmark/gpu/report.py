@@ -1,13 +1,12 @@
 """The report of `benchmark gpu`: gpu.json and gpu.md, whole at any time, and the check of the former's schema."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row
-from sparsevid.system.atomic import write_text
+from sparsevid.system.atomic import write_json, write_text
 
 JSON, MARKDOWN, LOG, PROFILE = FILES = ("gpu.json", "gpu.md", "gpu.log", "profile.txt")
 STATUSES = ("passed", "failed", "killed", "out of time", "stopped", "not run")
@@ -80,7 +79,7 @@ class Report:
 
     def write(self) -> None:
         """Replace both files."""
-        write_text(self.folder / JSON, json.dumps(self.values(), indent=1, allow_nan=False) + "\n")
+        write_json(self.folder / JSON, self.values())
         write_text(self.folder / MARKDOWN, self.as_markdown())
 
     def table(self) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sparsevid.cli import refuse_said_by_run
 from sparsevid.sparsity.grid import Grid
-from sparsevid.system.atomic import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +93,7 @@ def named_device(args: argparse.Namespace) -> "torch.device":
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Declare the file for everything measured; `check_json` sees to it."""
+    """Declare the file for everything measured; the command looks at it before."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here too")
 
 
@@ -138,16 +137,6 @@ def _run(args: argparse.Namespace) -> "Candidate":
     if not getattr(args, "presets", None):
         refuse_said_by_run(args, SAID_BY_RUN, "--config RUN")
     return open_run(args.config[0], args.config[1:])
-
-
-def check_json(path: Path) -> None:
-    """Raise before the work if `--json` names what could not be written, or would put a file in the place of."""
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--json {path}: there is no folder {folder}")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"--json {path} is there and no file")
-    check_writable(folder)
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli import add_prompt_options
+from sparsevid.cli import add_autoencoder_option, add_prompt_options
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
 from sparsevid.system.atomic import make_writable, write_json, write_text
 from sparsevid.system.logging import get_logger
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
     parser.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resamplings for an interval, 0 for none")
     parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
-    parser.add_argument("--autoencoder", metavar="WHAT", help="kl:SOURCE or linear:FOLDER, in place of the models' own")
+    add_autoencoder_option(parser, "the models'")
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 or bfloat16, of the models")
     text = "on a GPU replay rows without a saving as CUDA graphs when they are timed, as `sample` does"
     parser.add_argument("--graph", default="on", choices=("off", "on"), help=text)
@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict:
     def written(measured: SavingsMeasurement) -> str:
         lines = savings_lines(measured, scoring, args.clips)
         table = as_markdown(header, lines, SAVINGS_COLUMNS, savings_rows(measured))
-        write_json(args.out / "savings.json", savings_as_json(header, measured), indent=2)
+        write_json(args.out / "savings.json", savings_as_json(header, measured))
         write_text(args.out / "savings.md", f"{table}\n")
         return table
 

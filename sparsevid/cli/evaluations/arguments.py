@@ -26,10 +26,11 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU if there is one, else the CPU")
 
 
-def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+def add_measuring_arguments(parser: argparse.ArgumentParser, protocol: str | None = None) -> None:
     add_detector_arguments(parser)
-    protocols = ", ".join(list_protocols())
-    parser.add_argument("--protocol", metavar="NAME", help=f"{protocols}, or a YAML file; default: the detector's")
+    own = protocol or "the detector's"
+    protocols = f"{', '.join(list_protocols())}, or a YAML file; default: {own}"
+    parser.add_argument("--protocol", metavar="NAME", default=protocol, help=protocols)
     option = "a field of the protocol, such as real_stride=2 or size=[64,64], which gets another name; may be given again"
     parser.add_argument("--protocol-option", metavar="KEY=VALUE", action="append", default=[], help=option)
     parser.add_argument("--count", metavar="N", type=int, help="fewer clips than the protocol's: biases scores upwards")

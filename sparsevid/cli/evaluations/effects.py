@@ -17,6 +17,10 @@ from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main, print_json, print_table
 
 HELP = "how far split, stride, number, resize, codec and draws move a score"
+EXAMPLES = """examples:
+  sparsevid evaluate effects --real ucf101 --fake samples --protocol sparsevid/v2 --keep features --out effects.json
+  sparsevid evaluate effects --real demo --fake samples --detector transnetv2 --count 64 --json
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(title, ["what", "choice", "score", "moved by", "of the score", "clips real, fake"], rows)
     if args.out is not None and is_main():
-        write_json(args.out, values, indent=1)
+        write_json(args.out, values)
     return 0

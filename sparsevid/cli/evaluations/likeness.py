@@ -8,6 +8,10 @@ from sparsevid.cli import add_json_flag
 from sparsevid.system.logging import print_json, print_table
 
 HELP = "PSNR and SSIM of clips against those that were made from the same noise"
+EXAMPLES = """examples:
+  sparsevid evaluate likeness --clips samples-with-a-cache --reference samples
+  sparsevid evaluate likeness --clips samples-in-bfloat16 --reference samples --count 16 --json
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,10 @@ from sparsevid.cli.evaluations.arguments import check_output
 from sparsevid.system.logging import get_logger, is_main
 
 HELP = "draw prompts from a file of captions"
+EXAMPLES = """examples:
+  sparsevid evaluate prompts --captions captions_val2014.json --count 30000 --out prompts.txt
+  sparsevid sample models/pixart --prompts prompts.txt --num 30000 --out samples
+"""
 logger = get_logger(__name__)
 
 

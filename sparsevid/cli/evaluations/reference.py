@@ -8,6 +8,10 @@ from sparsevid.cli.evaluations.arguments import add_measuring_arguments, check_o
 from sparsevid.system.logging import get_logger, is_main
 
 HELP = "real images to a reference file of ADM's evaluator"
+EXAMPLES = """examples:
+  sparsevid evaluate reference --source imagenet --protocol-option size=[256,256] --out imagenet256.npz
+  sparsevid evaluate score --real imagenet256.npz --fake samples.npz --protocol adm/fid-50k
+"""
 logger = get_logger(__name__)
 
 
@@ -20,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", metavar="FILE", type=Path, help="keep the features here (.safetensors), and use what is there"
     )
-    add_measuring_arguments(parser)
-    parser.set_defaults(protocol="adm/fid-50k")
+    add_measuring_arguments(parser, "adm/fid-50k")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sparsevid.evaluation.protocols import Protocol
 
 HELP = "the score of damaged real clips"
+EXAMPLES = """examples:
+  sparsevid evaluate sensitivity --real demo --detector transnetv2 --count 32 --plot sensitivity.png
+  sparsevid evaluate sensitivity --real ucf101 --table all --out sensitivity.json --keep features
+"""
 COUNT = 32  # clips of the whole table
 logger = get_logger(__name__)
 
@@ -100,7 +104,7 @@ def _table(args: argparse.Namespace) -> int:
         for name, *table in as_tables(rows, STRENGTHS):
             print_table(f"{name} {said}", *table)
     if args.out is not None and is_main():
-        write_json(args.out, values, indent=1)
+        write_json(args.out, values)
     return 0
 
 

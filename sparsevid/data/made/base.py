@@ -62,7 +62,8 @@ class MadeSet:
         if not settings.classes or list(settings.classes) != sorted(set(settings.classes)):
             raise ValueError(f"classes {list(settings.classes)}: one or more, each once, in the order of their names")
         if min(*settings.size, settings.frames, settings.skip) < 1 or settings.seed < 0:
-            raise ValueError(f"size, frames and skip are numbers from 1, the seed from 0, got {settings}")
+            own = f"size {list(settings.size)}, frames {settings.frames}, skip {settings.skip}, seed {settings.seed}"
+            raise ValueError(f"size, frames and skip are numbers from 1, the seed from 0, got {own}")
         self.settings = settings
 
     @property

@@ -195,7 +195,7 @@ def _begin(made: MadeSet, folder: Path, counts: Mapping[str, int]) -> dict[str, 
             there = " and ".join(f"{count} a class for {split}" for split, count in more.items())
             logger.info("%s holds more clips, %s: only the first are looked at now", folder, there)
     _refuse_strangers(made, folder, values)
-    write_json(record, values, indent=1)
+    write_json(record, values)
     sums = folder / SUMS
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
     return {found[2]: found[1] for line in lines if (found := _SUM.fullmatch(line))}

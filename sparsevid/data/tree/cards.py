@@ -15,7 +15,7 @@ from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.rules import SplitRules, TreeRules
 from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.home import expand_home
-from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml
+from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml, told_of, yaml_text
 
 CARD_SUFFIXES = (".yaml", ".yml")
 SHIPPED_CARDS = shipped("datasets")
@@ -170,10 +170,7 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
         ValueError: broken YAML, an unknown key (with the nearest valid one), a missing key, or a value not accepted.
     """
     path = _find_card(name_or_path)
-    try:
-        layers = {str(path): read_yaml(path.read_text(encoding="utf-8"), Card, str(path))}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    layers = {str(path): read_yaml(yaml_text(path), Card, str(path))}
     given = isinstance(options, Mapping)
     layers |= {"data.card_options": options} if given else dict(read_overrides(options, Card, "card option"))
     merged = defaults_of(Card)
@@ -182,7 +179,7 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
         try:
             merged.merge_with(changes)
         except OmegaConfBaseException as error:
-            raise ValueError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{source}: {told_of(error)}") from error
     where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)
     try:
         card: Card = OmegaConf.to_object(merged)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsevid.evaluation.protocols.protocol import ADDED, BOTH, Protocol, Role, Side
 from sparsevid.system.logging import get_logger
-from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml
+from sparsevid.system.schema import check_keys, defaults_of, read_overrides, read_yaml, yaml_text
 
 __all__ = ["BOTH", "DEFAULT_PROTOCOLS", "Protocol", "Role", "Side", "list_protocols", "load_protocol", "with_fields"]
 
@@ -63,7 +63,7 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     if not path.is_file():
         known = ", ".join(sorted(own))
         raise ValueError(f"unknown protocol {str(name_or_path)!r}; known: {known}, or the path of a YAML file")
-    protocol = _parse(path.read_text(encoding="utf-8"), str(path))
+    protocol = _parse(yaml_text(path), str(path))
     families = {name.split("/")[0] for name in own}
     if protocol.name.split("/")[0] in families and (protocol.name not in own or protocol != load_protocol(protocol.name)):
         known = ", ".join(sorted(families))
