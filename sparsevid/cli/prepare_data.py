@@ -171,23 +171,28 @@ def _frequencies(values: Iterable[str]) -> dict[str, int]:
 def print_report(report: dict) -> None:
     """Print what `describe` says, as tables and sentences."""
     card = report["card"]
-    rows = [[name, card[name] or ABSENT] for name in ("title", "source", "licence")]
+    rows = [[name, card[name]] for name in ("title", "source", "licence") if card[name]]
     rows += [[name, report[name]] for name in ("root", "fingerprint")] + [["manifest kept in", report["kept"]]]
-    print_table(f"dataset {card['name']}", ["what", ""], rows)
+    print_table(f"dataset {card['name']}", [], rows)
     _print_counts(report["counts"])
     _print_splits(report["splits"], report["clip"])
     if report["classes"]:
         _print_classes(report["classes"])
     if report["captions"] is not None:
         _print_captions(report["captions"])
-    titles = {"left out": "rejects", "beside the videos": "others", "to know": "notes"}
+    titles = {"left out": "rejects", "beside the videos, not read": "others", "to know": "notes"}
     for title, by_reason in ((title, report[name]) for title, name in titles.items()):
         if by_reason:
             rows = [[reason, str(len(paths)), paths[0]] for reason, paths in by_reason.items()]
             print_table(title, ["reason", "number", "example"], rows)
+    left_out = sum(map(len, report["rejects"].values()))
+    print(f"{report['counts'][WHOLE]['found']} videos can be used, {left_out or 'none'} left out")
 
 
 def _print_counts(counts: Mapping[str, Mapping[str, int | None]]) -> None:
+    if all(count["expected"] is None for count in counts.values()):  # your own card need not say how many there are
+        print_table("counts", [], [[name, str(count["found"])] for name, count in counts.items()])
+        return
     rows, incomplete = [], False
     for name, count in counts.items():
         found, expected = count["found"], count["expected"]
@@ -209,7 +214,7 @@ def _print_counts(counts: Mapping[str, Mapping[str, int | None]]) -> None:
 
 
 def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
-    columns = ["split", "videos", "frames: min", "median", "max", f"under {clip['span']}", "frames a second", "width×height"]
+    columns = ["split", "videos", "shortest", "median", "longest", f"under {clip['span']}", "frames a second", "width×height"]
     rows = [
         [
             name or "(none)",
@@ -221,7 +226,8 @@ def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
         ]
         for name, split in splits.items()
     ]
-    print_table("videos", columns, rows)
+    spans = f"its {clip['frames']} frames at stride {clip['stride']} span {clip['span']}"
+    print_table("videos; lengths in frames", columns, rows, f"under {clip['span']}: too short for a clip, {spans}")
     short = sum(split["shorter_than_a_clip"] for split in splits.values())
     if short:
         what = f"{short} videos are shorter than the {clip['span']} frames that a clip spans"
@@ -239,7 +245,7 @@ def _print_classes(classes: Mapping[str, int]) -> None:
         ["largest", f"{largest}: {classes[largest]} videos"],
         ["first", first],
     ]
-    print_table("classes", ["what", ""], rows)
+    print_table("classes", [], rows)
 
 
 def _print_captions(captions: Mapping) -> None:
@@ -251,12 +257,12 @@ def _print_captions(captions: Mapping) -> None:
         rows += [["different ones", str(captions["captions"])], ["videos with several", str(captions["several"])]]
         rows.append(["videos without", str(len(missing)) + (f", such as {missing[0]}" if missing else "")])
         rows += [[remark, f"{len(found)}, such as {found[0]}"] for remark, found in captions["notes"].items()]
-    print_table("captions", ["what", ""], rows)
+    print_table("captions", [], rows)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> str:
-    shown = ", ".join(f"{value} ({count})" for value, count in list(counts.items())[:SHOWN])
-    return f"{shown}, {len(counts) - SHOWN} more" if len(counts) > SHOWN else shown
+    shown = [f"{value} ({count})" for value, count in list(counts.items())[:SHOWN]]
+    return "\n".join(shown + ([f"{len(counts) - SHOWN} more"] if len(counts) > SHOWN else []))
 
 
 def open_clips(card: "Card", manifest: "Manifest", seed: int) -> "ClipDataset":
@@ -278,7 +284,7 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
         DecodeError: a video cannot be decoded.
     """
     from sparsevid.data.loader import SampleOrder
-    from sparsevid.videos.sheets import write_contact_sheet
+    from sparsevid.videos.sheets import legible_scale, write_contact_sheet
 
     dataset = open_clips(card, manifest, seed)
     order = SampleOrder(len(dataset), seed)
@@ -288,4 +294,4 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
         video = dataset.videos[sample["video"]]
         words = [] if video.label is None else [f"{video.label} {manifest.classes[video.label]}"]
         captions.append(printable(", ".join([*words, video.path, f"from frame {sample['start']}"])))
-    write_contact_sheet(path, [sample["clip"] for sample in samples], captions)
+    write_contact_sheet(path, [sample["clip"] for sample in samples], captions, scale=legible_scale(*card.clip.size))

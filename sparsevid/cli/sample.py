@@ -7,7 +7,7 @@ from typing import Any
 from sparsevid.cli import add_prompt_options
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.generation import OF_PROMPTS, SCHEDULES
-from sparsevid.generation.formats import LOSSLESS_FIRST
+from sparsevid.generation.formats import LOSSLESS_FIRST, SHEET
 from sparsevid.savings.options import list_savings
 from sparsevid.system.logging import get_logger
 
@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%d clips in %s%s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
                     "decode %.1f, write %.1f", report.clips, args.out, more, report.written, sampling.steps, sampling.sampler,
                     pipeline.device, args.dtype, times.total, times.model, times.decode, times.write)  # fmt: skip
+        logger.info("the first of them side by side: %s", args.out / SHEET)
         if report.share is not None:
             logger.info("%s: %.0f%% of the layers computed", ", ".join(sampling.savings), 100 * report.share)
     shutdown()

@@ -385,5 +385,5 @@ class Trainer:
             ["steps", f"{self.step} of {train.steps} done"],
         ]
         model = self.config.model
-        print_table("environment", ["what", ""], describe_environment(self.ranks, model.attention, self.config.data.decoder))
-        print_table("training", ["what", ""], rows)
+        print_table("environment", [], describe_environment(self.ranks, model.attention, self.config.data.decoder))
+        print_table("training", [], rows)
