@@ -29,6 +29,7 @@ A full scan decodes every frame: slow, and the only way to find damage inside a 
 """
 ABSENT = "–"
 SHOWN = 5  # classes, sizes, frame rates of a table; all are in the JSON file
+LISTED_CLASSES = 12  # so many at most are listed each
 WHOLE, FRAMES, CLASSES = "videos", "frames", "classes"  # counts that are of no split
 
 
@@ -235,8 +236,11 @@ def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
 
 
 def _print_classes(classes: Mapping[str, int]) -> None:
-    smallest, largest = min(classes, key=classes.get), max(classes, key=classes.get)
     names = list(classes)
+    if len(names) <= LISTED_CLASSES:
+        print_table("videos of each class", [], [[f"{label} {name}", str(classes[name])] for label, name in enumerate(names)])
+        return
+    smallest, largest = min(classes, key=classes.get), max(classes, key=classes.get)
     first = ", ".join(f"{label} {name}" for label, name in enumerate(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
     rows = [
         ["number", str(len(names))],
