@@ -27,11 +27,13 @@ $(INSTALLED): setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) $(if $(findstr
 	@# With the packages of a Python that has PyTorch, such as a container's.
 	test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
 	$(BIN)/python .ci/constraints.py $(or $(wildcard $(CONSTRAINTS)),/dev/null) > $(VENV)/constraints.txt
+	@echo "installing into $(VENV): some minutes, in which pip says nothing"
 	$(PIP) $(UPGRADE) --constraint $(VENV)/constraints.txt --editable $(NEEDS) || { \
 		echo "the tested versions cannot be installed here; the newest that fit are taken in their place" >&2; \
 		$(BIN)/python .ci/constraints.py /dev/null > $(VENV)/constraints.txt; \
 		$(PIP) $(UPGRADE) --constraint $(VENV)/constraints.txt --editable $(NEEDS); }
-	touch $@
+	@touch $@
+	@echo "installed; now: source $(BIN)/activate, then sparsevid --help"
 
 anew:
 

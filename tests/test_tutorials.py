@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import re
 import shlex
 
@@ -11,6 +12,7 @@ from tutorials import TUTORIALS, blocks, script, type_in
 from sparsevid.cli import COMMANDS, _module
 from sparsevid.data.tree.cards import load_card
 from sparsevid.runs.config import load_config
+from sparsevid.videos.read import read_frames
 
 COMMAND = "sparsevid "
 
@@ -31,6 +33,23 @@ def test_a_tutorial_does_in_an_empty_folder_what_it_says(tutorial, real_videos, 
         pytest.skip("needs ale-py (extra `atari`)")
     done = type_in(tutorial.read_text(encoding="utf-8"), folder)
     assert done.returncode == 0, done.stdout[-4000:]
+    if tutorial.stem == "classes":
+        assert wrong_classes(folder) == []
+
+
+def wrong_classes(folder) -> list[str]:
+    """The samples of the tutorial of classes whose colours are nearest to those of another class's clips."""
+    real = {each.parent.name: colours(each) for each in (folder / "games" / "test").glob("*/000000.mkv")}
+    sampled = {each: names[int(each.stem) % len(names)] for each in (folder / "all").glob("*.mp4")
+               if (names := json.loads((folder / "all" / "samples.json").read_text())["settings"]["classes"])}  # fmt: skip
+    assert len(real) == 3 and len(sampled) == 6
+    nearest = {each: min(real, key=lambda name: (colours(each) - real[name]).abs().sum()) for each in sampled}
+    return [f"{each.name}: {nearest[each]}, not {name}" for each, name in sampled.items() if nearest[each] != name]
+
+
+def colours(file):
+    """Mean red, green and blue of a video's first frames."""
+    return read_frames(file, range(8)).float().mean((0, 2, 3))
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)

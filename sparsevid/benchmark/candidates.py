@@ -137,7 +137,7 @@ def _latents(autoencoder: AutoencoderConfig) -> LatentsOf:
         return LatentsOf(1, 1, 3)
     kind = PRETRAINED[autoencoder.kind]
     found = kind.latents_of(autoencoder.source)
-    if found is None:
+    if found is None and autoencoder.source != kind.example:  # of that one it is known
         logger.warning(
             "autoencoder.source = %s is not here: its latents are taken for those of %s, %d channels, a side of %d pixels, %d "
             "frames", autoencoder.source, kind.example, kind.usual.channels, kind.usual.factor, kind.usual.time_factor,

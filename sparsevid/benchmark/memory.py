@@ -22,6 +22,12 @@ USUAL_GPUS = (1, 2, 4, 8)
 GIB = 2**30
 RANK_COLUMNS = ["GPUs", "ZeRO", "clips×slots", "weights", "grads", "buffers", "optim.", "EMA", "activ.", "at most", "on host"]
 
+STAGES_NOTE = "u: 0 is data, 1 is noise; share: of a run's forwards; tokens a layer: of a clip, the mean over layers"
+RANKS_NOTE = (
+    "*: as the run says; clips×slots: of a rank in a forward, and forwards of a step; buffers: DeepSpeed's, large for small "
+    "models too; at most: the most held at one time, which must fit; on host: in the CPU's memory"
+)
+
 
 @dataclass(frozen=True)
 class StageNeed:
@@ -152,20 +158,20 @@ def need_as_json(need: TrainingNeed) -> dict[str, Any]:
     }
 
 
-def need_tables(need: TrainingNeed) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and rows of three tables: the run, the stages of its token schedule, and what a rank holds."""
+def need_tables(need: TrainingNeed) -> list[tuple[str, list[str], list[list[str]], str]]:
+    """Title, columns, rows and how to read it of three tables: run, stages of its token schedule, what a rank holds."""
     spec, train = need.model.spec, need.model.config.train
     again = need.model.config.model.checkpoint_layers
     run = [
         ["layout", f"{spec.layout}, {spec.hidden_size} channels"],
         ["parameters", f"{need.parameters / 1e6:.2f} M"],
-        ["latents", "×".join(map(str, (spec.in_channels, *spec.input_size)))],
+        ["latents", "{} channels, {} frames of {}×{}".format(spec.in_channels, *spec.input_size)],
         ["dense tokens of a clip", str(need.dense_tokens)],
         ["clips of a step", str(train.global_batch)],
         ["multiply–adds of a step", f"{need.macs / 1e12:.3f} T"],
         ["computes in", train.precision],
         ["optimizer", train.optimizer],
-        ["computed again", again or "nothing"],
+        ["layers computed again in the backward pass", again or "none"],
     ]
     counts = list(dict.fromkeys((each.gpus, each.micro_batch) for each in need.ranks))
     first = {each.gpus: each for each in reversed(need.ranks)}  # activations are the same at all stages of ZeRO
@@ -189,9 +195,9 @@ def need_tables(need: TrainingNeed) -> list[tuple[str, list[str], list[list[str]
         row = [str(each.gpus), f"{each.zero_stage}{own}", f"{each.micro_batch}×{each.accumulation}"]
         ranks.append([*row, *map(_gib, parts), _gib(most.on_host)])
     return [
-        (f"{need.model.name}: what a step is", ["what", ""], run),
-        ("stages of the token schedule, forward and backward pass; GiB of a rank", columns, stages),
-        ("GiB of a rank, by part, in the stage that needs most; at most: at one time; *: as the run says", RANK_COLUMNS, ranks),
+        (f"{need.model.name}: what a step is", [], run, ""),
+        ("stages of the token schedule, forward and backward pass; activations in GiB of a rank", columns, stages, STAGES_NOTE),
+        ("GiB of a rank, by part, in the stage that needs most", RANK_COLUMNS, ranks, RANKS_NOTE),
     ]
 
 

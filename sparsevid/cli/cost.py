@@ -20,6 +20,9 @@ EXAMPLES = """examples:
   sparsevid cost runs/demo/sparse --json
 """
 PRESET, SAMPLER, STEPS = "SparseLatte-XL/2", "ddim", 250  # where neither a run nor an option says another
+NOTE = (
+    "u: 0 is data, 1 is noise; grid: frames×height×width; GMACs: 10^9 multiply-adds of one forward; mean: over sampling's steps"
+)
 # What a run says itself, by options that are of presets.
 SAID_BY_RUN = {"preset": "model.preset=NAME", "layout": "model.layout=LAYOUT", "input_size": "data.frames=T data.size=[H,W]",
                "schedule": "schedule.kind=constant", "r_min": "schedule.r_min=R", "r_max": "schedule.r_max=R",
@@ -145,4 +148,4 @@ def _print(name: str, spec: ModelSpec, cost: SamplingCost) -> None:
     )
     rows.append([f"dense {spec.depth}D", str(spec.dense_grid()), "1.000", "", f"{cost.dense_macs / 1e9:.2f}", "1.000"])
     title = f"{name}: {spec.layout}, {parameter_count(spec) / 1e6:.1f} M parameters, one clip"
-    print_table(title, ["diffusion time u", "sparse grid", "tokens", "calls", "GMACs", "of dense"], rows)
+    print_table(title, ["diffusion time u", "sparse grid", "of dense tokens", "steps", "GMACs", "of dense GMACs"], rows, NOTE)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(report)
     else:
         rows = [[split, str(counts[split] * len(made.settings.classes))] for split in counts]
-        rows += [["classes", str(len(made.settings.classes))], ["frames", str(result.frames)], ["new", str(result.new)]]
+        rows += [["classes", str(len(made.settings.classes))], ["frames", str(result.frames)], ["made now", str(result.new)]]
         rows += [["sha256", result.sha256], ["made with", made.made_with], ["folder", str(args.out)]]
-        print_table(f"{made.name}, {result.videos} videos", ["what", ""], rows)
+        print_table(f"{made.name}, {result.videos} videos", [], rows)
     return 0 if compared is None else compared.say()

@@ -45,5 +45,5 @@ def show_need(source: str, overrides: list[str], gpus: list[int] | None, *, as_j
     if as_json:
         print_json(need_as_json(need))
         return
-    for title, columns, rows in need_tables(need):
-        print_table(title, columns, rows)
+    for title, columns, rows, note in need_tables(need):
+        print_table(title, columns, rows, note)

@@ -30,6 +30,7 @@ A full scan decodes every frame: slow, and the only way to find damage inside a 
 ABSENT = "–"
 MOST_CLIPS = 1000  # of a sheet: a picture of more is none that is looked at
 SHOWN = 5  # classes, sizes, frame rates of a table; all are in the JSON file
+LISTED_CLASSES = 12  # so many at most are listed each
 WHOLE, FRAMES, CLASSES = "videos", "frames", "classes"  # counts that are of no split
 
 
@@ -172,23 +173,28 @@ def _frequencies(values: Iterable[str]) -> dict[str, int]:
 def print_report(report: dict) -> None:
     """Print what `describe` says, as tables and sentences."""
     card = report["card"]
-    rows = [[name, card[name] or ABSENT] for name in ("title", "source", "licence")]
+    rows = [[name, card[name]] for name in ("title", "source", "licence") if card[name]]
     rows += [[name, report[name]] for name in ("root", "fingerprint")] + [["manifest kept in", report["kept"]]]
-    print_table(f"dataset {card['name']}", ["what", ""], rows)
+    print_table(f"dataset {card['name']}", [], rows)
     _print_counts(report["counts"])
     _print_splits(report["splits"], report["clip"])
     if report["classes"]:
         _print_classes(report["classes"])
     if report["captions"] is not None:
         _print_captions(report["captions"])
-    titles = {"left out": "rejects", "beside the videos": "others", "to know": "notes"}
+    titles = {"left out": "rejects", "beside the videos, not read": "others", "to know": "notes"}
     for title, by_reason in ((title, report[name]) for title, name in titles.items()):
         if by_reason:
             rows = [[reason, str(len(paths)), paths[0]] for reason, paths in by_reason.items()]
             print_table(title, ["reason", "number", "example"], rows)
+    left_out = sum(map(len, report["rejects"].values()))
+    print(f"{report['counts'][WHOLE]['found']} videos can be used, {left_out or 'none'} left out")
 
 
 def _print_counts(counts: Mapping[str, Mapping[str, int | None]]) -> None:
+    if all(count["expected"] is None for count in counts.values()):  # your own card need not say how many there are
+        print_table("counts", [], [[name, str(count["found"])] for name, count in counts.items()])
+        return
     rows, incomplete = [], False
     for name, count in counts.items():
         found, expected = count["found"], count["expected"]
@@ -210,7 +216,7 @@ def _print_counts(counts: Mapping[str, Mapping[str, int | None]]) -> None:
 
 
 def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
-    columns = ["split", "videos", "frames: min", "median", "max", f"under {clip['span']}", "frames a second", "width×height"]
+    columns = ["split", "videos", "shortest", "median", "longest", f"under {clip['span']}", "frames a second", "width×height"]
     rows = [
         [
             name or "(none)",
@@ -222,7 +228,8 @@ def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
         ]
         for name, split in splits.items()
     ]
-    print_table("videos", columns, rows)
+    spans = f"its {clip['frames']} frames at stride {clip['stride']} span {clip['span']}"
+    print_table("videos; lengths in frames", columns, rows, f"under {clip['span']}: too short for a clip, {spans}")
     short = sum(split["shorter_than_a_clip"] for split in splits.values())
     if short:
         what = f"{short} videos are shorter than the {clip['span']} frames that a clip spans"
@@ -230,8 +237,11 @@ def _print_splits(splits: Mapping[str, Mapping], clip: Mapping) -> None:
 
 
 def _print_classes(classes: Mapping[str, int]) -> None:
-    smallest, largest = min(classes, key=classes.get), max(classes, key=classes.get)
     names = list(classes)
+    if len(names) <= LISTED_CLASSES:
+        print_table("videos of each class", [], [[f"{label} {name}", str(classes[name])] for label, name in enumerate(names)])
+        return
+    smallest, largest = min(classes, key=classes.get), max(classes, key=classes.get)
     first = ", ".join(f"{label} {name}" for label, name in enumerate(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
     rows = [
         ["number", str(len(names))],
@@ -240,7 +250,7 @@ def _print_classes(classes: Mapping[str, int]) -> None:
         ["largest", f"{largest}: {classes[largest]} videos"],
         ["first", first],
     ]
-    print_table("classes", ["what", ""], rows)
+    print_table("classes", [], rows)
 
 
 def _print_captions(captions: Mapping) -> None:
@@ -252,12 +262,12 @@ def _print_captions(captions: Mapping) -> None:
         rows += [["different ones", str(captions["captions"])], ["videos with several", str(captions["several"])]]
         rows.append(["videos without", str(len(missing)) + (f", such as {missing[0]}" if missing else "")])
         rows += [[remark, f"{len(found)}, such as {found[0]}"] for remark, found in captions["notes"].items()]
-    print_table("captions", ["what", ""], rows)
+    print_table("captions", [], rows)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> str:
-    shown = ", ".join(f"{value} ({count})" for value, count in list(counts.items())[:SHOWN])
-    return f"{shown}, {len(counts) - SHOWN} more" if len(counts) > SHOWN else shown
+    shown = [f"{value} ({count})" for value, count in list(counts.items())[:SHOWN]]
+    return "\n".join(shown + ([f"{len(counts) - SHOWN} more"] if len(counts) > SHOWN else []))
 
 
 def open_clips(card: "Card", manifest: "Manifest", seed: int) -> "ClipDataset":
@@ -279,7 +289,7 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
         DecodeError: a video cannot be decoded.
     """
     from sparsevid.data.loader import SampleOrder
-    from sparsevid.videos.sheets import write_contact_sheet
+    from sparsevid.videos.sheets import legible_scale, write_contact_sheet
 
     dataset = open_clips(card, manifest, seed)
     order = SampleOrder(len(dataset), seed)
@@ -289,4 +299,4 @@ def write_sheet(path: Path, card: "Card", manifest: "Manifest", clips: int, seed
         video = dataset.videos[sample["video"]]
         words = [] if video.label is None else [f"{video.label} {manifest.classes[video.label]}"]
         captions.append(printable(", ".join([*words, video.path, f"from frame {sample['start']}"])))
-    write_contact_sheet(path, [sample["clip"] for sample in samples], captions)
+    write_contact_sheet(path, [sample["clip"] for sample in samples], captions, scale=legible_scale(*card.clip.size))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsevid.cli import add_model_options, add_prompt_options, add_sampler_options, all_ranks
 from sparsevid.generation import OF_PROMPTS
-from sparsevid.generation.formats import LOSSLESS_FIRST
+from sparsevid.generation.formats import LOSSLESS_FIRST, SHEET
 from sparsevid.savings.options import list_savings
 from sparsevid.system.logging import get_logger
 
@@ -132,6 +132,7 @@ def _sample(args: argparse.Namespace, chosen: dict[str, Any], device: "torch.dev
         logger.info("%d clips in %s%s, %d of them new: %d steps of %s on %s, %s; seconds of rank 0: %.1f in all, model %.1f, "
                     "decode %.1f, write %.1f", report.clips, args.out, more, report.written, sampling.steps, sampling.sampler,
                     pipeline.device, args.dtype, times.total, times.model, times.decode, times.write)  # fmt: skip
+        logger.info("the first of them side by side: %s", args.out / SHEET)
         if report.share is not None:
             logger.info("%s: %.0f%% of the layers computed", ", ".join(sampling.savings), 100 * report.share)
 

@@ -40,7 +40,7 @@ from sparsevid.system.locks import FolderLock
 from sparsevid.system.logging import get_logger, progress
 from sparsevid.videos.check import clip_file_is_whole
 from sparsevid.videos.read import DecodeError, frame_times, probe, read_frames
-from sparsevid.videos.sheets import write_contact_sheet, write_grid
+from sparsevid.videos.sheets import legible_scale, write_contact_sheet, write_grid
 from sparsevid.videos.write import EVERY_FORMAT, MAX_GIF_FPS, clip_path, gif_time, write_clip, write_image_archive
 
 SHEET_CLIPS = 16
@@ -221,7 +221,7 @@ class ClipFolder:
         shown = [index for index in range(min(num, SHEET_CLIPS)) if not self.missing(index)]
         clips = [self.read(index) for index in shown]
         captions = [sampling.caption(index, classes) for index in shown] if classes or sampling.prompts else None
-        scale = 2 if max(self.shape[1:]) <= 128 else 1  # of small clips little could be seen
+        scale = legible_scale(*self.shape[1:])
         write_contact_sheet(self.path / SHEET, clips, captions, scale=scale)
         if grid:
             with self._naming_grid():

@@ -71,7 +71,15 @@ def progress(iterable: Iterable | None = None, **options) -> tqdm:
     """
     if not sys.stderr.isatty() and not in_notebook():
         options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
-    return tqdm(iterable, disable=not is_main(), dynamic_ncols=True, file=_Shown(sys.stderr), **options)
+    return tqdm(iterable, disable=not is_main(), dynamic_ncols=_has_width(), file=_Shown(sys.stderr), **options)
+
+
+def _has_width() -> bool:
+    """False where a terminal says that it is 0 wide, as a container's may: tqdm would make empty bars of that."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal
+        return True
 
 
 def in_notebook() -> bool:
@@ -97,16 +105,27 @@ class _Shown:
         return getattr(self._stream, name)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table on rank 0: first column to the left, numbers to the right."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], note: str = "") -> None:
+    """Print a table on rank 0: words to the left, numbers to the right.
+
+    Args:
+        title: above it.
+        columns: their heads; none of them for facts, each a name and what it is.
+        rows: cells, as many in each row.
+        note: a sentence below that says how to read it.
+    """
     if not is_main():
         return
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=bool(columns))
+    for i, column in enumerate(columns or [""] * max(map(len, rows), default=0)):
+        words = not i or any(row[i][:1].isalpha() or row[i][:1] == "/" for row in rows) or not columns
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # plain: square brackets in names are no markup
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if note:
+        console.print(Text(note))
 
 
 def print_json(values: Any) -> None:

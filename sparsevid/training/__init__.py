@@ -9,7 +9,12 @@ the average, `outcome` what a step gave, and of which clips. `monitor` looks at 
 It imports any room below.
 """
 
+import logging
+
 from sparsevid.system.errors import ExpectedError
+
+# DeepSpeed's log: errors alone, from its import on, which warns where there is no GPU. What it skips, the trainer logs.
+logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class TrainingError(ExpectedError):

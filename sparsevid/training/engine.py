@@ -7,14 +7,11 @@ fragments, so that neither has to know the stage; a state that was saved by frag
 
 import contextlib
 import io
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("DS_ACCELERATOR_QUIET", "1")
 
 import deepspeed
 import torch
@@ -358,8 +355,7 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 
 
 def _prepare_deepspeed() -> None:
-    """Join the ranks, or be the only one; keep DeepSpeed's own log to errors: what it skips, the trainer logs."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    """Join the ranks, or be the only one."""
     # An all-reduce in shared memory, compiled at start: where ranks are killed meanwhile, its lock can stop those that follow.
     # Gloo does the same work without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

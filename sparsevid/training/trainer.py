@@ -369,14 +369,15 @@ class Trainer:
     def _data_line(self) -> str:
         data, kind = self.config.data, type(self.dataset.source).__name__
         stills = f" + {data.images} stills" if data.images else ""
-        return f"{len(self.dataset)} videos of {self.manifest.root} ({data.split}), {data.frames}{stills} frames, {kind}"
+        videos = f"{len(self.dataset)} videos of {self.manifest.root}, split {data.split}"
+        return f"{videos}; clips of {data.frames}{stills} frames, read by {kind}"
 
     def _print_summary(self) -> None:
         train, stages = self.config.train, self.schedule.stages if self.schedule else ()
         rows = [
             ["run", str(self.config.folder)],
             ["data", self._data_line()],
-            ["latents", "×".join(map(str, (self.spec.in_channels, *self.spec.input_size)))],
+            ["latents", "{} channels, {} frames of {}×{}".format(self.spec.in_channels, *self.spec.input_size)],
             ["layout", f"{self.spec.layout}, {self.spec.hidden_size} channels"],
             ["tokens", f"dense {self.spec.dense_grid()}, sparse {', '.join(str(stage.grid) for stage in stages) or 'none'}"],
             ["objective", self.config.objective.kind],
@@ -385,5 +386,5 @@ class Trainer:
             ["steps", f"{self.step} of {train.steps} done"],
         ]
         model = self.config.model
-        print_table("environment", ["what", ""], describe_environment(self.ranks, model.attention, self.config.data.decoder))
-        print_table("training", ["what", ""], rows)
+        print_table("environment", [], describe_environment(self.ranks, model.attention, self.config.data.decoder))
+        print_table("training", [], rows)

@@ -82,6 +82,11 @@ def write_contact_sheet(
     _write_png(Path(path), contact_sheet(clips, captions, max_frames, scale, beside))
 
 
+def legible_scale(height: int, width: int) -> int:
+    """The scale of a sheet of clips of this size in pixels: of small ones little could be seen."""
+    return 2 if max(height, width) <= 128 else 1
+
+
 def name_column(names: Sequence[str], heights: Sequence[int]) -> Image.Image:
     """Names under one another, each in the middle of its row, as what stands beside rows of pictures.
 

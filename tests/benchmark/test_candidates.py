@@ -61,6 +61,8 @@ def test_latents_of_a_kl_autoencoder_are_those_of_its_configuration(run, tmp_pat
     assert KLAutoencoder.latents_of(str(tmp_path / "vae")) == (1, kl.factor, kl.channels, False) == (1, 2, 5, False)
     spec = open_run(run, ["autoencoder.kind=kl", f"autoencoder.source={tmp_path / 'vae'}"]).spec
     assert (spec.input_size, spec.in_channels) == ((4, 16, 24), 5) and not caplog.text
+    open_run(run, ["autoencoder.kind=kl", f"autoencoder.source={KLAutoencoder.example}"])
+    assert not caplog.text  # nothing has to be guessed of it
     for source in ("nobody/nothing", str(tmp_path / "absent"), "null"):
         spec = open_run(run, ["autoencoder.kind=kl", f"autoencoder.source={source}"]).spec
         assert (spec.input_size, spec.in_channels) == ((4, 4, 6), 4)

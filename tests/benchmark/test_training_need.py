@@ -73,7 +73,7 @@ def test_the_command_and_a_dry_run_print_the_same(run, capsys):
     assert json.loads(capsys.readouterr().out) == printed
     assert run_tool("train", [str(run), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert all(title in shown for title, _, _ in need_tables(training_need(open_run(run))))
+    assert all(title in shown for title, *_ in need_tables(training_need(open_run(run))))
     assert not (run.parent / "runs").exists()
     assert run_tool("train", [str(run), "--json"]) == 2
     assert "--json and --gpus go with --dry-run" in capsys.readouterr().err

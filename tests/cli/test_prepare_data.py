@@ -133,9 +133,9 @@ def test_sheet_shows_the_first_clips_of_a_training_run(birds, seed, images):
     clips = [dataset[order[position]]["clip"] for position in range(5)]
     assert all(clip.shape == (3, 4 + images, 32, 48) for clip in clips)
     with Image.open("birds.png") as sheet:
-        shown, expected = np.asarray(sheet), np.asarray(contact_sheet(clips, [""] * 5))
+        shown, expected = np.asarray(sheet), np.asarray(contact_sheet(clips, [""] * 5, scale=2))
     assert shown.shape == expected.shape
-    height, line, gap = 32, 14, 2
+    height, line, gap = 64, 14, 2
     for row in range(5):
         top = row * (height + line + gap) + line
         assert (shown[top : top + height] == expected[top : top + height]).all()

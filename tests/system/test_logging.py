@@ -1,7 +1,8 @@
-"""Metrics beside a run: JSON lines, TensorBoard, Weights & Biases if it is asked for."""
+"""What the console shows, and metrics beside a run: JSON lines, TensorBoard, Weights & Biases if it is asked for."""
 
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparsevid.system.logging import MetricWriter, get_logger, progress, read_metrics
+from sparsevid.system.logging import MetricWriter, get_logger, print_table, progress, read_metrics
 
 PACKAGE = logging.getLogger("sparsevid")
 
@@ -120,6 +121,33 @@ def test_a_log_that_cannot_be_written_ends_no_loop(monkeypatch):
         monkeypatch.undo()
         with pytest.raises(OSError):  # what was to be written is still in its buffer
             full.close()
+
+
+def test_a_table_has_words_to_the_left_numbers_to_the_right_and_facts_no_head(capsys):
+    print_table("t", ["name", "number", "where"], [["a", "1", "/x"], ["b", "1.25", "/long"]], "how to read it")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].rstrip() == "t" and lines[-1] == "how to read it"
+    assert [[cell[1:-1] for cell in line.split("│")[1:-1]] for line in lines[4:6]] == [
+        ["a   ", "     1", "/x   "],
+        ["b   ", "  1.25", "/long"],
+    ]
+    print_table("t", [], [["a", "1"], ["long", "25"]])
+    assert [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines()[2:4]] == [
+        [" a    ", " 1  "],
+        [" long ", " 25 "],
+    ]
+
+
+def test_a_bar_is_shown_on_a_terminal_that_says_it_is_0_wide(monkeypatch):
+    main, end = os.openpty()
+    with os.fdopen(end, "w") as terminal:
+        assert os.get_terminal_size(end).columns == 0
+        monkeypatch.setattr(sys, "stderr", terminal)
+        list(progress(range(3), desc="clips"))
+        monkeypatch.undo()
+    shown = os.read(main, 10_000).decode()
+    os.close(main)
+    assert "clips: 100%" in shown and "3/3" in shown
 
 
 def test_a_message_comes_from_the_room_of_its_module():
