@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from sparsevid.savings.base import Policy, SavingError
 from sparsevid.sparsity.spec import ModelSpec
@@ -130,6 +130,9 @@ def _is_number(value: object) -> bool:
     return abs(value) <= sys.float_info.max  # also of whole numbers that no float holds
 
 
+Own = TypeVar("Own", bound="FittedPolicy")
+
+
 @dataclass
 class FittedPolicy(Policy):
     """A policy that leaves out where `threshold` is not reached, by what was fitted to its model.
@@ -177,13 +180,13 @@ class FittedPolicy(Policy):
                 )
         return made
 
-    def with_fit(self, fit: Fit) -> "FittedPolicy":
+    def with_fit(self: Own, fit: Fit) -> Own:
         """The same with this fit."""
         made = self.fresh(self.half)
         made._fitted = fit
         return made
 
-    def fresh(self, half: str) -> "FittedPolicy":
+    def fresh(self: Own, half: str) -> Own:
         made = super().fresh(half)
         made._fitted = self._fitted
         return made

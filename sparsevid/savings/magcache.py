@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.diffusion import CONDITIONAL
-from sparsevid.models.saving import Part, Place, Stack
+from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, SavingError, at_least
 from sparsevid.savings.fits import Fit, FittedPolicy
 
@@ -43,7 +43,7 @@ class MagCache(FittedPolicy):
     threshold: float = 0.06
     skips: int = 3
     start: float = 0.2
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call = field(init=False, repr=False, compare=False)
     _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _seen: int | None = field(init=False, default=None, repr=False, compare=False)  # number of the last call of this half
     _ratio: float = field(init=False, default=1.0, repr=False, compare=False)
@@ -63,14 +63,14 @@ class MagCache(FittedPolicy):
     def begin(self, call: Call) -> None:
         self._call = call
 
-    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
-        if not self.leaves_out(self._call.number, self._call.count):
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        if not self.leaves_out(self._call.number, self._call.whole) or self._residual is None:
             return None
-        x = part.inputs()[0]
+        x = part.tokens()
         return (x.float() + self._residual).to(x.dtype)
 
     def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = output.float() - part.inputs()[0].float()
+        self._residual = output.float() - part.tokens().float()
 
     def leaves_out(self, number: int, count: int) -> bool:
         """Whether all layers are left out at this call of so many; it is asked of call after call."""

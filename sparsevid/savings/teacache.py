@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, SavingError, at_least, relative_change
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import Call, SavingError, at_least, relative_change, stack_of
 from sparsevid.savings.fits import Fit, FittedPolicy
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TeaCache(FittedPolicy):
     points: ClassVar = ("stack",)
     lengths: ClassVar[Mapping[str, Sequence[int]]] = {"coefficients": (DEGREE + 1,), "range": (0, 2)}
 
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call = field(init=False, repr=False, compare=False)
     _before: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
     _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
     _sum: float = field(init=False, default=0.0, repr=False, compare=False)
@@ -43,19 +43,19 @@ class TeaCache(FittedPolicy):
     def begin(self, call: Call) -> None:
         self._call = call
 
-    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
-        now, before = part.modulated(), self._before
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        now, before = stack_of(part).modulated(), self._before
         self._before = now
-        if before is None or self._call.is_last:
+        if before is None or self._residual is None or self._call.is_last:
             self._sum = 0.0
             return None
         if not self.leaves_out(relative_change(now, before)):
             return None
-        x = part.inputs()[0]
+        x = part.tokens()
         return (x.float() + self._residual).to(x.dtype)
 
     def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = output.float() - part.inputs()[0].float()
+        self._residual = output.float() - part.tokens().float()
 
     def leaves_out(self, distance: float) -> bool:
         """Whether all layers are left out at a call, neither the first nor the last, where d is `distance`."""

@@ -5,6 +5,7 @@ What a killed process may leave beside NAME: `.NAME.XXXXXXXX.partial`, a draft, 
 it back before it begins; else it is what is left of its removal, and goes when the folder is replaced again.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -35,6 +37,12 @@ def renamed(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft)
         else:
             draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON under a temporary name that is then renamed, so that a file of this name is whole."""
+    with renamed(path) as draft:
+        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def check_writable(folder: Path) -> None:

@@ -171,11 +171,13 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
     """
     path = _find_card(name_or_path)
     try:
-        layers = {str(path): read_yaml(path.read_text(encoding="utf-8"), Card, str(path))}
+        layers: dict[str, Any] = {str(path): read_yaml(path.read_text(encoding="utf-8"), Card, str(path))}
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    given = isinstance(options, Mapping)
-    layers |= {"data.card_options": options} if given else dict(read_overrides(options, Card, "card option"))
+    if isinstance(options, Mapping):
+        layers["data.card_options"] = options
+    else:
+        layers |= read_overrides(options, Card, "card option")
     merged = OmegaConf.structured(Card)
     for source, changes in layers.items():
         check_keys(changes, Card, source)
@@ -185,7 +187,8 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
             raise ValueError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from error
     where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)
     try:
-        card: Card = OmegaConf.to_object(merged)
+        card = OmegaConf.to_object(merged)
+        assert isinstance(card, Card)
         card.clip.clip_rule()
         card.captions.rules()
         splits = card.rules().split
