@@ -1,6 +1,13 @@
 """sparsevid: sparse-dense diffusion transformers for video (SparseDiT, arXiv 2412.06028, on Latte, arXiv 2401.03048)."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsevid.generation.pipeline import VideoPipeline
+    from sparsevid.models.presets import build_spec
+    from sparsevid.models.transformer import DiffusionTransformer
+    from sparsevid.sparsity.spec import ModelSpec
 
 try:
     __version__ = version("sparsevid")
@@ -17,7 +24,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import public names on first use, so that `sparsevid --help` does not wait for torch."""
     if name not in _LAZY:
         raise AttributeError(f"module 'sparsevid' has no attribute {name!r}")

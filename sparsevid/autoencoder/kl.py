@@ -1,6 +1,6 @@
 """The variational autoencoder of latent diffusion: diffusers' `AutoencoderKL`, frame by frame."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -22,8 +22,10 @@ class KLAutoencoder(PretrainedAutoencoder):
     library_class = "AutoencoderKL"
     example = "stabilityai/sd-vae-ft-ema"
     usual = LatentsOf(1, 8, 4)
-    settings = ("act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block",
-                "mid_block_add_attention", "norm_num_groups", "scaling_factor", "use_quant_conv")  # fmt: skip
+    settings: ClassVar[tuple[str, ...]] = (
+        "act_fn", "block_out_channels", "down_block_types", "latent_channels", "layers_per_block", "mid_block_add_attention",
+        "norm_num_groups", "scaling_factor", "use_quant_conv",
+    )  # fmt: skip
 
     @staticmethod
     def latents_by(config: Any) -> LatentsOf:

@@ -30,6 +30,9 @@ class LinearAutoencoder(Autoencoder):
     """
 
     kind = "linear"
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
 
     def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor, time_factor: int = 1) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class LinearAutoencoder(Autoencoder):
             ValueError: a damaged file, or weights that are not of the size that the header says.
         """
         channels, patch, frames = header.get("channels"), header.get("patch"), header.get("patch_frames", 1)  # not in old ones
-        if not all(isinstance(each, int) for each in (channels, patch, frames)):
+        if not (isinstance(channels, int) and isinstance(patch, int) and isinstance(frames, int)):
             said = f"channels = {channels!r}, patch = {patch!r}, patch_frames = {frames!r}"
             raise ValueError(f"{folder / 'autoencoder.json'} is damaged: {said}")
         try:

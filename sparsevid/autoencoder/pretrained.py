@@ -5,11 +5,12 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from torch import Tensor
 
 from sparsevid.autoencoder.base import Autoencoder, write_header
 from sparsevid.system.home import expand_home
@@ -30,6 +31,19 @@ class LatentsOf(NamedTuple):
     causal: bool = False
 
 
+class Vae(Protocol):
+    """What is used of a class of diffusers, whose own hints leave it open."""
+
+    config: Any  # a mapping whose keys are attributes, too
+    dtype: torch.dtype
+
+    def encode(self, x: Tensor) -> Any: ...
+    def decode(self, z: Tensor, **options: Any) -> Any: ...
+    def enable_tiling(self) -> None: ...
+    def disable_tiling(self) -> None: ...
+    def eval(self) -> Any: ...
+
+
 class PretrainedAutoencoder(Autoencoder):
     """An autoencoder of diffusers, which is saved by where it came from.
 
@@ -48,8 +62,9 @@ class PretrainedAutoencoder(Autoencoder):
     usual: ClassVar[LatentsOf]  # what is taken for one whose configuration is not here
     settings: ClassVar[tuple[str, ...]]  # with the weights, these decide what the encoder gives
     can_tile: ClassVar[bool] = True
+    vae: Vae
 
-    def __init__(self, vae: torch.nn.Module, source: str, frames_at_once: int = FRAMES_AT_ONCE) -> None:
+    def __init__(self, vae: Vae, source: str, frames_at_once: int = FRAMES_AT_ONCE) -> None:
         super().__init__()
         self.vae, self.source, self.frames_at_once = vae.eval().requires_grad_(False), source, frames_at_once
         self.tiling = self.slicing = False
@@ -101,20 +116,24 @@ class PretrainedAutoencoder(Autoencoder):
         if not source:
             return None
         for part in ("", f"{SUBFOLDER}/"):
-            path: object = Path(expand_home(source)) / f"{part}config.json"
+            path = Path(expand_home(source)) / f"{part}config.json"
             if not path.is_file():
                 try:
-                    path = try_to_load_from_cache(source, f"{part}config.json")
+                    cached = try_to_load_from_cache(source, f"{part}config.json")
                 except HFValidationError:  # no hub id, but a folder
                     continue
-            if isinstance(path, str | Path):
-                return cls.latents_by(json.loads(Path(path).read_text(encoding="utf-8")))
+                if not isinstance(cached, str):  # not there, or known not to be
+                    continue
+                path = Path(cached)
+            return cls.latents_by(json.loads(path.read_text(encoding="utf-8")))
         return None
 
     def place(self: Own, device: torch.device, dtype: torch.dtype) -> Own:
         # Convolutions on a GPU run over channels last; elsewhere each would copy its input. Those over time have five axes.
-        order = torch.channels_last if device.type == "cuda" and not self.causal else torch.preserve_format
-        return self.to(device, dtype, memory_format=order)
+        self.to(device, dtype)
+        if device.type == "cuda" and not self.causal:
+            self.to(memory_format=torch.channels_last)
+        return self
 
     def configuration(self) -> dict[str, Any]:
         return {name: self.vae.config[name] for name in self.settings}
@@ -136,7 +155,7 @@ class PretrainedAutoencoder(Autoencoder):
             self.vae.disable_tiling()
 
 
-def _load(library_class: Any, source: str) -> torch.nn.Module:
+def _load(library_class: Any, source: str) -> Vae:
     folder = Path(source)
     if folder.is_dir():
         within = not (folder / "config.json").is_file() and (folder / SUBFOLDER / "config.json").is_file()

@@ -48,6 +48,13 @@ class Candidate:
         return Candidate(f"{self.name}, dense", self.spec.dense(), None, self.times, self.config)
 
     @property
+    def run_config(self) -> RunConfig:
+        """`config` of what is a run. Raises ConfigError for a preset, which has none."""
+        if self.config is None:
+            raise ConfigError(f"{self.name} is a preset, and no run with a configuration")
+        return self.config
+
+    @property
     def sampler(self) -> str:
         """The run's own; of a preset that of diffusion."""
         return "ddim" if self.config is None else self.config.sampler

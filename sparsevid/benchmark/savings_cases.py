@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, sampler_times
 from sparsevid.generation.pipeline import VideoPipeline
@@ -130,7 +131,7 @@ def savings_of(text: str) -> list[str]:
     return _JOINED.split(text) if text else []
 
 
-def settings(pipeline: VideoPipeline, case: SavingsCase, **options) -> Sampling:
+def settings(pipeline: VideoPipeline, case: SavingsCase, **options: Any) -> Sampling:
     """How a row is sampled; what neither it nor the options say comes from the model's config, but no saving does.
 
     Raises:

@@ -253,10 +253,11 @@ def _with_features(
 
 def _check_encoder(cache: TextCache, text: TextConfig) -> None:
     """Raise ValueError if a cache's encoder is another than the run's; what is not here cannot be compared, and is logged."""
-    if text.encoder in (None, cache.encoder["source"]):
+    encoder = text.encoder
+    if encoder is None or encoder == cache.encoder["source"]:
         return
     try:
-        mine = from_main(lambda: source_fingerprint(text.encoder, cache.tokens, fetch=False), (OSError, ValueError))
+        mine = from_main(lambda: source_fingerprint(encoder, cache.tokens, fetch=False), (OSError, ValueError))
     except FileNotFoundError:
         logger.warning(
             "text.encoder = %s is not here to be compared with %s, of which %s holds features",
@@ -292,7 +293,7 @@ def _load(path: Path) -> tuple[Tensor, Tensor]:
     heard = torch.from_numpy(mask != 0)
     if not heard.any():
         raise ValueError(f"{path}: {MASK} is 0 everywhere: no token would be heard")
-    features = torch.from_numpy(features).masked_fill(~heard[:, None], 0.0)
-    if not torch.isfinite(features).all():
+    told = torch.from_numpy(features).masked_fill(~heard[:, None], 0.0)
+    if not torch.isfinite(told).all():
         raise ValueError(f"{path}: {FEATURES} is not finite where {MASK} is set")
-    return features, heard
+    return told, heard

@@ -4,6 +4,7 @@ Dimensions: T frames, k stills, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from einops import rearrange
@@ -51,6 +52,26 @@ def usable_videos(manifest: Manifest, rule: ClipRule) -> tuple[Video, ...]:
     return usable
 
 
+class Told(TypedDict, total=False):
+    """What a sample is told, of a dataset with captions; see `ClipDataset`."""
+
+    text: Tensor
+    text_mask: Tensor
+    caption: Tensor | int
+    sizes: Tensor
+
+
+class Sample(Told):
+    """A clip and what is known of it; see `ClipDataset`."""
+
+    clip: Tensor
+    label: Tensor | int
+    video: int
+    start: int
+    redraws: int
+    failed: int
+
+
 class ClipDataset(Dataset):
     """Clips of a manifest's videos, each drawn as a function of (seed, epoch, video) alone.
 
@@ -95,7 +116,7 @@ class ClipDataset(Dataset):
         """The number of usable videos: each gives one clip per epoch."""
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Tensor | int]:
+    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         """Draw a clip.
 
         What cannot be decoded is drawn again, as a function of the same key, from any video.
@@ -159,7 +180,7 @@ class ClipDataset(Dataset):
             stills.append(self.source.read(video, [frame], self._mirrored(generator)))
         return stills, others
 
-    def _told(self, numbers: Sequence[int], frames: Tensor, generator: torch.Generator) -> dict[str, Tensor | int]:
+    def _told(self, numbers: Sequence[int], frames: Tensor, generator: torch.Generator) -> Told:
         """What a clip and its stills (C,T+k,H,W) are told, of a dataset with captions."""
         if self.captions is None:
             return {}

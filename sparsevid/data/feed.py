@@ -41,6 +41,7 @@ class Feed(Iterator[dict[str, Tensor]]):
         batch, self._next = self._next, None
         if isinstance(batch, Exception):
             raise batch
+        assert batch is not None  # it was fetched
         if self.stream is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)

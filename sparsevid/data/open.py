@@ -15,7 +15,7 @@ from sparsevid.data.latents.features import FeatureFolder
 from sparsevid.data.latents.moments import MomentFolder
 from sparsevid.data.latents.read import LatentCache, LatentFrames
 from sparsevid.data.latents.stored import StoredLatents
-from sparsevid.data.sources import MemoryFrames, VideoFrames
+from sparsevid.data.sources import FrameSource, MemoryFrames, VideoFrames
 from sparsevid.data.tree.cards import Card, load_card, resolve_root
 from sparsevid.data.tree.clip_rule import ClipRule
 from sparsevid.data.tree.manifest import ALL, Manifest, kept_manifest, open_manifest
@@ -59,11 +59,12 @@ def open_data(config: RunConfig) -> RunData:
             f"data.latents holds single frames of a fixed autoencoder, which autoencoder.kind={config.autoencoder.kind} cannot "
             f"be read from; accepted are {', '.join(CACHEABLE)}"
         )
+    clip = data.clip()
     stored = _stored_latents(data)
     if stored is None:
         manifest = open_manifest(resolve_root(card, data.root), _run_rules(card, data), strict=data.strict)
     else:  # of images that need not be here
-        factor, classes = data.size[0] // stored.shape[1], card.counts.get("classes", 0)
+        factor, classes = clip.size[0] // stored.shape[1], card.counts.get("classes", 0)
         rules = _run_rules(card, data)
         manifest = from_main(
             lambda: stored.manifest(factor, classes, rules, lambda: resolve_root(card, data.root)), (ValueError, OSError)
@@ -78,12 +79,13 @@ def open_data(config: RunConfig) -> RunData:
         captions, selected, text, encoded_by = open_clip_captions(
             data.captions, text, card.captions.rules(), selected, manifest
         )
-    rule = ClipRule(data.frames, data.stride, data.rule, data.short, data.target_fps)
+    rule = ClipRule(clip.frames, clip.stride, clip.rule, clip.short, clip.target_fps)
+    source: FrameSource
     if data.cache_frames:
-        source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), tuple(data.size))
+        source = MemoryFrames(replace(selected, videos=usable_videos(selected, rule)), clip.size)
     else:
-        source = VideoFrames(manifest.root, tuple(data.size), data.decoder)
-    dataset = ClipDataset(selected, rule, source, flip=data.flip, seed=config.seed, images=data.images, captions=captions)
+        source = VideoFrames(manifest.root, clip.size, data.decoder)
+    dataset = ClipDataset(selected, rule, source, flip=clip.flip, seed=config.seed, images=clip.images, captions=captions)
     record = RecordConfig(
         classes=list(manifest.classes),
         fps=clip_fps(dataset),
@@ -183,10 +185,11 @@ def use_latents(data: RunData, autoencoder: Autoencoder) -> None:
     settings = data.config.data
     if settings.latents is None:
         return
+    clip = settings.clip()
     if stored := _stored_latents(settings):
-        stored.check(autoencoder, tuple(settings.size), settings.flip)
+        stored.check(autoencoder, clip.size, clip.flip)
         data.dataset.source = stored.frames(autoencoder.configuration()["scaling_factor"])
         return
     cache = LatentCache.open(settings.latents)
-    cache.check(data.dataset.manifest, autoencoder, tuple(settings.size), settings.flip)
+    cache.check(data.dataset.manifest, autoencoder, clip.size, clip.flip)
     data.dataset.source = LatentFrames(cache)

@@ -60,9 +60,10 @@ def area_average(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _covered(values: Tensor, dim: int, target: int) -> Tensor:
     """Sums over `target` equal parts of a dimension of n values, in units of which a value has `target`, and a part n."""
-    n, parts = values.shape[dim], []
+    n = values.shape[dim]
+    parts: list[Tensor] = []
     for begin in range(0, n * target, n):
-        end, total = begin + n, 0
+        end, total = begin + n, torch.zeros_like(values.select(dim, 0))
         for place in range(begin // target, -(-end // target)):
             share = min(end, (place + 1) * target) - max(begin, place * target)
             total = total + share * values.select(dim, place)

@@ -1,13 +1,11 @@
 """Draws that are even over classes: where some of many are taken, the first of something sorted are not all of one class."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import chain, zip_longest
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
-_NOTHING = object()
 
 
 def drawn_classes(labels: Sequence[Hashable], generator: torch.Generator) -> list[list[int]]:
@@ -29,5 +27,5 @@ def drawn_classes(labels: Sequence[Hashable], generator: torch.Generator) -> lis
 
 def in_turns(groups: Sequence[Sequence[T]]) -> Iterator[T]:
     """One of each group, then a second of each that has one, … to the end of all."""
-    turns = zip_longest(*groups, fillvalue=_NOTHING)
-    return (each for each in chain.from_iterable(turns) if each is not _NOTHING)
+    for turn in range(max(map(len, groups), default=0)):
+        yield from (group[turn] for group in groups if turn < len(group))

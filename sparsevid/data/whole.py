@@ -37,6 +37,7 @@ def video_frames(root: Path, video: Video, size: tuple[int, int], chunk: int = D
         DecodeError: a frame cannot be decoded, or their number is not the manifest's.
     """
     path = root / video.path
+    chunks: Iterator[Tensor]
     if holds_parts(path):  # any frame by itself
         numbers = range(video.first, video.first + video.frames)
         parts = (numbers[i : i + chunk] for i in range(0, video.frames, chunk))

@@ -52,7 +52,7 @@ class _Worker(ForkServerProcess):
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:
         started = ForkServerProcess._Popen(process_obj)
-        started.terminate = started.kill
+        started.terminate = started.kill  # type: ignore[method-assign]  # of this one process, which nothing else reaches
         return started
 
 
@@ -61,7 +61,7 @@ class _Queue(Queue):
 
     @staticmethod
     def _on_queue_feeder_error(error: Exception, thing: object) -> None:
-        Queue._on_queue_feeder_error(error, thing)  # prints it
+        Queue._on_queue_feeder_error(error, thing)  # type: ignore[attr-defined]  # of CPython; it prints the error
         if get_worker_info() is not None:
             os._exit(1)
 
@@ -81,7 +81,7 @@ class WorkerContext(ForkServerContext):
         _shorten_names_of_sockets()
         self.set_forkserver_preload(preload)
 
-    def Process(self, *args: Any, **options: Any) -> _Worker:
+    def Process(self, *args: Any, **options: Any) -> _Worker:  # type: ignore[override]  # there it is a class
         """A worker, not started yet."""
         worker = _Worker(*args, **options)
         self.workers.append(worker)
@@ -98,8 +98,9 @@ def end_with_main(worker: int) -> None:
     Args:
         worker: its number.
     """
-    options = {"args": (parent_process().sentinel, os.getppid()), "name": "end with main", "daemon": True}
-    threading.Thread(target=_end_with, **options).start()
+    parent = parent_process()
+    assert parent is not None  # this runs in a worker
+    threading.Thread(target=_end_with, args=(parent.sentinel, os.getppid()), name="end with main", daemon=True).start()
 
 
 def _end_with(main: int, server: int) -> None:

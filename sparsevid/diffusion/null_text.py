@@ -8,7 +8,7 @@ Dimensions: B clips, L tokens of a prompt, C channels of its features.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Prepared(Protocol):
         """These prompts, then the others."""
         ...
 
-    def _replace(self, **changes) -> "Prepared": ...
+    def _replace(self, **changes: Any) -> "Prepared": ...
 
 
 Prompts = Tensor | Prepared
@@ -66,16 +66,19 @@ class NullText:
         Raises:
             ValueError: "no prompt" has not as many tokens.
         """
-        if text.shape[-2:] != self.text.shape[-2:]:
+        null = self.text
+        if not isinstance(null, Tensor):
+            raise ValueError("'no prompt' is prepared by the model already: what prompts become in training are features")
+        if text.shape[-2:] != null.shape[-2:]:
             raise ValueError(
-                f"'no prompt' has features {tuple(self.text.shape[-2:])}, prompts have {tuple(text.shape[-2:])}: are they of "
+                f"'no prompt' has features {tuple(null.shape[-2:])}, prompts have {tuple(text.shape[-2:])}: are they of "
                 "the encoder, and of the number of tokens, that the model was made for?"
             )
         if self.heard == "own" and self.mask is not None:
             mask = torch.where(dropped[..., None], self.mask[0] != 0, mask)
         elif self.heard == "own":
             mask = mask | dropped[..., None]
-        return torch.where(dropped[..., None, None], self.text[0], text), mask
+        return torch.where(dropped[..., None, None], null[0], text), mask
 
     def beside(self, text: Prompts, mask: Tensor | None) -> tuple[Prompts, Tensor | None]:
         """Prompts and then, for each, "no prompt": twice as many, with their mask.
@@ -87,11 +90,11 @@ class NullText:
         Raises:
             ValueError: one of both is prepared, the other is not; or they have not as many tokens where they have to.
         """
-        if isinstance(text, Tensor) != isinstance(self.text, Tensor):
+        if not isinstance(text, Tensor) and not isinstance(self.text, Tensor):
+            prepared = self.text._replace(bias=text.bias) if self.heard == "prompt" else self.text
+            return text.followed_by(prepared), None
+        if not isinstance(text, Tensor) or not isinstance(self.text, Tensor):
             raise ValueError("prompts and 'no prompt' are both features, or both prepared by the model")
-        if not isinstance(text, Tensor):
-            null = self.text._replace(bias=text.bias) if self.heard == "prompt" else self.text
-            return text.followed_by(null), None
         null = self.text.expand(len(text), -1, -1)
         own = mask if self.heard == "prompt" else None if self.mask is None else self.mask.expand(len(text), -1)
         if self.heard == "prompt" and text.shape[1] != null.shape[1]:

@@ -8,7 +8,7 @@ No step makes the host wait for a device: coefficients are numbers or lie on the
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,11 +48,11 @@ class TimedModel:
     def __init__(self, call: Model) -> None:
         self.call = call
 
-    def __call__(self, x: Tensor, t: Tensor, **cond) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         return self.call(x, t, Told(), **cond)
 
 
-def call_at(model: Model, x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+def call_at(model: Model, x: Tensor, t: Tensor, told: Told, **cond: Any) -> Tensor:
     """Call a model of any kind, at times `t` (B,) in the model's scale, with what is known of the call."""
     return model.call(x, t, told, **cond) if isinstance(model, TimedModel) else model(x, t, **cond)
 
@@ -89,7 +89,7 @@ def ddpm(
     noise: Callable[[], Tensor],
     clip_denoised: bool = False,
     on_step: OnStep | None = None,
-    **cond,
+    **cond: Any,
 ) -> Tensor:
     """Ancestral sampling with the learned variance (DDPM, algorithm 2), on `steps` evenly spaced timesteps."""
     timesteps = spaced_timesteps(steps)
@@ -111,7 +111,7 @@ def ddim(
     noise: Callable[[], Tensor] | None = None,
     clip_denoised: bool = False,
     on_step: OnStep | None = None,
-    **cond,
+    **cond: Any,
 ) -> Tensor:
     """DDIM (arXiv 2010.02502, equation 12); deterministic for eta = 0. A learned variance is not used.
 
@@ -131,7 +131,7 @@ def ddim(
         previous = diffusion.alphas_cumprod_prev[i]
         variance = eta**2 * diffusion.posterior_variance[i]  # these two lie on the host
         x = previous.sqrt().item() * x0 + (1 - previous - variance).sqrt().item() * eps
-        if eta > 0 and i > 0:
+        if noise is not None and eta > 0 and i > 0:
             x = x + variance.sqrt().item() * noise()
         _tell(on_step, steps - 1 - i, timesteps[i - 1] / LAST_TIMESTEP if i else 0.0, x)
     return x
@@ -144,7 +144,7 @@ def dpm_solver(
     *,
     noise: Callable[[], Tensor] | None = None,
     on_step: OnStep | None = None,
-    **cond,
+    **cond: Any,
 ) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order. A learned variance is not used.
 
@@ -165,7 +165,7 @@ def dpm_solver(
     return x
 
 
-def euler(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond) -> Tensor:
+def euler(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond: Any) -> Tensor:
     """Euler's method for rectified flow: x ← x − v/steps at u = 1, 1 − 1/steps, …"""
     for i, (u, after) in enumerate(pairwise([*flow_times(steps), 0.0])):
         x = x - _call_at_flow_time(model, x, u, **cond) / steps
@@ -173,7 +173,7 @@ def euler(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None,
     return x
 
 
-def heun(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond) -> Tensor:
+def heun(model: Model, x: Tensor, steps: int, *, on_step: OnStep | None = None, **cond: Any) -> Tensor:
     """Heun's method for rectified flow, of second order: the mean velocity of a step's two ends; 2·steps − 1 calls.
 
     The last step is Euler's: a model has seen next to nothing of u = 0 where training draws logit-normal times, and one step
@@ -210,18 +210,18 @@ def sampler_times(sampler: str, steps: int) -> list[float]:
     raise ValueError(f"no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}")
 
 
-def call_once(sampler: str, model: Model, x: Tensor, u: float, **cond) -> Tensor:
+def call_once(sampler: str, model: Model, x: Tensor, u: float, **cond: Any) -> Tensor:
     """The model's output at diffusion time u, called as this sampler calls it."""
     if sampler in FLOW_SAMPLERS:
         return _call_at_flow_time(model, x, u, **cond)
     return _call_at_timestep(model, x, round(LAST_TIMESTEP * u), **cond)
 
 
-def _dpm_scheduler(timesteps: list[int]):
+def _dpm_scheduler(timesteps: list[int]) -> Any:
     """The scheduler of diffusers for these timesteps, on the betas of our linear schedule; its tables stay on the host."""
     from diffusers import DPMSolverMultistepScheduler  # takes seconds to import
 
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler: Any = DPMSolverMultistepScheduler(
         trained_betas=GaussianDiffusion().betas.numpy(),
         solver_order=2,
         algorithm_type="dpmsolver++",
@@ -232,12 +232,12 @@ def _dpm_scheduler(timesteps: list[int]):
     return scheduler
 
 
-def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond) -> Tensor:
+def _call_at_timestep(model: Model, x: Tensor, timestep: int, **cond: Any) -> Tensor:
     """A diffusion model's output at one of the timesteps 0 … 999."""
     return call_at(model, x, _full(x, timestep), Told(timestep / LAST_TIMESTEP), **cond)
 
 
-def _call_at_flow_time(model: Model, x: Tensor, u: float, **cond) -> Tensor:
+def _call_at_flow_time(model: Model, x: Tensor, u: float, **cond: Any) -> Tensor:
     """A flow model's output at time u."""
     return call_at(model, x, _full(x, MODEL_TIME_SCALE * u), Told(u), **cond)
 

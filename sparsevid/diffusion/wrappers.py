@@ -5,7 +5,7 @@ Guidance in an interval, the token schedule and savings decide by the time of a 
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def guidance_acts(interval: tuple[float, float] | None, u: float) -> bool:
 def in_float32(model: Model, dtype: torch.dtype) -> TimedModel:
     """A model of weights of another type, for samplers that compute in float32."""
 
-    def called(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+    def called(x: Tensor, t: Tensor, told: Told, **cond: Any) -> Tensor:
         return call_at(model, x.to(dtype), t, told, **cond).float()
 
     return TimedModel(called)
@@ -38,7 +38,7 @@ def with_token_schedule(model: Model, schedule: TokenSchedule) -> TimedModel:
     The wrapped model raises ValueError if the times of a batch lie in different stages: one call has one grid.
     """
 
-    def scheduled(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+    def scheduled(x: Tensor, t: Tensor, told: Told, **cond: Any) -> Tensor:
         stage = decide(lambda time: stage_at(schedule, time), t, told, "in different stages of the token schedule")
         return call_at(model, x, t, told, grid=schedule.stages[stage].grid, **cond)
 
@@ -73,7 +73,11 @@ def with_guidance(
     Raises:
         ValueError: an interval that is not 0 ≤ low ≤ high ≤ 1, no channel to guide, or not one of the two nulls.
     """
-    if (null_label is None) == (null_text is None):
+    if null_label is not None and null_text is None:
+        both_halves = _both_labels(null_label)
+    elif null_text is not None and null_label is None:
+        both_halves = _both_texts(null_text)
+    else:
         raise ValueError(
             "guidance needs what stands for nothing: null_label of a model of classes, or null_text of one of text"
         )
@@ -86,9 +90,7 @@ def with_guidance(
         sides = f"on both sides of the guidance interval {interval}"
         return interval is None or decide(lambda time: guidance_acts(interval, time), t, told, sides)
 
-    both_halves = _both_labels(null_label) if null_text is None else _both_texts(null_text)
-
-    def guided(x: Tensor, t: Tensor, told: Told, **cond) -> Tensor:
+    def guided(x: Tensor, t: Tensor, told: Told, **cond: Any) -> Tensor:
         if scale == 1.0 or not acts(t, told):
             return call_at(model, x, t, told, **cond)
         told = told._replace(halves=BOTH_HALVES)
@@ -104,7 +106,7 @@ def with_guidance(
 def _both_labels(null: int) -> Callable[..., dict]:
     """What both halves are called with, of what the conditional one is: labels, then as many nulls."""
 
-    def both(*, labels: Tensor, **cond) -> dict:
+    def both(*, labels: Tensor, **cond: Any) -> dict:
         return {"labels": torch.cat([labels, torch.full_like(labels, null)]), **_twice(cond)}
 
     return both
@@ -114,7 +116,7 @@ def _both_texts(null: NullText) -> Callable[..., dict]:
     """The same of prompts. All steps of a sampling have the same ones: both halves are made of them once."""
     made: list = []  # prompts and mask, and what was made of them
 
-    def both(*, text: Prompts, text_mask: Tensor | None = None, **cond) -> dict:
+    def both(*, text: Prompts, text_mask: Tensor | None = None, **cond: Any) -> dict:
         if not made or made[0] is not text or made[1] is not text_mask:
             made[:] = text, text_mask, null.beside(text, text_mask)
         return {"text": made[2][0], "text_mask": made[2][1], **_twice(cond)}

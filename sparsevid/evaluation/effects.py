@@ -192,27 +192,30 @@ def measure_effects(
             out = None if keep is None else keep / f"{detector.name}-{role}-{clips.fingerprint[:12]}.safetensors"
             stamp = "" if keep is None else files_stamp(chosen)
             readers = 1 if isinstance(chosen.reader, GeneratedClips) else None
-            options = {"batch_size": batch_size, "role": role, "readers": readers, "out": out, "stamp": stamp}
-            taken[key] = compute_features(clips, detector, **options)
+            taken[key] = compute_features(
+                clips, detector, batch_size=batch_size, role=role, readers=readers, out=out, stamp=stamp
+            )
         return taken[key]
 
     def score(choice: Choice) -> tuple[float, int, int]:
         rules = with_fields(protocol, choice.options)
         rules = replace(rules, split=choice.split or split)
-        sides: list[FeatureFile] = []
-        for source, role in ((real, "real"), (fake, "fake")):
+
+        def side(source: ClipSource, role: Role) -> FeatureFile:
             count = limit if choice.share == 1 else _count(source, role, rules, limit, choice.share)
             codec = choice.codec[1] if choice.codec is not None and choice.codec[0] == role else None
-            sides.append(features(choose_clips(source, role, rules, limit=count), role, codec))
-        value = next(iter(compute_metrics(*sides, rules).values()))
-        return value, *(len(each.clip_ids) for each in sides)
+            return features(choose_clips(source, role, rules, limit=count), role, codec)
+
+        ours, theirs = side(real, "real"), side(fake, "fake")
+        value = next(iter(compute_metrics(ours, theirs, rules).values()))
+        return value, len(ours.clip_ids), len(theirs.clip_ids)
 
     own, *counts = score(Choice(""))
-    found = [Effect("", protocol.name, own, 0.0, *counts)]
+    found = [Effect("", protocol.name, own, 0.0, counts[0], counts[1])]
     for choice in progress(choices(protocol, split), desc="effects", unit="choice", delay=2):
         try:
             value, *counts = score(choice)
-            found.append(Effect(choice.kind, choice.label, value, value - own, *counts))
+            found.append(Effect(choice.kind, choice.label, value, value - own, counts[0], counts[1]))
         except (ValueError, DecodeError) as error:
             found.append(Effect(choice.kind, choice.label, None, None, problem=str(error)))
     return found

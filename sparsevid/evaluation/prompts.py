@@ -56,12 +56,14 @@ def prompts_of(clips: ProtocolClips, source: ClipSource, file: Path | None = Non
         FileNotFoundError: there is no such file, or no record.
         ValueError: it holds no prompts, or a clip has no number.
     """
-    numbers = [_number(name, archive=is_file(source)) for name in clips.ids]
-    if None in numbers:
-        name = clips.ids[numbers.index(None)]
-        raise ValueError(
-            f"which prompt a clip has is told by its number, and {name!r} has none: samples are 000000.…, and so on"
-        )
+    numbers: list[int] = []
+    for name in clips.ids:
+        number = _number(name, archive=is_file(source))
+        if number is None:
+            raise ValueError(
+                f"which prompt a clip has is told by its number, and {name!r} has none: samples are 000000.…, and so on"
+            )
+        numbers.append(number)
     path = _record_of(source) if file is None else expand_home(file)
     listed = from_main(lambda: _recorded(path) if file is None else listed_in(path))
     texts = tuple(listed[number % len(listed)] for number in numbers)

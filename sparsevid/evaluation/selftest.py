@@ -150,7 +150,8 @@ def _uniform_sets() -> Sets:
 
 def _constant_sets() -> Sets:
     """Pixels 0 and 1, which become −1 and 1; all clips are equal, so two of each are as good as the published eight."""
-    return tuple(iter([torch.full((2, 3, 30, 224, 224), value)]) for value in (-1.0, 1.0))
+    low, high = (torch.full((2, 3, 30, 224, 224), value) for value in (-1.0, 1.0))
+    return iter([low]), iter([high])
 
 
 def _uniform(seed: int, count: int = 128) -> Iterator[Tensor]:
@@ -162,11 +163,11 @@ def _uniform(seed: int, count: int = 128) -> Iterator[Tensor]:
 
 
 def _call_script(detector: Detector, clips: Tensor) -> Tensor:
-    return detector.script(clips, rescale=False, resize=False, return_features=True)
+    return detector.get_submodule("script")(clips, rescale=False, resize=False, return_features=True)
 
 
 def _call_network(detector: Detector, clips: Tensor) -> Tensor:
-    return detector.network(clips)
+    return detector.get_submodule("network")(clips)
 
 
 # Of universome/fvd-comparison (`compare_metrics.py`), and of common_metrics_on_video_quality (its README).

@@ -155,12 +155,12 @@ def _damaged(
 ) -> dict[tuple[str, float], Tensor]:
     """Features of each damaged set by distortion and strength; ("", 0) is undamaged. All in one drawn order."""
     stamp = "" if keep is None else files_stamp(clips)
-    clips = HeldClips(clips)
-    order = torch.randperm(len(clips), generator=keyed_generator(Purpose.HALVES, seed))
+    held = HeldClips(clips)
+    order = torch.randperm(len(held), generator=keyed_generator(Purpose.HALVES, seed))
     wanted = [("", 0.0), *((name, strength) for name in names for strength in strengths)]
     sets = {}
     for name, strength in progress(wanted, desc=detector.name, unit="set", delay=2):
-        damaged = DistortedClips(clips, name, strength, seed) if name else clips
+        damaged = DistortedClips(held, name, strength, seed) if name else held
         out = None if keep is None else keep / f"{detector.name}-{damaged.fingerprint[:12]}.safetensors"
         file = compute_features(damaged, detector, batch_size=batch_size, out=out, stamp=stamp)
         sets[name, strength] = file.features[order]

@@ -220,9 +220,9 @@ class ClipFolder:
         """
         shown = [index for index in range(min(num, SHEET_CLIPS)) if not self.missing(index)]
         clips = [self.read(index) for index in shown]
-        captions = [sampling.caption(index, classes) for index in shown] if classes or sampling.prompts else None
+        captions = [line for index in shown if (line := sampling.caption(index, classes)) is not None]
         scale = legible_scale(*self.shape[1:])
-        write_contact_sheet(self.path / SHEET, clips, captions, scale=scale)
+        write_contact_sheet(self.path / SHEET, clips, captions or None, scale=scale)
         if grid:
             with self._naming_grid():
                 write_grid(grid_path(self.path), clips, self.fps, scale=scale)

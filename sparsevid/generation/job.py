@@ -8,13 +8,14 @@ samples, or on an interruption.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from sparsevid.generation import GenerationError
-from sparsevid.generation.folder import RECORD, ClipFolder, JobRecord, make_record
+from sparsevid.generation.folder import ClipFolder, JobRecord, make_record
+from sparsevid.generation.formats import RECORD
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.generation.stream import StageTimes, Stream
@@ -111,8 +112,8 @@ def generate(
         times = _run(pipeline, sampling, folder, missing, batches, writers, show_progress, tally if sampling.savings else None)
         absent = _absent(folder, sampling.batch, num, most)
         if packs:
-            labels = [sampling.label(index) for index in range(num)] if sampling.labels else None
-            logger.info("%s", _on_main(folder, lambda: folder.pack(num, labels, fresh=written > 0)))
+            labels = [label for index in range(num) if (label := sampling.label(index)) is not None]
+            logger.info("%s", _on_main(folder, lambda: folder.pack(num, labels or None, fresh=written > 0)))
         if sheet:
             _on_main(folder, lambda: folder.write_sheet(most, sampling, pipeline.classes, grid=grid))
     finally:
@@ -144,6 +145,7 @@ def _common_record(pipeline: VideoPipeline, sampling: Sampling, num: int, format
     told = gather_objects((record, failure))
     if failures := [f"rank {number}: {each}" for number, (_, each) in enumerate(told) if each]:
         raise GenerationError(failures[0] if world_size() > 1 else failure)
+    assert record is not None
     jobs = [{"num": each.num, **each.settings} for each, _ in told]
     for number, job in enumerate(jobs):
         if differing := [key for key in job if job[key] != jobs[0][key]]:
@@ -204,7 +206,7 @@ def _find_missing(folder: ClipFolder, batch: int, num: int, writers: int, show_p
         return {index: formats for index, formats in zip(mine, bar, strict=True) if formats}
 
 
-def _bar(shown: bool, **options) -> tqdm:
+def _bar(shown: bool, **options: Any) -> tqdm:
     return progress(**options) if shown else tqdm(options.get("iterable"), disable=True)
 
 

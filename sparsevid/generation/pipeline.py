@@ -83,7 +83,7 @@ class VideoPipeline(TrainedModel):
         pipeline.weights_file, pipeline.autoencoder_fingerprint = parts.weights_file, parts.autoencoder_fingerprint
         return pipeline
 
-    def __call__(self, num: int = 4, *, show_progress: bool = True, **options) -> Tensor:
+    def __call__(self, num: int = 4, *, show_progress: bool = True, **options: Any) -> Tensor:
         """Generate clips 0 … num − 1; `sampling` lists the options, and `batches` that of a callback, `on_step`.
 
         Returns:
@@ -120,7 +120,7 @@ class VideoPipeline(TrainedModel):
         ]
 
     def batches(
-        self, indices: Sequence[int], *, show_progress: bool = True, on_step: OnStep | None = None, **options
+        self, indices: Sequence[int], *, show_progress: bool = True, on_step: OnStep | None = None, **options: Any
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Generate the clips of the given global indices, batch by batch.
 

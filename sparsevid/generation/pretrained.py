@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -276,7 +277,8 @@ def _written_by(config_file: Path) -> str:
     """Which versions wrote a checkpoint, as far as its config says: the end of a message about what cannot be read."""
     here = f"; this is sparsevid {__version__}"
     try:
-        versions = OmegaConf.to_container(OmegaConf.load(config_file)).get("record", {}).get("versions")
+        values: Any = OmegaConf.to_container(OmegaConf.load(config_file))
+        versions = values.get("record", {}).get("versions")
     except (OSError, YAMLError, OmegaConfBaseException, AttributeError):
         return here  # the error that is being told says more
     if not isinstance(versions, dict) or not versions:

@@ -5,7 +5,7 @@ Dimensions: B clips, L tokens of a prompt, C channels of its features.
 
 import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsevid.diffusion.null_text import MASKS, NullText
+from sparsevid.diffusion import MASKS
+from sparsevid.diffusion.null_text import NullText
 from sparsevid.generation import NULL_CAPTIONS, PADDINGS, GenerationError
 from sparsevid.generation.networks import Condition
 from sparsevid.generation.sampling import Sampling
@@ -214,7 +215,7 @@ class PromptFeatures:
             GenerationError: as `encode`.
         """
         self.encode(sampling, indices)
-        own = [features[heard] for features, heard in (self._known[sampling.prompt(index)] for index in indices)]
+        own = [features[heard] for features, heard in map(self._known.__getitem__, _prompts_of(sampling, indices))]
         masked, guided = sampling.padding == "masked", sampling.guidance != 1.0
         null, null_heard = self._null(sampling) if guided else (own[0][:0], torch.zeros(0, dtype=torch.bool))
         if not masked and len(own) == 1:  # as the public pipeline of Latte-1
@@ -249,7 +250,7 @@ class PromptFeatures:
 
     def _missing(self, sampling: Sampling, indices: Sequence[int]) -> list[str]:
         """What has to be encoded for these samples, each text once."""
-        missing = dict.fromkeys(each for each in map(sampling.prompt, indices) if each not in self._known)
+        missing: dict[str, None] = dict.fromkeys(each for each in _prompts_of(sampling, indices) if each not in self._known)
         null = _null_of(sampling)
         if null is not None and null not in self._whole:
             missing[null] = None
@@ -308,6 +309,11 @@ def _naming_encoder(source: str | None) -> Iterator[str]:
         yield source
     except (OSError, ImportError, ValueError) as error:
         raise GenerationError(f"prompts cannot be encoded: {error}") from error
+
+
+def _prompts_of(sampling: Sampling, indices: Iterable[int]) -> list[str]:
+    """The prompts of these samples, of a model of text, which has one for each."""
+    return [prompt for index in indices if (prompt := sampling.prompt(index)) is not None]
 
 
 def _null_of(sampling: Sampling) -> str | None:

@@ -155,8 +155,8 @@ def in_parts(attend: Attend, q: Tensor, k: Tensor, v: Tensor, most: int = MOST_S
     """Attention in as many calls as keep sequences, and heads, of each within `most`. Shapes as `attend_sdpa`."""
     for axis in (0, 2):
         if q.shape[axis] > most:
-            parts = zip(*(each.chunk(-(-q.shape[axis] // most), axis) for each in (q, k, v)), strict=True)
-            return torch.cat([in_parts(attend, *part, most) for part in parts], axis)
+            qs, ks, vs = (each.chunk(-(-q.shape[axis] // most), axis) for each in (q, k, v))
+            return torch.cat([in_parts(attend, *part, most) for part in zip(qs, ks, vs, strict=True)], axis)
     return attend(q, k, v)
 
 
@@ -200,7 +200,7 @@ class FusedLinear(nn.Linear):
         super().__init__(hidden_size, maps * hidden_size)
         self.maps = maps
 
-    def forward(self, x: Tensor, apart: bool = False) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, apart: bool = False) -> tuple[Tensor, ...]:  # type: ignore[override]  # a Linear by weights
         """(..., D) → `maps` times (..., D): views of one product, or with `apart` a contiguous product each."""
         if not apart:
             return super().forward(x).chunk(self.maps, dim=-1)

@@ -91,6 +91,8 @@ class Layer(nn.Module):
 class AttentionLayer(Layer):
     """D and S: an ordinary spatial or temporal layer, on dense or on sparse tokens."""
 
+    attn: SelfAttention
+
     def __init__(self, spec: ModelSpec, temporal: bool, backend: str) -> None:
         super().__init__(spec, SelfAttention(spec.hidden_size, spec.num_heads, temporal, backend))
 

@@ -1,6 +1,6 @@
 """The card of a model: README.md beside its weights, as the hub shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -42,7 +42,7 @@ def model_card(spec: ModelSpec, sections: Mapping[str, str] | None = None, *, wh
         ("tokens of a clip", str(spec.dense_grid().tokens)),
     ]
     cost = [("multiply–adds of a forward of one clip", f"{macs / 1e9:.2f} G")]
-    if spec.is_sparse:
+    if spec.sparse_grid is not None:
         rows.append(("default sparse grid", "×".join(map(str, spec.sparse_grid))))
         cost.append(("… of the dense model of its size", f"{dense / 1e9:.2f} G"))
         cost.append(("ratio", f"{macs / dense:.3f}"))
@@ -56,7 +56,7 @@ def model_card(spec: ModelSpec, sections: Mapping[str, str] | None = None, *, wh
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {spec.layout}, {spec.hidden_size} channels\n\n{body}\n")
 
 
-def markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A table in Markdown; bars in cells are spelled out."""
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sparsevid.sparsity.cost import FREQUENCIES
@@ -22,6 +23,8 @@ class PatchProjection(nn.Conv2d):
 
     A convolution's output is in the order of channels, and every layer after it would read tokens across memory.
     """
+
+    bias: nn.Parameter
 
     def forward(self, patches: Tensor) -> Tensor:
         """(..., C·p·p) → (..., D)."""
@@ -82,14 +85,14 @@ class LabelEmbedding(nn.Module):
         return self.embedding_table(labels)
 
 
-def sincos(positions: np.ndarray, channels: int) -> np.ndarray:
+def sincos(positions: ArrayLike, channels: int) -> np.ndarray:
     """Sines, then cosines, of `positions` (M,) at channels/2 frequencies from 1 down to 1/10000: (M, channels), float64."""
     frequencies = 1.0 / 10000 ** (np.arange(channels // 2, dtype=np.float64) / (channels / 2.0))
     angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def spatial_table(rows: np.ndarray, columns: np.ndarray, channels: int) -> np.ndarray:
+def spatial_table(rows: ArrayLike, columns: ArrayLike, channels: int) -> np.ndarray:
     """Positions inside a frame: half the channels for the column, half for the row, as DiT does; (rows·columns, channels)."""
     column_grid, row_grid = np.meshgrid(columns, rows)
     halves = [sincos(column_grid.ravel(), channels // 2), sincos(row_grid.ravel(), channels // 2)]

@@ -79,7 +79,7 @@ class GraphedModel:
         """Graphs that are there."""
         return sum(graph is not None for graph in self._graphs.values())
 
-    def __call__(self, *args, **kwargs) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._capture is None or torch.is_grad_enabled():
             return self.network(*args, **kwargs)
         leaves, structure = pytree.tree_flatten((args, kwargs))
@@ -88,7 +88,7 @@ class GraphedModel:
         known = kind in self._graphs
         graph = self._graphs.pop(kind, None)
         if known and graph is None:
-            graph = self._record(leaves, structure)
+            graph = self._record(self._capture, leaves, structure)
         if self._capture is not None:
             self._graphs[kind] = graph
             if len(self._graphs) > MOST_GRAPHS:
@@ -102,11 +102,11 @@ class GraphedModel:
             self._modules = list(self.model.modules())
             self._weights = _places(self._modules)
 
-    def _record(self, leaves: Sequence, structure: pytree.TreeSpec) -> "_Graph | None":
+    def _record(self, capture: Capture, leaves: Sequence, structure: pytree.TreeSpec) -> "_Graph | None":
         """The graph of a kind of call; None, and no further one, if it cannot be recorded."""
         pool = next((graph.pool for graph in self._graphs.values() if graph is not None), None)
         try:
-            return _Graph(self, self._capture, leaves, structure, pool)
+            return _Graph(self, capture, leaves, structure, pool)
         except RuntimeError as error:
             logger.warning("the forward cannot be recorded as a CUDA graph; its kernels are launched one by one: %s", error)
             self._capture = None
@@ -144,7 +144,9 @@ class _Reads(TorchDispatchMode):
         self.storages: dict[int, torch.UntypedStorage] = {}
         self._made: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         for read in _storages((args, kwargs)):
             if read._cdata not in self._made:
                 self.storages[read._cdata] = read

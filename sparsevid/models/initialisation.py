@@ -1,5 +1,7 @@
 """How a fresh model's weights are drawn: DiT's initialisation, and PixArt's where modulation is shared and for text."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from sparsevid.models.blocks import Head, Layer, RecoverLayer
@@ -7,10 +9,13 @@ from sparsevid.models.modulation import Modulation
 from sparsevid.models.text import CaptionEmbedding
 from sparsevid.sparsity.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from sparsevid.models.transformer import DiffusionTransformer
+
 SMALL = 0.02  # standard deviation of embedders
 
 
-def initialise(model: nn.Module, spec: ModelSpec) -> None:
+def initialise(model: "DiffusionTransformer", spec: ModelSpec) -> None:
     """Draw all weights of a `DiffusionTransformer` from PyTorch's global generator.
 
     Xavier for linear maps, zeros where the output starts at zero (DiT, section 3.2, adaLN-Zero); with shared modulation its
@@ -33,7 +38,7 @@ def initialise(model: nn.Module, spec: ModelSpec) -> None:
     if spec.text_channels:
         _initialise_captions(model.y_embedder, spec)
     if spec.shared_modulation:
-        nn.init.normal_(model.t_block[1].weight, std=SMALL)
+        nn.init.normal_(model.t_block.linear.weight, std=SMALL)
     for module in model.modules():
         if isinstance(module, Layer | Head):
             _close(module, spec)
@@ -47,7 +52,7 @@ def initialise(model: nn.Module, spec: ModelSpec) -> None:
 def _close(module: Layer | Head, spec: ModelSpec) -> None:
     """Let a layer start with what it has for modulation, and hear nothing."""
     if isinstance(module.adaLN_modulation, Modulation):
-        nn.init.zeros_(module.adaLN_modulation[1].weight)
+        nn.init.zeros_(module.adaLN_modulation.linear.weight)
     else:
         nn.init.normal_(module.scale_shift_table, std=spec.hidden_size**-0.5)
     if isinstance(module, Layer) and module.cross_attn is not None:

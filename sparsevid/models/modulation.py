@@ -18,9 +18,16 @@ class Modulation(nn.Sequential):
         super().__init__(nn.SiLU(), nn.Linear(hidden_size, count * hidden_size))
         self.count = count
 
+    @property
+    def linear(self) -> nn.Linear:
+        """The map."""
+        linear = self[1]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
     def parts(self, c: Tensor) -> tuple[Tensor, ...]:
         """c (B, D), or what this gives of it, (B, m·D), where `FusedModulation` did for all layers → m times (B, 1, 1, D)."""
-        product = self(c) if c.shape[-1] == self[1].in_features else c
+        product = self(c) if c.shape[-1] == self.linear.in_features else c
         return product[:, None, None].chunk(self.count, dim=-1)
 
 
@@ -39,9 +46,12 @@ class FusedModulation(nn.Module):
         modulations: in the order of the results; their parameters are replaced.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, modulations: Sequence[Modulation]) -> None:
         super().__init__()
-        linears = [modulation[1] for modulation in modulations]
+        linears = [modulation.linear for modulation in modulations]
         self.sizes = [linear.out_features for linear in linears]
         for name in ("weight", "bias"):
             values = [getattr(linear, name) for linear in linears]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from sparsevid.models.blocks import AttentionLayer, layer_norm
+from sparsevid.models.blocks import AttentionLayer, Head, Layer, layer_norm
 from sparsevid.models.embeddings import spatial_positions, temporal_positions
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.sparsity.cost import forward_macs
@@ -30,7 +30,8 @@ def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
     """
     spec = model.spec
     check_naive(spec)
-    dense, batch, like = spec.dense_grid(x.shape[2:]), x.shape[0], (spec.hidden_size, x.device, x.dtype)
+    batch, _, frames, *sides = x.shape
+    dense, like = spec.dense_grid((frames, sides[0], sides[1])), (spec.hidden_size, x.device, x.dtype)
     frame = dense._replace(t=1)
     embed, p = model.x_embedder.proj, spec.patch_size
     tokens = F.conv2d(rearrange(x, "b c t h w -> (b t) c h w"), embed.weight, embed.bias, stride=p)
@@ -50,7 +51,7 @@ def naive_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
             tokens = tokens + temporal_positions(dense.t, dense.t, *like)[:, 0]
         tokens = _naive_layer(block, tokens, of_positions)
         tokens = rearrange(tokens, "(b n) t d -> (b t) n d", b=batch)
-    shift, scale = model.final_layer.adaLN_modulation(of_frames).chunk(2, dim=1)
+    shift, scale = _modulation(model.final_layer, of_frames).chunk(2, dim=1)
     out = model.final_layer.linear(_naive_modulate(layer_norm(tokens), shift, scale))  # (B·T, N, p·p·C')
     return rearrange(out, "(b t) (h w) (p q c) -> b c t (h p) (w q)", b=batch, h=dense.h, p=p, q=p)
 
@@ -81,13 +82,21 @@ def check_naive(spec: ModelSpec) -> None:
 
 def _naive_layer(block: AttentionLayer, x: Tensor, c: Tensor) -> Tensor:
     """One layer on S sequences: x (S, N, D), c (S, D) → (S, N, D)."""
-    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = block.adaLN_modulation(c).chunk(6, dim=1)
-    qkv = F.linear(_naive_modulate(layer_norm(x), shift, scale), block.attn.qkv.weight, block.attn.qkv.bias)
-    q, k, v = rearrange(qkv, "s n (three h d) -> three s h n d", three=3, h=block.attn.heads).contiguous().unbind(0)
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = _modulation(block, c).chunk(6, dim=1)
+    attention = block.attn
+    qkv = F.linear(_naive_modulate(layer_norm(x), shift, scale), attention.qkv.weight, attention.qkv.bias)
+    q, k, v = rearrange(qkv, "s n (three h d) -> three s h n d", three=3, h=attention.heads).contiguous().unbind(0)
     attended = rearrange(F.scaled_dot_product_attention(q, k, v), "s h n d -> s n (h d)")
-    attended = block.attn.proj(attended)
+    attended = attention.proj(attended)
     x = x + gate.unsqueeze(1) * attended
     return x + mlp_gate.unsqueeze(1) * block.mlp(_naive_modulate(layer_norm(x), mlp_shift, mlp_scale))
+
+
+def _modulation(module: Layer | Head, c: Tensor) -> Tensor:
+    """Shifts, scales and gates in one: (S, D) → (S, m·D)."""
+    own = module.adaLN_modulation
+    assert own is not None  # `check_naive` refuses what is shared
+    return own(c)
 
 
 def _naive_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Place(NamedTuple):
     """
 
     point: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks of a place
     kind: str
     axis: str
 
@@ -52,6 +52,12 @@ class Part:
         if self._inputs is None:
             self._inputs = self._make()
         return self._inputs
+
+    def tokens(self) -> "Tensor":
+        """The first of what the part is computed from."""
+        tokens = self.inputs()[0]
+        assert tokens is not None  # sparse tokens are there by the layer that takes them
+        return tokens
 
     def __call__(self) -> "Tensor":
         """The part's output, B first."""
@@ -123,7 +129,11 @@ class Stack(Part):
     def _first_tokens(self) -> Tokens:
         if self._begun is None:
             whole, rows = self._whole or (self, slice(None))
-            self._begun = self._begin(*self.inputs()) if whole._begun is None else Tokens(*_rows(whole._begun, rows))
+            if whole._begun is None:
+                self._begun = self._begin(*self.inputs())
+            else:
+                x, *sparse = whole._begun
+                self._begun = Tokens(x[rows], *_rows(tuple(sparse), rows))
         return self._begun
 
 

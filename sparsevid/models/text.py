@@ -71,6 +71,8 @@ class CaptionEmbedding(nn.Module):
         null_tokens: L of the features of "no prompt" that the model holds, `y_embedding`; 0: it holds none.
     """
 
+    y_embedding: Tensor
+
     def __init__(self, channels: int, hidden_size: int, null_tokens: int = 0) -> None:
         super().__init__()
         self.y_proj = MLP(channels, hidden_size, hidden_size)

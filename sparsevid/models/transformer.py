@@ -92,7 +92,7 @@ class DiffusionTransformer(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, map_location: str = "cpu", strict: bool = False, **options
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = False, **options: Any
     ) -> "DiffusionTransformer":
         """Load weights as the hub's mixin does, which prints a line about folders where results of commands go."""
         if not Path(model_id).is_dir():
@@ -209,7 +209,7 @@ class DiffusionTransformer(
             tokens = whole(STACK, self._stack(x, (*conditions, *heard), **options))
         return self.final_layer(tokens, last)
 
-    def _stack(self, x: Tensor, told: Sequence[Tensor | None], **options) -> Stack:
+    def _stack(self, x: Tensor, told: Sequence[Tensor | None], **options: Any) -> Stack:
         """All layers as one part; `options` go to `_layers`."""
 
         def begin(x: Tensor, *told: Tensor | None) -> Tokens:
@@ -321,12 +321,12 @@ class DiffusionTransformer(
         self.fused_modulation = FusedModulation([each.adaLN_modulation for each in (*self.blocks, self.final_layer)])
         return self
 
-    def load_state_dict(self, *args, **options):
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
         """As of any module."""
         with self._modulation_apart():
             return super().load_state_dict(*args, **options)
 
-    def _apply(self, *args, **options) -> "DiffusionTransformer":
+    def _apply(self, *args: Any, **options: Any) -> "DiffusionTransformer":
         with self._modulation_apart():
             return super()._apply(*args, **options)
 
@@ -354,7 +354,7 @@ class DiffusionTransformer(
             return [each.adaLN_modulation(c) for each in (*self.blocks, self.final_layer)]
         return [c] * (self.spec.depth + 1)
 
-    def save_pretrained(self, save_directory: str | Path, **options) -> str | None:
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write config.json, which holds the spec and nothing of this machine, safetensors, and a card where no README.md is.
 
         `model_card_kwargs` are those of `models/card.py:model_card`, such as sections on training and scores.
@@ -365,7 +365,7 @@ class DiffusionTransformer(
             save_directory, config={"spec": self.spec.to_dict()}, **options
         )
 
-    def generate_model_card(self, **options) -> ModelCard:
+    def generate_model_card(self, **options: Any) -> ModelCard:
         """The card that `save_pretrained` writes; options as of `models/card.py:model_card`."""
         return model_card(self.spec, **options)
 

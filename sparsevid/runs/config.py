@@ -7,7 +7,7 @@ and precision from `train`.
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -82,6 +82,31 @@ class DataConfig:
     captions: str | None = None
     strict: bool = False  # an unreadable or damaged video is an error, instead of being passed over and reported
     workers: int = 0  # loader processes of each rank
+
+    def clip(self) -> "ClipConfig":
+        """What the run's clips are, once a card has answered what a run leaves out.
+
+        Raises:
+            ConfigError: something is said by neither.
+        """
+        said = {name: getattr(self, name) for name in ClipConfig._fields}
+        if unsaid := [name for name, value in said.items() if value is None and name != "target_fps"]:
+            raise ConfigError(f"{', '.join(f'data.{name}' for name in unsaid)}: said neither by the run nor by a card")
+        height, width = said.pop("size")
+        return ClipConfig(**said, size=(height, width))
+
+
+class ClipConfig(NamedTuple):
+    """Settings of clips with nothing left open; each is explained in `DataConfig`."""
+
+    frames: int
+    stride: int
+    rule: str
+    short: str
+    target_fps: float | None
+    images: int
+    size: tuple[int, int]
+    flip: bool
 
 
 @dataclass

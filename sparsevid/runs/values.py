@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sparsevid.diffusion import MASKS
-from sparsevid.savings.options import SavingError, parse_savings
+from sparsevid.savings.base import SavingError
+from sparsevid.savings.options import parse_savings
 from sparsevid.sparsity.layout import KINDS
 from sparsevid.sparsity.spec import MERGE_TEXT
 

@@ -3,14 +3,13 @@
 Dimensions: B clips.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 from sparsevid.diffusion import CONDITIONAL
-from sparsevid.models.saving import Part, Place
+from sparsevid.models.saving import Part, Place, Stack
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import LAST_TIMESTEP
 from sparsevid.sparsity.spec import ModelSpec
@@ -20,8 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Own = TypeVar("Own", bound="Policy")
+
+
 class SavingError(ExpectedError, ValueError):
     """A saving that is not there, does not fit the model or another saving, or lacks what it needs; the message says which."""
+
+
+class TextTold(TypedDict, total=False):
+    """What a call's prompts cost, as `sparsity.cost` takes it: how long they are, and whether they come unprepared."""
+
+    text_tokens: int
+    naive_text: bool
 
 
 class Call(NamedTuple):
@@ -35,22 +44,29 @@ class Call(NamedTuple):
         dense: grid of the dense tokens.
         sparse: grid of the sparse tokens of this half; None for a dense model.
         seed: of what a policy draws.
-        text: of a model of text, `text_tokens` of its prompts, and `naive_text`: whether they come unprepared.
+        text: of a model of text.
     """
 
     number: int
     u: float
-    count: int | None
+    count: int | None  # type: ignore[assignment]  # hides `tuple.count`, which nobody asks of a call
     spec: ModelSpec
     dense: Grid
     sparse: Grid | None
     seed: int = 0
-    text: Mapping[str, int] = MappingProxyType({})
+    text: TextTold = TextTold()
 
     @property
     def t(self) -> float:
         """The time as a timestep, 0 … 999; rounded, since one that was read from a float32 is a little beside it."""
         return round(LAST_TIMESTEP * self.u, 3)
+
+    @property
+    def whole(self) -> int:
+        """`count`, for a policy that has to know it: without times `saved` takes none such."""
+        if self.count is None:
+            raise SavingError("the times of the sampling are not known, and how many calls it has")
+        return self.count
 
     @property
     def is_last(self) -> bool:
@@ -101,7 +117,7 @@ class Policy:
         """
         return self
 
-    def fresh(self, half: str) -> "Policy":
+    def fresh(self: Own, half: str) -> Own:
         """The same options, nothing remembered yet."""
         made = replace(self)
         made.half = half
@@ -144,8 +160,10 @@ class Policy:
         """Whether the half without a class is computed at this call."""
         return True
 
-    def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
-        """The model's output of the half without a class: what was computed, or, if None, what stands for it."""
+    def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor | None":
+        """The model's output of the half without a class: what was computed, or, if None, what stands for it; None if this
+        policy has nothing for it, which then was computed.
+        """
         return null
 
 
@@ -183,7 +201,13 @@ class Periodic(Policy):
         return self.every == 1
 
 
-def options_of(policy: type[Policy]) -> list:
+def stack_of(part: Part) -> Stack:
+    """The part that policies of the point `stack` are asked about."""
+    assert isinstance(part, Stack)
+    return part
+
+
+def options_of(policy: type[Policy]) -> list[Field]:
     """The dataclass fields that are options."""
     return [each for each in fields(policy) if each.init]
 

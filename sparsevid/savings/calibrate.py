@@ -5,7 +5,7 @@ Dimensions: B clips, T frames, N tokens a frame, D channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from sparsevid.diffusion import CONDITIONAL, NULL
-from sparsevid.models.saving import Place, Stack
-from sparsevid.savings.base import Call, Policy, SavingError
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import Call, Policy, SavingError, stack_of
 from sparsevid.savings.fits import Fit, FittedPolicy, plain
 from sparsevid.savings.magcache import MagCache
 from sparsevid.savings.options import CALIBRATED
@@ -42,6 +42,9 @@ class Measured(NamedTuple):
     values: Tensor
 
 
+Own = TypeVar("Own", bound="Probe")
+
+
 @dataclass
 class Probe(Policy):
     """Leaves nothing out, and measures every call. What it measured is kept over all samplings that it is in."""
@@ -50,10 +53,10 @@ class Probe(Policy):
     points: ClassVar = ("stack",)
 
     measured: list[Measured] = field(init=False, default_factory=list, repr=False, compare=False)
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call = field(init=False, repr=False, compare=False)
     _before: tuple[int, Tensor, Tensor, Tensor] | None = field(init=False, default=None, repr=False, compare=False)
 
-    def fresh(self, half: str) -> "Probe":
+    def fresh(self: Own, half: str) -> Own:
         made = super().fresh(half)
         made.measured = self.measured
         return made
@@ -61,9 +64,9 @@ class Probe(Policy):
     def begin(self, call: Call) -> None:
         self._call = call
 
-    def keep(self, place: Place, part: Stack, output: Tensor) -> None:
-        modulated, output = part.modulated().float(), output.float()  # (B, T, N, D)
-        added = (output - part.inputs()[0].float()).norm(dim=-1)  # (B, T, N)
+    def keep(self, place: Place, part: Part, output: Tensor) -> None:
+        modulated, output = stack_of(part).modulated().float(), output.float()  # (B, T, N, D)
+        added = (output - part.tokens().float()).norm(dim=-1)  # (B, T, N)
         if self._before is not None and self._before[0] + 1 == self._call.number:
             _, *before = self._before
             ratio = (added / before[2]).flatten(1).mean(dim=1)
@@ -146,7 +149,8 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> list[float]:
 def curve(fit: Fit, points: int = 200) -> list[tuple[float, float]]:
     """The fit of the conditional half as (x, y), for a picture: TeaCache's polynomial over its range, MagCache's ratios."""
     if fit.saving == TeaCache.name:
-        x = np.linspace(*fit.values["range"], points)
+        low, high = fit.values["range"]
+        x = np.linspace(low, high, points)
         y = np.polyval(fit.values["coefficients"], x)
     else:
         y = np.array(fit.values[CONDITIONAL])
@@ -169,7 +173,7 @@ def share_left_out(policy: FittedPolicy, measured: Sequence[Measured]) -> float:
         own = policy.fresh(CONDITIONAL)
         if isinstance(own, MagCache):
             left_out += sum(own.leaves_out(number, count) for number in range(count))
-        else:
+        elif isinstance(own, TeaCache):
             left_out += sum(own.leaves_out(distance) for distance in clip[:-1])
     return left_out / max(len(distances) * count, 1)
 

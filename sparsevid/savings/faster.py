@@ -65,7 +65,7 @@ class Faster(Policy):
     def begin(self, call: Call) -> None:
         first = self._first(call)
         self._since = call.number - first
-        self._weight = self._since / max(1, call.count - 1 - first)
+        self._weight = self._since / max(1, call.whole - 1 - first)
 
     def reuse(self, place: Place, part: Part) -> "Tensor | None":
         import torch
@@ -81,16 +81,23 @@ class Faster(Policy):
             self.kept[place] = (*self.kept.get(place, ()), output.clone() if shared else output)[-2:]
 
     def computes_null(self, call: Call) -> bool:
-        return self._low is None or (call.number - self._first(call)) % self.null_every == 0
+        return self._low is None or (call.number - self._first(call)) % self._null_every == 0
 
     def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
         if null is None:
+            assert self._low is not None and self._high is not None  # else `computes_null` had it computed
             self._low = self._low * (GROWTH if LOW_TIMES[0] < call.t < LOW_TIMES[1] else 1.0)
             self._high = self._high * (GROWTH if HIGH_TIMES[0] < call.t < HIGH_TIMES[1] else 1.0)
             return (conditional.float() + self._low + self._high).to(conditional.dtype)
-        if self.null_every > 1 and call.number >= self._first(call):
+        if self._null_every > 1 and call.number >= self._first(call):
             self._low, self._high = by_frequency(null.float() - conditional.float())
         return null
+
+    @property
+    def _null_every(self) -> int:
+        """`null_every`, settled when this was made."""
+        assert self.null_every is not None
+        return self.null_every
 
     @property
     def _extrapolates(self) -> bool:
@@ -103,7 +110,7 @@ class Faster(Policy):
 
     def _first(self, call: Call) -> int:
         """Number of the first call that may leave something out."""
-        return math.ceil(self.start * call.count)
+        return math.ceil(self.start * call.whole)
 
 
 def by_frequency(images: "Tensor") -> "tuple[Tensor, Tensor]":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, Policy, at_least, relative_change
+from sparsevid.savings.base import Call, Policy, at_least, relative_change, stack_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,18 +44,22 @@ class FirstBlock(Policy):
         if self._first_kind in kinds:
             self._residual = self._rest = None
 
-    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
-        if self._rest is None or not relative_change(_residual(part), self._residual) < self.threshold:
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        stack = stack_of(part)
+        if self._rest is None or self._residual is None:
             return None
-        x = part.first().x
+        if not relative_change(_residual(stack), self._residual) < self.threshold:
+            return None
+        x = stack.first().x
         return (x.float() + self._rest).to(x.dtype)
 
     def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = _residual(part)
-        self._rest = output.float() - part.first().x.float()
+        stack = stack_of(part)
+        self._residual = _residual(stack)
+        self._rest = output.float() - stack.first().x.float()
 
 
 def _residual(part: Stack) -> "Tensor":
     """Of the first layer's tokens, dense or sparse."""
     x, s, pooled = part.first()
-    return x.float() - part.inputs()[0].float() if s is None else s.float() - pooled.float()
+    return x.float() - part.tokens().float() if s is None or pooled is None else s.float() - pooled.float()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sparsevid.models.saving import Part, Place
 from sparsevid.savings.base import Call, Policy, SavingError, at_least
@@ -131,6 +131,9 @@ def _is_number(value: object) -> bool:
     return abs(value) <= sys.float_info.max  # also of whole numbers that no float holds
 
 
+Own = TypeVar("Own", bound="FittedPolicy")
+
+
 @dataclass
 class FittedPolicy(Policy):
     """A policy that leaves out all layers where `threshold` is not reached, by what was fitted to its model.
@@ -149,7 +152,7 @@ class FittedPolicy(Policy):
     threshold: float = 0.1
     fit: str | None = None
     _fitted: Fit | None = field(init=False, default=None, repr=False, compare=False)
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call = field(init=False, repr=False, compare=False)
     _residual: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # of the stack, when last computed
 
     def __post_init__(self) -> None:
@@ -186,13 +189,13 @@ class FittedPolicy(Policy):
                 )
         return made
 
-    def with_fit(self, fit: Fit) -> "FittedPolicy":
+    def with_fit(self: Own, fit: Fit) -> Own:
         """The same with this fit."""
         made = self.fresh(self.half)
         made._fitted = fit
         return made
 
-    def fresh(self, half: str) -> "FittedPolicy":
+    def fresh(self: Own, half: str) -> Own:
         made = super().fresh(half)
         made._fitted = self._fitted
         return made
@@ -201,11 +204,13 @@ class FittedPolicy(Policy):
         self._call = call
 
     def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        self._residual = output.float() - part.inputs()[0].float()
+        self._residual = output.float() - part.tokens().float()
 
-    def again(self, part: Part) -> "Tensor":
-        """The stack's output by what all layers added when they were last computed."""
-        x = part.inputs()[0]
+    def again(self, part: Part) -> "Tensor | None":
+        """The stack's output by what all layers added when they were last computed; None: they never were."""
+        if self._residual is None:
+            return None
+        x = part.tokens()
         return (x.float() + self._residual).to(x.dtype)
 
     def record(self) -> str:

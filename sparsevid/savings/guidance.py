@@ -37,7 +37,7 @@ class Guidance(Policy):
     def __post_init__(self) -> None:
         at_least(self.every, 1, "every", self)
         self._calls = Every(self.every)
-        self.points = () if self.sparse else ("layer",)
+        self.points = () if self.sparse else ("layer",)  # type: ignore[misc]  # an option decides where it is asked
 
     @property
     def changes_nothing(self) -> bool:
@@ -52,13 +52,14 @@ class Guidance(Policy):
         return own if own.tokens < grid.tokens else grid
 
     def reuse(self, place: Place, part: Part) -> "Tensor | None":
-        return part.inputs()[0] if self.half == NULL and place.kind in "MS" else None
+        return part.tokens() if self.half == NULL and place.kind in "MS" else None
 
     def computes_null(self, call: Call) -> bool:
         return self._calls.computes()
 
     def null_output(self, call: Call, conditional: "Tensor", null: "Tensor | None") -> "Tensor":
         if null is None:
+            assert self._difference is not None  # its first call is computed
             return (conditional.float() - self._difference).to(conditional.dtype)
         if self.every > 1:
             self._difference = conditional.float() - null.float()

@@ -58,7 +58,7 @@ class MagCache(FittedPolicy):
         return self.threshold == 0 or self.skips == 0
 
     def reuse(self, place: Place, part: Part) -> "Tensor | None":
-        return self.again(part) if self.leaves_out(self._call.number, self._call.count) else None
+        return self.again(part) if self.leaves_out(self._call.number, self._call.whole) else None
 
     def leaves_out(self, number: int, count: int) -> bool:
         """Whether all layers are left out at this call of so many; it is asked of call after call."""

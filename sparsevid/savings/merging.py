@@ -36,7 +36,7 @@ class Merging(Policy):
     family: ClassVar[str] = "merging"
 
     ratio: float = 0.5
-    _call: Call | None = field(init=False, default=None, repr=False, compare=False)
+    _call: Call = field(init=False, repr=False, compare=False)
     _drawn: dict = field(init=False, default_factory=dict, repr=False, compare=False)  # what `split_tokens` drew, by grid
 
     def __post_init__(self) -> None:
@@ -55,8 +55,7 @@ class Merging(Policy):
 
     def changed(self, place: Place, part: Part) -> Part:
         grid = _grid(place, self._call)
-        merged = self._merged(grid)
-        if not merged:
+        if grid is None or not (merged := self._merged(grid)):
             return part
 
         def compute(tokens: "Tensor") -> "Tensor":  # (B, T, N, D)
@@ -69,17 +68,16 @@ class Merging(Policy):
 
     def macs(self, place: Place, call: Call, usual: int) -> int:
         grid = _grid(place, call)
-        merged = self._merged(grid)
-        if not merged:
+        if grid is None or not (merged := self._merged(grid)):
             return usual
         tokens, into = grid.h * grid.w, _cells(grid)
         fewer = Grid(grid.t, 1, tokens - merged)
         matching = grid.t * (tokens - into) * into * call.spec.hidden_size
         return attention_macs(call.spec, place.index, fewer, fewer) + matching
 
-    def _merged(self, grid: Grid | None) -> int:
+    def _merged(self, grid: Grid) -> int:
         """Tokens of a frame that are merged into others."""
-        if grid is None or not _cells(grid):
+        if not _cells(grid):
             return 0
         tokens = grid.h * grid.w
         return min(int(tokens * self.ratio), tokens - _cells(grid))

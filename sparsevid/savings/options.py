@@ -25,7 +25,9 @@ from sparsevid.savings.teacache import TeaCache
 
 POLICIES = (Steps, Static, FirstBlock, TeaCache, MagCache, Taylor, Pab, Foresight, Faster, Merging, Guidance)
 SAVINGS: dict[str, type[Policy]] = {policy.name: policy for policy in POLICIES}
-CALIBRATED: dict[str, type[FittedPolicy]] = {policy.name: policy for policy in POLICIES if issubclass(policy, FittedPolicy)}
+CALIBRATED: dict[str, type[FittedPolicy]] = {
+    name: policy for name, policy in SAVINGS.items() if issubclass(policy, FittedPolicy)
+}
 LIST_WIDTH = 120  # columns
 DIGITS = 9  # of a whole number, at most
 _GRID = re.compile(rf"[1-9]\d{{0,{DIGITS - 1}}}(x[1-9]\d{{0,{DIGITS - 1}}}){{2}}")
@@ -99,7 +101,7 @@ def list_savings() -> str:
     rows = []
     for made in (policy() for policy in SAVINGS.values()):
         unset = [each.name for each in options_of(type(made)) if getattr(made, each.name) is None]
-        words = inspect.getdoc(made).partition("\n\n")[0].split()
+        words = (inspect.getdoc(made) or "").partition("\n\n")[0].split()
         rows.append(f"  {made}{''.join(f' [,{name}=…]' for name in unset)}")
         rows.append(textwrap.fill(" ".join(words), LIST_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(rows)

@@ -37,7 +37,7 @@ class Steps(Periodic):
         if place.kind not in "MS":
             self._inside = None
             return None
-        tokens, begins = part.inputs()[0], self._inside is None
+        tokens, begins = part.tokens(), self._inside is None
         self._inside = place if begins else self._inside
         if self._computes:
             if begins:
@@ -49,5 +49,5 @@ class Steps(Periodic):
         return end + (tokens - start)
 
     def keep(self, place: Place, part: Part, output: "Tensor") -> None:
-        if place.kind in "MS":
+        if self._inside is not None and place.kind in "MS":
             self.kept[self._inside] = (self.kept[self._inside][0], output)

@@ -32,7 +32,8 @@ class Tally:
 
     def add_call(self, call: Call, clips: int) -> None:
         """A call that computes all parts of so many clips; what is left out is taken away afterwards."""
-        size = (call.dense.t, *(side * call.spec.patch_size for side in call.dense[1:]))
+        patch = call.spec.patch_size
+        size = (call.dense.t, call.dense.h * patch, call.dense.w * patch)
         self.macs += clips * forward_macs(call.spec, size=size, grid=call.sparse, **call.text)
         self.computed += clips * PARTS_OF_A_LAYER * call.spec.depth
         self.asked += clips * PARTS_OF_A_LAYER * call.spec.depth

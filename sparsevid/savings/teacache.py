@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparsevid.models.saving import Place, Stack
-from sparsevid.savings.base import SavingError, relative_change
+from sparsevid.models.saving import Part, Place
+from sparsevid.savings.base import SavingError, relative_change, stack_of
 from sparsevid.savings.fits import Fit, FittedPolicy
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class TeaCache(FittedPolicy):
     _before: "Tensor | None" = field(init=False, default=None, repr=False, compare=False)  # modulated input, the call before
     _sum: float = field(init=False, default=0.0, repr=False, compare=False)
 
-    def reuse(self, place: Place, part: Stack) -> "Tensor | None":
-        now, before = part.modulated(), self._before
+    def reuse(self, place: Place, part: Part) -> "Tensor | None":
+        now, before = stack_of(part).modulated(), self._before
         self._before = now
-        if before is None or self._call.is_last:
+        if before is None or self._residual is None or self._call.is_last:
             self._sum = 0.0
             return None
         return self.again(part) if self.leaves_out(relative_change(now, before)) else None

@@ -3,28 +3,39 @@
 Dimensions: B clips, C latent channels, T frames, H×W latent height and width.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sparsevid.diffusion import BOTH_HALVES, CONDITIONAL, NULL
-from sparsevid.diffusion.samplers import Model, TimedModel, Told
+from sparsevid.diffusion.samplers import TimedModel, Told
 from sparsevid.diffusion.wrappers import decide
 from sparsevid.models.saving import Part, Place, Stack
-from sparsevid.savings.base import Call, Policy, SavingError
+from sparsevid.savings.base import Call, Policy, SavingError, TextTold
 from sparsevid.savings.options import check_together
 from sparsevid.savings.tally import Tally, part_macs
+from sparsevid.sparsity.cost import chosen_grid
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TIME_ERROR
+from sparsevid.sparsity.spec import ModelSpec
+
+
+class SpecModel(Protocol):
+    """A model that says what it is, as a DiffusionTransformer."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    def __call__(self, *args: Any, **told: Any) -> Any: ...
+
 
 SPARSE_KINDS = "MS"  # kinds of layers whose output has the sparse grid
 
 
 def saved(
-    model: Model,
+    model: SpecModel,
     savings: Policy | Sequence[Policy],
     times: Sequence[float] | None = None,
     *,
@@ -67,6 +78,10 @@ def saved(
     return TimedModel(_Sampling(model, policies, None if times is None else len(times), seed, tally, on_idle))
 
 
+def _of_rows(rows: slice) -> Callable[[Tensor], Tensor]:
+    return lambda value: value[rows]
+
+
 class _Half(NamedTuple):
     """One half's clips in a call, and its policies."""
 
@@ -80,7 +95,7 @@ class _Sampling:
 
     def __init__(
         self,
-        model: Model,
+        model: SpecModel,
         policies: Sequence[Policy],
         count: int | None,
         seed: int,
@@ -95,17 +110,19 @@ class _Sampling:
         self._states: dict[str, tuple[Grid | None, list[Policy]]] = {}  # grid and policies of each half
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, told: Told, *, grid: Sequence[int] | None = None, **cond: Any) -> Tensor:
         if not self.policies and self.tally is None:
             return self.model(x, t, grid=grid, **cond)
         spec = self.model.spec
         u = decide(lambda time: time, t, told, "apart, where a saving decides for all clips of a call")
-        sparse = Grid(*(grid or spec.sparse_grid)) if spec.is_sparse else None
+        frames, height, width = x.shape[2:]
+        dense = spec.dense_grid((frames, height, width))
+        sparse = chosen_grid(spec, dense, grid)
         batch = (len(x) // len(told.halves), *x.shape[1:])
         if batch != self._batch or u > self._u + TIME_ERROR or self.number == self.count:
             self.number, self._batch, self._states = 0, batch, {}
         self._u = u
-        call = Call(self.number, u, self.count, spec, spec.dense_grid(tuple(x.shape[2:])), sparse, self.seed, text_told(cond))
+        call = Call(self.number, u, self.count, spec, dense, sparse, self.seed, text_told(cond))
         self.number += 1
         output = self._called(call, x, t, told, cond)
         if call.is_last and (idle := [policy for policy in self.policies if policy.name not in self._acted]):
@@ -125,10 +142,10 @@ class _Sampling:
                 continue
             self._begin(half, own)
             together.setdefault(own.sparse, []).append(_Half(half, slice(index * clips, (index + 1) * clips), policies))
-        outputs = {}
+        outputs: dict[str, Tensor] = {}
         for grid, halves in together.items():
             rows = slice(halves[0].rows.start, halves[-1].rows.stop)
-            parts = pytree.tree_map_only(Tensor, lambda value, rows=rows: value[rows], cond)
+            parts = pytree.tree_map_only(Tensor, _of_rows(rows), cond)
             made = self._compute(call._replace(sparse=grid), halves, x[rows], t[rows], parts)
             if len(halves) == len(told.halves) and not self._guides():
                 return made
@@ -138,13 +155,14 @@ class _Sampling:
         null = outputs.get(NULL)
         for policy in self._states[NULL][1]:
             null = policy.null_output(call, outputs[CONDITIONAL], null)
+        assert null is not None  # computed, or by the policy that had it left out
         return torch.cat([outputs[CONDITIONAL], null])
 
     def _with_grid_of(self, half: str, call: Call, policies: Sequence[Policy]) -> Call:
         """The call with the half's own sparse grid."""
         grid = call.sparse
         for policy in policies if half == NULL and grid is not None else ():
-            usual, grid = grid, policy.null_grid(grid)
+            usual, grid = grid, grid and policy.null_grid(grid)
             if grid != usual:
                 self._acted.add(policy.name)
         return call._replace(sparse=grid)
@@ -191,15 +209,17 @@ class _OneCall:
     def __call__(self, place: Place, part: Part) -> Tensor:
         halves = self._present
         parts = [part] if len(halves) == 1 else [part.of(half.rows) for half in halves]
-        outputs = [self._reused(half, place, own) for half, own in zip(halves, parts, strict=True)]
-        missing = [index for index, output in enumerate(outputs) if output is None]
+        reused = [self._reused(half, place, own) for half, own in zip(halves, parts, strict=True)]
+        missing = [index for index, output in enumerate(reused) if output is None]
         whole = None
         if len(missing) == len(halves):
             whole = self._computed(place, part, halves)
             outputs = list(whole.split(len(whole) // len(halves)))
         else:
-            for index in missing:
-                outputs[index] = self._computed(place, parts[index], halves[index : index + 1])
+            outputs = [
+                self._computed(place, parts[index], halves[index : index + 1]) if output is None else output
+                for index, output in enumerate(reused)
+            ]
         for index in missing:
             for policy in self._asked(halves[index], place):
                 # What one half drops earlier than the other would stay in memory under a view.
@@ -236,14 +256,14 @@ class _OneCall:
         output = part()
         self._present = before
         if self.tally is not None:
-            usual = now = part_macs(place, self.call)
+            macs = now = part_macs(place, self.call)
             for policy in policies:
                 now = policy.macs(place, self.call, now)
-            self.tally.change(usual, now, len(output))
+            self.tally.change(macs, now, len(output))
         return output
 
 
-def text_told(cond: dict) -> dict[str, int]:
+def text_told(cond: Mapping[str, Any]) -> TextTold:
     """What a call's prompts cost: how long they are, and whether keys and values are made of them in it."""
     text = cond.get("text")
     if text is None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Any
 
 from sparsevid.search import SearchError
 from sparsevid.search.graphs import (
@@ -159,7 +160,7 @@ def hopeless(tables: LossTables, costs: CostTables, budget: float, errors: float
     most = allocate(tables.shifted(errors), costs, budget)[0].loss
     arcs = relaxed_arcs(tables.shifted(-errors), costs)
     least = least_through(arcs, START, END, _limit(costs, budget), cells=cells)
-    found = {arc.choice[:2]: [] for arc in arcs if arc.choice is not None}
+    found: dict[Any, list[float]] = {arc.choice[:2]: [] for arc in arcs if arc.choice is not None}
     for arc, loss in zip(arcs, least, strict=True):
         if arc.choice is not None:
             found[arc.choice[:2]].append(loss)

@@ -9,17 +9,18 @@ sequences, in which M queries attend to K keys, with h heads of d channels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsevid.generation.pipeline import VideoPipeline
-from sparsevid.models.attention import SelfAttention
+from sparsevid.models.attention import CrossAttention, SelfAttention
 from sparsevid.models.saving import Part, Place
 from sparsevid.search import SearchError
+from sparsevid.sparsity.cost import chosen_grid
 from sparsevid.sparsity.grid import Grid
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import Question, questions
@@ -146,7 +147,7 @@ def describe_attention(q: Tensor, k: Tensor, cells: tuple[Tensor, Tensor], windo
     return Described(by_clip[0] / most if keys > 1 else torch.ones_like(by_clip[0]), by_clip[1], near_keys / (queries * keys))
 
 
-def mean_in_place_of_attention(attn: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+def mean_in_place_of_attention(attn: SelfAttention | CrossAttention, inputs: tuple[Tensor, ...]) -> Tensor:
     """What a layer's attention gives if all its weights are equal: proj(mean(V(x))), as a pooling layer computes it.
 
     Args:
@@ -160,7 +161,7 @@ def mean_in_place_of_attention(attn: nn.Module, inputs: tuple[Tensor, ...]) -> T
     return attn.proj(mean).expand_as(inputs[0]).contiguous()
 
 
-def queries_and_keys(attn: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def queries_and_keys(attn: SelfAttention | CrossAttention, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """A layer's (B, G, M, h, d) and (B, G, K, h, d); arguments as of `mean_in_place_of_attention`."""
     if isinstance(attn, SelfAttention):
         q, k, _ = attn.qkv(inputs[0])  # (B, T, N, D)
@@ -176,23 +177,34 @@ def cells_of(place: Place, dense: Grid, sparse: Grid | None) -> tuple[Tensor, Te
     Tokens of a frame are at rows and columns, those of a position at frames. In a window of M or R a dense token is where the
     cell of the sparse grid is that stands for it, whichever its frame.
     """
-    own = sparse if place.kind == "S" else dense
+    if place.kind in "MSR" and sparse is None:
+        raise ValueError(f"layer {place.index} is {place.kind}, which needs a sparse grid")
+    few_grid = dense if sparse is None else sparse
+    own = few_grid if place.kind == "S" else dense
     if place.axis == "time":
         frames = torch.arange(own.t)[:, None]
         return frames, frames
     if place.axis == "space":
         tokens = torch.cartesian_prod(torch.arange(own.h), torch.arange(own.w))
         return tokens, tokens
-    few = torch.cartesian_prod(torch.arange(sparse.h), torch.arange(sparse.w))
-    rows, columns = torch.arange(dense.h) * sparse.h // dense.h, torch.arange(dense.w) * sparse.w // dense.w
-    many = torch.cartesian_prod(rows, columns).repeat(dense.t // sparse.t, 1)
+    t, h, w = few_grid
+    few = torch.cartesian_prod(torch.arange(h), torch.arange(w))
+    rows, columns = torch.arange(dense.h) * h // dense.h, torch.arange(dense.w) * w // dense.w
+    many = torch.cartesian_prod(rows, columns).repeat(dense.t // t, 1)
     return (few, many) if place.kind == "M" else (many, few)
+
+
+def _attention_of(part: Part) -> tuple[SelfAttention | CrossAttention, tuple[Tensor, ...]]:
+    """The attention that a part is, and what it takes."""
+    attention = part.compute
+    assert isinstance(attention, SelfAttention | CrossAttention)
+    return attention, tuple(each for each in part.inputs() if each is not None)
 
 
 class _Recording:
     """Computes everything, describes each attention, and keeps the outputs of layers."""
 
-    points = ("layer", "attention")
+    points: Collection[str] = ("layer", "attention")
     differences = False
 
     def __init__(self, dense: Grid, sparse: Grid | None, window: int, chunk: int) -> None:
@@ -205,9 +217,9 @@ class _Recording:
         if place.point == "layer":
             self.outputs[place.index] = output
         elif place.kind != "P":
-            q, k = queries_and_keys(part.compute, part.inputs())
-            cells = tuple(each.to(q.device) for each in cells_of(place, *self.grids))
-            self.described[place.index] = describe_attention(q, k, cells, self.window, self.chunk)
+            q, k = queries_and_keys(*_attention_of(part))
+            of_queries, of_keys = (each.to(q.device) for each in cells_of(place, *self.grids))
+            self.described[place.index] = describe_attention(q, k, (of_queries, of_keys), self.window, self.chunk)
         return output
 
 
@@ -219,7 +231,7 @@ class MeanAttention:
         outputs: of the layers below it, which are as they were, in a call without the saving.
     """
 
-    points = ("layer", "attention")
+    points: Collection[str] = ("layer", "attention")
     differences = False
 
     def __init__(self, index: int, outputs: Mapping[int, Tensor]) -> None:
@@ -229,7 +241,7 @@ class MeanAttention:
         if place.index < self.index:
             return self.outputs[place.index]
         if place.index == self.index and place.point == "attention":
-            return mean_in_place_of_attention(part.compute, part.inputs())
+            return mean_in_place_of_attention(*_attention_of(part))
         return part()
 
 
@@ -245,8 +257,9 @@ def _answer(
 ) -> tuple[Tensor, Tensor]:
     """Losses (B,) of a forward, and its figures (5, L, B)."""
     spec = pipeline.model.spec
-    sparse = Grid(*(asked.condition.get("grid") or spec.sparse_grid)) if spec.is_sparse else None
-    recording = _Recording(spec.dense_grid(tuple(asked.x0.shape[2:])), sparse, window, chunk)
+    frames, height, width = asked.x0.shape[2:]
+    dense = spec.dense_grid((frames, height, width))
+    recording = _Recording(dense, chosen_grid(spec, dense, asked.condition.get("grid")), window, chunk)
     losses, output = _forward(pipeline, asked, objective, recording)
     bar.update(len(losses))
     figures = []

@@ -61,9 +61,9 @@ def plot_attention(paths: Sequence[Path], analysis: Mapping[str, Any], *, title:
     heights = [ROW * max(3, len(own)) + AROUND for own in groups.values()]
     figure = new_figure(paths[0], (WIDTH, sum(heights) + HEAD))
     columns = _columns()
-    scales, *panels = figure.subplots(len(groups) + 1, len(columns) + 1, squeeze=False,
-                                      gridspec_kw={"height_ratios": [BAR, *heights], "width_ratios": SHARES})  # fmt: skip
-    panels = np.array(panels)
+    scales, *below = figure.subplots(len(groups) + 1, len(columns) + 1, squeeze=False,
+                                     gridspec_kw={"height_ratios": [BAR, *heights], "width_ratios": SHARES})  # fmt: skip
+    panels = np.array(below)
     for number, column in enumerate(columns):
         every = np.array([column.values(each) for each in layers])
         norm = column.norm(every)
@@ -77,7 +77,7 @@ def plot_attention(paths: Sequence[Path], analysis: Mapping[str, Any], *, title:
             _count_in_powers(bar)
         bar.ax.tick_params(labelsize=8)
         panels[-1, number].set_xlabel("diffusion time u, noise → data")
-    _draw_losses(panels[:, -1], groups)
+    _draw_losses(list(panels[:, -1]), groups)
     scales[-1].set_axis_off()
     scales[-1].set_title("change of the loss, at all times\n(± 2 standard errors)", fontsize=10.5, y=0.0, va="bottom")
     figure.suptitle(title, fontsize=13, fontweight="bold")
@@ -161,7 +161,8 @@ def _draw_losses(panels: Sequence["Axes"], groups: Mapping[str, Sequence[Layer]]
     for axes, (axis, own) in zip(panels, groups.items(), strict=True):
         changes = [each["loss_change"] for each in own]
         errors = [2 * each["error"] for each in changes]
-        bars = {"color": AXES[axis][1], "alpha": 0.85, "height": 0.62, "error_kw": {"elinewidth": 1, "ecolor": "#333333"}}
+        bars: dict[str, Any] = {"color": AXES[axis][1], "alpha": 0.85, "height": 0.62}
+        bars["error_kw"] = {"elinewidth": 1, "ecolor": "#333333"}
         axes.barh(range(len(own)), [each["mean"] for each in changes], xerr=errors, capsize=2, **bars)
         axes.set_ylim(-0.5, len(own) - 0.5)
         axes.set_xlim(low - room if low < 0 else 0.0, high + room)

@@ -35,7 +35,8 @@ def schedule_arcs(tables: LossTables, costs: CostTables, choices: Choices, *, mo
     modules = [each for each in choices if isinstance(each, tuple)]
     loss = loss_outside(tables, choices)
     fixed = sum(costs.steps) * cost_outside(costs, choices)
-    arcs, last = [Arc(START, (-1, None), None, loss, fixed)], [None]
+    arcs = [Arc(START, (-1, None), None, loss, fixed)]
+    last: list[int | None] = [None]
     for j in range(len(tables.weights)):
         for g, grid in enumerate(tables.grids):
             own = sum(_loss(tables, each, g, j) for each in modules)

@@ -7,7 +7,7 @@ cannot be part of the best any more are left.
 Dimensions: N clips, J intervals of diffusion time, B clips of a forward.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ class Variants:
             grid: its default, if it has sparse layers.
         """
         sparse = parse_layout(layout).is_sparse
-        spec = replace(self.spec, layout=layout, sparse_grid=tuple(grid) if sparse else None, residual_upsampling=True)
+        spec = replace(self.spec, layout=layout, sparse_grid=grid if sparse else None, residual_upsampling=True)
         weights, _ = dense_to_sparse(self._weights, self.spec, spec)
         with torch.device("meta"):
             model = DiffusionTransformer(spec)
@@ -85,7 +85,7 @@ class Variants:
 class _Keeping:
     """A saving that leaves nothing out, and keeps the outputs of layers."""
 
-    points = ("layer",)
+    points: Collection[str] = ("layer",)
     differences = False
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Keeping:
 class _Above:
     """A saving that takes the outputs of the layers below one from another model's call, in which these are the same."""
 
-    points = ("layer",)
+    points: Collection[str] = ("layer",)
     differences = False
 
     def __init__(self, index: int, outputs: Mapping[int, Tensor]) -> None:
@@ -147,11 +147,11 @@ def measure_rounds(
     for number in range(rounds):
         chosen = range(number * measure.clips // rounds, (number + 1) * measure.clips // rounds)
         path = folder / f"round-{number}.safetensors"
-        found = from_main(lambda path=path: read_losses(path))
+        found = from_main(partial(read_losses, path))
         if found is None or {name for name in found if name != DENSE} != {name_of(each, grids) for each in alive}:
             own = [clip for clip in clips if clip.number in chosen]
             found = _measure(pipeline, own, measure, alive, grids, models, f"round {number + 1} of {rounds}")
-            from_main(lambda path=path, found=found: write_losses(path, found))
+            from_main(partial(write_losses, path, found))
         for name, values in found.items():
             losses[name][chosen.start : chosen.stop] = values[chosen.start : chosen.stop]
         if number + 1 < rounds:
@@ -197,10 +197,11 @@ def _measure(
             found[DENSE][asked.numbers, asked.intervals] = _losses(asked, objective, pipeline.model, keeping)
             for choice, name in zip(choices, names, strict=True):
                 if isinstance(choice, int):
-                    model, saving, grid = pipeline.model, MeanAttention(choice, keeping.outputs), {}
+                    own = _losses(asked, objective, pipeline.model, MeanAttention(choice, keeping.outputs))
                 else:
-                    model, saving, grid = models[choice[0]], _Above(choice[0][0], keeping.outputs), {"grid": grids[choice[1]]}
-                found[name][asked.numbers, asked.intervals] = _losses(asked, objective, model, saving, **grid)
+                    (first, _), grid = choice[0], grids[choice[1]]
+                    own = _losses(asked, objective, models[choice[0]], _Above(first, keeping.outputs), grid=grid)
+                found[name][asked.numbers, asked.intervals] = own
                 bar.update(len(asked.numbers))
     found = {name: sum_over_ranks(values) for name, values in found.items()}
     if broken := [name for name, values in found.items() if not values.isfinite().all()]:

@@ -220,10 +220,11 @@ def _shortest(arcs: Sequence[Arc], source: Hashable, target: Hashable, length: A
                 best[arc.end] = (found, arc)
     if target not in best:
         raise SearchError("there is nothing to choose from: no choices lead from the first to the last")
-    chosen, node = [], target
-    while (arc := best[node][1]) is not None:
-        chosen.append(arc)
-        node = arc.start
+    chosen: list[Arc] = []
+    last = best[target][1]
+    while last is not None:
+        chosen.append(last)
+        last = best[last.start][1]
     return _as_path(chosen)
 
 

@@ -204,8 +204,8 @@ def own_schedule(config: RunConfig, spec: ModelSpec) -> TokenSchedule:
     preset = f"Sparse{config.model.preset}"
     low, high = preset_rates(preset) if preset in PRESETS or spec.is_video else IMAGE_RATES
     own = config.schedule
-    rates = {"r_min": low if own.r_min is None else own.r_min, "r_max": high if own.r_max is None else own.r_max}
-    return schedule_from_config(replace(own, **rates), spec.dense_grid())
+    r_min, r_max = low if own.r_min is None else own.r_min, high if own.r_max is None else own.r_max
+    return schedule_from_config(replace(own, r_min=r_min, r_max=r_max), spec.dense_grid())
 
 
 def time_weights(config: RunConfig, edges: Sequence[float], objective: str) -> torch.Tensor:

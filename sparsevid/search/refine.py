@@ -164,7 +164,7 @@ def refine(
     planned = rungs(how.count, how.steps)
     for number, (some, steps) in enumerate(planned, start=1):
         chosen = [*ranked[:some], *compared]
-        path = from_main(lambda chosen=chosen, steps=steps: _write_study(pipeline, chosen, steps, how))
+        path = from_main(partial(_write_study, pipeline, chosen, steps, how))
         study = Study(path, how.folder)
         for each in chosen:
             logger.info("rung %d of %d, %d steps: %s, %s", number, len(planned), steps, each.name, each.layout)
@@ -184,7 +184,12 @@ def confirm(candidate: Candidate, other: Candidate, measure: MeasureSettings, we
         candidate, other: that were fine-tuned.
         measure: of clips, times and noise that had no part in their choice.
         weights: (J,) of the intervals.
+
+    Raises:
+        ValueError: one of them was not fine-tuned.
     """
+    if candidate.plan is None or other.plan is None:
+        raise ValueError(f"{candidate.name} and {other.name} are compared as they were trained longest, and one was not")
     return mean_and_error(_heldout(candidate.plan, measure) - _heldout(other.plan, measure), weights)
 
 

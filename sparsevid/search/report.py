@@ -77,11 +77,11 @@ def lines(found: Found) -> list[str]:
         "loses by itself, as converted",
         f"budget {settings.budget:g} of the dense model's multiply–adds; weights of time: {settings.objective}",
         f"no choice within the budget is predicted below {found.bound:+.4f}; the best found is predicted at "
-        f"{min(each.predicted[0] for each in found.candidates):+.4f}",
+        f"{min(each.predicted[0] for each in found.candidates if each.predicted is not None):+.4f}",
     ]
     for steps, (rho, count) in rank_correlations(found.candidates).items():
         said.append(f"Spearman's ρ of the prediction with the loss {_after(steps)}, over {count} that were found: {rho:+.2f}")
-    if found.confirmed is not None:
+    if found.confirmed is not None and found.paper is not None:
         said.append(
             f"{best.name} − {found.paper.name} {_after(max(best.losses))}, paired, on clips, times and noise that had no part "
             f"in the choice: {found.confirmed[0]:+.4f} ± {found.confirmed[1]:.4f}"
@@ -91,18 +91,19 @@ def lines(found: Found) -> list[str]:
 
 def as_json(found: Found) -> dict[str, Any]:
     """All numbers."""
-    tables, grids = found.tables, found.problem.grids
+    tables, grids, errors = found.tables, found.problem.grids, found.tables.errors
+    assert errors is not None  # of tables that were measured
     every = [*found.candidates, *([] if found.paper is None else [found.paper])]
-    choices = {name_of(i, grids): (tables.pooling[i], tables.errors.pooling[i]) for i in range(tables.depth)}
+    choices = {name_of(i, grids): (tables.pooling[i], errors.pooling[i]) for i in range(tables.depth)}
     for module, losses in tables.modules.items():
-        choices |= {name_of((module, g), grids): (losses[g], tables.errors.modules[module][g]) for g in range(len(grids))}
+        choices |= {name_of((module, g), grids): (losses[g], errors.modules[module][g]) for g in range(len(grids))}
     return {
         "settings": vars(found.problem.settings),
         "dense_loss": found.dense_loss,
         "edges": found.problem.edges,
         "weights": found.problem.weights.tolist(),
         "grids": [list(grid) for grid in grids],
-        "choices": {name: {"losses": own.tolist(), "errors": errors.tolist()} for name, (own, errors) in choices.items()},
+        "choices": {name: {"losses": own.tolist(), "errors": error.tolist()} for name, (own, error) in choices.items()},
         "bound": found.bound,
         "confirmed": found.confirmed,
         "frontier": [{"ratio": each.ratio, "loss": each.loss, "layout": each.layout, "grids": list(each.grids)}

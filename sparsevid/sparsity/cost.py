@@ -11,6 +11,7 @@ C channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sparsevid.sparsity.grid import Grid, check_sparse_grid
 from sparsevid.sparsity.schedule import Stage, TokenSchedule, stage_at
@@ -42,11 +43,18 @@ class SamplingCost:
         return self.mean_macs / self.dense_macs
 
 
+def needed(sparse: Grid | None, spec: ModelSpec, index: int) -> Grid:
+    """The sparse grid of a layer that has sparse tokens. Raises ValueError if none is given."""
+    if sparse is None:
+        raise ValueError(f"layer {index} of {spec.layout!r} is {spec.parsed_layout.kinds[index]}, which needs a sparse grid")
+    return sparse
+
+
 def attention_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, naive_pooling: bool = False) -> int:
     """MACs of the attention of layer `index` with its projections; arguments as of `layer_macs`."""
     kind, d = spec.parsed_layout.kinds[index], spec.hidden_size
     if kind in "PDS":
-        grid = sparse if kind == "S" else dense
+        grid = needed(sparse, spec, index) if kind == "S" else dense
         tokens, frame = grid.tokens, grid.h * grid.w
         attended, groups = (grid.t, frame) if spec.layer_is_temporal(index) else (frame, grid.t)
         if kind != "P":
@@ -54,6 +62,7 @@ def attention_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None
         return tokens * (2 * d * d + attended * d) if naive_pooling else groups * 2 * d * d
     if kind not in "MR":
         raise NotImplementedError(f"layout {spec.layout!r}: no cost is known for layers of kind {kind!r}")
+    sparse = needed(sparse, spec, index)
     few, many, window = sparse.tokens, dense.tokens, dense.tokens // sparse.t
     if kind == "M":  # q and proj on sparse tokens, k and v on dense ones
         return few * (2 * d * d + 2 * window * d) + many * 2 * d * d
@@ -62,7 +71,7 @@ def attention_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None
 
 def mlp_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None) -> int:
     """MACs of the MLP of layer `index`; arguments as of `layer_macs`."""
-    grid = sparse if spec.parsed_layout.kinds[index] in "MS" else dense
+    grid = needed(sparse, spec, index) if spec.parsed_layout.kinds[index] in "MS" else dense
     return grid.tokens * 2 * spec.hidden_size * spec.mlp_size
 
 
@@ -71,7 +80,8 @@ def listening_macs(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None
     if not spec.layer_listens(index):
         return 0
     kind, d, length = spec.parsed_layout.kinds[index], spec.hidden_size, text_tokens or spec.text_tokens
-    grid = sparse if kind == "S" or (kind == "M" and spec.merge_text == "sparse") else dense
+    few = kind == "S" or (kind == "M" and spec.merge_text == "sparse")
+    grid = needed(sparse, spec, index) if few else dense
     return grid.tokens * (2 * d * d + 2 * length * d)
 
 
@@ -100,11 +110,15 @@ def layer_macs(
         naive_pooling: count P as the public code computes it, by a product with an N×N matrix of equal weights.
         naive_w1: count W1 of R on upsampled tokens, as the public code computes it.
         text_tokens: K; by default the spec's.
+
+    Raises:
+        ValueError: a layer with sparse tokens, and no sparse grid.
     """
     attention = attention_macs(spec, index, dense, sparse, naive_pooling=naive_pooling)
     upsampling = 0
     if spec.parsed_layout.kinds[index] == "R":  # W1 and W2
-        upsampling = ((dense if naive_w1 else sparse).tokens + dense.tokens) * spec.hidden_size**2
+        upsampled = dense if naive_w1 else needed(sparse, spec, index)
+        upsampling = (upsampled.tokens + dense.tokens) * spec.hidden_size**2
     listening = listening_macs(spec, index, dense, sparse, text_tokens)
     return attention + upsampling + listening + mlp_macs(spec, index, dense, sparse)
 
@@ -117,6 +131,20 @@ def fixed_macs(spec: ModelSpec, dense: Grid) -> int:
     sizes = FREQUENCIES * d + d * d // 3 if spec.micro_conditions else 0  # three times a third of D channels
     modulation = 6 * d * d if spec.shared_modulation else (spec.depth * 6 + 2) * d * d
     return embed + time + sizes + modulation + dense.tokens * d * patch * spec.out_channels
+
+
+def chosen_grid(spec: ModelSpec, dense: Grid, grid: Sequence[int] | None = None) -> Grid | None:
+    """The sparse (t, h, w) of a forward, by default the spec's; None for a dense model.
+
+    Raises:
+        ValueError: it does not fit the dense grid.
+    """
+    chosen = grid or spec.sparse_grid
+    if chosen is None or not spec.is_sparse:
+        return None
+    sparse = Grid(*chosen)
+    check_sparse_grid(sparse, dense)
+    return sparse
 
 
 def forward_macs(
@@ -141,12 +169,9 @@ def forward_macs(
         ValueError: the grid does not fit the size.
     """
     dense = spec.dense_grid(size)
-    chosen = grid or spec.sparse_grid
-    sparse = Grid(*chosen) if spec.is_sparse else None
-    if sparse is not None:
-        check_sparse_grid(sparse, dense)
-    options = {"naive_pooling": naive_pooling, "naive_w1": naive_w1, "text_tokens": text_tokens}
-    layers = sum(layer_macs(spec, i, dense, sparse, **options) for i in range(spec.depth))
+    sparse = chosen_grid(spec, dense, grid)
+    layer = partial(layer_macs, naive_pooling=naive_pooling, naive_w1=naive_w1, text_tokens=text_tokens)
+    layers = sum(layer(spec, i, dense, sparse) for i in range(spec.depth))
     return fixed_macs(spec, dense) + layers + (prompt_macs(spec, text_tokens) if naive_text else 0)
 
 
@@ -168,17 +193,14 @@ def sampling_macs(
         times: diffusion times u of the run's forwards, in [0, 1].
         size, naive_pooling, naive_w1, naive_text, text_tokens: see `forward_macs`.
     """
-    text = {"naive_text": naive_text, "text_tokens": text_tokens}
-    dense_macs = forward_macs(spec.dense(), size=size, **text)
-    naive = {"naive_pooling": naive_pooling, "naive_w1": naive_w1, **text}
+    macs = partial(forward_macs, size=size, naive_text=naive_text, text_tokens=text_tokens)
+    dense_macs = macs(spec.dense())
+    macs = partial(macs, naive_pooling=naive_pooling, naive_w1=naive_w1)
     if schedule is None or not spec.is_sparse:
         grid = Grid(*spec.sparse_grid) if spec.sparse_grid else spec.dense_grid(size)
         schedule = TokenSchedule((Stage(0.0, 1.0, grid),))
     visits = [stage_at(schedule, u) for u in times]
-    stages = tuple(
-        StageCost(stage, forward_macs(spec, size=size, grid=stage.grid, **naive), visits.count(i))
-        for i, stage in enumerate(schedule.stages)
-    )
+    stages = tuple(StageCost(stage, macs(spec, grid=stage.grid), visits.count(i)) for i, stage in enumerate(schedule.stages))
     mean = sum(cost.macs * cost.steps for cost in stages) / len(visits)
     return SamplingCost(dense_macs, mean, stages)
 

@@ -21,7 +21,7 @@ _RUN = re.compile(r"\s*(\d+)\s*([A-Za-z])\s*")
 class Run(NamedTuple):
     """`count` layers of one kind in a row."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides `tuple.count`, which nobody asks of a run
     kind: str
 
 

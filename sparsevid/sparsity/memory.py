@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sparsevid.sparsity.cost import parameter_count
-from sparsevid.sparsity.grid import Grid, check_sparse_grid
+from sparsevid.sparsity.cost import chosen_grid, needed, parameter_count
+from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.spec import ModelSpec
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -101,7 +101,7 @@ def _count(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, mat
         return 2 * normed + spec.num_heads * attending
 
     if kind in "DS":
-        tokens, grid = (few, sparse) if kind == "S" else (many, dense)
+        tokens, grid = (few, needed(sparse, spec, index)) if kind == "S" else (many, dense)
         seen = grid.t if spec.layer_is_temporal(index) else grid.h * grid.w
         weights = tokens * (spec.num_heads * seen + d) if matrices else 0
         # Modulated, q, k, v, attended, projected; modulated, two of F, the MLP's. Two norms and a sum are as the tokens.
@@ -114,6 +114,7 @@ def _count(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, mat
         means = many // (dense.t if spec.layer_is_temporal(index) else dense.h * dense.w)
         return _Counted(many * (4 * d + 2 * f) + means * 4 * d + small, 0, exact(0, 2 * many), many * d, 0, 0, 0, many)
     if kind == "M":
+        sparse = needed(sparse, spec, index)
         weights = few * (spec.num_heads * (many // sparse.t) + d) if matrices else 0
         # Of windows whose frames are averaged, that average is kept for the pooling inside frames.
         averaged = dense.t != sparse.t and (dense.h, dense.w) != (sparse.h, sparse.w) and sparse.h * sparse.w > 1
@@ -121,6 +122,7 @@ def _count(spec: ModelSpec, index: int, dense: Grid, sparse: Grid | None, *, mat
         inner = many * 4 * d + few * (6 * d + 2 * f) + small + weights
         return _Counted(inner, few * 3 * d, exact(few, 2 * few + many), 0, few * d, before, few * d, few)
     if kind == "R":
+        sparse = needed(sparse, spec, index)
         weights = many * (spec.num_heads * sparse.h * sparse.w + d) if matrices else 0
         changed = few * d if spec.residual_upsampling else 0
         inner = many * (10 * d + 2 * f) + few * 3 * d + changed + small + weights
@@ -135,7 +137,7 @@ def _with_listening(
     kind, d, length = spec.parsed_layout.kinds[index], spec.hidden_size, spec.text_tokens
     before_layer = kind == "M" and spec.merge_text == "dense"  # there it is no part of what checkpointing computes again
     few = kind == "S" or (kind == "M" and not before_layer)
-    tokens = sparse.tokens if few else dense.tokens
+    tokens = (needed(sparse, spec, index) if few else dense).tokens
     heard = tokens * (2 * d + (spec.num_heads * length if matrices else 0))
     added = counted._replace(
         exact=counted.exact + spec.num_heads * tokens,
@@ -174,9 +176,7 @@ def activation_memory(
         ValueError: the grid does not fit the size.
     """
     dense = spec.dense_grid(size)
-    sparse = Grid(*(grid or spec.sparse_grid)) if spec.is_sparse else None
-    if sparse is not None:
-        check_sparse_grid(sparse, dense)
+    sparse = chosen_grid(spec, dense, grid)
     options = {"precision": precision, "attention": attention}
     parts = [(clips, dense, sparse, False)]
     if images:

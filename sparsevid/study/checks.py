@@ -62,7 +62,8 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
     Raises:
         StudyError: what sampling refuses of such a model, no such protocol, or a run without classes and captions.
     """
-    spec, own = run.spec, run.config.sample
+    spec, config = run.spec, run.run_config
+    own = config.sample
     of_text = spec.conditioned_on == "text"  # whether its data have classes beside captions is seen when they are opened
     if not of_text and spec.num_classes < 2:
         raise StudyError(
@@ -86,17 +87,17 @@ def check_measurable(run: Candidate, sample: SampleSettings, measure: MeasureSet
             input_size=spec.input_size,
             prompts=("a held-out caption",) if of_text else (),
         )
-        check_sampling(chosen, spec, run.config.objective)
+        check_sampling(chosen, spec, config.objective)
         for saving in parse_savings(sample.savings):
             if saving.name not in CALIBRATED:  # these are fitted to the row's model once that is trained
                 saving.check(spec)
     except ValueError as error:
         raise StudyError(f"{source}: sample: {error}") from error
     try:
-        load_protocol(measure.protocol or run.config.monitor.protocol)
+        load_protocol(measure.protocol or config.monitor.protocol)
     except ValueError as error:
         raise StudyError(f"{source}: measure.protocol: {error}") from error
-    data = filled_from_card(run.config.data, load_card(run.config.data.card, run.config.data.card_options))
+    data = filled_from_card(config.data, load_card(config.data.card, config.data.card_options))
     if data.rule != "stride" or data.target_fps:
         raise StudyError(
             f"{source}: data.rule = {data.rule}, data.target_fps = {data.target_fps or 0}: a study's distance takes every "

@@ -179,9 +179,10 @@ def _of_distances(pairs: Pairs) -> Part | None:
     if len(kept) == 1 and min(kept)[0] >= 2:
         rows, controls = ([pair[side].halves for pair in pairs] for side in (0, 1))
         return of_paired_halves(rows, controls, _samples(pairs))
-    if any(each.distance_interval is None for pair in pairs for each in pair):
+    intervals = [[each.distance_interval for each in pair if each.distance_interval is not None] for pair in pairs]
+    if any(len(known) < len(pair) for known, pair in zip(intervals, pairs, strict=True)):
         return None
-    return of_errors([[error_of_interval(each.distance_interval) for each in pair] for pair in pairs], _samples(pairs))
+    return of_errors([list(map(error_of_interval, known)) for known in intervals], _samples(pairs))
 
 
 def _of_shares(pairs: Pairs) -> Part | None:

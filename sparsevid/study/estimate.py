@@ -51,7 +51,8 @@ class Rates:
         parts = [self.measuring_seconds(plan, hardware) for plan in plans if plan.row.measured]
         for each in dict.fromkeys(each for plan in plans for each in untrained(plan)):
             parts.append(self.training_seconds(each, hardware, done=steps_done(each)))
-        return None if None in parts else sum(parts)
+        known = [seconds for seconds in parts if seconds is not None]
+        return sum(known) if len(known) == len(parts) else None
 
     def _of(self, hardware: str) -> list[Line]:
         return [line for line in self.lines if line.get("hardware") == hardware and "same_as" not in line]

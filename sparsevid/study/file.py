@@ -18,12 +18,14 @@ from sparsevid.system.schema import AS_TYPED, check_keys, read_yaml, yaml_text
 _TYPED = {AS_TYPED: True}  # text all through: what it means, the schema that it is laid over says
 NOTHING = "none"  # in place of a row: what a row is `like`, or the study, says one, and this row has none
 # What a run is not told apart by: where it lies, how it is watched and kept, what the study itself says otherwise.
-SAME_RUN = ("name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
-            "data.strict", "data.latents", "text.encoder")  # fmt: skip
-SAME_RUN += tuple(f"train.{name}" for name in (
-    "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
-    "start_timeout", "ema_device",
-))  # fmt: skip
+SAME_RUN = (
+    "name", "output", "record", "monitor", "sample", "data.root", "data.workers", "data.decoder", "data.cache_frames",
+    "data.strict", "data.latents", "text.encoder",
+    *(f"train.{name}" for name in (
+        "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "resume", "timeout", "silence",
+        "start_timeout", "ema_device",
+    )),
+)  # fmt: skip
 TAKEN = {
     NOTHING: "in a row's keys it says that there is no such row",
     REAL: "pages show the real clips under this name",
@@ -128,7 +130,8 @@ def read_study(path: Path) -> StudyFile:
                 if not isinstance(section, Mapping):
                     raise StudyError(f"{path}: {part}.{name} is a section with keys, got {section!r}")
                 check_keys(section, schema, f"{path}: {part}.{name}")
-        found: StudyFile = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), values))
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyFile), values))
+        assert isinstance(found, StudyFile)
     except OmegaConfBaseException as error:
         raise StudyError(f"{path}: {_reason(error, values)}") from error
     except ValueError as error:
@@ -155,7 +158,7 @@ def _check_names(found: StudyFile, path: Path) -> None:
             raise StudyError(f"{path}: a row cannot be called {name!r}: {meaning}")
     controls = {"control": found.control} | {f"rows.{name}.control": row.control for name, row in found.rows.items()}
     for key, control in controls.items():
-        if control not in (None, NOTHING, *found.rows):
+        if control is not None and control not in (NOTHING, *found.rows):
             raise StudyError(f"{path}: {key}: no row {control!r}; {nearest(control, list(found.rows))}")
 
 
@@ -163,7 +166,7 @@ def _reason(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
     """Where a value is of the wrong type, and what it is to be."""
     key, reason = error.full_key or "", str(error).splitlines()[0]
     if "ListConfig" in reason:
-        given = OmegaConf.select(OmegaConf.create(values), key)
+        given = OmegaConf.select(OmegaConf.create(dict(values)), key)
         reason = f"{given} is no list; a list of one is [{given}]"
     return f"{key}: {reason}"
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsevid.data.clips import fixed_clips
+from sparsevid.data.clips import NO_LABEL, fixed_clips
 from sparsevid.data.open import open_data
 from sparsevid.diffusion.samplers import Model
 from sparsevid.generation.pipeline import VideoPipeline
@@ -73,7 +73,7 @@ class SampleCaptions(NamedTuple):
 
     texts: list[str]
     encoded: EncodedText
-    labels: list[int]
+    labels: list[int]  # -1 for none
 
 
 def sample_captions(config: RunConfig, measure: MeasureSettings, count: int) -> SampleCaptions | None:
@@ -92,8 +92,8 @@ def sample_captions(config: RunConfig, measure: MeasureSettings, count: int) -> 
     config, manifest, dataset = open_data(heldout_config(config, measure))
     chosen = validation_dataset(config, manifest, dataset)
     texts, encoded = fixed_prompts(chosen, count)
-    labels = [chosen.videos[index].label for _, index in fixed_clips(chosen, count, chosen.seed)]
-    return SampleCaptions(texts, encoded, labels)
+    own = (chosen.videos[index].label for _, index in fixed_clips(chosen, count, chosen.seed))
+    return SampleCaptions(texts, encoded, [NO_LABEL if label is None else label for label in own])
 
 
 def heldout_config(config: RunConfig, measure: MeasureSettings) -> RunConfig:
@@ -182,14 +182,14 @@ def questions(
         members = list(group)
         grid = {} if schedule is None else {"grid": schedule.stages[stage].grid}
         for first in range(0, len(members), measure.batch):
-            _, intervals, part, u, generators = zip(*members[first : first + measure.batch], strict=True)
+            _, intervals, part, us, generators = zip(*members[first : first + measure.batch], strict=True)
             x0 = torch.stack([clip.latents for clip in part])
             noise = torch.stack([torch.randn(each.shape, generator=own) for each, own in zip(x0, generators, strict=True)])
             yield Question(
                 numbers=[clip.number for clip in part],
                 intervals=list(intervals),
                 x0=x0.to(pipeline.device),
-                u=torch.tensor(u, dtype=torch.float64).to(pipeline.device),
+                u=torch.tensor(us, dtype=torch.float64).to(pipeline.device),
                 noise=noise.to(pipeline.device),
                 condition=grid | condition_of(spec, part, pipeline.device),
             )

@@ -29,7 +29,7 @@ from sparsevid.generation.calibration import measure as measure_calls
 from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
-from sparsevid.savings.fits import fit_file
+from sparsevid.savings.fits import FittedPolicy, fit_file
 from sparsevid.savings.options import CALIBRATED, parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
@@ -116,7 +116,8 @@ def measure_row(plan: Plan, circumstances: Circumstances) -> Line:
     report = generate(pipeline, sampling, plan.sample.clips, samples, (FORMAT,), sheet=False)
     line |= _distance(plan, pipeline, reference, samples)
     frames = pipeline.autoencoder.clip_size(sampling.input_size)[0]
-    labels = [sampling.label(index) for index in range(plan.sample.clips)] if captions is None else captions.labels
+    drawn = (sampling.label(index) for index in range(plan.sample.clips))
+    labels = [label for label in drawn if label is not None] if captions is None else captions.labels
     line |= from_main(partial(_of_samples, plan, labels, reference, samples, frames, circumstances.results.parent))
     if captions is not None:  # what follows other prompts is another measurement
         line["measured"] = digest([line["measured"], captions.texts])
@@ -149,7 +150,7 @@ def open_pipeline(plan: Plan) -> VideoPipeline:
     if pipeline.model.spec != plan.run.spec:
         raise StudyError(f"{plan.folder} holds {pipeline.model.spec}, and the study says {plan.run.spec}")
     trained_on, at_hand = pipeline.config.record.fingerprint, plan.of_training["data"]
-    if None not in (trained_on, at_hand) and trained_on != at_hand:
+    if trained_on is not None and at_hand is not None and trained_on != at_hand:
         raise StudyError(
             f"{plan.folder} was trained on other data (fingerprint {short_hash(trained_on)}) than data.root = {own.data.root} "
             f"holds ({short_hash(at_hand)}), and would be measured on these: give the root that it was trained on, or another "
@@ -184,13 +185,24 @@ def fitted(plan: Plan, pipeline: VideoPipeline, captions: SampleCaptions | None)
     On rank 0.
     """
     policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
-    named = {each.name for each in policies if each.name in CALIBRATED and each.fit is None and not each.changes_nothing}
+    named = {
+        each.name
+        for each in policies
+        if isinstance(each, FittedPolicy) and each.name in CALIBRATED and each.fit is None and not each.changes_nothing
+    }
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
         sampling = replace(sampling_of(plan, pipeline, (), captions), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
-    return [str(replace(each, fit=str(fit_file(folder, each.name))) if each.name in named else each) for each in policies]
+    return [
+        str(
+            replace(each, fit=str(fit_file(folder, each.name)))
+            if isinstance(each, FittedPolicy) and each.name in named
+            else each
+        )
+        for each in policies
+    ]
 
 
 def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sparsevid.benchmark.candidates import Candidate, open_run
 from sparsevid.data.open import KnownTrees
@@ -102,7 +103,7 @@ class Plan:
     @property
     def config(self) -> RunConfig:
         """Of the run."""
-        return self.run.config
+        return self.run.run_config
 
     @property
     def folder(self) -> Path:
@@ -124,7 +125,7 @@ class Plan:
         """Multiply-adds of an optimizer step: forward and backward passes, a teacher's forwards; stages as often as drawn."""
         run, clips = self.run, self.config.train.global_batch
         if run.schedule is None:
-            forward = forward_macs(run.spec)
+            forward = float(forward_macs(run.spec))
         else:
             shares = [(run.times.mass(stage), forward_macs(run.spec, grid=stage.grid)) for stage in run.schedule.stages]
             forward = sum(share * macs for share, macs in shares) / sum(share for share, _ in shares)
@@ -151,9 +152,10 @@ class Plan:
     def sampled_macs(self) -> float:
         """Multiply-adds of a sampled clip, without savings."""
         times = sampler_times(self.sample.sampler or self.run.sampler, self.sample.steps)
-        interval = self.sample.guidance_interval or self.config.sample.guidance_interval
+        given = self.sample.guidance_interval or self.config.sample.guidance_interval
+        interval = (given[0], given[1]) if given else None
         if self.sample.guidance != 1.0:
-            times = [*times, *(u for u in times if guidance_acts(interval and tuple(interval), u))]
+            times = [*times, *(u for u in times if guidance_acts(interval, u))]
         return sampling_macs(self.run.spec, self.run.schedule, times).mean_macs * len(times)
 
     @cached_property
@@ -176,8 +178,8 @@ class Plan:
             sampler=self.sample.sampler or run.sampler,
             guidance_interval=self.sample.guidance_interval or run.guidance_interval,
         )
-        own = [(sample, SampleSettings()), (replace(self.measure, protocol=protocol), MeasureSettings())]
-        parts = [changed(asdict(each), asdict(default)) for each, default in own]
+        measure = replace(self.measure, protocol=protocol)
+        parts = [changed(asdict(sample), asdict(SampleSettings())), changed(asdict(measure), asdict(MeasureSettings()))]
         return digest([self.trained, run.guidance_channels, *parts])
 
     @property
@@ -239,7 +241,7 @@ class Study:
         self.path, self.out, self.scale, self.given = path, out, scale, tuple(overrides)
         self.file: StudyFile = read_study(path)
         self.known = {} if known is None else known
-        self.data = next((each.data for each in self.known.values()), KnownTrees())
+        self.data: KnownTrees = next((each.data for each in self.known.values()), KnownTrees())
         self.known[path.resolve()] = self
         self._rows: dict[str, Row] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
@@ -288,18 +290,18 @@ class Study:
         if name not in self._rows:
             self._check(name, str(self.path))
             own, overrides = self.file.rows[name], dotted(self.file.rows[name].overrides) + self._own.get(name, [])
-            given = {key: self._whole(value) for key in REFERENCES if (value := getattr(own, key)) is not None}
+            given: dict[str, Any] = {key: self._whole(value) for key in REFERENCES if (value := getattr(own, key)) is not None}
             row = Row(self, name, replace(own, **given), tuple(overrides), tuple(own.seeds or self.seeds))
             if own.like is not None:
                 self._rows[name] = replace(row, settings=replace(own, like=name))  # found again, it is a circle
-                row = self._like(row)
+                row = self._like(row, own.like)
             self._rows[name] = row
         if self._rows[name].settings.like == name:
             raise StudyError(f"{self.path}: row {name!r} is like itself, through others")
         return self._rows[name]
 
-    def _like(self, row: Row) -> Row:
-        other, name = self.find(row.settings.like)
+    def _like(self, row: Row, like: str) -> Row:
+        other, name = self.find(like)
         below, own = other.row(name), row.settings
         names = ("note", "base", "measured", "seeds", *REFERENCES)
         merged = {key: getattr(below.settings, key) if getattr(own, key) in (None, "") else getattr(own, key) for key in names}
@@ -343,7 +345,7 @@ class Study:
         where = f"{self.path}: rows.{row.name}"
         sample = laid_over(self.sample, row.settings.sample, f"{where}.sample")
         check_counts(sample, self.measure, str(self.path))
-        of, length = needs["of"], [each for each in ("steps_of", "macs_of") if needs[each] is not None]
+        of, length = needs["of"], [(key, needed) for key in ("steps_of", "macs_of") if (needed := needs[key]) is not None]
         if of is not None and (row.overrides or any(needs[each] is not None for each in REFERENCES if each != "of")):
             raise StudyError(
                 f"{where} is `of` another row, whose run it samples: it trains nothing, and takes no key of training"
@@ -356,13 +358,13 @@ class Study:
         plan = Plan(row, seed, run, needs["start"], needs["teacher"], of, sample, self.measure)
         if not length:
             return plan
-        other, before = needs[length[0]], needs["start"]
-        if length[0] == "steps_of":
+        (key, other), before = length[0], needs["start"]
+        if key == "steps_of":
             steps = other.total_steps - (0 if before is None else before.total_steps)
         else:
             steps = round((other.total_macs - (0 if before is None else before.total_macs)) / plan.step_macs)
         if steps < 1:
-            raise StudyError(f"{where}: {length[0]} {row.settings.steps_of or row.settings.macs_of} leaves no step to train")
+            raise StudyError(f"{where}: {key} {row.settings.steps_of or row.settings.macs_of} leaves no step to train")
         return replace(plan, run=self._run(row, seed, needs, f"train.steps={steps}"))
 
     def _run(self, row: Row, seed: int, needs: dict[str, Plan | None], *more: str) -> Candidate:
@@ -370,7 +372,7 @@ class Study:
         draws = seed + FINE_TUNED * _generation(needs["start"])
         place = [f"output={self.runs / row.name}", f"name=seed-{seed}", f"seed={draws}"]
         keys = {"start": "train.init_from", "teacher": "distill.teacher"}
-        sources = [f"{keys[each]}={needs[each].folder}" for each in keys if needs[each] is not None]
+        sources = [f"{key}={plan.folder}" for each, key in keys.items() if (plan := needs[each]) is not None]
         below = ["train.keep_checkpoints=1", *self.overrides, *self.given]
         check_overrides([*below, *row.overrides], f"{self.path}: rows.{row.name}")
         return open_run(

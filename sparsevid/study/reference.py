@@ -6,6 +6,7 @@ Dimensions: N clips, T frames, H×W pixels.
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,15 +74,15 @@ def open_reference(config: RunConfig, measure: MeasureSettings, clips: int, fold
     protocol, classes = study_protocol(config, measure, clips), tuple(config.record.classes)
     if len(classes) < 2:
         raise StudyError(f"the data of {config.folder} have {len(classes)} classes: a study is of data with classes")
-    key = [config.record.fingerprint, config.data.frames, config.data.stride, config.data.size, clips]
+    key: list[Any] = [config.record.fingerprint, config.data.frames, config.data.stride, config.data.size, clips]
     key += [asdict(measure), protocol.as_dict()]
     name = digest(key)[:12]
     kept, classifier = folder / f"reference-{name}.json", folder / f"classifier-{name}.safetensors"
     found = from_main(lambda: read_json(kept))
     if not found:
         distance = _real_distance(config, measure, protocol, clips, folder)
-        sets = [split_clips(config, measure, split) for split in (measure.train_split, measure.split)]
-        accuracy = from_main(partial(_fit, *sets, classes, measure, classifier))
+        train, heldout = (split_clips(config, measure, split) for split in (measure.train_split, measure.split))
+        accuracy = from_main(partial(_fit, train, heldout, classes, measure, classifier))
         found = {"accuracy": accuracy, "distance": distance}
         from_main(partial(write_json, kept, found))
     shown = folder / f"{SHOWN_REAL}-{name}.npz"
@@ -98,13 +99,13 @@ def study_protocol(config: RunConfig, measure: MeasureSettings, clips: int) -> P
         measure: split, and the known protocol.
         clips: samples of a row.
     """
-    data, known = config.data, load_protocol(measure.protocol or config.monitor.protocol)
-    sides = {"real_stride": data.stride, "fake_stride": 1, "real_start": "random", "fake_start": "first"}
+    clip, known = config.data.clip(), load_protocol(measure.protocol or config.monitor.protocol)
+    sides: dict[str, Any] = {"real_stride": clip.stride, "fake_stride": 1, "real_start": "random", "fake_start": "first"}
     sides |= {"real_count": None, "fake_count": clips, "clips_per_video": 1, "real_min_frames": None, "fake_min_frames": None}
-    height, width = data.size
-    name = f"{known.name}, {data.frames} frames of {height}×{width}, {measure.split}"
+    height, width = clip.size
+    name = f"{known.name}, {clip.frames} frames of {height}×{width}, {measure.split}"
     return replace(
-        known, name=name, frames=data.frames, size=(height, width), split=measure.split, seed=measure.seed, lossless=True,
+        known, name=name, frames=clip.frames, size=clip.size, split=measure.split, seed=measure.seed, lossless=True,
         real_selection="balanced", fake_selection="sorted", **sides,
     )  # fmt: skip
 
@@ -124,8 +125,8 @@ def save_shown(path: Path, clips: Tensor, classes: list[str]) -> None:
 def split_clips(config: RunConfig, measure: MeasureSettings, split: str) -> ClipDataset:
     """The clips of a split, drawn by the seed of what is measured, not mirrored. All ranks call it together."""
     config = heldout_config(config, measure)
-    _, manifest, dataset = open_data(config)
-    source = VideoFrames(manifest.root, tuple(config.data.size), config.data.decoder)
+    filled, manifest, dataset = open_data(config)
+    source = VideoFrames(manifest.root, filled.data.clip().size, config.data.decoder)
     return ClipDataset(manifest.select(split), dataset.rule, source, seed=measure.seed)
 
 
@@ -144,24 +145,25 @@ def _real_distance(config: RunConfig, measure: MeasureSettings, protocol: Protoc
 
 def _fit(train: ClipDataset, heldout: ClipDataset, classes: tuple[str, ...], measure: MeasureSettings, path: Path) -> float:
     """Train the classifier, keep it, and say how good it is on the held-out split. On rank 0."""
-    sets = []
-    for dataset in (train, heldout):
-        samples = [dataset[index] for index in progress(range(len(dataset)), desc="clips for the classifier")]
-        sets.append((torch.stack([each["clip"] for each in samples]), [each["label"] for each in samples]))
-    model = ClipClassifier.fit(*sets[0], classes, measure.seed, steps=measure.classifier_steps)
-    accuracy = model.accuracy(*sets[1])
+    model = ClipClassifier.fit(*_clips_and_labels(train), classes, measure.seed, steps=measure.classifier_steps)
+    accuracy = model.accuracy(*_clips_and_labels(heldout))
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
     logger.info("classifier: %.1f %% of %d real held-out clips", 100 * accuracy, len(heldout))
     return accuracy
 
 
+def _clips_and_labels(dataset: ClipDataset) -> tuple[Tensor, list[int]]:
+    samples = [dataset[index] for index in progress(range(len(dataset)), desc="clips for the classifier")]
+    return torch.stack([each["clip"] for each in samples]), [int(each["label"]) for each in samples]
+
+
 def _show_real(dataset: ClipDataset, classes: tuple[str, ...], path: Path) -> None:
     """Keep a held-out clip of each class, in the order of labels. On rank 0."""
-    chosen = {}
+    chosen: dict[int, Tensor] = {}
     for key in fixed_clips(dataset, len(dataset), dataset.seed):
         label = dataset.videos[key[1]].label
-        if label not in chosen:
+        if label is not None and label not in chosen:
             chosen[label] = dataset[key]["clip"]
     path.parent.mkdir(parents=True, exist_ok=True)
     save_shown(path, torch.stack([chosen[label] for label in sorted(chosen)]), [classes[label] for label in sorted(chosen)])

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,11 @@ from sparsevid.study.plan import Plan, Study
 from sparsevid.study.results import Line, agree, append_result, newest, read_json, read_results
 from sparsevid.study.train import Budget, Stopped, drop_resuming, is_trained, take_back, train, weights_of
 from sparsevid.system.atomic import write_json
-from sparsevid.system.distributed import RankError, all_meet, from_main, is_main, patient_group
+from sparsevid.system.distributed import all_meet, from_main, is_main, patient_group
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.locks import LockedError, folder_locked
 from sparsevid.system.logging import get_logger
+from sparsevid.system.store import RankError
 
 ALIKE = 60.0  # seconds within which all ranks fail, if a row fails on all
 FAILED = "failed.json"  # in a row's folder: why it failed the last time
@@ -174,11 +176,11 @@ def _run(
         if plan.name in report.failed:
             continue
         logger.info("%d of %d: %s", number, len(plans), plan.name)
-        if from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
+        if from_main(partial(_is_done, plan, circumstances)):
             report.there.append(plan.name)
-            from_main(lambda plan=plan: _tidy(plan, circumstances))
+            from_main(partial(_tidy, plan, circumstances))
             continue
-        if again := from_main(lambda plan=plan: changes(plan, read_results(circumstances.results))):
+        if again := from_main(partial(_changes, plan, circumstances)):
             logger.warning("%s: its line does not count any more: it was done %s", plan.name, again)
         try:
             with torch.random.fork_rng(devices=()):
@@ -206,8 +208,16 @@ def _look_at_data(plans: Sequence[Plan], circumstances: Circumstances, report: R
         except FileNotFoundError:  # not here; a row that needs them will say so
             continue
         except MENDABLE as error:
-            if not from_main(lambda plan=plan: is_done(plan, read_results(circumstances.results))):
+            if not from_main(partial(_is_done, plan, circumstances)):
                 _note_failure(plan, error, report)
+
+
+def _is_done(plan: Plan, circumstances: Circumstances) -> bool:
+    return is_done(plan, read_results(circumstances.results))
+
+
+def _changes(plan: Plan, circumstances: Circumstances) -> str:
+    return changes(plan, read_results(circumstances.results))
 
 
 def _tidy(plan: Plan, circumstances: Circumstances) -> None:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sparsevid.benchmark.report import MISSING, as_markdown
+from sparsevid.evaluation.comparison import LEVEL
 from sparsevid.study.effects import Difference, differences, estimates, ratio
-from sparsevid.study.intervals import LEVEL
 from sparsevid.study.measurements import NUMBERS, Measurement, StudyResults, short_hash
 
 COLUMNS = (

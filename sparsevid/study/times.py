@@ -2,7 +2,7 @@
 however the machine's speed moves meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
 from sparsevid.benchmark.savings import warm_call
@@ -10,7 +10,7 @@ from sparsevid.benchmark.timing import time_turn
 from sparsevid.study.heldout import SampleCaptions, sample_captions
 from sparsevid.study.measure import Circumstances, fitted, open_pipeline, sampling_of, seconds_of
 from sparsevid.study.plan import Plan
-from sparsevid.study.results import append_result, read_results
+from sparsevid.study.results import Line, append_result, read_results
 from sparsevid.study.run import is_done, own_line
 from sparsevid.study.train import is_trained, weights_of
 from sparsevid.system.distributed import from_main
@@ -40,11 +40,13 @@ def time_rows(plans: Sequence[Plan], circumstances: Circumstances) -> list[str]:
 
 def _time(plans: Sequence[Plan], captions: Mapping[str, SampleCaptions | None], circumstances: Circumstances) -> list[str]:
     before = read_results(circumstances.results)
-    lines, calls, batches = {}, {}, {}
+    lines: dict[str, Line] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    batches: dict[str, int] = {}
     for plan in plans:
-        if not is_done(plan, before):
-            continue
         line = own_line(plan, before)
+        if line is None or not is_done(plan, before):
+            continue
         if (measured_on := line.get("hardware")) != circumstances.hardware:
             logger.warning("%s is not timed on %s: it was measured on %s", plan.name, circumstances.hardware, measured_on)
             continue

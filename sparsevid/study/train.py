@@ -56,9 +56,10 @@ class Budget:
 
         What takes longer than the whole budget is begun all the same, for it would never be done: it is stopped on its way.
         """
-        if self._end is None:
+        left = self.left
+        if left is None or self.seconds is None:
             return True
-        return not self.over and (seconds is None or seconds <= self.left or seconds > self.seconds)
+        return left > 0 and (seconds is None or seconds <= left or seconds > self.seconds)
 
 
 def is_trained(plan: Plan) -> bool:

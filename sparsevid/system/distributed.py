@@ -237,7 +237,7 @@ def patient_group(seconds: float = LONG_WAIT) -> Iterator[dist.ProcessGroup | No
         yield None
         return
     group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
-    yield group
+    yield group  # type: ignore[misc]  # a number to ranks outside of a group, and all are inside
     dist.destroy_process_group(group)
 
 
@@ -391,10 +391,10 @@ def _read_fates() -> str:
     """The ranks that said why they ended, and those that ended, or hang, without a word."""
     lines = []
     try:
-        for other in range(world_size() if _store is not None else 0):
-            known = _store.check([f"fate/{other}"])
-            fate = _store.get(f"fate/{other}").decode() if known else "no word from it"
-            lines += [f"{_read_info(_store, other)}: {fate}"] if fate else []
+        for store, other in ((_store, each) for each in range(world_size()) if _store is not None):
+            known = store.check([f"fate/{other}"])
+            fate = store.get(f"fate/{other}").decode() if known else "no word from it"
+            lines += [f"{_read_info(store, other)}: {fate}"] if fate else []
     except RuntimeError:
         lines.append("the process that held the ranks' store has ended")
     return "".join(f"; {line}" for line in lines)

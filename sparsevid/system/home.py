@@ -10,7 +10,7 @@ import pwd
 import stat
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sparsevid.system.logging import get_logger
 
@@ -55,17 +55,25 @@ def expand_home(value: T) -> T:
 
     Args:
         value: a text, a path, a dataclass, or lists and dictionaries of these; anything else is returned as it is.
+
+    Returns:
+        The same type of value.
     """
+    expanded: T = _expanded(value)
+    return expanded
+
+
+def _expanded(value: Any) -> Any:
     if isinstance(value, str):
         return os.path.expanduser(value) if value == "~" or (value.startswith("~") and "/" in value) else value
     if isinstance(value, Path):
-        return type(value)(expand_home(str(value)))
+        return type(value)(_expanded(str(value)))
     if isinstance(value, list):
-        return [expand_home(each) for each in value]
+        return [_expanded(each) for each in value]
     if isinstance(value, dict):
-        return {key: expand_home(each) for key, each in value.items()}
+        return {key: _expanded(each) for key, each in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(
-            value, **{item.name: expand_home(getattr(value, item.name)) for item in dataclasses.fields(value)}
+            value, **{item.name: _expanded(getattr(value, item.name)) for item in dataclasses.fields(value)}
         )
     return value

@@ -51,8 +51,9 @@ class FolderLock:
 
     def _take(self, folder: Path, doing: str) -> None:
         if holders := _holders.get(self.path):  # a second file would give the lock up when it is closed
-            if self._is_there(holders[0]._file):
-                self._file = holders[0]._file
+            held = holders[0]._file
+            if held is not None and self._is_there(held):
+                self._file = held
                 holders.append(self)
                 return
             del _holders[self.path]  # the folder was removed, and made anew

@@ -64,7 +64,7 @@ logger = get_logger(__name__)
 LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
-def progress(iterable: Iterable | None = None, **options) -> tqdm:
+def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
     """A tqdm bar with rate and ETA, shown on rank 0 alone; a line every LOG_SECONDS where it goes to a file.
 
     In a notebook that has `ipywidgets` it is a widget.
@@ -241,7 +241,7 @@ class LineFile:
             if self._file is None:
                 self._file = self._open()
             while self._waiting:
-                self._append(self._waiting[0])
+                _append(self._file, self._waiting[0])
                 del self._waiting[0]
         except OSError as error:
             if not self._failed:
@@ -268,17 +268,18 @@ class LineFile:
             self._waiting[0] = b"\n" + self._waiting[0]
         return file
 
-    def _append(self, line: bytes) -> None:
-        """Append a line whole or not at all."""
-        before = os.fstat(self._file.fileno()).st_size
-        written = 0
-        try:
-            while written < len(line):
-                written += self._file.write(line[written:])
-        except OSError:
-            if written:
-                self._file.truncate(before)
-            raise
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Append a line whole or not at all."""
+    before = os.fstat(file.fileno()).st_size
+    written = 0
+    try:
+        while written < len(line):
+            written += file.write(line[written:])
+    except OSError:
+        if written:
+            file.truncate(before)
+        raise
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

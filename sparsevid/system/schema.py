@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeGuard, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +40,7 @@ def all_keys(schema: type, prefix: str = "") -> list[str]:
     keys = []
     for item in dataclasses.fields(schema):
         keys.append(prefix + item.name)
-        if dataclasses.is_dataclass(item.type):
+        if _is_section(item.type):
             keys += all_keys(item.type, f"{prefix}{item.name}.")
     return keys
 
@@ -55,6 +55,11 @@ def _typed_defaults(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
+def _is_section(wanted: Any) -> TypeGuard[type]:
+    """Whether a type is a dataclass, whose fields are keys."""
+    return isinstance(wanted, type) and dataclasses.is_dataclass(wanted)
+
+
 def _check_section(values: Mapping[Any, Any], schema: type, source: str, prefix: str, known: list[str]) -> None:
     fields = {item.name: item.type for item in dataclasses.fields(schema)}
     for key in values:
@@ -64,10 +69,10 @@ def _check_section(values: Mapping[Any, Any], schema: type, source: str, prefix:
             near = get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if k.rsplit(".", 1)[-1] == key][:1]
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{source}: unknown key {name!r}; {hint}accepted there: {', '.join(fields)}")
-        if dataclasses.is_dataclass(fields[key]):
+        if _is_section(section := fields[key]):
             if not isinstance(values[key], Mapping):
                 raise ValueError(f"{source}: {prefix}{key} is a section with keys, got {values[key]!r}")
-            _check_section(values[key], fields[key], source, f"{prefix}{key}.", known)
+            _check_section(values[key], section, source, f"{prefix}{key}.", known)
 
 
 def read_yaml(text: str, schema: type, where: str) -> DictConfig:
@@ -204,7 +209,7 @@ def _keep_text(node: yaml.Node, wanted: Any) -> None:
         listed = inside[0] if get_origin(wanted) in (list, tuple) else wanted if wanted is AS_TYPED else None
         for each in node.value:
             _keep_text(each, listed)
-    elif dataclasses.is_dataclass(wanted):
+    elif _is_section(wanted):
         for key, value in node.value:
             _keep_text(value, _field_types(wanted).get(key.value))
     elif get_origin(wanted) is dict or wanted is AS_TYPED:
@@ -233,7 +238,7 @@ def _type_at(schema: Any, keys: list[str]) -> Any:
     """The type of a dotted key; None if there is no such key."""
     for key in keys:
         schema, _ = _without_none(schema)
-        if dataclasses.is_dataclass(schema):
+        if _is_section(schema):
             schema = _field_types(schema).get(key)
         elif schema is not AS_TYPED:
             schema = get_args(schema)[1] if get_origin(schema) is dict else None

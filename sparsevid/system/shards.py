@@ -16,7 +16,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -41,6 +41,7 @@ _SHARD_NAME = re.compile(r"shard-[0-9]{5,}\.safetensors")
 _SHARD_FILE = re.compile(r"\.?(shard-[0-9]{5,})\.(safetensors|json)(\.[0-9a-f]+\.partial)?")
 Item = TypeVar("Item", bound=Hashable)
 Cache = TypeVar("Cache", bound="ShardedCache")
+Record = TypeVar("Record", bound="Shard")
 
 logger = get_logger(__name__)
 
@@ -124,6 +125,7 @@ class ShardedCache:
 
     def save(self) -> None:
         """Write the index."""
+        assert is_dataclass(self)
         values = asdict(self) | {"format": self.form}
         del values["folder"]
         write_json(self.folder / self.file, values, indent=None)
@@ -200,7 +202,7 @@ def plan_shards(
     return [ShardPlan(name, tuple(group)) for group, name in zip(groups, names, strict=False)]
 
 
-class ShardWriter(ABC, Generic[Item]):
+class ShardWriter(ABC, Generic[Item, Record]):
     """One writing of a cache.
 
     Args:
@@ -234,11 +236,11 @@ class ShardWriter(ABC, Generic[Item]):
         """How far the progress bar goes on with an item."""
 
     @abstractmethod
-    def read_record(self, values: dict[str, Any]) -> Shard:
+    def read_record(self, values: dict[str, Any]) -> Record:
         """A shard out of its JSON form. Raises ValueError, KeyError, TypeError if it is not that."""
 
     @abstractmethod
-    def keys_of(self, shard: Shard) -> tuple[Hashable, ...]:
+    def keys_of(self, shard: Record) -> tuple[Hashable, ...]:
         """The keys of a finished shard's items, in the order of its rows."""
 
     @abstractmethod
@@ -250,11 +252,11 @@ class ShardWriter(ABC, Generic[Item]):
         """A shard's content; `report` is told how many units are done."""
 
     @abstractmethod
-    def record(self, plan: ShardPlan[Item], size: int, sha256: str) -> Shard:
+    def record(self, plan: ShardPlan[Item], size: int, sha256: str) -> Record:
         """The record of a shard that was written, a dataclass."""
 
     @abstractmethod
-    def finish(self, shards: list[Shard]) -> None:
+    def finish(self, shards: list[Record]) -> None:
         """Write the file that names the shards, in the order of their first items."""
 
     def write(self, items: Sequence[Item]) -> None:
@@ -285,7 +287,7 @@ class ShardWriter(ABC, Generic[Item]):
             self._finish(items, kept, missing)
         barrier()
 
-    def _records(self, items: Sequence[Item]) -> list[Shard]:
+    def _records(self, items: Sequence[Item]) -> list[Record]:
         """The records of the folder's shards, by name.
 
         Raises:
@@ -313,7 +315,7 @@ class ShardWriter(ABC, Generic[Item]):
             raise ValueError(f"{self.folder} is a cache of other {self.what} alone: give another folder, or delete this one")
         return records
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], Shard]:
+    def _read(self, path: Path) -> tuple[dict[str, Any], Record]:
         """The settings that a shard was made with, and its record. Raises ValueError, KeyError, TypeError if it is neither."""
         values = json.loads(path.read_text(encoding="utf-8"))
         record = self.read_record(values["shard"])
@@ -321,10 +323,10 @@ class ShardWriter(ABC, Generic[Item]):
             raise ValueError(f"it names {record.name}")
         return dict(values["settings"]), record
 
-    def _plan(self, items: Sequence[Item], records: Sequence[Shard]) -> tuple[list[Shard], list[ShardPlan[Item]]]:
+    def _plan(self, items: Sequence[Item], records: Sequence[Record]) -> tuple[list[Record], list[ShardPlan[Item]]]:
         """The shards that stay, and those to write for the items that these do not hold."""
         lacking = {self.key(item): item for item in items}
-        kept: list[Shard] = []
+        kept: list[Record] = []
         taken: set[str] = set()  # the file that names shards may name these: they stay until the new one is there
         with thread_pool(self.threads) as pool, progress(total=len(records), desc="checking shards", delay=2) as bar:
             problems = pool.map(lambda each: each.problem(self.folder, content=True), records)
@@ -350,7 +352,7 @@ class ShardWriter(ABC, Generic[Item]):
         if not stands:
             (self.folder / self.index).unlink(missing_ok=True)
 
-    def _check_space(self, kept: Sequence[Shard], missing: Sequence[ShardPlan[Item]]) -> None:
+    def _check_space(self, kept: Sequence[Record], missing: Sequence[ShardPlan[Item]]) -> None:
         """Say what will be written, and raise ValueError if the disk has no room for it."""
         items = [item for plan in missing for item in plan.items]
         there, needed = sum(shard.bytes for shard in kept) / MEGABYTE, sum(map(self.bytes_of, items)) / MEGABYTE
@@ -381,7 +383,7 @@ class ShardWriter(ABC, Generic[Item]):
                 own = {"settings": self.settings, "shard": asdict(record)}
                 write_json(path.with_suffix(".json"), own, indent=None)
 
-    def _finish(self, items: Sequence[Item], kept: Sequence[Shard], written: Sequence[ShardPlan[Item]]) -> None:
+    def _finish(self, items: Sequence[Item], kept: Sequence[Record], written: Sequence[ShardPlan[Item]]) -> None:
         """Finish the cache, then remove shards that it does not name: damaged ones, and those of items no longer wanted."""
         folder = self.folder / SHARD_FOLDER
         shards = [*kept, *(self._read((folder / shard.name).with_suffix(".json"))[1] for shard in written)]

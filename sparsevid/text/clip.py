@@ -5,6 +5,7 @@ Dimensions: N pictures or texts, C = 3 channels (RGB), H×W pixels, D dimensions
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from sparsevid.system.distributed import gather_objects, rank, world_size
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
+    from transformers import CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
 FORM = "a folder by `save_pretrained` of a CLIPModel and its CLIPProcessor, such as a copy of openai/clip-vit-large-patch14"
 TEXTS = 64  # of a forward
@@ -41,7 +42,7 @@ class CLIP(nn.Module):
     """
 
     def __init__(
-        self, model: "CLIPModel", tokenizer: "CLIPTokenizerFast", processor: "CLIPImageProcessor", fingerprint: str
+        self, model: "CLIPModel", tokenizer: "PreTrainedTokenizerBase", processor: "CLIPImageProcessor", fingerprint: str
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -59,19 +60,18 @@ class CLIP(nn.Module):
         if find_spec("transformers") is None:
             raise ModuleNotFoundError('CLIP needs the package transformers: pip install "sparsevid[text]"')
         fingerprint = _checked(folder)
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
-
-        local = {"local_files_only": True}
+        library = import_module("transformers")
         try:
-            model, report = CLIPModel.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
+            model, report = library.CLIPModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
-            parts = CLIPTokenizerFast.from_pretrained(folder, **local), CLIPImageProcessor.from_pretrained(folder, **local)
+            tokenizer = library.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            processor = library.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder} cannot be read as CLIP: {error}; accepted is {FORM}") from error
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{folder} lacks {len(missing)} of CLIP's weights, such as {missing[0]}; accepted is {FORM}")
-        return cls(model, *parts, fingerprint)
+        return cls(model, tokenizer, processor, fingerprint)
 
     @property
     def channels(self) -> int:

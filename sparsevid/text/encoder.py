@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,6 +43,18 @@ class EncodedText(NamedTuple):
     cut: tuple[int, ...]
 
 
+class _T5(Protocol):
+    """What is used of transformers' class, which is imported when it is needed."""
+
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, **inputs: Any) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, device: torch.device | str) -> Any: ...
+
+
 class TextEncoder:
     """The encoder of a T5 with its tokenizer; `from_pretrained` opens one.
 
@@ -59,10 +71,9 @@ class TextEncoder:
         source: a folder's whole path, or a hub id.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, source: str, folders: tuple[Path, Path], tokens: int = TOKENS
-    ) -> None:
-        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+    def __init__(self, model: _T5, tokenizer: Any, source: str, folders: tuple[Path, Path], tokens: int = TOKENS) -> None:
+        self.model: _T5 = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
         self.source, self.folders, self.tokens = source, folders, tokens
         self.channels: int = model.config.d_model
         self._fingerprint: str | None = None
@@ -245,8 +256,8 @@ def _local(source: str, *, fetch: bool = True) -> Path:
         parts = [f"{part}/{pattern}" for part in (MODEL, TOKENIZER) for pattern in HUB_FILES]
         fetched = Path(snapshot_download(source, allow_patterns=parts, local_files_only=not fetch))
         if not (fetched / MODEL / "config.json").is_file():
-            top = {"allow_patterns": list(HUB_FILES), "ignore_patterns": ["*/*"]}
-            fetched = Path(snapshot_download(source, **top, local_files_only=not fetch))
+            top = list(HUB_FILES)
+            fetched = Path(snapshot_download(source, allow_patterns=top, ignore_patterns=["*/*"], local_files_only=not fetch))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"text encoder {source!r}: {where}, and not to be had as a hub id ({_first_line(error)}). {_expected()}"

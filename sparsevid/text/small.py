@@ -56,14 +56,18 @@ def _write(folder: Path, size: int, channels: int, seed: int) -> None:
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        sizes = {
-            "vocab_size": -(-size // ROWS) * ROWS,
-            "d_model": channels,
-            "d_kv": -(-channels // HEADS),
-            "d_ff": 2 * channels,
-        }
-        layers = {"num_layers": LAYERS, "num_heads": HEADS, "feed_forward_proj": "gated-gelu"}
-        model = T5EncoderModel(T5Config(**sizes, **layers, pad_token_id=0, eos_token_id=1))
+        config = T5Config(
+            vocab_size=-(-size // ROWS) * ROWS,
+            d_model=channels,
+            d_kv=-(-channels // HEADS),
+            d_ff=2 * channels,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+        model = T5EncoderModel(config)
     model.save_pretrained(folder)
 
 

@@ -73,7 +73,7 @@ def measured(encoder: TextEncoder, captions: Iterable[str]) -> list[CachedCaptio
     ]
 
 
-class CaptionWriter(ShardWriter[CachedCaption]):
+class CaptionWriter(ShardWriter[CachedCaption, CaptionShard]):
     """A writing of captions; see `write_captions` for the arguments."""
 
     index = CACHE_FILE

@@ -9,6 +9,7 @@ saved, for there is none: every draw is keyed by seed and step.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class TrainingState:
         return result
 
 
-def _together(draft: Path, action, *, only_main: bool = False) -> None:
+def _together(draft: Path, action: Callable[[], object], *, only_main: bool = False) -> None:
     """Let every rank, or rank 0, do its part; if one cannot, all of them raise, and none waits for the others for ever."""
     failure: Exception | None = None
     if is_main() or not only_main:

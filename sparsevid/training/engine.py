@@ -26,6 +26,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from sparsevid.models.compiled import compile_layers
+from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError, TrainConfig
 from sparsevid.system.distributed import communication_backend, is_main, rank, world_size
 from sparsevid.system.logging import get_logger
@@ -71,7 +72,7 @@ class Engine:
             of this machine's.
     """
 
-    def __init__(self, model: nn.Module, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
+    def __init__(self, model: DiffusionTransformer, train: TrainConfig, micro_batch: int, accumulation: int) -> None:
         check_precision(train.precision)
         set_float32(train.tf32)
         _prepare_deepspeed()
@@ -102,7 +103,7 @@ class Engine:
         """The model."""
         return self.engine.module
 
-    def __call__(self, x: Tensor, t: Tensor, **cond) -> Any:
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Any:
         """The model's forward, in the engine's precision."""
         return self.engine(x.to(self.dtype), t, **cond)
 
@@ -148,7 +149,7 @@ class Engine:
                 for flat, ours, theirs in self._place(parameter):
                     yield Fragment(name, theirs.start, flat[ours].detach())
             else:
-                yield Fragment(name, 0, self._whole.masters[name].detach().flatten())
+                yield Fragment(name, 0, self._master(name).detach().flatten())
 
     def optimizer_fragments(self) -> dict[str, list[Fragment]]:
         """The optimizer's state by kind, such as `exp_avg`, in the order of `fragments`, of the weights that have it; empty
@@ -189,7 +190,7 @@ class Engine:
                     for kind, target in targets.items():
                         target[ours] = read(kind, name, theirs.start, theirs.stop - theirs.start).to(target)
             else:
-                master = self._whole.masters[name]
+                master = self._master(name)
                 targets = {"master": master.data} | {kind: self._torch_optimizer.state[master][kind] for kind in kept[master]}
                 for kind, target in targets.items():
                     target.copy_(read(kind, name, 0, target.numel()).view_as(target))
@@ -223,11 +224,16 @@ class Engine:
 
     def _place(self, parameter: nn.Parameter) -> Iterator[tuple[Tensor, slice, slice]]:
         """Flat partition, the piece of it that is this weight's, and the weight's elements there; nothing if not here."""
-        mapping = parameter._hp_mapping
+        mapping: Any = getattr(parameter, "_hp_mapping")  # noqa: B009 (DeepSpeed puts it there)
         if mapping is not None:
             ours, theirs = mapping.get_hp_fragment_address(), mapping.lp_fragment_address
             flat = self.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
             yield flat, slice(ours.start, ours.start + ours.numel), slice(theirs.start, theirs.start + theirs.numel)
+
+    def _master(self, name: str) -> nn.Parameter:
+        """A weight in float32, at stage 0."""
+        assert self._whole is not None
+        return self._whole.masters[name]
 
     def _third(self, name: str, padded: Tensor) -> Fragment:
         start = rank() * padded.numel()
@@ -254,8 +260,8 @@ class Engine:
             elif self.stage:
                 for flat, ours, theirs in self._place(parameter):
                     yield Fragment(name, theirs.start, state[flat][kind][ours])
-            elif kept[self._whole.masters[name]]:
-                yield Fragment(name, 0, state[self._whole.masters[name]][kind].flatten())
+            elif kept[master := self._master(name)]:
+                yield Fragment(name, 0, state[master][kind].flatten())
 
     def _kept(self, keys: list[str]) -> Iterator[tuple[Tensor, list[str]]]:
         """Each tensor that the optimizer moves, and what it keeps of `keys` for it: all, unless its group says what."""
@@ -267,7 +273,7 @@ class Engine:
         """An optimizer state of zeros, for PyTorch makes it only at the first step."""
         keys = [*kinds, *counts]
         if self.stage == 3:
-            tensors = [(tensor, keys) for tensor in self.optimizer.fp32_partitioned_groups_flat]
+            tensors = iter([(tensor, keys) for tensor in self.optimizer.fp32_partitioned_groups_flat])
         else:
             tensors = self._kept(keys)
         for tensor, kept in tensors:
@@ -334,14 +340,13 @@ def check_precision(precision: str) -> None:
 
 def build_optimizer(train: TrainConfig, weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of the configured name, PyTorch's where it has one, over weights by name."""
-    options = {"lr": train.lr, "weight_decay": train.weight_decay}
+    (first, second), eps, lr, decay = train.betas, train.eps, train.lr, train.weight_decay
     if train.optimizer == "sgd":
-        return torch.optim.SGD(weights.values(), momentum=train.betas[0], **options)
-    options |= {"betas": tuple(train.betas), "eps": train.eps}
+        return torch.optim.SGD(weights.values(), momentum=first, lr=lr, weight_decay=decay)
     if train.optimizer == "muon":
-        return Muon(weights, **options)
+        return Muon(weights, lr=lr, weight_decay=decay, betas=(first, second), eps=eps)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    return kind(weights.values(), fused=True, **options)
+    return kind(weights.values(), fused=True, lr=lr, weight_decay=decay, betas=(first, second), eps=eps)
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:

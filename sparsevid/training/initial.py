@@ -14,6 +14,7 @@ from sparsevid.autoencoder.base import Autoencoder
 from sparsevid.autoencoder.linear import LinearAutoencoder
 from sparsevid.autoencoder.load import PRETRAINED, load_autoencoder
 from sparsevid.autoencoder.pixels import Pixels
+from sparsevid.autoencoder.pretrained import PretrainedAutoencoder
 from sparsevid.data.clips import ClipDataset, fixed_clips
 from sparsevid.evaluation.metrics.likeness import psnr
 from sparsevid.generation.pretrained import find_pretrained, load_model, model_folder, run_beside
@@ -110,11 +111,12 @@ def open_autoencoder(config: RunConfig, dataset: ClipDataset, resumed: Path | No
     """
     settings: AutoencoderConfig = config.autoencoder
     if resumed is not None or settings.kind in PRETRAINED:
+        opened: Autoencoder
         if resumed is not None:
             opened = load_autoencoder(resumed / "autoencoder", settings.source)
         else:
             opened = PRETRAINED[settings.kind].from_source(settings.source)
-        if settings.kind in PRETRAINED:
+        if isinstance(opened, PretrainedAutoencoder):
             opened.tiling, opened.slicing = settings.tiling, settings.slicing
         return opened
     if settings.kind == "pixels":
@@ -244,8 +246,8 @@ def _read(source: str, spec: ModelSpec) -> Conversion:
     public = read_checkpoint(path)
     try:
         if text_family(public):
-            size = {} if POSITIONS in public else {"input_size": spec.input_size}
-            return from_text_file(public, num_heads=spec.num_heads, **size)
+            size = None if POSITIONS in public else spec.input_size
+            return from_text_file(public, num_heads=spec.num_heads, input_size=size)
         return from_public(public, **_unsaid(public, spec))
     except ValueError as error:
         raise ValueError(f"{source}: {error} (`sparsevid convert` has options for what a file does not say)") from error

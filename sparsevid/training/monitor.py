@@ -219,8 +219,8 @@ class Monitor:
                 raise GenerationError(reason)
 
     def _write_sheet(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
-        count, data = self.config.monitor.sample_clips, self.config.data
-        clips = torch.zeros(count, 3, data.frames, *data.size, dtype=torch.uint8, device=self.device)
+        count, clip = self.config.monitor.sample_clips, self.config.data.clip()
+        clips = torch.zeros(count, 3, clip.frames, *clip.size, dtype=torch.uint8, device=self.device)
 
         def take(indices: list[int], batch: Tensor) -> None:
             clips[indices] = batch.to(self.device)
@@ -239,7 +239,7 @@ class Monitor:
     def _captions(self, count: int) -> list[str] | None:
         """Class or prompt of each sample; nothing for an unconditional model."""
         classes, sampling = self.pipeline.classes, self._sampling()
-        return [sampling.caption(index, classes) for index in range(count)] if classes or self.prompts else None
+        return [line for index in range(count) if (line := sampling.caption(index, classes)) is not None] or None
 
     def _score(self, step: int, metrics: MetricWriter, ask: Callable[[], None]) -> dict[str, float]:
         count, scoring = self.config.monitor.score_clips, self.scoring

@@ -4,7 +4,7 @@ Dimensions: B clips of a micro-batch, C latent channels.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from sparsevid.system.transfer import to_device
 class Draw(NamedTuple):
     """The random part of a micro-batch: its stage, and times u (B,) in the stage's interval."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks of a draw
     stage: Stage
     u: Tensor
 
@@ -32,11 +32,14 @@ class Draw(NamedTuple):
 class Objective(Protocol):
     """An objective: a distribution of times, and a loss."""
 
-    times: TimeDistribution
+    @property
+    def times(self) -> TimeDistribution: ...
+
     learn_sigma: bool
 
-    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond: Any) -> Tensor:
         """Per-sample losses (B,) of clean latents x0 (B, C, ...) at times u (B,) with unit normal noise like x0."""
+        ...
 
 
 class DiffusionObjective:
@@ -48,7 +51,7 @@ class DiffusionObjective:
         self.times = UniformTimesteps(TIMESTEPS)
         self.diffusion = GaussianDiffusion()
 
-    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond: Any) -> Tensor:
         t = (u * (TIMESTEPS - 1)).round().long()
         x = self.diffusion.q_sample(x0, t, noise)
         return self.diffusion.loss(model(x, t, **cond).float(), x0, x, t, noise).loss
@@ -62,7 +65,7 @@ class FlowObjective:
     def __init__(self, times: TimeDistribution) -> None:
         self.times = times
 
-    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond) -> Tensor:
+    def loss(self, model: Model, x0: Tensor, u: Tensor, noise: Tensor, **cond: Any) -> Tensor:
         t = (MODEL_TIME_SCALE * u).float()
         return velocity_loss(model(interpolate(x0, u, noise), t, **cond).float(), x0, noise)
 
@@ -132,7 +135,7 @@ def told(
         Arguments of the model's forward by name.
 
     Raises:
-        ValueError: a model of text, and a batch without.
+        ValueError: a model of text, and a batch without, or dropped clips and no "no prompt" in their place.
     """
     sizes = {"sizes": batch["sizes"]} if spec.micro_conditions else {}
     if spec.num_classes:
@@ -146,5 +149,7 @@ def told(
         )
     text, mask = batch["text"], batch["text_mask"]
     if dropped is not None:
+        if null is None:
+            raise ValueError("of a model of text some clips are to have no prompt, and nothing says what that is: give `null`")
         text, mask = null.in_place_of(text, mask, to_device(dropped, text.device))
     return {"text": text, "text_mask": mask} | sizes

@@ -21,8 +21,11 @@ logger = get_logger(__name__)
 TO_BE_RESUMED = "to_be_resumed"  # a file in the run's folder, from when a run was stopped until it has made a step again
 LABELS_NAMED = 3  # of those that differ
 # Keys that a resumed run may not change, for weights mean something by them, and those whose change is worth a warning.
-FIXED = ("objective.kind", "train.optimizer")
-FIXED += tuple(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "patch_frames"))
+FIXED = (
+    "objective.kind",
+    "train.optimizer",
+    *(f"autoencoder.{name}" for name in ("kind", "channels", "patch", "patch_frames")),
+)
 CLIPS = ("split", "fold", "label_order", "frames", "stride", "rule", "short", "target_fps", "images", "size", "flip")
 NOTED = ("seed", "schedule", "distill", *(f"data.{name}" for name in CLIPS), "train.global_batch", "record.fingerprint")
 NOTED += ("autoencoder.precision", "autoencoder.source", "autoencoder.fit_clips", "objective.times", "objective.label_dropout")

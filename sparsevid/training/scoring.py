@@ -45,7 +45,7 @@ class Scoring:
         self.protocol = load_protocol(config.monitor.protocol)
         data, count = config.data, config.monitor.score_clips
         last = (self.protocol.frames - 1) * self.protocol.fake_stride
-        if last >= data.frames:
+        if last >= data.clip().frames:
             raise ConfigError(
                 f"monitor.protocol = {self.protocol.name} reads {last + 1} frames of a generated clip, this run's clips have "
                 f"{data.frames}"
@@ -114,10 +114,10 @@ def real_videos(data: DataConfig) -> CardSource:
 
 def clip_differences(config: RunConfig, protocol: Protocol) -> list[str]:
     """In what the clips of a run are not those that a protocol compares."""
-    data, stride = config.data, config.data.stride * protocol.fake_stride
+    clip = config.data.clip()
     pairs = (
-        ("size", protocol.size or tuple(data.size), tuple(data.size)),
-        ("frames", protocol.frames, data.frames),
-        ("stride of real videos", protocol.real_stride, stride),
+        ("size", protocol.size or clip.size, clip.size),
+        ("frames", protocol.frames, clip.frames),
+        ("stride of real videos", protocol.real_stride, clip.stride * protocol.fake_stride),
     )
     return [f"{what} is {its} in the protocol, {ours} in the run" for what, its, ours in pairs if its != ours]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
+from typing import Any
 
 BURST = 1.0  # seconds in which several signals are one request: a launcher and a scheduler may both pass it on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of `kill`, and of schedulers before a job's time is over
@@ -30,8 +31,9 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.flag, self.signal_name, self.can_save = False, None, False
-        self._before: dict[signal.Signals, signal.Handlers] = {}
+        self.flag, self.can_save = False, False
+        self.signal_name: str | None = None
+        self._before: dict[signal.Signals, Any] = {}  # handlers, of any kind that `signal` gives back
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

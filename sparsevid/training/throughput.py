@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sparsevid.sparsity.cost import FREQUENCIES, fixed_macs, forward_macs, layer_macs, prompt_macs
+from sparsevid.sparsity.cost import FREQUENCIES, fixed_macs, forward_macs, layer_macs, needed, prompt_macs
 from sparsevid.sparsity.grid import Grid
 from sparsevid.sparsity.schedule import TokenSchedule
 from sparsevid.sparsity.spec import ModelSpec
@@ -85,6 +85,7 @@ class Throughput:
             `memory_gib`, of the rank that needs most: the most that its GPU held, or its process on the CPU.
         """
         now = self.clock()
+        assert self.since is not None  # a step waited for its data
         elapsed = now - self.since - self.paused
         mine = [self.clips, self.layered, self.operations, elapsed, self.waited, peak_memory(self.device)]
         table = torch.zeros(world_size(), len(mine), dtype=torch.float64)
@@ -128,7 +129,7 @@ def layer_tokens(spec: ModelSpec, grid: Sequence[int] | None, images: int = 0) -
     sparse = None if grid is None else Grid(*grid)
     total = 0
     for index, kind in enumerate(spec.parsed_layout.kinds):
-        out = sparse if kind in "MS" else dense
+        out = needed(sparse, spec, index) if kind in "MS" else dense
         total += out.tokens + (images * out.h * out.w if _takes_stills(spec, index) else 0)
     return total / spec.depth
 

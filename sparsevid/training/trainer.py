@@ -112,11 +112,11 @@ class Trainer:
         self.autoencoder = open_autoencoder(self.config, self.dataset, self.resume_from)
         self.origin = origin(self.config, self.resume_from, self.autoencoder)
         use_latents(data, self.autoencoder)
-        data, first_stage = self.config.data, self.autoencoder
+        clip, first_stage = self.config.data.clip(), self.autoencoder
         self.spec = spec_from_config(
             self.config,
             input_size=latent_size(
-                (data.frames, *data.size), first_stage.time_factor, first_stage.factor, causal=first_stage.causal
+                (clip.frames, *clip.size), first_stage.time_factor, first_stage.factor, causal=first_stage.causal
             ),
             in_channels=self.autoencoder.channels,
             num_classes=len(self.manifest.classes),
@@ -137,9 +137,9 @@ class Trainer:
                 save_config(self.config, draft)
             set_aside_after(self.config.folder, self.step)
         barrier()
-        data, device = self.config.data, self.engine.device
+        device = self.engine.device
         self.throughput = Throughput(
-            self.spec, self.schedule, images=data.images, device=device, peak_tflops=self.config.monitor.peak_tflops
+            self.spec, self.schedule, images=clip.images, device=device, peak_tflops=self.config.monitor.peak_tflops
         )
         parts = (self.spec, self.schedule, self.objective, self.autoencoder, self.manifest, self.dataset, device)
         self.monitor = Monitor(self.config, *parts, batch=self.micro_batch)
@@ -150,9 +150,9 @@ class Trainer:
         torch.manual_seed(self.config.seed)  # initial weights: the same on every rank
         options = {name: getattr(self.config.model, name) for name in ("attention", "checkpoint_layers")}
         model = DiffusionTransformer(self.spec, **options)
-        state, has_null = None, self.captions is None  # or needs none
+        state, has_null = None, False
         if self.resume_from is not None:
-            check_resumable(self.resume_from, self.config, self.spec, self.origin["autoencoder"])
+            check_resumable(self.resume_from, self.config, self.spec, str(self.origin["autoencoder"]))
             state = TrainingState(self.resume_from)
             model.load_state_dict(state.weights())
             has_null = True
@@ -164,15 +164,17 @@ class Trainer:
                 logger.info("%s: %s", train.init_from, note)
             for difference in self._unlike(train.init_from):
                 logger.warning("train.init_from = %s: %s", train.init_from, difference)
-        if not has_null and (known := self.captions.null()) is not None:
+        if self.captions is None or has_null:  # nothing needs it, or it is known
+            pass
+        elif (known := self.captions.null()) is not None:
             keep_null_caption(model, *known[:2])
-        elif not has_null:
+        else:
             logger.info("%s does not say what 'no prompt' is: it is drawn, as PixArt's was", self.config.data.captions)
             draw_null_caption(model)
         null = None if self.captions is None else null_caption(model)  # as it is, before a precision rounds it
         self.engine = Engine(model, train, self.micro_batch, self.accumulation)
         device = self.engine.device
-        self.null = null and NullText(*(each.to(device) for each in null), self.config.text.null_mask)
+        self.null = null and NullText(null[0].to(device), null[1].to(device), self.config.text.null_mask)
         self.encoder = open_encoder(self.autoencoder, self.config.autoencoder.precision, self.engine.device)
         distill, engine = self.config.distill, self.engine
         self.teacher = Distillation(distill, self.spec, engine.device, engine.dtype) if distill.teacher else None
@@ -263,8 +265,8 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of this step. All ranks call it together."""
-        state = {"step": self.step, "samples": self.samples, "skipped": self.skipped, **self.origin}
-        state["recent"] = [outcome.as_dict() for outcome in self.recent]
+        recent = [outcome.as_dict() for outcome in self.recent]
+        state = {"step": self.step, "samples": self.samples, "skipped": self.skipped, **self.origin, "recent": recent}
         return save_checkpoint(self.config, self.spec, self.engine, self.ema, self.autoencoder, state)
 
     def optimizer_step(self, batches: Feed, stop: bool = False) -> Unread:
@@ -362,9 +364,9 @@ class Trainer:
             yield Feed(batches, self.engine.device, self.throughput.waiting)
 
     def _metrics(self) -> MetricWriter:
-        options = {"step": self.step, "wandb": self.config.monitor.wandb, "config": asdict(self.config)}
+        folder, wandb = self.config.folder, self.config.monitor.wandb
         with unheard_by_children():
-            return MetricWriter(self.config.folder, **options)
+            return MetricWriter(folder, step=self.step, wandb=wandb, config=asdict(self.config))
 
     def _data_line(self) -> str:
         data, kind = self.config.data, type(self.dataset.source).__name__

@@ -47,24 +47,27 @@ class Unsharded:
             gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
             norm = total_norm(gradients)
             self.grad_norm = norm.item()  # the only time that a step waits for the device
-            optimizer.overflow = not math.isfinite(self.grad_norm)  # where DeepSpeed looks for it
-            if optimizer.overflow:
+            overflow = not math.isfinite(self.grad_norm)
+            setattr(optimizer, "overflow", overflow)  # noqa: B010 (where DeepSpeed looks for it, and PyTorch has no such name)
+            if overflow:
                 return
             for names in self._groups():
                 masters = [self.masters[name] for name in names]
                 if self.rounds:
                     for name, master in zip(names, masters, strict=True):
-                        master.grad = self.weights[name].grad.float()
+                        gradient = self.weights[name].grad
+                        master.grad = None if gradient is None else gradient.float()
                 if clipping:
                     torch.nn.utils.clip_grads_with_norm_(masters, clipping, norm)
                 step()
                 self._give_back(names)
 
-        optimizer.step = guarded
+        optimizer.step = guarded  # type: ignore[method-assign, assignment]  # DeepSpeed calls the step of this one alone
 
     def _groups(self) -> Iterator[list[str]]:
         """Names of weights that have a gradient, by `GROUP` elements; all at once where nothing is converted."""
-        names, count = [], 0
+        names: list[str] = []
+        count = 0
         for name, weight in self.weights.items():
             if weight.grad is None:
                 continue

@@ -68,9 +68,9 @@ def validation_dataset(config: RunConfig, manifest: Manifest, dataset: ClipDatas
     """
     split, data = config.monitor.validate_split, config.data
     selected, source, captions = dataset.manifest, dataset.source, dataset.captions
-    if split not in (None, data.split):
-        selected, source = manifest.select(split), VideoFrames(manifest.root, tuple(data.size), data.decoder)
-        if captions is not None:
+    if split is not None and split != data.split:
+        selected, source = manifest.select(split), VideoFrames(manifest.root, data.clip().size, data.decoder)
+        if data.captions is not None:
             rules = load_card(data.card, data.card_options).captions.rules()
             captions, selected, _, _ = open_clip_captions(data.captions, config.text, rules, selected, manifest)
     return ClipDataset(selected, dataset.rule, source, seed=dataset.seed, captions=captions)
@@ -82,10 +82,15 @@ def fixed_prompts(dataset: ClipDataset, count: int) -> tuple[list[str], EncodedT
     Args:
         dataset: of the validation split.
         count: from 1.
+
+    Raises:
+        ValueError: data without captions.
     """
     keys, captions = fixed_clips(dataset, count, dataset.seed), dataset.captions
     videos = [dataset.videos[index] for _, index in keys]
     generators = [keyed_generator(Purpose.CAPTION, dataset.seed, *key) for key in keys]
+    if captions is None:
+        raise ValueError("the clips have no captions to take prompts from")
     places = [captions.draw(video, generator) for video, generator in zip(videos, generators, strict=True)]
     text, mask = captions.read(videos, places)
     return [captions.texts[place] for place in places], EncodedText(text, mask, (0,) * count)
@@ -107,9 +112,9 @@ def fixed_latents(dataset: ClipDataset, autoencoder: Autoencoder, count: int, de
     for number in range(rank(), count, world_size()):
         sample = dataset[keys[number]]
         latents = to_latents(sample["clip"][None].to(device))[0]
-        told = {name: sample[name] for name in ("text", "text_mask", "sizes") if name in sample}
-        caption = dataset.captions.texts[sample["caption"]] if dataset.captions else ""
-        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"]), caption=caption, **told))
+        text, mask, sizes = sample.get("text"), sample.get("text_mask"), sample.get("sizes")
+        caption = dataset.captions.texts[int(sample["caption"])] if dataset.captions else ""
+        share.append(FixedClip(number, latents.float().cpu(), int(sample["label"]), text, mask, sizes, caption))
     return share
 
 

@@ -17,6 +17,7 @@ from sparsevid.evaluation.metrics.likeness import psnr
 from sparsevid.generation import SCHEDULES
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
+from sparsevid.savings.base import TextTold
 from sparsevid.savings.tally import Tally
 from sparsevid.savings.wrapper import text_told
 from sparsevid.sparsity.cost import sampling_macs
@@ -149,7 +150,7 @@ def make(pipeline: VideoPipeline, side: Side, shared: Shared, on_step: OnStep | 
         pipeline.warm_up(sampling)  # recording graphs is no part of what the clips take
     latents: list[Tensor] = []
     timed = time_turn({"": lambda: latents.append(pipeline.denoise(indices, sampling, on_step, tally=tally))})
-    counted, dense = clip_cost(pipeline, sampling, **told)
+    counted, dense = clip_cost(pipeline, sampling, told)
     return Made(
         side=side,
         sampling=sampling,
@@ -163,7 +164,7 @@ def make(pipeline: VideoPipeline, side: Side, shared: Shared, on_step: OnStep | 
     )
 
 
-def clip_cost(pipeline: VideoPipeline, sampling: Sampling, **text: int) -> tuple[float, int]:
+def clip_cost(pipeline: VideoPipeline, sampling: Sampling, text: TextTold | None = None) -> tuple[float, int]:
     """Multiply–adds of a clip from noise to latents, counted without making one.
 
     Args:
@@ -174,7 +175,9 @@ def clip_cost(pipeline: VideoPipeline, sampling: Sampling, **text: int) -> tuple
     """
     halves = [2 if sampling.guidance != 1.0 and guidance_acts(sampling.guidance_interval, u) else 1 for u in sampling.times()]
     calls = [u for u, number in zip(sampling.times(), halves, strict=True) for _ in range(number)]
-    cost = sampling_macs(pipeline.model.spec, pipeline.token_schedule(sampling), calls, size=sampling.input_size, **text)
+    cost = sampling_macs(
+        pipeline.model.spec, pipeline.token_schedule(sampling), calls, size=sampling.input_size, **(text or {})
+    )
     return cost.mean_macs * len(calls), cost.dense_macs * len(calls)
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsevid.savings.options import CALIBRATED, SAVINGS
-from sparsevid.system.errors import EXPECTED_ERRORS
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 from sparsevid.ui.clicks import Clicks
 from sparsevid.ui.comparison import MOST_CLIPS, Choices, Shared, Side
 from sparsevid.ui.markup import message
@@ -214,15 +214,15 @@ def _connect_model(
 ) -> None:
     """Another model of a side: its own settings, and what both are told."""
     kinds = (gr.Dropdown, gr.Number, gr.Number, gr.Radio, gr.Dropdown)
-    told = (gr.Dropdown, gr.Textbox, gr.Textbox)
+    asked = (gr.Dropdown, gr.Textbox, gr.Textbox)
 
     def chosen(*both: str) -> list:
         try:
             offered = [clicks.choose(name) for name in both]
         except EXPECTED_ERRORS as error:
-            return [gr.skip()] * (len(kinds) + len(told)) + [message(told(error))]
+            return [gr.skip()] * (len(kinds) + len(asked)) + [message(told(error))]
         own = _settings(offered["AB".index(letter)])
-        found = zip((*kinds, *told), (*own, *_told(*offered)), strict=True)
+        found = zip((*kinds, *asked), (*own, *_told(*offered)), strict=True)
         return [kind(**options) for kind, options in found] + [gr.skip()]
 
     outputs = [*side[1:], *said, made]
@@ -232,7 +232,16 @@ def _connect_model(
 def _connect_generate(gr: ModuleType, clicks: Clicks, go: "gr.Button", inputs: list, made: "gr.HTML") -> None:
     """Generate: clips of A, then of both, and a bar meanwhile."""
 
-    def generate(classes, prompts, negative, clips, seed, both, *settings, progress=gr.Progress()) -> Iterator[str]:  # noqa: B008 (Gradio's way)
+    def generate(
+        classes: list[str] | None,
+        prompts: str | None,
+        negative: str | None,
+        clips: float,
+        seed: int | None,
+        both: bool,
+        *settings: Any,
+        progress: Any = gr.Progress(),  # noqa: B008 (Gradio's way)
+    ) -> Iterator[str]:
         count = len(SideWidgets._fields)
         sides = [Side(*settings[:count]), Side(*settings[count:])][: 1 + both]
         lines = (prompts or "").splitlines()

@@ -25,7 +25,7 @@ def probe_animation(path: Path) -> VideoInfo:
     """`read.probe` of an image file with several pictures, all of which are decoded: no header says their times."""
     frames, size = 0, (0, 0)
     for frames, frame in enumerate(animation_frames(path), 1):
-        size = size if frames > 1 else frame.shape[:2]
+        size = size if frames > 1 else (frame.shape[0], frame.shape[1])
     times = animation_times(path)
     if not times:
         return VideoInfo(frames, None, size[1], size[0])

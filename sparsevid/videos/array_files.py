@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import torch
@@ -196,7 +196,7 @@ def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, _Heade
                 yield info, _read_header(member)
 
 
-def _read_header(file: BinaryIO) -> _Header:
+def _read_header(file: IO[bytes]) -> _Header:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the format; accepted: 1.0 and 2.0")

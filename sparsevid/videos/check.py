@@ -70,7 +70,7 @@ def _gif_is_whole(path: Path, frames: int, height: int, width: int) -> bool:
         if file.read() != GIF_TRAILER:
             return False
     with Image.open(path, formats=["GIF"]) as image:
-        for index in range(image.n_frames):
+        for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             image.load()
         return image.info.get("comment") == gif_comment(frames) and image.size == (width, height)

@@ -14,6 +14,7 @@ video, where decord stretches the frame. Of some files the two give pixels that 
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def read_numbered(path: Path, index: PacketIndex, wanted: list[int]) -> list[tup
     return numbered
 
 
-def _open_reader(path: Path, index: PacketIndex):
+def _open_reader(path: Path, index: PacketIndex) -> Any:
     """An open `decord.VideoReader`, or None, with the reason logged, where decord would not give the right frames.
 
     Raises:

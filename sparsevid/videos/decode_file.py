@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,7 +43,7 @@ _FORMATS = (
 )  # fmt: skip
 _OPEN_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 # Titles in other bytes than UTF-8 are no reason to refuse a file; from version 19 on PyAV takes them by itself.
-_OF_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_OF_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 NO_STREAM = "no video stream"
 _DEEP_CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
 LOSSLESS_CODECS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle")
@@ -129,7 +130,8 @@ def is_lossless(path: Path) -> bool:
         DecodeError: it is missing, or no video.
     """
     with _open(path) as (_, stream):
-        return stream.codec_context.name in LOSSLESS_CODECS and stream.codec_context.format.is_rgb
+        pixels = stream.codec_context.format  # None where the header does not say it
+        return stream.codec_context.name in LOSSLESS_CODECS and pixels is not None and pixels.is_rgb
 
 
 def holds_video(path: Path) -> bool:
@@ -215,7 +217,7 @@ def decode_deep_png(content: bytes) -> np.ndarray:
     if channels is None or frame.is_corrupt:
         raise ValueError(f"a damaged PNG, or pixels {frame.format.name}; accepted: {', '.join(_DEEP_CHANNELS)}")
     plane = frame.planes[0]  # `to_ndarray` does not know grey with alpha
-    rows = np.frombuffer(plane, ">u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width * channels]
+    rows = np.frombuffer(memoryview(plane), ">u2").reshape(frame.height, plane.line_size // 2)[:, : frame.width * channels]
     return rows.reshape(frame.height, frame.width, channels).astype(np.uint16)
 
 

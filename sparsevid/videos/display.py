@@ -12,7 +12,7 @@ Dimensions: H height, W width, C = 3 channels (RGB) of a frame.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -109,7 +109,7 @@ def display_of(stream: av.VideoStream, first: av.VideoFrame) -> Display:
     """
     aspect, notes = _aspect(stream, first.width)
     try:
-        matrix = first.side_data.get("DISPLAYMATRIX")
+        matrix: Any = first.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV's hints do not say
         turn = STRAIGHT if matrix is None else turn_of(np.frombuffer(matrix, np.int32).tolist())
     except ValueError:  # PyAV refuses all side data for the sake of a kind that it does not know, such as EXIF in MJPEG
         turn = _BY_ANGLE.get(first.rotation)

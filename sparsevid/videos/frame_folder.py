@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from sparsevid.system.logging import get_logger
@@ -175,7 +176,7 @@ def _numbers(names: Sequence[str]) -> list[int | None]:
 
 
 @contextmanager
-def opened(video: Path, file: Path) -> Iterator[Image.Image]:
+def opened(video: Path, file: Path) -> Iterator[ImageFile]:
     """An image whose header has been read. Errors inside become `DecodeError`s of the video."""
     try:
         with open_picture(file) as image:
@@ -199,7 +200,7 @@ def _read_image(video: Path, file: Path, display: bool) -> Tensor:
     return how.shown(torch.from_numpy(pixels))
 
 
-def _display_of(image: Image.Image) -> Display:
+def _display_of(image: ImageFile) -> Display:
     """How viewers show an image whose pixels have not been read: by what stands before these."""
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return Display()  # Pillow turns TIFF by itself, and would read all of a PNG to look behind the pixels
@@ -208,7 +209,7 @@ def _display_of(image: Image.Image) -> Display:
     except BROKEN as error:  # viewers show it all the same
         logger.debug("%s: its EXIF cannot be read: %s", image.filename, error)
         return Display()
-    return Display(turn=ORIENTATIONS.get(orientation, STRAIGHT))
+    return Display() if orientation is None else Display(turn=ORIENTATIONS.get(orientation, STRAIGHT))
 
 
 def to_rgb(image: Image.Image, file: Path) -> np.ndarray:
@@ -236,9 +237,9 @@ def _narrowed(deep: np.ndarray) -> np.ndarray:
     return np.broadcast_to(narrow, (*narrow.shape[:2], 3)).copy(order="C")
 
 
-def _check_still(video: Path, image: Image.Image) -> None:
+def _check_still(video: Path, image: ImageFile) -> None:
     """Raise a DecodeError of the video if an image of it holds several pictures: all but the first would be lost."""
     count = len(shown_pictures(image))
     if count > 1:
-        name = Path(image.filename).name
+        name = Path(os.fsdecode(image.filename)).name
         raise DecodeError(video, "an animation where a still image is read", f"{name} holds {count} pictures")

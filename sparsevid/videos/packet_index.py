@@ -168,7 +168,7 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
         height=first[0].height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
         times=_given_later(times, step, delay) if by_packet else times,
-        tick=float(stream.time_base),
+        tick=_tick(stream),
         keys=numbers,
         seeks=seeks,
         by_packet=by_packet,
@@ -219,7 +219,7 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         height=first.height if first else 0,
         declared_rate=float(stream.average_rate or stream.guessed_rate or 0),
         times=in_order if list(in_order) == times else array("q"),  # a recording may start its clock again
-        tick=float(stream.time_base),
+        tick=_tick(stream),
         keys=array("q"),
         seeks=array("q"),
         by_packet=False,
@@ -264,6 +264,12 @@ def _usual_step(times: array) -> int:
     return int(median_low([later - time for time, later in pairwise(times)])) if len(times) > 1 else 1
 
 
+def _tick(stream: av.VideoStream) -> float:
+    """Seconds of a tick."""
+    assert stream.time_base is not None  # FFmpeg gives one to every stream that it opens
+    return float(stream.time_base)
+
+
 def _videos(container: av.container.InputContainer) -> int:
     """Number of video streams; the picture on a cover is none."""
     return sum(not stream.disposition & Disposition.attached_pic for stream in container.streams.video)
@@ -271,8 +277,8 @@ def _videos(container: av.container.InputContainer) -> int:
 
 def _ascending(times: list[int | None]) -> array:
     """Times in order; none at all if one is missing or there twice."""
-    usable = None not in times and len(set(times)) == len(times)
-    return array("q", sorted(times) if usable else [])
+    known = sorted({time for time in times if time is not None})
+    return array("q", known if len(known) == len(times) else [])
 
 
 def intact_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:

@@ -5,6 +5,8 @@ import zlib
 from pathlib import Path
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Pillow also opens formats that run other programs (EPS): only those that are named are tried.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
@@ -14,7 +16,7 @@ _TIFF_NO_PAGE = 0b101  # a smaller copy, or a mask
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path) -> ImageFile:
     """An image file whose header has been read.
 
     Raises:
@@ -51,4 +53,4 @@ def shown_pictures(image: Image.Image) -> list[int]:
 
 def _tiff_use(image: Image.Image, number: int) -> int:
     image.seek(number)
-    return image.tag_v2.get(_TIFF_USE, 0)
+    return image.tag_v2.get(_TIFF_USE, 0) if isinstance(image, TiffImageFile) else 0

@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import av
-import numpy as np
 from av.video.frame import PictureType
 
 from sparsevid.videos.packet_index import PacketIndex, decode, intact_packets
@@ -126,7 +125,7 @@ def _digests(frames: Iterator[tuple[int, av.VideoFrame]], wanted: Sequence[int] 
     last = max(wanted)
     for i, frame in frames:
         if i in wanted:
-            digests[i] = hashlib.sha256(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).digest()  # rows may be padded
+            digests[i] = hashlib.sha256(frame.to_ndarray(format="rgb24").tobytes()).digest()
         if i >= last:
             break
     return digests

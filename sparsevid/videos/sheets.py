@@ -213,7 +213,7 @@ def fitted(caption: str, width: int) -> str:
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     if draw.textlength(caption) <= width:
         return caption
-    fits = bisect_right(range(1, len(caption)), width, key=lambda end: draw.textlength(caption[:end] + ELLIPSIS))
+    fits = bisect_right(range(1, len(caption)), float(width), key=lambda end: draw.textlength(caption[:end] + ELLIPSIS))
     return caption[:fits].rstrip() + ELLIPSIS
 
 

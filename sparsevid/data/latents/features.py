@@ -65,10 +65,11 @@ class FeatureFolder(StoredLatents):
         if not labels.is_dir() or first is None:
             lacking = f"{labels.name} is missing" if first else f"{found[0].name} holds no .npy"
             raise ValueError(f"{folder}: {lacking}; accepted: NAME{FEATURES}/0.npy … with NAME{LABELS}/0.npy …")
-        return cls(found[0], labels, tuple(_latent(first).shape))
+        channels, height, width = _latent(first).shape
+        return cls(found[0], labels, (channels, height, width))
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path:  # type: ignore[override]  # nobody sets either
         """The folder of both."""
         return self.features.parent
 

@@ -45,7 +45,10 @@ class MomentFolder(StoredLatents):
         """
         folder = Path(folder)
         first = next(folder.glob("*.npy"), None) if folder.is_dir() else None
-        return None if first is None else cls(folder, tuple(_posterior(first).shape[1:]))
+        if first is None:
+            return None
+        _, channels, height, width = _posterior(first).shape
+        return cls(folder, (channels, height, width))
 
     def manifest(self, factor: int, classes: int, rules: TreeRules, root: Callable[[], Path]) -> Manifest:
         """See `StoredLatents`."""

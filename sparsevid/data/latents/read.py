@@ -83,8 +83,7 @@ class ShardRecord(Shard):
         videos = tuple(map(CachedVideo.from_row, values["videos"]))
         if not videos:
             raise ValueError(f"{values['name']} has no videos")
-        known = {"decoder": str(values["decoder"])} if "decoder" in values else {}  # caches of before do not say
-        return cls(*file, videos, **known)
+        return cls(*file, videos, str(values.get("decoder", cls.decoder)))  # caches of before do not say
 
 
 @dataclass(frozen=True)

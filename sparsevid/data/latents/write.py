@@ -87,8 +87,18 @@ def write_cache(
         "shard_bytes": shard_bytes,
     }
     target = torch.device(device or default_device())
-    how = {"batch_frames": batch_frames, "device": target, "settings": settings, "threads": workers or own_threads(MAX_WORKERS)}
-    LatentWriter(Path(folder), manifest, autoencoder, rule_record, **how).write(manifest.videos)
+    threads = workers or own_threads(MAX_WORKERS)
+    writer = LatentWriter(
+        Path(folder),
+        manifest,
+        autoencoder,
+        rule_record,
+        batch_frames=batch_frames,
+        device=target,
+        settings=settings,
+        threads=threads,
+    )
+    writer.write(manifest.videos)
     return LatentCache.open(folder)
 
 
@@ -107,7 +117,7 @@ def _checked(autoencoder: Autoencoder, dtype: str | None, size: tuple[int, int])
     return dtype or accepted[0], (height, width)
 
 
-class LatentWriter(ShardWriter[Video]):
+class LatentWriter(ShardWriter[Video, ShardRecord]):
     """A writing of a manifest's latents.
 
     Args:

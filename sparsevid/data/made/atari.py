@@ -10,7 +10,7 @@ kept: a joystick that changes at random sixty times a second goes nowhere.
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def _console(game: str) -> tuple:
 
 
 @cache
-def _emulator():
+def _emulator() -> Any:
     try:
         import ale_py
     except ModuleNotFoundError as error:

@@ -59,7 +59,7 @@ class Clip(NamedTuple):
 
     split: str
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks of a clip
 
     @property
     def path(self) -> str:
@@ -163,8 +163,9 @@ class ClipFiles(Dataset):
 def _written(files: ClipFiles, workers: int) -> Iterator[dict | str]:
     """What `files` gives, in order, with a progress bar."""
     context = WorkerContext([__name__]) if workers else None
-    options = {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": end_with_main}
-    loader = DataLoader(files, batch_size=None, **options)
+    loader: DataLoader = DataLoader(
+        files, batch_size=None, num_workers=workers, multiprocessing_context=context, worker_init_fn=end_with_main
+    )
     with running(loader) as results, progress(results, total=len(files), unit="clip", desc=files.made.name) as bar:
         yield from bar
 
@@ -177,10 +178,11 @@ def _write_captions(path: Path, captions: Mapping[str, tuple[str, ...]]) -> None
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             rows += [row for row in csv.reader(file) if len(row) == 2 and row[0].endswith(".mkv") and row[0] not in captions]
+    rows.sort(key=lambda row: (SPLITS.index(row[0].partition("/")[0]), row[0]))
     with renamed(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "caption"])
-        writer.writerows(sorted(rows, key=lambda row: (SPLITS.index(row[0].partition("/")[0]), row[0])))
+        writer.writerows(rows)
 
 
 def _begin(made: MadeSet, folder: Path, counts: Mapping[str, int]) -> dict[str, str]:

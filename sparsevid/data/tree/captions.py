@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -182,7 +183,7 @@ def _tables(tree: Manifest, rules: CaptionRules, notes: dict[str, list[str]]) ->
         if table is None:
             raise FileNotFoundError(f"no table of captions {name} in {root} or beside it (captions.files)")
         for where, row in (_csv_rows if rules.rule == "csv" else _json_rows)(table, rules):
-            entry = _NAMED.sub(lambda part, row=row: str(row[part[1]]).strip(), rules.path)
+            entry = _NAMED.sub(partial(_value, row), rules.path)
             parts = PurePosixPath(entry.replace("\\", "/")).parts
             if not entry or ".." in parts or PurePosixPath(entry).is_absolute():
                 raise ValueError(f"{where}: the path {entry!r} is not below {root}; accepted: paths in the tree")
@@ -199,6 +200,11 @@ def _tables(tree: Manifest, rules: CaptionRules, notes: dict[str, list[str]]) ->
                     notes.setdefault(f"twice in {table.name}", []).append(f"{entry}: {text!r}")
                 mine[text] = None
     return {path: tuple(texts) for path, texts in found.items()}
+
+
+def _value(row: Mapping[str, object], named: re.Match[str]) -> str:
+    """What a row has for a column that is named."""
+    return str(row[named[1]]).strip()
 
 
 def _csv_rows(table: Path, rules: CaptionRules) -> Iterator[tuple[str, dict[str, str]]]:

@@ -170,9 +170,11 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
         ValueError: broken YAML, an unknown key (with the nearest valid one), a missing key, or a value not accepted.
     """
     path = _find_card(name_or_path)
-    layers = {str(path): read_yaml(yaml_text(path), Card, str(path))}
-    given = isinstance(options, Mapping)
-    layers |= {"data.card_options": options} if given else dict(read_overrides(options, Card, "card option"))
+    layers: dict[str, Any] = {str(path): read_yaml(yaml_text(path), Card, str(path))}
+    if isinstance(options, Mapping):
+        layers["data.card_options"] = options
+    else:
+        layers |= read_overrides(options, Card, "card option")
     merged = defaults_of(Card)
     for source, changes in layers.items():
         check_keys(changes, Card, source)
@@ -182,7 +184,8 @@ def load_card(name_or_path: str | Path, options: Mapping[str, Any] | Iterable[st
             raise ValueError(f"{source}: {told_of(error)}") from error
     where = f"{path} with {', '.join(list(layers)[1:])}" if options else str(path)
     try:
-        card: Card = OmegaConf.to_object(merged)
+        card = OmegaConf.to_object(merged)
+        assert isinstance(card, Card)
         card.clip.clip_rule()
         card.captions.rules()
         splits = card.rules().split

@@ -90,7 +90,8 @@ class Findings:
             found = cls(head["signature"], videos, *passed_over, bool(values["held_to_scan"]))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} does not hold what was found in a tree: {error}") from error
-        outside = [path for each in videos if (path := each.found.path).startswith("/") or ".." in path.split("/")]
+        paths = [each.found.path for each in videos]
+        outside = [each for each in paths if each.startswith("/") or ".." in each.split("/")]
         if outside:
             raise ValueError(f"{path}: {outside[0]!r} does not lie below the root")
         return found
@@ -165,9 +166,8 @@ def _sha256(text: str) -> str:
 
 
 def _row(finding: Finding) -> list[Any]:
-    found, contents = finding.found, finding.contents
-    if isinstance(contents, Contents):
-        contents = [_info_row(contents.info), contents.runs, contents.remarks, contents.times]
+    found, seen = finding.found, finding.contents
+    contents = [_info_row(seen.info), seen.runs, seen.remarks, seen.times] if isinstance(seen, Contents) else seen
     return [found.path, found.bytes, found.folder, finding.stamp, finding.scanned, contents]
 
 
@@ -175,7 +175,8 @@ def _finding(row: list[Any]) -> Finding:
     path, size, folder, stamp, scanned, contents = row
     if isinstance(contents, list):
         values, runs, remarks, times = contents
-        info = VideoInfo(*(tuple(value) if isinstance(value, list) else value for value in values))
+        kept: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+        info = VideoInfo(*kept)
         runs = tuple((first, frames) for first, frames in runs)
         contents = Contents(info, runs, tuple(remarks), None if times is None else tuple(times))
     elif not isinstance(contents, str | None):

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sparsevid.data.tree.walk import own_name, without_extension
 from sparsevid.videos.kinds import natural_key
@@ -40,8 +41,8 @@ def all_below_or_beside(root: Path, pattern: str) -> list[Path]:
     """The file of this path in a tree or next to it; or, of a path with `*` in its name, all files of such names, in order."""
     folder, name = (root / pattern).parent, PurePosixPath(pattern).name
     if "*" not in name:
-        found = below_or_beside(root, pattern)
-        return [] if found is None else [found]
+        only = below_or_beside(root, pattern)
+        return [] if only is None else [only]
     beside = (root.resolve().parent / pattern).parent
     found = ([path for path in each.glob(name) if path.is_file()] for each in (folder, beside))
     return sorted(next(filter(None, found), []), key=lambda path: natural_key(path.name))
@@ -59,9 +60,10 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     Raises:
         ValueError: no text, no name, a name twice, or numbers that do not count from 1.
     """
-    names = []
+    names: list[str] = []
     for line in _lines(path):
         found = re.fullmatch(r"(?:([0-9]+)\s+)?(.+)", line)
+        assert found is not None  # no line is blank
         if found[1] is not None and int(found[1]) != len(names) + 1:
             raise ValueError(f"{path}: {line!r} stands in place {len(names) + 1}; accepted: numbers that count from 1")
         names.append(found[2])
@@ -106,7 +108,7 @@ def _read_pairs(path: Path, split: str) -> SplitList:
         listed = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    groups = [[each] if isinstance(each, str) else each for each in listed] if isinstance(listed, list) else [None]
+    groups: list[Any] = [[each] if isinstance(each, str) else each for each in listed] if isinstance(listed, list) else [None]
     if not all(isinstance(group, list) and all(isinstance(name, str) and name for name in group) for group in groups):
         raise ValueError(f'{path}: accepted is a list of names or of pairs of names, such as [["071", "054"]]')
     names = [name for group in groups for name in group]
@@ -163,6 +165,10 @@ def match_lists(
     return splits, notes
 
 
+# What `PathFinder` compares paths by, one after the other.
+_STEPS: tuple[Callable[[str], str], ...] = (str, str.casefold, lambda path: without_extension(path).casefold())
+
+
 class PathFinder:
     """Finds the videos that an entry of a list means: those whose path ends as the entry says.
 
@@ -171,12 +177,11 @@ class PathFinder:
     """
 
     def __init__(self, paths: Iterable[str], flat: Collection[str] = ()) -> None:
-        self._steps = (str, str.casefold, lambda path: without_extension(path).casefold())
         self._tables: tuple[dict[str, list[str]], ...] = ({}, {}, {})
         self._flat: dict[str, list[str]] = {}
         for path in paths:
             parts = path.split("/")
-            for step, table in zip(self._steps, self._tables, strict=True):
+            for step, table in zip(_STEPS, self._tables, strict=True):
                 for i in range(len(parts)):
                     table.setdefault(step("/".join(parts[i:])), []).append(path)
         for path in flat:
@@ -186,7 +191,7 @@ class PathFinder:
         """The paths that an entry means; none if it is empty."""
         parts = PurePosixPath(entry.replace("\\", "/")).parts
         entry = "/".join(part for part in parts if part not in ("/", ".."))
-        for step, table in zip(self._steps, self._tables, strict=True):
+        for step, table in zip(_STEPS, self._tables, strict=True):
             if found := table.get(step(entry)):
                 return found
         return self._flat.get(own_name(entry).casefold(), [])

@@ -289,6 +289,7 @@ def _assemble(findings: Findings, root: Path, rules: TreeRules, sorting: Sorting
         if each.contents == NO_STREAM and not claims:  # sound in a container of videos
             others.setdefault(NO_STREAM, []).append(each.found.path)
             continue
+        assert each.contents is not None
         if not isinstance(each.contents, Contents):
             rejects.setdefault(each.contents, []).append(each.found.path)
             continue

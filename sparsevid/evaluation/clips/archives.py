@@ -13,7 +13,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def is_file(source: Any) -> bool:
+def is_file(source: Any) -> TypeGuard[str | Path]:
     """Whether a source of clips is the path of such a file, by its name."""
     return isinstance(source, str | Path) and Path(source).suffix.lower() in SUFFIXES
 
@@ -76,7 +76,7 @@ def from_file(source: str | Path, role: Role, protocol: Protocol, shape: ClipSha
     chosen = sorted(order[:count])
     state = path.stat()
     video = Video(path.name, state.st_size, frames, 1.0, width, height, 0.0)
-    origin = {
+    origin: dict[str, Any] = {
         "root": str(path),
         "card": None,
         "split": None,
@@ -132,7 +132,7 @@ def write_reference(path: Path, images: Iterable[Tensor], count: int, moments: M
         ValueError: images of several sizes, or another number of them.
         OSError: the file cannot be written.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, each in moments.items():
         mean, covariance = STATISTICS[name]
         arrays |= {mean: each.mean.numpy(), covariance: each.covariance.numpy()}

@@ -104,8 +104,7 @@ def another_stride(protocol: Protocol, job: tuple[int, int | None] | None) -> li
         protocol: the rules.
         job: see `offer`.
     """
-    wanted = None if job is None or job[0] == 1 or job[1] is None else job[1] * protocol.fake_stride
-    if wanted in (None, protocol.real_stride):
+    if job is None or job[0] == 1 or job[1] is None or (wanted := job[1] * protocol.fake_stride) == protocol.real_stride:
         return []
     return [
         f"by the job's record the model was trained on clips of stride {job[1]}; protocol {protocol.name} takes generated ones "

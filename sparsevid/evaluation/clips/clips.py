@@ -138,8 +138,13 @@ def choose_clips(
             "protocol of your own and give its path"
         )
     shape = ClipShape(side.rule, protocol.size, protocol.resize)
-    choose = _from_generator if isinstance(source, ClipGenerator) else from_file if is_file(source) else _from_videos
-    choice = choose(source, role, protocol, shape, side.count if limit is None else limit)
+    count = side.count if limit is None else limit
+    if isinstance(source, ClipGenerator):
+        choice = _from_generator(source, role, protocol, shape, count)
+    elif is_file(source):
+        choice = from_file(source, role, protocol, shape, count)
+    else:
+        choice = _from_videos(source, role, protocol, shape, count)
     if len(choice.ids) < 2 and not choice.moments:
         raise ValueError(
             f"{role} clips: a score needs at least 2, got {len(choice.ids)} from the {choice.origin['videos']} videos of "
@@ -163,7 +168,8 @@ def _from_videos(
     if side.rule.frames == 1 and [video.path for video in manifest.videos] == [ONE_FOLDER]:
         logger.info("%s: its images are taken for clips of one frame, and not for the frames of one video", root)
         manifest = open_manifest(root, dataclasses.replace(rules, media="image"))
-    split, warnings = None, []
+    split = None
+    warnings: list[str] = []
     if role == "real":
         manifest, split = _real_split(manifest, protocol, warnings)
     else:
@@ -223,7 +229,7 @@ def _from_generator(source: ClipGenerator, role: Role, protocol: Protocol, shape
     # Files of samples are numbered with leading zeros: the order of their characters is that of the numbers.
     selection = "spread" if side.selection == "sorted" else side.selection
     chosen = tuple(sorted(video_order(names, selection, draws(role, protocol.seed))[:count]))
-    origin = {
+    origin: dict[str, Any] = {
         "root": source.name,
         "card": None,
         "split": None,

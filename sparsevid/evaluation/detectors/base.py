@@ -117,6 +117,14 @@ class Detector(nn.Module, ABC):
         with torch.inference_mode(), torch.autocast(device.type, enabled=False), exact_float32():
             return self.extract(clips.to(device))
 
+    def texts(self, texts: list[str]) -> Tensor:
+        """Vectors (N, dim) of texts, on the CPU, of a detector that has them.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"detector {self.name!r} has no vectors of texts")
+
     def train(self, mode: bool = True) -> "Detector":
         """Stay in evaluation mode whatever `mode` is: batch statistics would make a clip depend on its batch."""
         return super().train(False)

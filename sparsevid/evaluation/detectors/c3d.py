@@ -66,6 +66,8 @@ class C3D(nn.Module):
         hidden: channels of the fully connected layers.
     """
 
+    mean: Tensor
+
     def __init__(self, mean: Tensor, width: int = 64, hidden: int = 4096) -> None:
         super().__init__()
         channels = 3

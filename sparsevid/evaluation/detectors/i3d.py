@@ -83,11 +83,12 @@ class Unit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, eps: float, stride: int = 1) -> None:
         super().__init__()
+        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(outputs, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))))
+        return F.relu(self.bn(self.conv3d(pad_same(x, self.kernel, self.stride))))
 
 
 class InceptionBlock(nn.Module):
@@ -220,7 +221,7 @@ class I3DDetector(NetworkDetector):
         """
         super().__init__(network, fingerprint)
         self.settings = settings
-        self.preprocess, self.preprocessing = PREPROCESSINGS[settings["preprocessing"]]
+        self.preprocess, self.preprocessing = PREPROCESSINGS[str(settings["preprocessing"])]
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "I3DDetector":
@@ -228,7 +229,7 @@ class I3DDetector(NetworkDetector):
         settings = cls.complete_options(options)
         path, fingerprint = obtain(WEIGHTS, path, trust=trust)
         try:
-            network = load_network(read_state_dict(path), settings["eps"])
+            network = load_network(read_state_dict(path), float(settings["eps"]))
         except ValueError as error:
             raise ValueError(f"detector {cls.name!r}: {path} holds no weights of I3D: {error}") from error
         return cls(network, fingerprint, settings)

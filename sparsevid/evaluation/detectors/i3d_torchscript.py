@@ -3,6 +3,8 @@
 Dimensions: B clips, T frames, H×W pixels.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,8 @@ class I3DTorchScriptDetector(ScriptDetector):
             ValueError: its call is another, or it has no weights.
         """
         super().__init__(script, fingerprint)
-        arguments = [argument.name for argument in script.forward.schema.arguments]
+        forward: Any = script.forward  # of a script, which alone has a schema
+        arguments = [argument.name for argument in forward.schema.arguments]
         if arguments[2:] != list(SWITCHES):
             raise self.unlike(f"its call is forward({', '.join(arguments)}); accepted: forward(self, x, {', '.join(SWITCHES)})")
 

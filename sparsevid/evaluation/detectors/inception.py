@@ -102,7 +102,8 @@ class InceptionADMDetector(InceptionDetector):
 
     def extract(self, clips: Tensor) -> Tensor:
         found: list[Tensor] = []
-        hook = self.network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: found.append(output[:, :7]))
+        branch = self.network.get_submodule("Mixed_6d.branch1x1")
+        hook = branch.register_forward_hook(lambda module, inputs, output: found.append(output[:, :7]))
         try:
             vectors = super().extract(clips)  # (B, 2048 + 1008)
         finally:

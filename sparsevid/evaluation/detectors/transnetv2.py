@@ -75,7 +75,7 @@ class TransNetV2Detector(Detector):
         # These very bytes were hashed, so they are what is loaded.
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         self.network = _build_network(state).requires_grad_(False)
-        self.network.fc1.register_forward_pre_hook(_stop_with_input)
+        self.network.get_submodule("fc1").register_forward_pre_hook(_stop_with_input)
         self.eval()
 
     @classmethod

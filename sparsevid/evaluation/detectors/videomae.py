@@ -68,6 +68,8 @@ class VideoMAE(nn.Module):
         spec: the sizes.
     """
 
+    positions: Tensor
+
     def __init__(self, spec: VideoMAESpec) -> None:
         super().__init__()
         self.spec = spec

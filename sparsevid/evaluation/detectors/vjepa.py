@@ -164,15 +164,14 @@ def load_networks(encoder: Mapping[str, Tensor], pooler: Mapping[str, Tensor], s
     Raises:
         ValueError: other keys or shapes.
     """
-    built = []
-    for network, prefix, state in ((Encoder, "", encoder), (Pooler, "pooler.", pooler)):
-        with torch.device("meta"):
-            module = network(spec)
+    with torch.device("meta"):
+        built = Encoder(spec), Pooler(spec)
+    for module, prefix, state in ((built[0], "", encoder), (built[1], "pooler.", pooler)):
         state = {_plain(name).removeprefix(prefix): value for name, value in state.items()}
         check_weights(state, {name: tuple(value.shape) for name, value in module.state_dict().items()})
         module.load_state_dict(state, assign=True)
-        built.append(module.float())
-    return tuple(built)
+        module.float()
+    return built
 
 
 def _plain(name: str) -> str:

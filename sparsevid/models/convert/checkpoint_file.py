@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -40,6 +41,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     check_name(path)
+    loaded: object
     if path.suffix == ".safetensors":
         try:
             loaded = load_file(path)
@@ -56,26 +58,27 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def unwrap(checkpoint: Mapping, entry: str | None = None) -> dict[str, Tensor]:
+def unwrap(checkpoint: object, entry: str | None = None) -> dict[str, Tensor]:
     """The state dict inside a loaded checkpoint. Arguments, result and errors are those of `read_checkpoint`."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"a checkpoint is a dictionary, found {type(checkpoint).__name__}")
-    if isinstance(checkpoint.get(_PIXART_EMA), Mapping):
-        checkpoint = {"ema": checkpoint[_PIXART_EMA], **checkpoint}
-    wrapped = [name for name in ENTRIES if isinstance(checkpoint.get(name), Mapping)]
+    held: Mapping[Any, Any] = checkpoint
+    if isinstance(held.get(_PIXART_EMA), Mapping):
+        held = {"ema": held[_PIXART_EMA], **held}
+    wrapped = [name for name in ENTRIES if isinstance(held.get(name), Mapping)]
     if entry is not None and entry not in wrapped:
         raise ValueError(f"no state dict under {entry!r}; there is {', '.join(wrapped) or 'none under a name of its own'}")
     if wrapped:
         chosen = entry or wrapped[0]
         logger.info("taking the weights under %r; the checkpoint has %s", chosen, ", ".join(wrapped))
-        checkpoint = checkpoint[chosen]
-    others = sorted(str(name) for name, value in checkpoint.items() if not _is_dense_tensor(value))
-    if others or not checkpoint:
+        held = held[chosen]
+    others = sorted(str(name) for name, value in held.items() if not _is_dense_tensor(value))
+    if others or not held:
         raise ValueError(
             f"a state dict holds dense tensors alone, or stands under {', '.join(ENTRIES)}; "
             f"found {abbreviate(others) or 'nothing'}"
         )
-    state = {str(name): value for name, value in checkpoint.items()}
+    state = {str(name): value for name, value in held.items()}
     while prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

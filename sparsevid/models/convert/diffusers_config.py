@@ -45,7 +45,7 @@ def class_of(config: Mapping[str, Any]) -> str:
     Raises:
         ValueError: another one.
     """
-    name, norm = config.get("_class_name"), config.get("norm_type")
+    name, norm = config.get("_class_name"), str(config.get("norm_type"))
     if name == OLD:
         name = {"ada_norm_single": PIXART, "ada_norm_zero": DIT}.get(norm, f"{OLD} with norm_type {norm!r}")
     if name not in NORMS:
@@ -106,7 +106,7 @@ def config_of(spec: ModelSpec) -> dict[str, Any]:
     """
     kind = _kind_for(spec)
     base = spec.position_base or spec.dense_grid().h
-    config = {
+    config: dict[str, Any] = {
         "_class_name": kind,
         "num_attention_heads": spec.num_heads,
         "attention_head_dim": spec.hidden_size // spec.num_heads,

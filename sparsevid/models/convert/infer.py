@@ -47,7 +47,7 @@ def infer_spec(
     hidden, channels, patch = embed.shape[:3]
     fc1 = min((name for name in weights if name.endswith(".mlp.fc1.weight")), default="blocks.0.mlp.fc1.weight")
     layout = _infer_layout(weights)
-    spec = {
+    spec: dict[str, Any] = {
         "layout": str(layout),
         "hidden_size": hidden,
         "num_heads": num_heads,

@@ -52,8 +52,14 @@ def from_public(
         ValueError: the spec cannot be told, a position table is not the sin-cos table of its size, or keys are missing,
             unexpected or of another shape; the message names them.
     """
-    options = {"num_heads": num_heads, "input_size": input_size, "sparse_grid": sparse_grid, "num_classes": num_classes}
-    spec = infer_spec(weights, preset=preset, **options)
+    spec = infer_spec(
+        weights,
+        preset=preset,
+        num_heads=num_heads,
+        input_size=input_size,
+        sparse_grid=sparse_grid,
+        num_classes=num_classes,
+    )
     family = detect_family(weights, frames=spec.input_size[0])
     check_family(spec, family)
     tables = {name: table for name, table in position_tables(spec, family).items() if name in weights}

@@ -53,6 +53,8 @@ def from_text_file(
         ValueError: the size or the heads are not said, the table of positions is another, or keys do not fit.
     """
     family = text_family(weights)
+    if family is None:
+        raise ValueError(f"no public checkpoint of text: it has none of {', '.join(CAPTIONS.values())}")
     spec = _spec(weights, family, preset, num_heads, input_size)
     if family == "latte-1":
         return convert_names(weights, spec, LATTE)
@@ -73,7 +75,7 @@ def _spec(
     usual = None if preset is None else build_spec(preset)
     hidden, captions = weights[CAPTIONS[family]].shape
     if usual is not None:
-        _compare({"hidden_size": usual.hidden_size}, {"hidden_size": hidden}, preset)
+        _compare({"hidden_size": usual.hidden_size}, {"hidden_size": hidden}, str(preset))
     prefix, lists = ("blocks.", 1) if family == "pixart" else ("transformer_blocks.", 2)
     layers = lists * len({name.split(".")[1] for name in weights if name.startswith(prefix)})
     heads = num_heads or (None if usual is None else usual.num_heads)
@@ -103,7 +105,7 @@ def _spec(
     )
     if usual is not None:
         usual = replace(usual, null_caption=spec.null_caption, text_tokens=spec.text_tokens)
-        _compare(usual.to_dict(), spec.to_dict(), preset)
+        _compare(usual.to_dict(), spec.to_dict(), str(preset))
     return spec
 
 
@@ -118,7 +120,7 @@ def _size(weights: Mapping[str, Tensor], patch: int, usual: ModelSpec | None) ->
     return usual.input_size
 
 
-def _compare(theirs: Mapping[str, Any], mine: Mapping[str, Any], preset: str) -> None:
+def _compare(theirs: dict[str, Any], mine: dict[str, Any], preset: str) -> None:
     """Raise ValueError where a preset says something else of a model than its file."""
     names = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
     if names:

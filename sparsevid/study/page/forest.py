@@ -57,6 +57,6 @@ def _bar(each: Difference, x: Scale, y: float, factor: float) -> list[Markup]:
     return [line(low, y, high, y, "bar"), *(line(end, y - 4, end, y + 4, "bar") for end in (low, high))]
 
 
-def _tip(row: str, each: Difference, quality: str, control: str) -> str:
+def _tip(row: str, each: Difference, quality: str, control: str | None) -> str:
     said = f"{SHOWN[quality].title} against {control}: {change(quality, each.mean, each.interval)}"
     return "\n".join([row, said, f"{each.verdict}; {'95 % over ' if each.interval else ''}{each.of}"])

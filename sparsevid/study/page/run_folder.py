@@ -89,7 +89,8 @@ def _read_settings(run: Run, source: Path, problems: list[str]) -> None:
     except (ValueError, KeyError, OSError, ImportError) as error:
         problems.append(f"{source / CONFIG} is shown as it is, but not understood: {error}")
         return
-    config, train = found.config, found.config.train
+    config = found.run_config
+    train = config.train
     grid = "" if found.schedule is None else f", schedule {config.schedule.kind}"
     frames, height, width = found.spec.input_size
     run.facts |= {

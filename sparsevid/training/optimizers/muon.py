@@ -11,6 +11,7 @@ Dimensions: a weight has m maps of r×c, one above the other; in a batch are n m
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(groups.values()), {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move the weights that have a gradient."""
         loss = None
         if closure is not None:
@@ -92,7 +93,8 @@ class Muon(torch.optim.Optimizer):
                     rows, columns = weight.shape[0] // group["maps"], weight.shape[1]
                     shapes.setdefault((min(rows, columns), max(rows, columns)), []).append((group, weight))
         for alike in shapes.values():
-            batch, count = [], 0
+            batch: list[tuple[dict, Tensor]] = []
+            count = 0
             for group, weight in alike:
                 if batch and count + weight.numel() > BATCH:
                     yield batch
@@ -108,7 +110,8 @@ class Muon(torch.optim.Optimizer):
             state = self.state[weight]
             if not state:
                 state["exp_avg"] = torch.zeros_like(weight)
-            ahead = weight.grad.lerp(state["exp_avg"].lerp_(weight.grad, 1 - MOMENTUM), MOMENTUM)
+            gradient = _gradient(weight)
+            ahead = gradient.lerp(state["exp_avg"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
             stacks.append(lying(ahead.unflatten(0, (group["maps"], -1))))  # (m, a, b)
         dtype = self.dtype or (torch.bfloat16 if stacks[0].is_cuda else torch.float32)
         made = orthogonal(torch.cat(stacks).to(dtype)).split([len(stack) for stack in stacks])
@@ -124,12 +127,17 @@ class Muon(torch.optim.Optimizer):
                 zeros = {kind: torch.zeros_like(weight) for kind in ("exp_avg", "exp_avg_sq")}
                 self.state[weight] = {"step": torch.zeros((), device=weight.device), **zeros}
         states = [self.state[weight] for weight in weights]
-        gradients = [weight.grad for weight in weights]
+        gradients = [_gradient(weight) for weight in weights]
         first, second, steps = ([state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq", "step"))
         adamw(
             weights, gradients, first, second, [], steps, fused=True, amsgrad=False, maximize=False, eps=group["eps"],
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
         )  # fmt: skip
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    assert weight.grad is not None  # the others are left out
+    return weight.grad
 
 
 def lying(x: Tensor) -> Tensor:
