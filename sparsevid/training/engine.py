@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("DS_ACCELERATOR_QUIET", "1")
+import torch
+
+if not torch.cuda.is_available():  # what DeepSpeed would find out itself, with a warning
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
-import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import (
