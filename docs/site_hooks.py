@@ -244,8 +244,8 @@ def front() -> str:
     """The first page of the reference: what the package itself offers, and what each room is for."""
     package = import_module("sparsevid")
     offered = {name: f"{module}.{name}" for name, module in package._LAZY.items()}
-    text = "# Python\n\nFor those who write code with the library, or in it: every public name once, on the page of its module,\n"
-    text += "with a link to its source.\n\n"
+    text = "# Python\n\nFor those who write code with the library, or in it: every public name once, on the page of\n"
+    text += "its module, with a link to its source.\n\n"
     text += "What `import sparsevid` offers, imported on first use:\n\n| name | stands in |\n|---|---|\n"
     text += "".join(f"| [`{name}`][{place}] | `{place.rpartition('.')[0]}` |\n" for name, place in offered.items())
     text += "\nEach room of the package, and what it is for:\n\n| room | |\n|---|---|\n"
