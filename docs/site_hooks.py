@@ -259,9 +259,7 @@ def front() -> str:
 def commands() -> str:
     """The help of every command, as it is printed."""
     cli = import_module("sparsevid.cli")
-    text = (
-        "# Commands\n\nEvery command with all its options, to look one up: `sparsevid COMMAND --help` prints the same.\n"
-    )
+    text = "# Commands\n\nEvery command with all its options, to look one up: `sparsevid COMMAND --help` prints the same.\n"
     text += "How they are used together is in the [tutorials](../tutorials/own-videos.md).\n"
     for name, purpose in cli.COMMANDS.items():
         parser = argparse.ArgumentParser(prog=f"sparsevid {name}", description=purpose, formatter_class=formatter(cli))
