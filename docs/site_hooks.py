@@ -26,9 +26,13 @@ START = "README.md"
 NOTEBOOK = ".ipynb"
 NO_SEARCH = "---\nsearch:\n  exclude: true\n---\n"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".cfg": "ini"}
+SUMMARY = 240  # characters
 PUBLIC_NOT = ("logger",)  # of a module: how it logs is its own
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=(?:#[^)\s]*)?\))")
 _HEADING = re.compile(r'(<h\d id="(sparsevid\.[\w.]+)" class="doc doc-heading">.*?)(?=<a class="headerlink"|</h\d>)', re.DOTALL)
+
+# Several errors of one line of Raises, which are shown as a tuple.
+_SEVERAL = re.compile(r"(<td>\s*<code>)\(((?:<span[^>]*>|</span>|</?a[^>]*>|</?autoref[^>]*>|[\w., ])+)\)(</code>)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -45,8 +49,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to files of the repository lead to their pages."""
+    """Let links to files of the repository lead to their pages. What a page is about is told to browsers and to the search,
+    which shows guides before the reference.
+    """
     path = path_of(page.file.src_uri)
+    module = {uri: path for path, uri in reference_pages().items()}.get(page.file.src_uri)
+    said = ast.get_docstring(modules()[module]) if module else markdown
+    if (about := summary(said or "")) and "linenums" not in markdown:
+        page.meta["description"] = about
+    if module:
+        page.meta["title"] = dotted(module)  # `options` is the name of several
+    elif path:
+        page.meta["search"] = {"boost": 0.5 if path == "CHANGELOG.md" else 2}
     if path is None:
         return markdown
     here = posixpath.dirname(page.file.src_uri)
@@ -68,9 +82,18 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
             return heading[0]
         path, line = lines()[heading[2]]
         place = posixpath.relpath(f"{uri_of(path).removesuffix('.md')}.html", posixpath.dirname(page.file.src_uri))
-        return f'{heading[1]}<a class="source" href="{place}#line-0-{line}">source</a>'
+        return f'{heading[1]}<a class="source" data-search-exclude href="{place}#line-0-{line}">source</a>'
 
-    return _HEADING.sub(sourced, html)
+    return _SEVERAL.sub(r"\1\2\3", _HEADING.sub(sourced, html))
+
+
+def summary(text: str) -> str:
+    """The first paragraph of a page or docstring as plain text: whole sentences, as many as a line of a search has room for."""
+    first = next((part for part in text.split("\n\n") if part[:1].isalnum()), "")
+    plain = " ".join(re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", first).split())
+    sentences = re.split(r"(?<=[.:]) (?=[A-Z])", plain)
+    ends = itertools.accumulate(len(sentence) + 1 for sentence in sentences)
+    return " ".join(sentences[: max(1, sum(end <= SUMMARY for end in ends))])
 
 
 class Fields(griffe.Extension):
@@ -221,7 +244,9 @@ def front() -> str:
     """The first page of the reference: what the package itself offers, and what each room is for."""
     package = import_module("sparsevid")
     offered = {name: f"{module}.{name}" for name, module in package._LAZY.items()}
-    text = "# Python\n\nWhat `import sparsevid` offers, imported on first use:\n\n| name | stands in |\n|---|---|\n"
+    text = "# Python\n\nFor those who write code with the library, or in it: every public name once, on the page of\n"
+    text += "its module, with a link to its source.\n\n"
+    text += "What `import sparsevid` offers, imported on first use:\n\n| name | stands in |\n|---|---|\n"
     text += "".join(f"| [`{name}`][{place}] | `{place.rpartition('.')[0]}` |\n" for name, place in offered.items())
     text += "\nEach room of the package, and what it is for:\n\n| room | |\n|---|---|\n"
     for path, uri in reference_pages().items():
@@ -234,7 +259,8 @@ def front() -> str:
 def commands() -> str:
     """The help of every command, as it is printed."""
     cli = import_module("sparsevid.cli")
-    text = "# Commands\n\n`sparsevid COMMAND --help` prints the same.\n"
+    text = "# Commands\n\nEvery command with all its options, to look one up: `sparsevid COMMAND --help` prints the same.\n"
+    text += "How they are used together is in the [tutorials](../tutorials/own-videos.md).\n"
     for name, purpose in cli.COMMANDS.items():
         parser = argparse.ArgumentParser(prog=f"sparsevid {name}", description=purpose, formatter_class=formatter(cli))
         import_module(f"sparsevid.cli.{name}").add_arguments(parser)

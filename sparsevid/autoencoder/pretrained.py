@@ -4,6 +4,8 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -156,17 +158,19 @@ class PretrainedAutoencoder(Autoencoder):
 
 
 def _load(library_class: Any, source: str) -> Vae:
+    # Left unsaid where accelerate is not installed, diffusers warns of it, each time.
+    load = partial(library_class.from_pretrained, low_cpu_mem_usage=find_spec("accelerate") is not None)
     folder = Path(source)
     if folder.is_dir():
         within = not (folder / "config.json").is_file() and (folder / SUBFOLDER / "config.json").is_file()
         folder = folder / SUBFOLDER if within else folder
         names = {path.name for path in folder.glob("*.safetensors")}
-        return library_class.from_pretrained(folder, variant="fp16" if names == {HALF} else None)
+        return load(folder, variant="fp16" if names == {HALF} else None)
     try:
-        return library_class.from_pretrained(source)
+        return load(source)
     except OSError:
         try:
-            return library_class.from_pretrained(source, subfolder=SUBFOLDER)
+            return load(source, subfolder=SUBFOLDER)
         except OSError:
             pass  # the first error says more
         raise

@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Raise before any work what would fail after it."""
+    if not args.source.exists():
+        raise FileNotFoundError(f"there is no file or folder {args.source}")
     if args.to_public is not None and args.out.suffix not in (".pt", ".pth", ".safetensors"):
         raise ValueError(f"--to-public writes a .pt, .pth or .safetensors file, found {args.out}")
     if args.out.is_dir() and args.to_public is None:

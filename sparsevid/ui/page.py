@@ -137,7 +137,7 @@ def build_page(clicks: Clicks) -> "gr.Blocks":
                     said = _said(gr, offered, other)
                     with gr.Row():
                         clips = gr.Slider(1, MOST_CLIPS, value=4, step=1, label="Clips")
-                        seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+                        seed = gr.Number(value=0, precision=0, label="Seed")
                     draw = gr.Button("Another seed", size="sm")
                 with gr.Row():
                     go = gr.Button("Generate", variant="primary", min_width=160, scale=3, elem_id="sv-generate")
@@ -169,9 +169,11 @@ def _side(gr: ModuleType, letter: str, names: list[str], name: str, offered: Cho
         model = gr.Dropdown(names, value=name, label="Model", elem_id=f"{letter_class}-model")
         with gr.Row():
             sampler = gr.Dropdown(label="Sampler", min_width=120, scale=2, **own[0])
-            steps = gr.Number(label="Steps", precision=0, minimum=1, min_width=80, elem_id=f"{letter_class}-steps", **own[1])
+            # No bounds: what is out of them is refused by an answer that says of which side, and what is accepted.
+            steps = gr.Number(label="Steps", precision=0, min_width=90, elem_id=f"{letter_class}-steps", **own[1])
             guidance = gr.Number(label="Guidance", min_width=80, step=0.5, **own[2])
-        schedule = gr.Radio(label="Tokens of a sparse model", elem_id=f"{letter_class}-schedule", **own[3])
+        tokens = "paper: fewer in noise, more towards data; constant: the same at all times; off: all"
+        schedule = gr.Radio(label="Tokens of a sparse model", info=tokens, elem_id=f"{letter_class}-schedule", **own[3])
         # Without their fit those that are calibrated are refused, with the command that makes it.
         texts = [str(policy()) for name, policy in SAVINGS.items() if name not in CALIBRATED] + list(CALIBRATED)
         info = "What calls leave out; options can be typed"

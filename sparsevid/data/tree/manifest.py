@@ -341,4 +341,9 @@ def _reported(manifest: Manifest, strict: bool) -> Manifest:
 
 
 def _counts(by_reason: dict[str, list[str]]) -> str:
-    return "; ".join(f"{reason}: {len(paths)}" for reason, paths in by_reason.items())
+    """How many of each; what several reasons begin with, as `no video or image: .csv`, is said once."""
+    counted: dict[str, list[str]] = {}
+    for reason, paths in by_reason.items():
+        begin, colon, which = reason.rpartition(": ")
+        counted.setdefault(begin + colon, []).append(f"{which}: {len(paths)}")
+    return "; ".join(begin + ", ".join(each) for begin, each in counted.items())
