@@ -9,7 +9,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 3
-# Tests start some hundred processes, each of which would else compile what it imports of ours where the environment forbids to keep that.
+# Bytecode is kept also where the environment says not to: else each process that a test starts compiles the package anew.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST := -m "not slow and not gpu"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check

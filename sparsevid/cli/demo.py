@@ -117,8 +117,8 @@ def _default_processes() -> int:
 
 def _train(config: Path, overrides: list[str], processes: int, printed_to: TextIO | None) -> None:
     """Train in processes of their own, which share the cores that this one may use; None: they print where this one does."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "sparsevid.cli", "train", str(config), *overrides]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "sparsevid.cli", "train", str(config), *overrides]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=printed_to, check=False)
     if done.returncode:
