@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsevid.benchmark.timing import Turns, time_turn
@@ -170,7 +170,7 @@ def decoded_per_clip(dataset: ClipDataset, clips: int = 8) -> float:
     return count.frames / clips
 
 
-def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
+def worker_memory(dataset: ClipDataset, moments: Sequence[int]) -> list[int] | None:
     """Resident memory of one worker process while it reads sample after sample of a dataset, epoch after epoch.
 
     Args:
@@ -184,7 +184,9 @@ def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
         return None
     order = SampleOrder(len(dataset), seed=0)
     wanted, found = set(moments), []
-    with running(build_loader(_WithMemory(dataset), order, 1, 0, 1, workers=1)) as batches:
+    watched = _WithMemory(dataset)
+    loader = build_loader(watched, order, 1, 0, 1, workers=1)  # type: ignore[arg-type]  # asks for length and samples alone
+    with running(loader) as batches:
         for number, batch in enumerate(islice(batches, max(moments)), 1):
             if number in wanted:
                 found.append(int(batch["resident"]))
@@ -194,15 +196,14 @@ def worker_memory(dataset: Dataset, moments: Sequence[int]) -> list[int] | None:
 class _WithMemory(Dataset):
     """A dataset whose samples say how much memory the process that read them holds."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
-        sample = self.dataset[key]
-        return sample | {"resident": resident_bytes()}
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return {**self.dataset[key], "resident": resident_bytes()}
 
 
 def _take(batches: Iterator, number: int) -> None:

@@ -39,8 +39,10 @@ TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed
 RESULTS = "docs/study"  # where a measurement adds to what is kept: it changes no code
 MISSING = "–"  # in a cell that has no value
 # Columns set to the left.
-WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured")
-WORDS += ("decoder", "measure", "file", "result", "what", "model", "savings", "frontier", "row")
+WORDS = (
+    "preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured",
+    "decoder", "measure", "file", "result", "what", "model", "savings", "frontier", "row",
+)  # fmt: skip
 
 
 def describe_run(command: str, device: torch.device) -> dict[str, str | int | None]:
@@ -110,7 +112,7 @@ def model_lines(measured: Measurement) -> list[str]:
     """What a reader of the table of models has to know, a line each."""
     lines = []
     for dtype, rates in measured.matmul_rates.items():
-        best = max(rates, key=rates.get)
+        best = max(rates, key=rates.__getitem__)
         lines.append(f"best {dtype} matmul of {', '.join(map(str, rates))}: {best}, {rates[best] / 1e9:.1f} GMAC/s")
     return [
         *lines,

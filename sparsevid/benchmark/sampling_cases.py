@@ -9,8 +9,9 @@ from itertools import product as combinations
 from typing import NamedTuple
 
 from sparsevid.benchmark.candidates import Candidate, name_of, spec_of
-from sparsevid.benchmark.model import DTYPES, dense_preset
+from sparsevid.benchmark.model import dense_preset
 from sparsevid.diffusion.samplers import FLOW_SAMPLERS, sampler_times
+from sparsevid.generation.pipeline import DTYPES
 from sparsevid.runs.build import schedule_from_config
 from sparsevid.runs.config import ScheduleConfig
 from sparsevid.sparsity.cost import forward_macs

@@ -34,7 +34,7 @@ def sampling_lines(measured: SamplingMeasurement, autoencoder: str) -> list[str]
     """
     lines = []
     for dtype, rates in measured.matmul_rates.items():
-        best = max(rates, key=rates.get)
+        best = max(rates, key=rates.__getitem__)
         lines.append(f"best {dtype} matmul of {', '.join(map(str, rates))}: {best}, {rates[best] / 1e9:.1f} GMAC/s")
     lines += [
         "random weights; s/clip in latents: median of the turns from noise to latents, spread: slowest less fastest over it; "

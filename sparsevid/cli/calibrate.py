@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
     args.prompts = None if args.prompts is None else read_prompts(args.prompts)
     pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
     sampling = pipeline.sampling(savings=[], **{name: getattr(args, name) for name in OPTIONS})
-    folder = args.out or fits_folder(pipeline.weights_file)
+    folder = args.out
+    if folder is None:
+        assert pipeline.weights_file is not None  # it was read
+        folder = fits_folder(pipeline.weights_file)
     _check_output(folder, savings, args.plot == "on", args.overwrite)
     measured = measure(pipeline, sampling, args.samples)
     fits = fit_all(pipeline, sampling, args.samples, measured, savings)

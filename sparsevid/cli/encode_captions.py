@@ -2,13 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsevid.cli import add_card_option
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
     from sparsevid.data.tree.captions import Captions
+    from sparsevid.text.encoder import TextEncoder
 
 EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
@@ -28,7 +29,10 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and what encodes."""
     parser.epilog = EXAMPLES
-    required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
+    required: dict[str, Any] = {
+        "required": True,
+        "default": argparse.SUPPRESS,
+    }  # a required option has no default to show in the help
     parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
     add_card_option(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)
@@ -104,7 +108,7 @@ def _make_encoder(folder: str, captions: "Captions") -> None:
         logger.info("%s: a small encoder of random weights, which knows the words of %d captions", folder, len(captions.texts))
 
 
-def _verify(folder: Path, captions: "Captions", encoder) -> None:
+def _verify(folder: Path, captions: "Captions", encoder: "TextEncoder") -> None:
     """Check a cache. Raises FileNotFoundError, ValueError if it does not hold what it should."""
     from sparsevid.text.cache import TextCache
 

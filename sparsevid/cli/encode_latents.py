@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsevid.cli import add_card_option
 from sparsevid.system.logging import get_logger
@@ -31,7 +31,10 @@ logger = get_logger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the card, the cache's folder, and how frames are encoded."""
     parser.epilog = EXAMPLES
-    required = {"required": True, "default": argparse.SUPPRESS}  # a required option has no default to show in the help
+    required: dict[str, Any] = {
+        "required": True,
+        "default": argparse.SUPPRESS,
+    }  # a required option has no default to show in the help
     parser.add_argument("card", metavar="CARD", help="a dataset card: the name of a file in datasets/, or a YAML file")
     add_card_option(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the cache", **required)

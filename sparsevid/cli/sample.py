@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--graph", choices=("on", "off"), default="on", help=graph)
 
 
-def _add_sampler_arguments(group) -> None:
+def _add_sampler_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--sampler", choices=SAMPLER_NAMES, help="euler and heun are of flow models, the others of diffusion")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 to 1")

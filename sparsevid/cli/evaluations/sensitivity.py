@@ -99,8 +99,8 @@ def _table(args: argparse.Namespace) -> int:
         print_json(values)
     else:
         said = "against themselves at the strongest damage; + worse at each step; strength from which it is told, (…) not"
-        for name, *table in as_tables(rows, STRENGTHS):
-            print_table(f"{name} {said}", *table)
+        for name, columns, cells in as_tables(rows, STRENGTHS):
+            print_table(f"{name} {said}", columns, cells)
     if args.out is not None and is_main():
         with renamed(args.out) as draft:
             draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
