@@ -135,13 +135,13 @@ def test_prompts_are_typed(page, browser):
     assert shown == [f"{index} · {PROMPTS[index % len(PROMPTS)]}" for index in range(4)]
 
 
-def test_a_model_that_is_gone_when_it_is_chosen_is_told(tmp_path, monkeypatch):
+def test_a_model_that_is_gone_when_it_is_chosen_is_told(tmp_path):
     pytest.importorskip("gradio", reason="needs Gradio (extra `ui`)")
     folders = [write_checkpoint(tmp_path / name) for name in ("one", "other")]
     page = build_page(Clicks(Models([str(each) for each in folders], device="cpu")))
     names = [each.name for each in folders]
     chosen = next(each.fn for each in page.fns.values() if each.name == "chosen")
-    assert "no model 'third'; on offer are" in chosen(names[0], "third")[-1]
+    assert "third&#x27;; on offer are one, other" in chosen(names[0], "third")[-1]
 
 
 def test_without_gradio_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
