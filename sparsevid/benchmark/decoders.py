@@ -171,7 +171,9 @@ def measure_growth(read: Reader, path: Path, opens: int = OPENS) -> Growth:
     return Growth(resident_bytes() - before)
 
 
-MEASURES = dict(zip(DECODER_MEASURES, (measure_accuracy, measure_speed, measure_growth), strict=True))
+MEASURES: dict[str, Callable[..., Accuracy | Speed | Growth]] = dict(
+    zip(DECODER_MEASURES, (measure_accuracy, measure_speed, measure_growth), strict=True)
+)
 
 
 def open_decoder(name: str) -> Reader:
@@ -242,7 +244,7 @@ def measure_decoders(
     paths = [Path(file) for file in files]
     if missing := [path for path in paths if not path.exists() or path.is_dir()]:
         raise FileNotFoundError(f"{missing[0]} is no file; decoders are measured on video files")
-    options = {"speed": {"seconds": seconds}, "growth": {"opens": opens}}
+    options: dict[str, dict[str, float]] = {"speed": {"seconds": seconds}, "growth": {"opens": opens}}
     cases = [(decoder, name, path) for path in paths for name in measures for decoder in decoders]
     return [
         DecoderResult(decoder, name, path, _apart(decoder, partial(MEASURES[name], **options.get(name, {})), path, limit))
@@ -261,7 +263,7 @@ def _apart(decoder: str, measure: Callable, path: Path, limit: float) -> Accurac
         return receiver.recv()
     except EOFError:
         process.join()
-        return Failure(_describe_end(process.exitcode, limit))
+        return Failure(_describe_end(process.exitcode or 0, limit))
     finally:
         process.kill()
         process.join()

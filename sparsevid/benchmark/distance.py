@@ -60,7 +60,7 @@ def measure_distances(sizes: Sequence[tuple[int, int]], *, repeats: int = 5) -> 
     """
     if repeats < 1 or min(min(size) for size in sizes) < 2:
         raise ValueError(f"need repeats from 1 and sizes (N, D) from 2, got repeats={repeats}, sizes={list(sizes)}")
-    return [_measure(*size, repeats) for size in progress(sizes, desc="sizes")]
+    return [_measure(count, dim, repeats) for count, dim in progress(sizes, desc="sizes")]
 
 
 def _measure(count: int, dim: int, repeats: int) -> DistanceTime:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from sparsevid.evaluation.detectors.i3d import I3D
 from sparsevid.evaluation.evaluate import compare_features
 from sparsevid.evaluation.features import ClipSet, compute_features
 from sparsevid.evaluation.protocols import load_protocol
+from sparsevid.evaluation.protocols.protocol import Role
 from sparsevid.system.atomic import renamed
 from sparsevid.system.logging import progress
 from sparsevid.training.throughput import peak_memory
@@ -32,7 +34,7 @@ EVALUATOR_COLUMNS = ("what", "value")
 EVALUATOR_LINES = (
     "decoding and resizing goes on beside the detector, its threads' seconds added up; peak memory: of this process",
 )
-SIDES = ("real", "fake")
+SIDES: tuple[Role, ...] = ("real", "fake")
 FRAMES, SIZE, WEIGHTS = 16, 256, "random_i3d.pt"
 
 
@@ -95,10 +97,10 @@ def measure_evaluator(
     forwards = _timed(network)
     clips = {side: _TimedClips(choose_clips(folder / side, side, protocol)) for side in SIDES}
     began = time.perf_counter()
-    options = {"batch_size": batch, "protocol": protocol.as_dict()}
-    files = [compute_features(each, network, role=side, **options) for side, each in clips.items()]
+    features = partial(compute_features, detector=network, batch_size=batch, protocol=protocol.as_dict())
+    files = {side: features(each, role=side) for side, each in clips.items()}
     features_done = time.perf_counter()
-    record = compare_features(*files)
+    record = compare_features(files["real"], files["fake"])
     ended = time.perf_counter()
     return EvaluatorTime(
         clips=count,
@@ -162,7 +164,8 @@ class _TimedClips:
 
 def _timed(detector: Detector) -> list[float]:
     """Have a detector note the seconds of each forward, up to its result on the CPU."""
-    extract, seconds = detector.extract, []
+    extract = detector.extract
+    seconds: list[float] = []
 
     def measured(clips: Tensor) -> Tensor:
         began = time.perf_counter()
@@ -170,7 +173,7 @@ def _timed(detector: Detector) -> list[float]:
         seconds.append(time.perf_counter() - began)
         return features
 
-    detector.extract = measured
+    detector.extract = measured  # type: ignore[method-assign]  # of this one, whose forwards are timed
     return seconds
 
 

@@ -5,6 +5,7 @@ From configuration and card alone: no data, no weights, no device.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class TrainingNeed:
     @property
     def macs(self) -> float:
         """Multiply-adds of an optimizer step, the mean over the stages by their share."""
-        return self.model.config.train.global_batch * sum(each.share * each.macs for each in self.stages)
+        return self.model.run_config.train.global_batch * sum(each.share * each.macs for each in self.stages)
 
 
 def training_need(model: Candidate, gpus: Sequence[int] | None = None) -> TrainingNeed:
@@ -109,7 +110,7 @@ def training_need(model: Candidate, gpus: Sequence[int] | None = None) -> Traini
     Raises:
         ConfigError: the batch cannot be split over a number that is given; or a DeepSpeed file that cannot be used.
     """
-    config, spec = model.config, model.spec
+    config, spec = model.run_config, model.spec
     train, images = config.train, config.data.images or 0
     own = _settings(train)
     grids = [None] if model.schedule is None else [each.grid for each in model.schedule.stages]
@@ -121,13 +122,17 @@ def training_need(model: Candidate, gpus: Sequence[int] | None = None) -> Traini
     )
     ranks = []
     for count, (micro_batch, accumulation) in _splits(train, gpus).items():
-        options = {"precision": train.precision, "images": images, "attention": config.model.attention}
-        options["checkpoint_layers"] = config.model.checkpoint_layers
-        layers = [activation_memory(spec, micro_batch, grid=grid, **options) for grid in grids]
+        activations = partial(
+            activation_memory, spec, micro_batch, precision=train.precision, images=images, attention=config.model.attention,
+            checkpoint_layers=config.model.checkpoint_layers,
+        )  # fmt: skip
+        layers = [activations(grid=grid) for grid in grids]
         for stage in _possible(train):
-            sharding, train_options = _sharding(own, stage, count), {"precision": train.precision, "optimizer": train.optimizer}
-            train_options |= {"accumulation": accumulation, "average_on_host": train.ema_device == "cpu"}
-            by_stage = tuple(rank_memory(spec, each, sharding, **train_options) for each in layers)
+            of_rank = partial(
+                rank_memory, spec, sharding=_sharding(own, stage, count), precision=train.precision, optimizer=train.optimizer,
+                accumulation=accumulation, average_on_host=train.ema_device == "cpu",
+            )  # fmt: skip
+            by_stage = tuple(map(of_rank, layers))
             ranks.append(RankNeed(count, stage, micro_batch, accumulation, by_stage))
     parameters, tokens = parameter_count(spec), dense_tokens(spec, images)
     return TrainingNeed(model, own.get("stage", 0), parameters, tokens, stages, tuple(ranks))
@@ -135,7 +140,7 @@ def training_need(model: Candidate, gpus: Sequence[int] | None = None) -> Traini
 
 def need_as_json(need: TrainingNeed) -> dict[str, Any]:
     """All of it, in plain values: bytes, multiply-adds, shares."""
-    spec, config = need.model.spec, need.model.config
+    spec, config = need.model.spec, need.model.run_config
     ranks = [
         {name: value for name, value in asdict(each).items() if name != "by_stage"}
         | {"at_most": each.most.most, "by_stage": [asdict(memory) for memory in each.by_stage]}
@@ -160,8 +165,8 @@ def need_as_json(need: TrainingNeed) -> dict[str, Any]:
 
 def need_tables(need: TrainingNeed) -> list[tuple[str, list[str], list[list[str]], str]]:
     """Title, columns, rows and how to read it of three tables: run, stages of its token schedule, what a rank holds."""
-    spec, train = need.model.spec, need.model.config.train
-    again = need.model.config.model.checkpoint_layers
+    spec, config = need.model.spec, need.model.run_config
+    train, again = config.train, config.model.checkpoint_layers
     run = [
         ["layout", f"{spec.layout}, {spec.hidden_size} channels"],
         ["parameters", f"{need.parameters / 1e6:.2f} M"],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -243,8 +244,9 @@ def measure_cases(
             models[case.spec, case.dtype] = build_random_model(case.spec, DTYPES[case.dtype], device)
     forwards = {case: _forward_of(case, models[case.spec, case.dtype], device) for case in cases}
     matmuls = plan_matmuls(dict.fromkeys(case.dtype for case in cases), device, matmul_sizes)
+    calls: dict[Any, Callable[[], Tensor]] = {**forwards, **matmuls}
     with torch.inference_mode():
-        turns = [time_turn(forwards | matmuls) for _ in progress(range(warmup + repeats), desc="turns")][warmup:]
+        turns = [time_turn(calls) for _ in progress(range(warmup + repeats), desc="turns")][warmup:]
         peaks = {case: peak_memory(forward, device) for case, forward in forwards.items()}
     rates = matmul_rates(matmuls, turns)
     seconds = {case: tuple(turn[case] for turn in turns) for case in cases}
@@ -320,7 +322,8 @@ def _models_of_preset(
     model: str | Candidate, layouts: Sequence[str], grids: Sequence[Sequence[int]], input_size: tuple[int, int, int] | None
 ) -> list[tuple[str, ModelSpec, Grid | None]]:
     """(preset, spec, grid) for each layout and grid."""
-    preset, own, found = name_of(model), spec_of(model), []
+    preset, own = name_of(model), spec_of(model)
+    found: list[tuple[str, ModelSpec, Grid | None]] = []
     changed = partial(build_spec, model) if isinstance(model, str) else partial(replace, own)
     size = tuple(input_size or own.input_size)
     for layout in layouts or (own.layout,):
@@ -350,7 +353,7 @@ def _forward_of(case: Case, model: DiffusionTransformer, device: torch.device) -
     spec, dtype = case.spec, DTYPES[case.dtype]
     x = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=device, dtype=dtype)
     t = torch.linspace(0, 999, case.batch, device=device)
-    told = drawn_condition(spec, case.batch, device, dtype)
+    told: dict[str, Any] = drawn_condition(spec, case.batch, device, dtype)
     if case.naive:
         return lambda: naive_forward(model, x, t, told.get("labels"))
     if "text" in told:  # once for all forwards, as they are counted

@@ -39,8 +39,10 @@ TRAINING_COLUMNS = ("preset", "sparse grid", "share", "s/step", "spread", "speed
 RESULTS = "docs/study"  # where a measurement adds to what is kept: it changes no code
 MISSING = "–"  # in a cell that has no value
 # Columns set to the left.
-WORDS = ("preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured")
-WORDS += ("decoder", "measure", "file", "result", "what", "model", "savings", "frontier", "row")
+WORDS = (
+    "preset", "layout", "form", "latents", "sparse grid", "dtype", "note", "source", "sampler", "compiled", "measured",
+    "decoder", "measure", "file", "result", "what", "model", "savings", "frontier", "row",
+)  # fmt: skip
 
 
 def describe_run(command: str, device: torch.device) -> dict[str, str | int | None]:
@@ -122,7 +124,7 @@ def matmul_lines(rates: Mapping[str, Mapping[int, float]]) -> list[str]:
     """
     lines = []
     for dtype, sides in rates.items():
-        best = max(sides, key=sides.get)
+        best = max(sides, key=sides.__getitem__)
         lines.append(f"best {dtype} matmul of {', '.join(map(str, sides))}: {best}, {sides[best] / 1e9:.1f} GMAC/s")
     return lines
 

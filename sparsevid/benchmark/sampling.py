@@ -231,12 +231,12 @@ class SamplingRun:
     @torch.inference_mode()
     def __init__(self, case: SamplingCase, pipeline: VideoPipeline) -> None:
         self.case, self.pipeline = case, pipeline
-        spec, told = case.network.spec, {}
+        spec, prompts = case.network.spec, None
         if spec.conditioned_on == "text":
             drawn = drawn_condition(spec, case.batch, torch.device("cpu"), torch.float32)["text"]  # (B, L, C)
-            told["prompts"] = [str(index) for index in range(case.batch)]
-            pipeline.remember(told["prompts"], EncodedText(drawn, drawn.new_ones(drawn.shape[:2]), (0,) * case.batch))
-        self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch, **told)
+            prompts = [str(index) for index in range(case.batch)]
+            pipeline.remember(prompts, EncodedText(drawn, drawn.new_ones(drawn.shape[:2]), (0,) * case.batch))
+        self.sampling = pipeline.sampling(sampler=case.sampler, steps=case.steps, batch=case.batch, prompts=prompts)
         self.latents = torch.randn(case.batch, spec.in_channels, *spec.input_size, device=pipeline.device)
         self.clips = torch.zeros(0)
 

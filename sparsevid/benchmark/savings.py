@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,7 +135,7 @@ def measure_savings(
     batch: int = 16,
     bootstrap: int = RESAMPLINGS,
     on_change: Callable[[SavingsMeasurement], object] = lambda measured: None,
-    **options,
+    **options: Any,
 ) -> SavingsMeasurement:
     """Sample all rows from the same noise, count what they compute, score them, and take their peak memory.
 
@@ -180,7 +181,7 @@ def time_savings(
     *,
     repeats: int = 3,
     on_change: Callable[[SavingsMeasurement], object] = lambda measured: None,
-    **options,
+    **options: Any,
 ) -> SavingsMeasurement:
     """Time a batch of each row that was measured, in turns over all rows, warm.
 

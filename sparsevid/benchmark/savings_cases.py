@@ -69,7 +69,7 @@ def plan_savings(
     savings: Sequence[str] = (),
     samplers: Sequence[str] | None = None,
     steps: Sequence[int] = STEPS,
-    **options,
+    **options: Any,
 ) -> SavingsPlan:
     """Every combination that fits, and each without a saving.
 
@@ -91,8 +91,9 @@ def plan_savings(
     cases: list[SavingsCase] = []
     left_out: dict[tuple[str, str], ValueError] = {}  # by savings and model
     for model, pipeline in models.items():
-        chosen = [pipeline.default_sampler] if samplers is None else [each for each in samplers if each in _fitting(pipeline)]
-        for sampler, count in product(dict.fromkeys(chosen or samplers), dict.fromkeys(steps)):
+        asked = [pipeline.default_sampler] if samplers is None else samplers
+        chosen = [each for each in asked if each in _fitting(pipeline)] or asked
+        for sampler, count in product(dict.fromkeys(chosen), dict.fromkeys(steps)):
             plain = SavingsCase(model, sampler, count)
             guided = settings(pipeline, plain, **options).guidance != 1.0
             cases.append(plain)
@@ -104,10 +105,10 @@ def plan_savings(
                     left_out[case.savings, model] = error
                 else:
                     cases.append(case)
-    for (text, _), error in left_out.items():
+    for (text, _), refusal in left_out.items():
         if not any(case.savings == text for case in cases):
-            raise error
-    notes = (f"{text} is left out for {model}: {error}" for (text, model), error in left_out.items())
+            raise refusal
+    notes = (f"{text} is left out for {model}: {refusal}" for (text, model), refusal in left_out.items())
     return SavingsPlan(tuple(cases), tuple(notes))
 
 

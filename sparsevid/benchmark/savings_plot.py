@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsevid.benchmark.savings import SavingsMeasurement, SavingsResult
 from sparsevid.benchmark.savings_report import COSTS, frontiers
@@ -80,8 +80,9 @@ def _draw(axes: "Axes", name: str, results: Sequence[SavingsResult], styles: _St
         own = sorted((each for each in results if (each.case.model, each.case.sampler, each.case.savings) == way), key=cost)
         model, sampler, savings = way
         xs, ys = [cost(result) for result in own], [result.score for result in own]
-        line = {"color": styles.colours[model], "linestyle": styles.lines[sampler]}
-        axes.plot(xs, ys, **line, linewidth=1.6 if not savings else 0.8, alpha=0.9 if not savings else PALE, zorder=2)
+        colour, line = styles.colours[model], styles.lines[sampler]
+        width, alpha = (0.8, PALE) if savings else (1.6, 0.9)
+        axes.plot(xs, ys, color=colour, linestyle=line, linewidth=width, alpha=alpha, zorder=2)
         for result, x in zip(own, xs, strict=True):
             _point(axes, x, result, styles, name in lies[result.case])
     axes.set_xscale("log")
@@ -100,21 +101,23 @@ def _point(axes: "Axes", x: float, result: SavingsResult, styles: _Styles, full:
     if interval is not None:
         axes.plot([x, x], [interval["low"], interval["high"]], color=colour, linewidth=1, alpha=PALE, zorder=2)
     face = colour if full else "white"
-    marker = {"marker": styles.markers[case.savings], "markersize": styles.sizes[case.steps]}
-    axes.plot([x], [result.score], linestyle="none", zorder=3, markeredgecolor=colour, markerfacecolor=face, **marker)
+    marker, size = styles.markers[case.savings], styles.sizes[case.steps]
+    axes.plot([x], [result.score], marker=marker, markersize=size, linestyle="none", zorder=3, markeredgecolor=colour,
+              markerfacecolor=face)  # fmt: skip
     if not case.savings:
-        text = {"textcoords": "offset points", "fontsize": 9, "color": colour, "fontweight": "bold"}
-        axes.annotate(str(case.steps), (x, result.score), (7, 6), **text, zorder=4)
+        axes.annotate(str(case.steps), (x, result.score), (7, 6), textcoords="offset points", fontsize=9, color=colour,
+                      fontweight="bold", zorder=4)  # fmt: skip
 
 
 def _explain(figure: "Figure", styles: _Styles) -> None:
     """One legend below both panels."""
     from matplotlib.lines import Line2D
 
-    grey = {"color": "dimgray", "markersize": 7, "markerfacecolor": "white"}
+    grey: dict[str, Any] = {"color": "dimgray", "markersize": 7, "markerfacecolor": "white"}
     entries = [Line2D([], [], color=colour, linewidth=4, label=model) for model, colour in styles.colours.items()]
     if len(styles.lines) > 1:
-        entries += [Line2D([], [], linestyle=line, color="dimgray", label=sampler) for sampler, line in styles.lines.items()]
+        lines: dict[str, Any] = dict(styles.lines)  # of a set of texts that is matplotlib's own
+        entries += [Line2D([], [], linestyle=line, color="dimgray", label=sampler) for sampler, line in lines.items()]
     entries += [
         Line2D([], [], linestyle="none", marker=marker, label=savings or NOTHING, **grey)
         for savings, marker in styles.markers.items()

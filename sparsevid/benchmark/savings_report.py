@@ -2,9 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -53,7 +53,7 @@ def frontiers(measured: SavingsMeasurement) -> dict[SavingsCase, list[str]]:
 def savings_rows(measured: SavingsMeasurement) -> list[list[str]]:
     """A row of `SAVINGS_COLUMNS` for each result."""
     lies, most = frontiers(measured), _most(measured)
-    return [_row(result, most, lies[result.case]) for result in measured.results.values()]
+    return [] if most is None else [_row(result, most, lies[result.case]) for result in measured.results.values()]
 
 
 def savings_lines(measured: SavingsMeasurement, scoring: Scoring, clips: int) -> list[str]:
@@ -166,7 +166,7 @@ def _result_as_json(result: SavingsResult, lies: list[str]) -> dict:
     }
 
 
-def _case_as_json(case: SavingsCase) -> Mapping:
+def _case_as_json(case: SavingsCase) -> dict[str, Any]:
     return {
         "model": case.model,
         "sampler": case.sampler,

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import torch
@@ -26,7 +26,7 @@ class Turns:
         return (max(self.turns) - min(self.turns)) / self.median
 
 
-def time_turn(candidates: dict[Key, Callable[[], object]]) -> dict[Key, float]:
+def time_turn(candidates: Mapping[Key, Callable[[], object]]) -> dict[Key, float]:
     """Seconds of one call of each candidate, in the order of the dictionary."""
     seconds = {}
     for name, candidate in candidates.items():
@@ -38,7 +38,7 @@ def time_turn(candidates: dict[Key, Callable[[], object]]) -> dict[Key, float]:
     return seconds
 
 
-def time_alternately(candidates: dict[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1) -> dict[str, float]:
+def time_alternately(candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1) -> dict[str, float]:
     """Median seconds of each candidate, taken in turns.
 
     Args:

@@ -5,6 +5,7 @@ Dimensions: B clips of a step.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -70,7 +71,8 @@ def measure_training(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
-    steps, cases = {}, {}
+    steps: dict[str, TrainingStep] = {}
+    cases: dict[tuple[str, Grid | None], float] = {}
     for model in presets:
         each = _preset(model, frames, size) if isinstance(model, str) else model
         steps[each.name] = TrainingStep(each.spec, batch, device)
@@ -79,7 +81,7 @@ def measure_training(
             continue
         for stage in each.schedule.stages:
             cases[each.name, stage.grid] = cases.get((each.name, stage.grid), 0.0) + each.times.mass(stage)
-    calls = {case: lambda case=case: steps[case[0]](case[1]) for case in cases}
+    calls = {(name, grid): partial(steps[name], grid) for name, grid in cases}
     turns = [time_turn(calls) for _ in progress(range(repeats + 1), desc="turns")][1:]
     return [StepTime(*case, share, tuple(turn[case] for turn in turns), batch) for case, share in cases.items()]
 

@@ -269,7 +269,11 @@ def _run(name: str, run: Callable[[argparse.Namespace], int], arguments: argpars
 
     from sparsevid.system.distributed import is_launched
 
-    return (record(_attempt) if is_launched() else _attempt)(name, run, arguments)
+    if not is_launched():
+        return _attempt(name, run, arguments)
+    status = record(_attempt)(name, run, arguments)
+    assert status is not None  # None is of errors, which are raised again
+    return status
 
 
 def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
@@ -277,8 +281,9 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
 
     `~` in its paths is the home folder.
     """
-    from sparsevid.system.distributed import RankError, first_to_say, is_launched
+    from sparsevid.system.distributed import first_to_say, is_launched
     from sparsevid.system.home import ensure_home, expand_home
+    from sparsevid.system.store import RankError
 
     try:
         ensure_home()

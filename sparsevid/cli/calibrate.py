@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     args.prompts = None if args.prompts is None else read_prompts(args.prompts)
     pipeline = VideoPipeline.from_pretrained(args.model, device=device, **loading)
     sampling = pipeline.sampling(savings=[], **{name: getattr(args, name) for name in OPTIONS})
-    folder = args.out or fits_folder(pipeline.weights_file)
+    folder = args.out
+    if folder is None:
+        assert pipeline.weights_file is not None  # it was read
+        folder = fits_folder(pipeline.weights_file)
     taken = [f"{saving}.json" for saving in savings if fit_file(folder, saving).exists()]
     if taken and not args.overwrite:
         raise FileExistsError(f"{folder} has {' and '.join(taken)} already; --overwrite puts new ones in their place")

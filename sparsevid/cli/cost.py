@@ -74,7 +74,7 @@ def _of_run(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | N
     refuse_said_by_run(args, SAID_BY_RUN, "RUN")
     source, *overrides = args.run
     found = open_run(source, overrides)
-    return found.name, found.spec, found.schedule, found.sampler, found.config.sample.steps
+    return found.name, found.spec, found.schedule, found.sampler, found.run_config.sample.steps
 
 
 def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule | None, str, int]:

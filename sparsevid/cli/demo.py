@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sparsevid.cli import add_json_flag
 from sparsevid.data.made import MADE
@@ -16,6 +16,10 @@ from sparsevid.system.errors import ExpectedError
 from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparsevid.diffusion.samplers import Model
+    from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.runs.config import RunConfig
 
 EXAMPLES = """examples:
@@ -135,7 +139,7 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
 
     pipeline = VideoPipeline.from_pretrained(run_folder)
     spec, steps, names = pipeline.model.spec, pipeline.config.sample.steps, pipeline.classes
-    options = {"batch": 32, "classes": names or None}  # sample i is of class i mod their number
+    options: dict[str, Any] = {"batch": 32, "classes": names or None}  # sample i is of class i mod their number
     count = max(SCORED_CLIPS, len(names))
     samples = pipeline(count, **options)
     torch.manual_seed(0)
@@ -174,7 +178,7 @@ def _evaluate(run_folder: Path, out: Path) -> Summary:
     )
 
 
-def _real_clips(config: "RunConfig", split: str, numbers: range):
+def _real_clips(config: "RunConfig", split: str | None, numbers: range) -> "tuple[Tensor, list[int]]":
     """Real clips of a split, by number in a drawn order: uint8 (N, 3, T, H, W), with their labels."""
     import torch
 
@@ -204,18 +208,18 @@ def recognised(features: dict, labels: list[int], names: list[str]) -> dict[str,
     return {name: sum(each) / len(each) for name, each in zip(names, shares, strict=True)}
 
 
-def _motion(clips) -> float:
+def _motion(clips: "Tensor") -> float:
     """Mean absolute difference between neighbouring frames, in grey levels."""
     return clips.float().diff(dim=2).abs().mean().item()
 
 
-def _times(pipeline, steps: int) -> list[float]:
+def _times(pipeline: "VideoPipeline", steps: int) -> list[float]:
     from sparsevid.diffusion.samplers import sampler_times
 
     return sampler_times(pipeline.default_sampler, steps)
 
 
-def _step_seconds(pipeline) -> dict[str, float]:
+def _step_seconds(pipeline: "VideoPipeline") -> dict[str, float]:
     """Median seconds of a denoising step of 8 clips, dense and sparse in turns, over steps from noise to data."""
     import torch
 
@@ -230,7 +234,7 @@ def _step_seconds(pipeline) -> dict[str, float]:
     unguided = pipeline.sampling(guidance=1.0)
 
     @torch.inference_mode()
-    def walk(model):
+    def walk(model: "Model") -> None:
         for u in times:
             call_once(sampler, model, x, u, **condition)
 
@@ -245,7 +249,7 @@ def _losses(run_folder: Path) -> tuple[float, float]:
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
-def _write_clips(out: Path, samples, real, labels: list[int], names: list[str], fps: float) -> Path:
+def _write_clips(out: Path, samples: "Tensor", real: "Tensor", labels: list[int], names: list[str], fps: float) -> Path:
     """The clips as files, and sheets: one row a class, its name beside it, and a playing one."""
     from sparsevid.videos.sheets import write_contact_sheet, write_grid
     from sparsevid.videos.write import write_gif, write_mp4
@@ -256,10 +260,10 @@ def _write_clips(out: Path, samples, real, labels: list[int], names: list[str], 
         write_mp4(folder / f"{index:06d}.mp4", clip, fps)
         write_gif(folder / f"{index:06d}.gif", clip, fps, scale=4)
     there = sorted(set(labels)) if names else []  # a split may lack a class
-    shown, rows = [labels.index(label) for label in there] or range(count), {"scale": 2, "beside": True}
+    shown = [labels.index(label) for label in there] or range(count)
     real_names = [names[label] for label in there] or None
-    write_contact_sheet(out / "real_clips.png", [real[index] for index in shown], real_names, **rows)
-    write_contact_sheet(out / "contact_sheet.png", samples[:count], names or None, **rows)
+    write_contact_sheet(out / "real_clips.png", [real[index] for index in shown], real_names, scale=2, beside=True)
+    write_contact_sheet(out / "contact_sheet.png", samples[:count], names or None, scale=2, beside=True)
     columns = min(PLAYING, len(samples) // count) if names else 4
     playing = [samples[row + column * count] for row in range(count) for column in range(columns)] if names else samples[:count]
     write_grid(out / "contact_sheet.gif", playing, fps, columns, scale=2, names=names or None)

@@ -9,6 +9,7 @@ from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
     from sparsevid.data.tree.captions import Captions
+    from sparsevid.text.encoder import TextEncoder
 
 EXAMPLES = """examples:
   sparsevid encode_captions atari --root data/atari --out cache/atari-captions --encoder models/t5
@@ -91,7 +92,7 @@ def _make_encoder(folder: str, captions: "Captions") -> None:
         logger.info("%s: a small encoder of random weights, which knows the words of %d captions", folder, len(captions.texts))
 
 
-def _verify(folder: Path, captions: "Captions", encoder) -> None:
+def _verify(folder: Path, captions: "Captions", encoder: "TextEncoder") -> None:
     """Check a cache. Raises FileNotFoundError, ValueError if it does not hold what it should."""
     from sparsevid.text.cache import TextCache
 

@@ -198,7 +198,7 @@ def _print_counts(counts: Mapping[str, Mapping[str, int | None]]) -> None:
     rows, incomplete = [], False
     for name, count in counts.items():
         found, expected = count["found"], count["expected"]
-        difference = None if expected is None else found - expected
+        difference = None if found is None or expected is None else found - expected
         incomplete = incomplete or bool(difference and difference < 0)
         rows.append([
             name,
@@ -241,7 +241,7 @@ def _print_classes(classes: Mapping[str, int]) -> None:
     if len(names) <= LISTED_CLASSES:
         print_table("videos of each class", [], [[f"{label} {name}", str(classes[name])] for label, name in enumerate(names)])
         return
-    smallest, largest = min(classes, key=classes.get), max(classes, key=classes.get)
+    smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
     first = ", ".join(f"{label} {name}" for label, name in enumerate(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
     rows = [
         ["number", str(len(names))],
@@ -276,7 +276,7 @@ def open_clips(card: "Card", manifest: "Manifest", seed: int) -> "ClipDataset":
     from sparsevid.data.sources import VideoFrames
 
     clip = card.clip
-    source = VideoFrames(manifest.root, tuple(clip.size))
+    source = VideoFrames(manifest.root, (clip.size[0], clip.size[1]))
     videos = manifest.select(card.split.default if card.split.default in manifest.splits else None)
     return ClipDataset(videos, clip.clip_rule(), source, flip=clip.flip, seed=seed, images=clip.images)
 

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--graph", choices=("on", "off"), default="on", help=graph)
 
 
-def _add_sampler_arguments(group) -> None:
+def _add_sampler_arguments(group: argparse._ArgumentGroup) -> None:
     add_sampler_options(group)
     group.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 to 1")
     interval = "diffusion times, 0 = data to 1 = noise, between which guidance acts"

@@ -30,7 +30,7 @@ from sparsevid.generation.job import generate
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.generation.sampling import Sampling
 from sparsevid.savings.fits import FittedPolicy, fit_file
-from sparsevid.savings.options import CALIBRATED, parse_saving
+from sparsevid.savings.options import parse_saving
 from sparsevid.savings.tally import Tally
 from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study import StudyError
@@ -185,24 +185,18 @@ def fitted(plan: Plan, pipeline: VideoPipeline, captions: SampleCaptions | None)
     On rank 0.
     """
     policies, folder = list(map(parse_saving, plan.sample.savings)), plan.own_folder / FITS / own_key(plan)
-    named = {
-        each.name
-        for each in policies
-        if isinstance(each, FittedPolicy) and each.name in CALIBRATED and each.fit is None and not each.changes_nothing
-    }
+    fitting = [each for each in policies if isinstance(each, FittedPolicy)]  # those of `CALIBRATED`
+    named = {each.name for each in fitting if each.fit is None and not each.changes_nothing}
     if lacking := sorted(name for name in named if not fit_file(folder, name).is_file()):
         sampling = replace(sampling_of(plan, pipeline, (), captions), seed=plan.sample.seed + 1)
         measured = measure_calls(pipeline, sampling, CALIBRATION_SAMPLES)
         for fit in fit_all(pipeline, sampling, CALIBRATION_SAMPLES, measured, lacking):
             fit.save(fit_file(folder, fit.saving))
-    return [
-        str(
-            replace(each, fit=str(fit_file(folder, each.name)))
-            if isinstance(each, FittedPolicy) and each.name in named
-            else each
-        )
+    own = [
+        replace(each, fit=str(fit_file(folder, each.name))) if isinstance(each, FittedPolicy) and each.name in named else each
         for each in policies
     ]
+    return list(map(str, own))
 
 
 def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sparsevid.benchmark.candidates import Candidate, open_run
 from sparsevid.data.open import KnownTrees
@@ -152,10 +151,9 @@ class Plan:
     def sampled_macs(self) -> float:
         """Multiply-adds of a sampled clip, without savings."""
         times = sampler_times(self.sample.sampler or self.run.sampler, self.sample.steps)
-        given = self.sample.guidance_interval or self.config.sample.guidance_interval
-        interval = (given[0], given[1]) if given else None
+        low, high = self.sample.guidance_interval or self.config.sample.guidance_interval or (0.0, 1.0)
         if self.sample.guidance != 1.0:
-            times = [*times, *(u for u in times if guidance_acts(interval, u))]
+            times = [*times, *(u for u in times if guidance_acts((low, high), u))]
         return sampling_macs(self.run.spec, self.run.schedule, times).mean_macs * len(times)
 
     @cached_property
@@ -172,14 +170,14 @@ class Plan:
     @cached_property
     def settings(self) -> str:
         """What tells its figures apart: two rows of the same settings have the same."""
-        run, protocol = self.config.sample, self.measure.protocol or self.config.monitor.protocol
+        run = self.config.sample
+        measure = replace(self.measure, protocol=self.measure.protocol or self.config.monitor.protocol)
         sample = replace(  # with what the study leaves to the run
             self.sample,
             sampler=self.sample.sampler or run.sampler,
             guidance_interval=self.sample.guidance_interval or run.guidance_interval,
         )
-        measure = replace(self.measure, protocol=protocol)
-        parts = [changed(asdict(sample), asdict(SampleSettings())), changed(asdict(measure), asdict(MeasureSettings()))]
+        parts = changed(asdict(sample), asdict(SampleSettings())), changed(asdict(measure), asdict(MeasureSettings()))
         return digest([self.trained, run.guidance_channels, *parts])
 
     @property
@@ -290,7 +288,7 @@ class Study:
         if name not in self._rows:
             self._check(name, str(self.path))
             own, overrides = self.file.rows[name], dotted(self.file.rows[name].overrides) + self._own.get(name, [])
-            given: dict[str, Any] = {key: self._whole(value) for key in REFERENCES if (value := getattr(own, key)) is not None}
+            given: dict = {key: self._whole(value) for key in REFERENCES if (value := getattr(own, key)) is not None}
             row = Row(self, name, replace(own, **given), tuple(overrides), tuple(own.seeds or self.seeds))
             if own.like is not None:
                 self._rows[name] = replace(row, settings=replace(own, like=name))  # found again, it is a circle

@@ -45,7 +45,7 @@ class Scoring:
         self.protocol = load_protocol(config.monitor.protocol)
         data, count = config.data, config.monitor.score_clips
         last = (self.protocol.frames - 1) * self.protocol.fake_stride
-        if last >= data.clip().frames:
+        if last >= _clips_of(data)[0]:
             raise ConfigError(
                 f"monitor.protocol = {self.protocol.name} reads {last + 1} frames of a generated clip, this run's clips have "
                 f"{data.frames}"
@@ -112,12 +112,20 @@ def real_videos(data: DataConfig) -> CardSource:
     return CardSource(data.card, options)
 
 
+def _clips_of(data: DataConfig) -> tuple[int, int, tuple[int, int]]:
+    """Frames, stride and (height, width) of a run's clips, which training has filled in from the card."""
+    if data.frames is None or data.stride is None or data.size is None:
+        said = f"data.frames = {data.frames}, data.stride = {data.stride}, data.size = {data.size}"
+        raise ConfigError(f"samples are compared with clips of the run, of which it does not say all: {said}")
+    return data.frames, data.stride, (data.size[0], data.size[1])
+
+
 def clip_differences(config: RunConfig, protocol: Protocol) -> list[str]:
     """In what the clips of a run are not those that a protocol compares."""
-    clip = config.data.clip()
+    frames, stride, size = _clips_of(config.data)
     pairs = (
-        ("size", protocol.size or clip.size, clip.size),
-        ("frames", protocol.frames, clip.frames),
-        ("stride of real videos", protocol.real_stride, clip.stride * protocol.fake_stride),
+        ("size", protocol.size or size, size),
+        ("frames", protocol.frames, frames),
+        ("stride of real videos", protocol.real_stride, stride * protocol.fake_stride),
     )
     return [f"{what} is {its} in the protocol, {ours} in the run" for what, its, ours in pairs if its != ours]

@@ -14,6 +14,8 @@ from sparsevid.benchmark.model import plan_cases
 from sparsevid.benchmark.sampling_cases import plan_sampling
 from sparsevid.benchmark.training import measure_training
 from sparsevid.cli import run_tool
+from sparsevid.data.open import filled_from_card
+from sparsevid.data.tree.cards import load_card
 from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ConfigError
 from sparsevid.sparsity.cost import parameter_count, sampling_macs
@@ -162,3 +164,17 @@ def test_what_a_run_says_itself_is_not_said_twice(run, command, arguments, reaso
     assert run_tool(command, [*source, *arguments, *later]) == 2
     message = capsys.readouterr().err
     assert all(part in message for part in reason.split(" .* "))
+
+
+def test_a_preset_has_no_configuration_of_a_run(run):
+    assert open_run(run).run_config.name == "mine"
+    with pytest.raises(ConfigError, match="Latte-S/2 is a preset, and no run"):
+        _ = Candidate("Latte-S/2", SPEC, None).run_config
+
+
+def test_clips_are_settled_by_run_and_card_together(run):
+    config = open_run(run, ["data.frames=4"]).run_config
+    with pytest.raises(ConfigError, match=r"data\.stride, data\.rule.*: said neither by the run nor by a card"):
+        config.data.clip()
+    clip = filled_from_card(config.data, load_card(config.data.card)).clip()
+    assert (clip.frames, clip.size, clip.target_fps) == (4, (32, 48), None)

@@ -122,7 +122,7 @@ def _protocol(folder: Path) -> Path:
         ("train", ["configs/demo/natural.yaml", "model.preset=Latte-M/2"], "no preset 'Latte-M/2'"),
         ("sample", ["nothing"], "neither a checkpoint"),
         ("sample", ["nothing", "--sampler", "magic"], "invalid choice"),
-        ("sample", ["nothing", "--num", "0"], "--num is at least 1"),
+        ("sample", ["nothing", "--num", "0"], "--num is from 1 to"),
         ("sample", ["nothing", "--format", "mp4,avi"], "invalid choice: 'avi'"),
         ("sample", ["nothing", "--device", "gpu"], "no device 'gpu'; here there are cpu"),
         ("evaluate", ["score", "--real", "demo", "--fake", "nothing"], "nothing"),

@@ -57,6 +57,7 @@ def test_file_then_overrides_then_saved_and_read_back(tmp_path):
         ("a: [1\n", [], "not valid YAML"),
         ("train: {init_from: '${oc.env:HOME}'}\n", [], "a reference names another key"),
         ("data:\n  size: ['${oc.${name}:x}', 3]\n", [], "a reference names another key"),
+        ("model: {preset: [a]}\nsample: {reuse_every: 2}\n", [], "model.preset"),  # of a file of before, too
     ],
 )
 def test_mistakes_are_named(tmp_path, text, overrides, reason):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsevid.diffusion.samplers import sampler_times
 from sparsevid.models.presets import PRESETS, build_spec, preset_schedule
 from sparsevid.models.transformer import DiffusionTransformer
-from sparsevid.sparsity.cost import forward_macs, frontier, parameter_count, sampling_macs
+from sparsevid.sparsity.cost import forward_macs, frontier, layer_macs, parameter_count, sampling_macs
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 
@@ -134,3 +134,11 @@ def test_no_other_point_beats_one_of_the_frontier():
         assert lies == [not each for each in beaten]
         front = sorted({tuple(point) for point, own in zip(points.tolist(), lies, strict=True) if own})
         assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(front))
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])  # M, S and R
+def test_a_layer_of_sparse_tokens_needs_their_grid(index):
+    spec = ModelSpec("1P 1(1M1S1R1D)", 32, 2, (4, 8, 8), sparse_grid=(2, 2, 2))
+    with pytest.raises(ValueError, match=f"layer {index} of .* is {spec.parsed_layout.kinds[index]}, which needs a"):
+        layer_macs(spec, index, spec.dense_grid(), None)
+    assert layer_macs(spec, 0, spec.dense_grid(), None) > 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparsevid.diffusion.null_text import NullText
+from sparsevid.models.transformer import DiffusionTransformer
 from sparsevid.runs.config import ObjectiveConfig
 from sparsevid.sparsity.schedule import paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
@@ -116,6 +117,17 @@ def test_no_prompt_is_heard_by_its_own_mask_or_that_of_the_prompt_it_stands_for(
         assert torch.equal(found[0], NULL.expand(2, 4, 3)) and torch.equal(found[1], expected)
     with pytest.raises(ValueError, match=r"'no prompt' has features \(4, 3\), prompts have \(3, 3\)"):
         NullText(NULL).in_place_of(text[:, 1:], mask[:, 1:], everybody)
+
+
+def test_what_stands_for_no_prompt_has_to_be_given_as_features():
+    spec = ModelSpec("1D", 8, 1, text_channels=3, text_tokens=2)
+    batch = {"text": torch.zeros(2, 2, 3), "text_mask": torch.ones(2, 2, dtype=torch.bool)}
+    dropped = torch.tensor([True, False])
+    with pytest.raises(ValueError, match="nothing says what that is"):
+        told(spec, batch, dropped)
+    prepared = DiffusionTransformer(spec).prepare_text(torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="is prepared by the model already"):
+        told(spec, batch, dropped, NullText(prepared))
 
 
 def test_sizes_of_pictures_are_conditions_where_the_model_takes_them():

@@ -17,7 +17,7 @@ from sparsevid.cli import run_tool
 from sparsevid.runs.config import load_config, save_config
 from sparsevid.ui.clicks import Clicks
 from sparsevid.ui.models import Models
-from sparsevid.ui.page import serve
+from sparsevid.ui.page import build_page, serve
 
 HOSTILE = "`{{7*7}}<img src=x onerror=document.title=1>"
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
@@ -133,6 +133,15 @@ def test_prompts_are_typed(page, browser):
     wait_for(browser, ".sv-against")
     shown = [each.text for each in wait_for(browser, "#sv-result figcaption", 4)]
     assert shown == [f"{index} · {PROMPTS[index % len(PROMPTS)]}" for index in range(4)]
+
+
+def test_a_model_that_is_gone_when_it_is_chosen_is_told(tmp_path):
+    pytest.importorskip("gradio", reason="needs Gradio (extra `ui`)")
+    folders = [write_checkpoint(tmp_path / name) for name in ("one", "other")]
+    page = build_page(Clicks(Models([str(each) for each in folders], device="cpu")))
+    names = [each.name for each in folders]
+    chosen = next(each.fn for each in page.fns.values() if each.name == "chosen")
+    assert "third&#x27;; on offer are one, other" in chosen(names[0], "third")[-1]
 
 
 def test_without_gradio_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from sparsevid.benchmark.gpu.machine import candidates, first_line, inputs, middle_stage, open_device, seconds_of
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings
-from sparsevid.models.attention import BACKENDS, BackendError, choose_backend
+from sparsevid.models.attention import BACKENDS, BackendError, CrossAttention, SelfAttention, TextAttention, choose_backend
 from sparsevid.models.transformer import DiffusionTransformer
 
 LAYOUT = "1P 1(1M2S1R1D) 1D"  # a layer of each kind that attends, over space and over time
@@ -67,15 +67,15 @@ def shapes(settings: Settings, device: torch.device) -> dict[Shape, str]:
     for index, (kind, block) in enumerate(zip(model.kinds, model.blocks, strict=True)):
         axis = " over time" if kind in "SD" and spec.layer_is_temporal(index) else ""
         for module in block.modules():
-            if hasattr(module, "attend"):
+            if isinstance(module, SelfAttention | CrossAttention | TextAttention):
                 _record(module, f"{LAYERS[kind]}{axis}", found)
     x, t, labels = inputs(spec, TINY_BATCH if settings.tiny else BATCH, device, torch.bfloat16)
     with torch.no_grad():
-        model(x, t, labels, grid=middle_stage(sparse.schedule).grid)
+        model(x, t, labels, grid=middle_stage(sparse).grid)
     return found
 
 
-def _record(module: nn.Module, name: str, found: dict[Shape, str]) -> None:
+def _record(module: SelfAttention | CrossAttention | TextAttention, name: str, found: dict[Shape, str]) -> None:
     attend = module.attend
 
     def recorded(*tensors: Tensor) -> Tensor:

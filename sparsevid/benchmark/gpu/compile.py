@@ -37,7 +37,7 @@ class Compiled:
     def __init__(self, candidate: Candidate, device: torch.device, backend: str) -> None:
         self.spec, self.grid, self.name, self.device = candidate.spec, None, candidate.name, device
         if candidate.schedule is not None:
-            self.grid = middle_stage(candidate.schedule).grid
+            self.grid = middle_stage(candidate).grid
             self.name += f" {self.grid}"
         self.model = build_random_model(candidate.spec, torch.bfloat16, device)
         self.compiled = with_compiled_layers(self.model, backend)

@@ -15,7 +15,7 @@ from sparsevid.benchmark.report import describe_run
 from sparsevid.benchmark.timing import time_turn
 from sparsevid.models.presets import build_spec, preset_schedule
 from sparsevid.sparsity.grid import Grid
-from sparsevid.sparsity.schedule import Stage, TokenSchedule, paper_schedule
+from sparsevid.sparsity.schedule import Stage, paper_schedule
 from sparsevid.sparsity.spec import ModelSpec
 from sparsevid.system.distributed import check_device
 from sparsevid.system.precision import set_float32
@@ -78,21 +78,28 @@ def candidates(settings: Settings) -> tuple[Candidate, Candidate]:
     return Candidate(dense, build_spec(dense), None), Candidate(sparse, build_spec(sparse), preset_schedule(sparse))
 
 
-def three_stages(schedule: TokenSchedule) -> list[Stage]:
+def three_stages(model: Candidate) -> list[Stage]:
     """The stage of the data end, that of the noise end, and one in the middle; fewer, if there are fewer."""
-    stages = schedule.stages
+    stages = _stages(model)
     return [stages[index] for index in sorted({0, len(stages) // 2, len(stages) - 1})]
 
 
-def middle_stage(schedule: TokenSchedule) -> Stage:
+def middle_stage(model: Candidate) -> Stage:
     """The one in the middle of `three_stages`."""
-    return schedule.stages[len(schedule.stages) // 2]
+    stages = _stages(model)
+    return stages[len(stages) // 2]
+
+
+def _stages(model: Candidate) -> tuple[Stage, ...]:
+    if model.schedule is None:
+        raise ValueError(f"{model.name} is dense: it has no stages")
+    return model.schedule.stages
 
 
 def cases(settings: Settings) -> list[tuple[str, Candidate, Grid | None]]:
     """The dense model, and the sparse one at three stages: a name, the model, the grid."""
     dense, sparse = candidates(settings)
-    found = [(f"{sparse.name} {stage.grid}", sparse, stage.grid) for stage in three_stages(sparse.schedule)]
+    found = [(f"{sparse.name} {stage.grid}", sparse, stage.grid) for stage in three_stages(sparse)]
     return [(dense.name, dense, None), *found]
 
 
@@ -101,6 +108,13 @@ def inputs(spec: ModelSpec, batch: int, device: torch.device, dtype: torch.dtype
     x = torch.randn(batch, spec.in_channels, *spec.input_size, device=device, dtype=dtype)
     labels = torch.zeros(batch, dtype=torch.long, device=device) if spec.num_classes else None
     return x, torch.linspace(0, 999, batch, device=device), labels
+
+
+def labelled(spec: ModelSpec, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`inputs` in float32 on the CPU, of a model of classes."""
+    x, t, labels = inputs(spec, batch, torch.device("cpu"), torch.float32)
+    assert labels is not None
+    return x, t, labels
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

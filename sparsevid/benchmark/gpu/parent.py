@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from sparsevid.benchmark.gpu.parts import NotRun, Part, Settings
 from sparsevid.benchmark.gpu.report import FILES, LOG, PartResult, Report
@@ -90,7 +91,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._before: dict[signal.Signals, signal.Handlers] = {}
+        self._before: dict[signal.Signals, Any] = {}  # handlers, of any kind that `signal` gives back
 
     def __enter__(self) -> "_Stop":
         if threading.current_thread() is threading.main_thread():
@@ -180,7 +181,8 @@ def _end(process: BaseProcess, grace: float) -> None:
     """End a process with all that it started, after so many seconds in which it may end by itself."""
     process.join(max(0.0, grace))
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.pid is not None:  # it was started
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # it may lead no group yet
     process.join(GRACE)
 
@@ -225,5 +227,7 @@ def _work(part: Part, settings: Settings, sender: Connection, describes: bool) -
 
 def _end_with_parent() -> None:
     """Where the parent is killed, its pipes close: this process and what it started end too."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a process of a part
+    wait([parent.sentinel])
     os.killpg(0, signal.SIGKILL)

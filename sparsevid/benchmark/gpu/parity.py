@@ -4,7 +4,7 @@ Dimensions: B clips, C channels, T frames, H×W cells.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from einops import rearrange
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from sparsevid.benchmark.gpu.machine import TINY, TINY_RATES, first_line, inputs, open_device, relative_error
+from sparsevid.benchmark.gpu.machine import TINY, TINY_RATES, first_line, labelled, open_device, relative_error
 from sparsevid.benchmark.gpu.parts import SKIPPED, Row, Settings, in_checkout
 from sparsevid.diffusion.gaussian import GaussianDiffusion
 from sparsevid.diffusion.samplers import DIFFUSION_SAMPLERS, FLOW_SAMPLERS, SAMPLERS, ddim, ddpm
@@ -135,7 +135,7 @@ def diffusion(folder: Path, device: torch.device) -> Iterator[Row]:
 def backends(device: torch.device) -> Iterator[Row]:
     """A sparse model with each kernel against plain tensor products on the CPU."""
     reference = _randomised(SPARSE, attention="math")
-    x, t, labels = inputs(SPARSE, 2, torch.device("cpu"), torch.float32)
+    x, t, labels = labelled(SPARSE, 2)
     expected = reference(x, t, labels)
     for name in BACKENDS:
         for dtype, tolerance in TOLERANCES.items():
@@ -155,14 +155,15 @@ def samplers(device: torch.device) -> Iterator[Row]:
     schedule = paper_schedule(SPARSE.dense_grid(), 2, *TINY_RATES)
     for name in SAMPLERS:
         spec = replace(SPARSE, learn_sigma=name in DIFFUSION_SAMPLERS)
-        model, (x, _, labels) = _randomised(spec, std=0.05), inputs(spec, 2, torch.device("cpu"), torch.float32)
+        model, (x, _, labels) = _randomised(spec, std=0.05), labelled(spec, 2)
         noises = torch.randn(STEPS, *x.shape)
         found = []
         for place in (torch.device("cpu"), device):
             draws = iter(noises.to(place))
+            sampler: Callable[..., Tensor] = SAMPLERS[name]
             noise = {} if name in FLOW_SAMPLERS else {"noise": partial(next, draws)}
             called = with_token_schedule(model.to(place), schedule)
-            found.append(SAMPLERS[name](called, x.to(place), STEPS, labels=labels.to(place), **noise))
+            found.append(sampler(called, x.to(place), STEPS, labels=labels.to(place), **noise))
         yield within(f"sampler {name}", "samples", relative_error(found[1], found[0]), SAMPLE_TOLERANCE)
 
 
@@ -171,16 +172,22 @@ def gradients(device: torch.device) -> Iterator[Row]:
     for kind in ("diffusion", "flow"):
         objective = build_objective(ObjectiveConfig(kind=kind))
         spec = replace(SPARSE, learn_sigma=objective.learn_sigma)
-        model, (x, _, labels) = _randomised(spec, std=0.05), inputs(spec, 2, torch.device("cpu"), torch.float32)
+        model, (x, _, labels) = _randomised(spec, std=0.05), labelled(spec, 2)
         u, noise, found = torch.tensor([0.3, 0.7]), torch.randn(x.shape), []
         for place in (torch.device("cpu"), device):
             own = model.to(place)
             own.zero_grad()
             loss = objective.loss(own, x.to(place), u.to(place), noise.to(place), labels=labels.to(place)).mean()
             loss.backward()
-            found.append((loss.detach().cpu(), torch.cat([each.grad.flatten().cpu() for each in own.parameters()])))
+            found.append((loss.detach().cpu(), torch.cat([_gradient(each).flatten().cpu() for each in own.parameters()])))
         for metric, (one, other) in zip(("loss", "gradients"), zip(*found, strict=True), strict=True):
             yield within(f"objective {kind}", metric, relative_error(other, one), GRADIENT_TOLERANCE)
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    if weight.grad is None:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} has no gradient")
+    return weight.grad
 
 
 def tables(device: torch.device) -> Iterator[Row]:

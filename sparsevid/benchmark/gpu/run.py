@@ -60,16 +60,23 @@ class Run:
         """By step, so far."""
         return metric_by_step(self.config.folder, "train/loss")
 
+    @property
+    def started(self) -> subprocess.Popen:
+        """Its process. Raises RuntimeError before `start`."""
+        if self.process is None:
+            raise RuntimeError(f"the run {self.name} was not started")
+        return self.process
+
     def stop(self) -> None:
         """Send SIGUSR1 as soon as a loss is logged."""
-        while self.process.poll() is None and not self.losses():
+        while self.started.poll() is None and not self.losses():
             time.sleep(PAUSE)
-        self.process.send_signal(signal.SIGUSR1)
+        self.started.send_signal(signal.SIGUSR1)
         self.finish()
 
     def finish(self) -> int:
         """Wait for its end, and give its exit status."""
-        status = self.process.wait()
+        status = self.started.wait()
         self.seconds += time.monotonic() - self._began
         return status
 
@@ -122,6 +129,9 @@ def outcome(run: Run, path: str | None) -> Iterator[Row]:
     if path is None:
         yield Row(run.name, "loss", last, ok=last < first, note=f"falls from {first:.4f} at step {min(losses)}")
         return
-    loss, tolerance, step = map(float, EXPECTED.search(in_checkout(path).read_text(encoding="utf-8")).groups())
+    expected = EXPECTED.search(in_checkout(path).read_text(encoding="utf-8"))
+    if expected is None:
+        raise ValueError(f"{path} does not say which loss is expected of it")
+    loss, tolerance, step = map(float, expected.groups())
     ok = max(losses) == step and abs(last - loss) <= tolerance
     yield Row(run.name, "loss", last, ok=ok, note=f"expected {loss:g} ± {tolerance:g} at step {step:g}")

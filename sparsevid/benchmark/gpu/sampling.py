@@ -6,6 +6,7 @@ Dimensions: B clips of a batch, T frames.
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -34,8 +35,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Seconds of each part of the way, and whether all files are whole; the sparse model first, which is the faster."""
     device = open_device(settings)
     steps, batch = (TINY_STEPS, TINY_BATCH) if settings.tiny else (STEPS, BATCH)
-    options = {"samplers": [SAMPLER], "steps": [steps], "batches": [batch], "dtypes": ["bfloat16"]}
-    cases = plan_sampling(list(candidates(settings)), **options)
+    cases = plan_sampling(list(candidates(settings)), samplers=[SAMPLER], steps=[steps], batches=[batch], dtypes=["bfloat16"])
     pipelines = random_pipelines([case.network for case in cases], autoencoder(settings), device)
     took = 0.0
     for case in sorted(cases, key=lambda case: not case.network.spec.is_sparse):
@@ -59,7 +59,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 def autoencoder(settings: Settings) -> KLAutoencoder:
     """An `AutoencoderKL` of the sizes that latents of 256² clips come from, with random weights: nothing is downloaded."""
     channels, groups = (TINY_CHANNELS, TINY_GROUPS) if settings.tiny else (CHANNELS, GROUPS)
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,

@@ -41,7 +41,7 @@ def outcomes(folder: Path, selected: tuple[str, ...]) -> Iterator[Row]:
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     counts: Counter[str] = Counter()
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             print(line, end="", flush=True)
             if match := OUTCOME.match(line):
                 counts[match[2]] += 1

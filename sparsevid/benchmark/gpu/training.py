@@ -142,7 +142,7 @@ def large(settings: Settings, candidate: Candidate, stage: int, device: torch.de
     """Phases, speed, memory and waits of a model, in bfloat16, in the middle stage of its token schedule."""
     grid, batch = None, TINY_BATCH if settings.tiny else BATCH
     if candidate.schedule is not None:
-        grid = middle_stage(candidate.schedule).grid
+        grid = middle_stage(candidate).grid
     case = f"{candidate.name}{'' if grid is None else f' {grid}'}, ZeRO {stage}, bfloat16, B = {batch}"
     config = TrainConfig(lr=TINY_LR if settings.tiny else LR, precision="bfloat16", zero_stage=stage)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

@@ -7,7 +7,7 @@ import argparse
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsevid.cli import refuse_said_by_run
 from sparsevid.sparsity.grid import Grid
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sparsevid.data.tree.manifest import Manifest
     from sparsevid.sparsity.spec import ModelSpec
 
-RUN = {"nargs": "+", "metavar": ("RUN", "KEY=VALUE")}
+RUN: dict[str, Any] = {"nargs": "+", "metavar": ("RUN", "KEY=VALUE")}
 # Options for what a run says itself, and how it is said there.
 SAID_BY_RUN = {
     "input_size": "data.frames=T data.size=[H,W]",
@@ -57,8 +57,8 @@ def add_models(parser: argparse.ArgumentParser, default: list[str], presets: str
         default: presets where neither are given.
         presets: what the help says of them.
     """
-    default = f"default: {' '.join(default)}, beside a run none"
-    parser.add_argument("--presets", nargs="+", metavar="NAME", help=f"{presets}; {default}")
+    usual = f"default: {' '.join(default)}, beside a run none"
+    parser.add_argument("--presets", nargs="+", metavar="NAME", help=f"{presets}; {usual}")
     parser.add_argument("--config", **RUN, help="the model of a run too: its YAML file or folder, and dotted settings over it")
     text = "on a GPU: let products and convolutions of float32 round their inputs to 10 bits of mantissa"
     parser.add_argument("--tf32", action="store_true", help=text)
@@ -126,8 +126,8 @@ def clips_of_run(args: argparse.Namespace) -> Clips:
     from sparsevid.data.open import open_data
 
     run = _run(args)
-    config, _, dataset = open_data(run.config)
-    return Clips(run.name, run.name, run.spec, dataset.manifest, dataset.rule, tuple(config.data.size))
+    config, _, dataset = open_data(run.run_config)
+    return Clips(run.name, run.name, run.spec, dataset.manifest, dataset.rule, config.data.clip().size)
 
 
 def _run(args: argparse.Namespace) -> "Candidate":

@@ -54,9 +54,9 @@ def measure(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.savings_plot import plot_savings
     from sparsevid.benchmark.savings_report import SAVINGS_COLUMNS, savings_as_json, savings_lines, savings_rows, write_clips
     from sparsevid.evaluation.plot import check_can_draw
+    from sparsevid.generation import OF_PROMPTS
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.generation.prompts import read_prompts
-    from sparsevid.generation.sampling import OF_PROMPTS
 
     for name, least in (("scale", 1), ("repeats", 1), ("clips", 2)):
         if getattr(args, name) < least:

@@ -27,12 +27,14 @@ def measure(args: argparse.Namespace) -> dict:
     """Measure training steps, print them, and return everything as plain values."""
     from dataclasses import asdict
 
+    from sparsevid.benchmark.candidates import Candidate
     from sparsevid.benchmark.report import TRAINING_COLUMNS, as_markdown, describe_run, training_lines, training_rows
     from sparsevid.benchmark.training import measure_training
 
     models = named_models(args, DEFAULT)
-    if args.config is not None and not args.presets and models[0].spec.is_sparse:
-        models.insert(0, models[0].dense)
+    first = models[0]
+    if args.config is not None and not args.presets and isinstance(first, Candidate) and first.spec.is_sparse:
+        models.insert(0, first.dense)
     args.frames, args.size = args.frames or 16, args.size or [256, 256]
     device = named_device(args)
     header = describe_run(command_line(args), device)

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from sparsevid.evaluation.detectors import DETECTORS
 from sparsevid.evaluation.protocols import list_protocols, with_fields
@@ -37,13 +37,19 @@ def add_measuring_arguments(parser: argparse.ArgumentParser, protocol: str | Non
     parser.add_argument("--batch", metavar="B", type=int, default=16, help="clips of a forward pass")
 
 
+@overload
+def video_source(args: argparse.Namespace, source: str) -> "ClipSource": ...
+@overload
+def video_source(args: argparse.Namespace, source: None) -> None: ...
 def video_source(args: argparse.Namespace, source: str | None) -> "ClipSource | None":
     """Videos that the arguments name, by a card as they change it."""
     from sparsevid.evaluation.clips.clips import CardSource
 
-    if args.card_option and source is None:
+    if not args.card_option:
+        return source
+    if source is None:
         raise ValueError("--card-option is about the card of real videos, and none is given (--real)")
-    return CardSource(source, args.card_option) if args.card_option else source
+    return CardSource(source, args.card_option)
 
 
 def measuring(args: argparse.Namespace) -> "tuple[Detector, Protocol]":

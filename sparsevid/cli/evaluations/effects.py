@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sparsevid.cli import add_card_option, add_json_flag
 from sparsevid.cli.evaluations.arguments import (
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([each.kind, each.choice, score, moved, share, f"{each.real}, {each.fake}" if each.real else ""])
         if each.kind not in ("", DRAW) and noise is not None and each.difference is not None and abs(each.difference) > noise:
             rows[-1][3] += " *"
-    values = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
+    values: dict[str, Any] = {"protocol": protocol.as_dict(), "real": str(args.real), "fake": str(args.fake)}
     values |= {"effects": list(map(asdict, found))}
     title = f"{detector.metric} of {args.fake} against {args.real}, by {protocol.name} and by other choices, each by itself"
     title += "" if noise is None else "; * more than any other draw"

@@ -101,8 +101,8 @@ def _table(args: argparse.Namespace) -> int:
         print_json(values)
     else:
         said = "against themselves at the strongest damage; + worse at each step; strength from which it is told, (…) not"
-        for name, *table in as_tables(rows, STRENGTHS):
-            print_table(f"{name} {said}", *table)
+        for name, columns, cells in as_tables(rows, STRENGTHS):
+            print_table(f"{name} {said}", columns, cells)
     if args.out is not None and is_main():
         write_json(args.out, values)
     return 0
