@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import add_autoencoder_option, add_json_flag
+from sparsevid.cli import add_autoencoder_option, add_json_flag, check_least
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -64,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
         shutdown,
     )
 
-    for name, least in (("clips", 2), ("times", 1), ("window", 0), ("batch", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is at least {least}, got {getattr(args, name)}")
+    check_least(args, clips=2, times=1, window=0, batch=1)
     device = None if args.device is None else check_device(args.device)
     init_process_group_if_launched(LONG_WAIT, device=device)
     check_ranks(device=device)

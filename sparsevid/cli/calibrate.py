@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_autoencoder_option, add_json_flag, add_prompt_options
+from sparsevid.cli import add_autoencoder_option, add_json_flag, add_prompt_options, check_least
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.generation import SCHEDULES
 from sparsevid.savings.options import CALIBRATED
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.savings.fits import fits_folder
     from sparsevid.system.distributed import check_device
 
-    if args.samples < 1:
-        raise ValueError(f"--samples is at least 1, got {args.samples}")
+    check_least(args, samples=1, batch=1, steps=1)
     savings = list(dict.fromkeys(args.saving or CALIBRATED))
     device = None if args.device is None else check_device(args.device)
     loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder", "text_encoder")}

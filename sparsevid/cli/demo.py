@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import add_json_flag, check_least
 from sparsevid.data.made import MADE
 from sparsevid.data.tree.shipped import shipped
 from sparsevid.system.atomic import write_json
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sparsevid.runs.config import ConfigError, load_config
 
+    check_least(args, processes=1)
     overrides = [*args.overrides, f"output={args.out}", "name=sparse"]
     config, processes = load_config(args.config, overrides), args.processes or _default_processes()
     if config.data.captions is not None:
