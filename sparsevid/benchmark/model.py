@@ -290,8 +290,13 @@ def plan_matmuls(
         dtypes: keys of `DTYPES`.
         device: where the matrices are.
         sizes: their sides; by default those of `MATMUL_SIZES`.
+
+    Raises:
+        ValueError: a side below 1.
     """
     sizes = sizes or MATMUL_SIZES[device.type]
+    if min(sizes) < 1:
+        raise ValueError(f"sides of the square matmuls are at least 1, got {list(sizes)}")
     return {(dtype, size): _matmul(size, DTYPES[dtype], device) for dtype in dtypes for size in sizes}
 
 

@@ -4,7 +4,7 @@ Dimensions: N clips, B clips of a batch.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -87,6 +87,7 @@ def open_scoring(
     protocol: str | None = None,
     data_root: str | None = None,
     bootstrap: int = RESAMPLINGS,
+    protocol_options: Sequence[str] = (),
 ) -> Scoring:
     """The scoring of all models' samples, against the real clips of the first one's run.
 
@@ -96,6 +97,8 @@ def open_scoring(
         protocol: name or path; default: that of the first one's run.
         data_root: where the videos are, if not where that run read them.
         bootstrap: resamplings for the intervals to come, 0 for none.
+        protocol_options: fields of the protocol that are others here, as of `with_fields`; default: those of that run, where
+            its protocol is taken too.
 
     Raises:
         ConfigError: the config does not name its data, or the protocol does not fit the clips, or compares by no distance.
@@ -105,7 +108,9 @@ def open_scoring(
     config = models[first].config
     if config.data.frames is None or config.data.size is None:
         raise ConfigError(f"{first}: the config does not tell size and frames of its clips: it is not of a run made here")
-    monitor = replace(config.monitor, protocol=protocol or config.monitor.protocol, score_clips=clips)
+    said = config.monitor
+    changes = list(protocol_options or (said.protocol_options if protocol is None else ()))
+    monitor = replace(said, protocol=protocol or said.protocol, protocol_options=changes, score_clips=clips)
     data = replace(config.data, root=data_root or config.data.root)
     scoring = Scoring(replace(config, monitor=monitor, data=data), models[first].device)
     rule = scoring.protocol

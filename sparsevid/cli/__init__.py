@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sparsevid import __version__
 from sparsevid.system.atomic import check_writable
-from sparsevid.system.errors import EXPECTED_ERRORS, is_out_of_memory, told
+from sparsevid.system.errors import EXPECTED_ERRORS, MORE_ROOM, is_disk_full, is_out_of_memory, told
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ COMMANDS = {
     "search": "Find the layout and token schedule of least loss under a budget of multiply-adds, from a dense checkpoint.",
     "demo": "Make the small standard set, train a sparse video model on it, sample, score the samples, and print a table.",
 }
-LESS_MEMORY = "ask for less at a time: batch, size, frames, processes (of training, `sparsevid memory RUN` counts it)"
+LESS_MEMORY = "out of memory, ask for less at a time: batch, size, frames, processes (`sparsevid memory RUN` counts training's)"
 TRACEBACK = "SPARSEVID_TRACEBACK"  # set to see where an expected error was raised
 
 
@@ -119,6 +119,13 @@ def add_json_flag(parser: argparse.ArgumentParser, what: str = "print JSON in pl
     What takes long and measures much, `benchmark` and `prepare_data`, writes a file instead, `--json FILE`, beside the table.
     """
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ValueError before the work where an option that is given is below its least value."""
+    for name, value in least.items():
+        if (given := getattr(args, name)) is not None and given < value:
+            raise ValueError(f"--{name.replace('_', '-')} is at least {value}, got {given}")
 
 
 def check_file(path: Path, option: str) -> None:
@@ -292,10 +299,11 @@ def _attempt(name: str, run: Callable[[argparse.Namespace], int], arguments: arg
         if os.environ.get(TRACEBACK):
             raise
         text, alike = told(error), not isinstance(error, RankError)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or os.environ.get(TRACEBACK):
+    except Exception as error:
+        limit = LESS_MEMORY if is_out_of_memory(error) else MORE_ROOM if is_disk_full(error) else None
+        if limit is None or os.environ.get(TRACEBACK):
             raise
-        text, alike = f"out of memory: {error or 'of this machine'}; {LESS_MEMORY}", True
+        text, alike = f"{limit}: {error or type(error).__name__}", True
     except KeyboardInterrupt:
         print(f"sparsevid {name}: interrupted", file=sys.stderr)
         return 130

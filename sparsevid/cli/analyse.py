@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsevid.cli import add_json_flag, add_model_options, add_plot_switch, all_ranks, check_results
+from sparsevid.cli import add_json_flag, add_model_options, add_plot_switch, all_ranks, check_least, check_results
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.study.file import MeasureSettings
     from sparsevid.system.distributed import is_main, peers_may_die
 
-    for name, least in (("clips", 2), ("times", 1), ("window", 0), ("batch", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is at least {least}, got {getattr(args, name)}")
+    check_least(args, clips=2, times=1, window=0, batch=1)
     with all_ranks(args.device) as device, peers_may_die("an analysis"):
         check_results(args.out, args.plot)
         loading = {"weights": args.weights, "autoencoder": args.autoencoder, "device": device}

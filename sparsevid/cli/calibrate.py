@@ -11,6 +11,7 @@ from sparsevid.cli import (
     add_plot_switch,
     add_prompt_options,
     add_sampler_options,
+    check_least,
     check_results,
 )
 from sparsevid.savings.options import CALIBRATED
@@ -65,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.savings.fits import fit_file, fits_folder
     from sparsevid.system.distributed import check_device
 
-    if args.samples < 1:
-        raise ValueError(f"--samples is at least 1, got {args.samples}")
+    check_least(args, samples=1, batch=1, steps=1)
     savings = list(dict.fromkeys(args.saving or CALIBRATED))
     device = None if args.device is None else check_device(args.device)
     loading = {name: getattr(args, name) for name in ("weights", "dtype", "autoencoder", "text_encoder")}

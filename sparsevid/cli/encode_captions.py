@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card, all_ranks
+from sparsevid.cli import add_card, all_ranks, check_least
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.text.encoder import TextEncoder
     from sparsevid.text.write import write_captions
 
+    check_least(args, batch=1, shard_mb=1, tokens=1)
     card = load_card(args.card, args.card_option or ())
     set_float32()
     with all_ranks(args.device) as device:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card, all_ranks
+from sparsevid.cli import add_card, all_ranks, check_least
 from sparsevid.system.logging import get_logger
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.system.precision import set_float32
     from sparsevid.system.shards import MEGABYTE
 
+    check_least(args, batch=1, shard_mb=1, workers=1)
     card = load_card(args.card, args.card_option or ())
     set_float32()
     autoencoder = _open_autoencoder(args)
@@ -82,8 +83,6 @@ def _open_autoencoder(args: argparse.Namespace) -> "Autoencoder":
     from sparsevid.autoencoder.load import PRETRAINED
     from sparsevid.autoencoder.pixels import Pixels
 
-    if args.batch < 1:
-        raise ValueError(f"--batch counts frames from 1, got {args.batch}")
     if args.autoencoder in PRETRAINED:
         return PRETRAINED[args.autoencoder].from_source(args.source, args.batch, option="--source FOLDER")
     if args.source:

@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import add_json_flag, check_least
 from sparsevid.data.made import MADE
 from sparsevid.system.logging import print_json, print_table
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         f"of a clip to the next; {unless}")  # fmt: skip
     parser.add_argument("--games", "--classes", nargs="+", dest="classes", metavar="NAME", help=f"classes; {unless}, all")
     parser.add_argument("--seed", type=int, metavar="N", help=f"another one, other clips; {unless}")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that make clips; default: one a core")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that make clips; default: one a core; 0: this one")
     add_json_flag(parser, "print JSON in place of the table: videos, frames, sha256 and more")
 
 
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.data.made.default import against_card, set_class
     from sparsevid.data.made.folder import make
 
+    check_least(args, workers=0, train=0, test=0, seed=0, frames=1, skip=1)
     kind = set_class(args.set)
     given = {name: getattr(args, name) for name in ("frames", "skip", "seed")}
     given |= {name: tuple(value) for name in ("size", "classes") if (value := getattr(args, name)) is not None}
@@ -49,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
     made = kind(replace(kind.defaults, **{name: value for name, value in given.items() if value is not None}))
     counts = {split: count if (said := getattr(args, split)) is None else said for split, count in kind.default_counts.items()}
     workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
-    if workers < 0:
-        raise ValueError(f"--workers {workers}: a number from 0 is wanted; 0 makes clips in this process")
     result = make(made, args.out, counts, workers)
     compared = against_card(made, counts, result.sha256)
     report = {name: getattr(result, name) for name in ("videos", "frames", "sha256", "new")}

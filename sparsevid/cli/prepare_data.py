@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_card, check_file
+from sparsevid.cli import add_card, check_file, check_least
 from sparsevid.system.atomic import write_json
 from sparsevid.system.logging import is_main, print_table, printable, progress
 
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     for option, path in (("--out", sheet), ("--json", args.json)):
         if path is not None:
             check_file(path, option)
-    if args.workers is not None and args.workers < 1:
-        raise ValueError(f"--workers is at least 1, got {args.workers}")
+    check_least(args, workers=1)
     if sheet.suffix.lower() != ".png":
         raise ValueError(f"--out {sheet}: a contact sheet is a PNG file")
     if not 0 <= args.clips <= MOST_CLIPS:

@@ -204,6 +204,7 @@ class MonitorConfig:
     score_every: int = 0  # steps between scores of the average's samples
     score_clips: int = 256
     protocol: str = "sparsevid/fd-transnetv2-v2"  # of the score
+    protocol_options: list[str] = field(default_factory=list)  # fields of it that are others here, such as real_stride=1
     wandb: bool = False  # log to Weights & Biases too; needs the package wandb
     peak_tflops: float | None = None  # of a device in the run's precision, for the share of it that is used
 

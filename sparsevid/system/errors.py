@@ -14,6 +14,7 @@ class ExpectedError(RuntimeError):
 
 # What a user can mend, as all that talks to one knows it. Other plain RuntimeErrors are not.
 EXPECTED_ERRORS = (ExpectedError, ValueError, KeyError, OSError, ImportError, SafetensorError)
+MORE_ROOM = "no space left on the device: make room, or give another path, and give the same command again"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # of PyTorch, on CPUs and on GPUs
 
@@ -24,9 +25,12 @@ def told(error: BaseException) -> str:
         return str(error.args[0])  # its own text is in quotation marks
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:  # of the system, and terse
         return _of_system(error)
-    if f"os error {errno.ENOSPC}" in str(error):  # of safetensors, which writes by itself
-        return f"{error}: make room, or give another path, and give the same command again"
-    return str(error)
+    return f"{MORE_ROOM}: {error}" if is_disk_full(error) else str(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no room to write, also where a library that writes by itself says so in an error of its own."""
+    return (isinstance(error, OSError) and error.errno in _FULL) or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,5 +50,5 @@ def _of_system(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"{error.filename} may not be read or written: change its permissions, or give another path"
     if error.errno in _FULL:
-        return f"{error.filename}: {error.strerror}: make room, or give another path, and give the same command again"
+        return f"{MORE_ROOM}: {error.filename}"
     return str(error)

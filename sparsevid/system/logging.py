@@ -61,6 +61,7 @@ class _ByRoom(logging.Formatter):
 
 
 logger = get_logger(__name__)
+CURSOR_UP = "\x1b[A"
 LOG_SECONDS = 10.0  # between the states of a progress bar in a log file
 
 
@@ -69,9 +70,10 @@ def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
 
     In a notebook that has `ipywidgets` it is a widget.
     """
-    if not sys.stderr.isatty() and not in_notebook():
+    lines = not sys.stderr.isatty() and not in_notebook()
+    if lines:
         options = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS} | options
-    return tqdm(iterable, disable=not is_main(), dynamic_ncols=_has_width(), file=_Shown(sys.stderr), **options)
+    return tqdm(iterable, disable=not is_main(), dynamic_ncols=_has_width(), file=_Shown(sys.stderr, lines), **options)
 
 
 def _has_width() -> bool:
@@ -88,12 +90,20 @@ def in_notebook() -> bool:
 
 
 class _Shown:
-    """A stream of what may be missed: that it cannot be written, as a log on a full disk, is no error."""
+    """A stream of what may be missed: that it cannot be written, as a log on a full disk, is no error.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Args:
+        stream: where to write.
+        lines: write each state of a bar as a line of its own; what moves the cursor, or clears a line, is left out.
+    """
+
+    def __init__(self, stream: TextIO, lines: bool = False) -> None:
+        self._stream, self._lines = stream, lines
 
     def write(self, text: str) -> None:
+        if self._lines:
+            state = text.replace(CURSOR_UP, "").strip()
+            text = f"{state}\n" if state else ""
         with contextlib.suppress(OSError):
             self._stream.write(text)
 

@@ -16,7 +16,7 @@ from sparsevid.evaluation.clips.clips import CardSource, choose_clips
 from sparsevid.evaluation.detectors import build_detector
 from sparsevid.evaluation.evaluate import Extras, compare_features
 from sparsevid.evaluation.features import compute_features
-from sparsevid.evaluation.protocols import Protocol, load_protocol
+from sparsevid.evaluation.protocols import Protocol, load_protocol, with_fields
 from sparsevid.evaluation.record import ProtocolRecord
 from sparsevid.runs.config import ConfigError, DataConfig, RunConfig
 from sparsevid.system.distributed import is_main
@@ -42,7 +42,7 @@ class Scoring:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config = config
-        self.protocol = load_protocol(config.monitor.protocol)
+        self.protocol = with_fields(load_protocol(config.monitor.protocol), config.monitor.protocol_options)
         data, count = config.data, config.monitor.score_clips
         last = (self.protocol.frames - 1) * self.protocol.fake_stride
         if last >= _clips_of(data)[0]:

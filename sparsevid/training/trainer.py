@@ -260,7 +260,8 @@ class Trainer:
         speed = self.throughput.read()
         values = {"lr": learning_rate(self.config.train, self.step - 1), **speed, **metrics_of(self.recent)}
         self._recent = []
-        bar.set_postfix_str(f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s")
+        said = f"loss {values.get('loss', math.nan):.4f}, {speed['clips_per_second']:.1f} clips/s"
+        bar.set_postfix_str(said, refresh=False)  # shown when the bar's time comes: a log would get a line each
         metrics.scalars({f"train/{name}": value for name, value in values.items()} | {"data/redraws": self.redraws}, self.step)
 
     def save(self) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparsevid.cli import LESS_MEMORY, _attempt, run_tool
-from sparsevid.system.errors import told
+from sparsevid.system.errors import MORE_ROOM, told
 
 ROOT = Path(__file__).parents[2]
 # Prints the help of every command, and of every action of one, where PyTorch cannot be imported.
@@ -39,9 +39,11 @@ def ended(error: BaseException, capsys) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")]
 )
-def test_what_asks_for_too_much_memory_is_told_so(error, capsys):
+def test_what_asks_for_too_much_is_told_so(error, capsys):
     status, said = ended(error, capsys)
-    assert status == 2 and "sample: error: out of memory" in said and LESS_MEMORY in said
+    assert status == 2 and f"sample: error: {LESS_MEMORY}" in said
+    status, said = ended(Exception("No space left on device (os error 28)"), capsys)  # as of tokenizers
+    assert status == 2 and f"sample: error: {MORE_ROOM}" in said
     with pytest.raises(RuntimeError, match="a bug"):
         ended(RuntimeError("a bug"), capsys)
 
@@ -88,6 +90,29 @@ def test_every_help_has_examples_and_defaults_and_waits_for_no_pytorch():
         ("sample", ["nothing", "--num", "99999999999"], "--num is from 1 to"),
         ("evaluate", ["score", "--fake", "configs"], "name a protocol (--protocol)"),
         ("prepare_data", ["demo", "--workers", "0"], "--workers is at least 1"),
+        ("encode_latents", ["demo", "--out", "there", "--shard-mb", "0"], "--shard-mb is at least 1, got 0"),
+        ("encode_captions", ["demo", "--out", "there", "--encoder", "there", "--batch", "0"], "--batch is at least 1, got 0"),
+        ("make_data", ["atari", "--out", "there", "--skip", "0"], "--skip is at least 1, got 0"),
+        ("benchmark", ["gpu", "--out", "there", "--budget", "nan"], "--budget is a number of seconds above 0"),
+        ("benchmark", ["training", "--frames", "0"], "--frames is at least 1, got 0"),
+        (
+            "evaluate",
+            [
+                "features",
+                "--source",
+                "configs",
+                "--role",
+                "real",
+                "--out",
+                "x.safetensors",
+                "--detector",
+                "transnetv2",
+                "--protocol-option",
+                "real_strid=1",
+            ],
+            "protocol option real_strid=1: unknown key",
+        ),
+        ("calibrate", ["nothing", "--steps", "0"], "--steps is at least 1, got 0"),
         ("prepare_data", ["demo", "--json", "configs"], "--json configs is there and no file"),
         ("convert", ["configs", "there", "--heads", "0"], "--heads cannot be used here"),
     ],

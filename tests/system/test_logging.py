@@ -160,3 +160,17 @@ def test_a_message_comes_from_the_room_of_its_module():
     assert [shown.format(record) for record in records] == ["W data: 3 files", "W training: 3 files", "W sparsevid: 3 files"]
     assert get_logger("sparsevid.data.tree.walk") is get_logger("sparsevid.data.clips")
     assert get_logger("__main__").name == "sparsevid.__main__"  # a script's, under the same handler
+
+
+def test_bars_in_a_log_file_are_few_whole_lines(capsys):
+    """Also where one stands below another; nothing moves the cursor, and a clip a millisecond is no line each."""
+    with progress(total=500, desc="outer") as outer, progress(total=500, desc="inner", position=1, leave=False) as inner:
+        for _ in range(500):
+            outer.set_postfix_str("loss 1", refresh=False)
+            outer.update()
+            inner.update()
+    said = capsys.readouterr().err
+    assert "\r" not in said and "\x1b" not in said and said.endswith("\n")
+    lines = said.splitlines()
+    assert all(line.startswith(("outer: ", "inner: ")) for line in lines) and len(lines) <= 4
+    assert any("500/500" in line for line in lines)

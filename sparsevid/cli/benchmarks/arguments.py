@@ -35,7 +35,7 @@ SAID_BY_RUN = {
 # Arguments that say nothing about what is measured, and those without a name on the command line.
 _SILENT = ("action", "command", "json", "markdown", "out")
 _POSITIONAL = ("card", "models", "files", "folder")
-_AGAIN = ("card_option", "saving")  # given again for each value
+_AGAIN = ("card_option", "protocol_option", "saving")  # given again for each value
 
 
 class Clips(NamedTuple):

@@ -1,6 +1,7 @@
 """`sparsevid benchmark gpu`: a GPU's whole picture."""
 
 import argparse
+import math
 from pathlib import Path
 
 from sparsevid.benchmark.gpu.parts import PARTS
@@ -29,7 +30,7 @@ def measure(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.gpu.report import JSON, MARKDOWN
     from sparsevid.cli.benchmarks.arguments import command_line
 
-    if args.budget <= 0:
+    if not 0 < args.budget < math.inf:
         raise ValueError(f"--budget is a number of seconds above 0, got {args.budget:g}")
     parts = [part for part in PARTS if part.name in args.parts]
     command = f"{command_line(args)} --out {args.out}"

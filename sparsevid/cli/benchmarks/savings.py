@@ -10,10 +10,10 @@ from sparsevid.system.logging import get_logger
 
 HELP = "Set savings, samplers and steps of models side by side: cost, seconds, memory, distance to real clips, pictures."
 EXAMPLES = """examples:
-  sparsevid benchmark savings runs/demo/sparse --steps 5 10 20 50 --out savings
+  sparsevid benchmark savings runs/demo/sparse --steps 5 10 20 50 --protocol-option real_stride=1 --out savings
   sparsevid benchmark savings runs/demo/flow --samplers euler heun --steps 2 5 10 20 --clips 256
   sparsevid benchmark savings runs/dense runs/sparse --saving static:every=2 --saving first_block:threshold=0.1 --steps 10 20
-  sparsevid benchmark savings runs/demo/sparse --guidance 4 --saving guidance:every=2+static:every=2 --steps 20 --graph off
+  sparsevid benchmark savings runs/dense --guidance 4 --saving guidance:every=2+static:every=2 --steps 20 --graph off
 """
 logger = get_logger(__name__)
 
@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, metavar="SCALE", help="of all rows; default: as each run says")
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="samples of each row, and real clips")
     parser.add_argument("--protocol", metavar="NAME", help="of the distances; default: that of the first run")
+    option = "a field of the protocol, such as real_stride=1, which gets another name; may be given again"
+    parser.add_argument("--protocol-option", metavar="KEY=VALUE", action="append", help=option)
     parser.add_argument("--data-root", metavar="DIR", help="the folder with the real videos; default: as the run says")
     parser.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resamplings for an interval, 0 for none")
     parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights; default: averaged")
@@ -74,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict:
     options["prompts"] = None if args.prompts is None else read_prompts(args.prompts)
     plan = plan_savings(models, args.saving or (), args.samplers, args.steps, **options)
     make_writable(args.out)
-    scoring = open_scoring(models, args.clips, args.protocol, args.data_root, args.bootstrap)
+    scoring = open_scoring(models, args.clips, args.protocol, args.data_root, args.bootstrap, args.protocol_option or ())
     header = describe_run(command_line(args), device) | {"peak_memory": PEAK_METHOD[device.type]}
 
     def written(measured: SavingsMeasurement) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from sparsevid.cli import check_least
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, add_models, command_line, named_device, named_models
 from sparsevid.system.logging import is_main
 
@@ -31,11 +32,12 @@ def measure(args: argparse.Namespace) -> dict:
     from sparsevid.benchmark.report import TRAINING_COLUMNS, as_markdown, describe_run, training_lines, training_rows
     from sparsevid.benchmark.training import measure_training
 
+    check_least(args, frames=1, batch=1, repeats=1)
     models = named_models(args, DEFAULT)
     first = models[0]
     if args.config is not None and not args.presets and isinstance(first, Candidate) and first.spec.is_sparse:
         models.insert(0, first.dense)
-    args.frames, args.size = args.frames or 16, args.size or [256, 256]
+    args.frames, args.size = 16 if args.frames is None else args.frames, args.size or [256, 256]
     device = named_device(args)
     header = describe_run(command_line(args), device)
     options = {"frames": args.frames, "size": tuple(args.size), "batch": args.batch, "repeats": args.repeats}

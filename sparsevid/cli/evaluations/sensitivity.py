@@ -94,7 +94,12 @@ def _table(args: argparse.Namespace) -> int:
         check_output(args.out, ".json")
     if args.keep is not None:
         check_folder(args.keep)
-    options = {"limit": args.count or COUNT, "split": args.split or "train", "batch_size": args.batch, "keep": args.keep}
+    options = {
+        "limit": COUNT if args.count is None else args.count,
+        "split": args.split or "train",
+        "batch_size": args.batch,
+        "keep": args.keep,
+    }
     rows = measure_table(video_source(args, args.real), _instruments(args), **options)
     values = {"real": str(args.real), **as_json(rows, STRENGTHS)}
     if args.json:

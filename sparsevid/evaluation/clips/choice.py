@@ -94,7 +94,8 @@ def offer(role: Role, side: Side, shortest: int, card: tuple[int, int] | None, j
     if (length - 1) * stride >= shortest:
         length, stride = min(side.rule.frames, shortest), 1
     options = f"--protocol-option frames={length} --protocol-option {role}_stride={stride}{least}"
-    return f". Clips of their own length and stride, by a protocol of another name: {options}"
+    run = f"in a run monitor.protocol_options=[frames={length},{role}_stride={stride}]"
+    return f". Clips of their own length and stride, by a protocol of another name: {options}, {run}"
 
 
 def another_stride(protocol: Protocol, job: tuple[int, int | None] | None) -> list[str]:

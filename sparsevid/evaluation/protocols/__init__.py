@@ -85,9 +85,9 @@ def with_fields(protocol: Protocol, changes: Sequence[str]) -> Protocol:
     where = f"{protocol.name}, as it is changed"
     values, said = protocol.as_dict(), OmegaConf.create()
     for text, change in read_overrides(changes, Protocol, "protocol option"):
-        check_keys(change, Protocol, f"protocol option {text!r}")
+        check_keys(change, Protocol, text)
         if "name" in change:
-            raise ValueError(f"protocol option {text!r}: the name follows from what is changed; accepted are the other fields")
+            raise ValueError(f"{text}: the name follows from what is changed; accepted are the other fields")
         said.update(change)
     changed = _typed(values | said, where).as_dict()
     differing = {key: value for key, value in changed.items() if value != values[key]}
