@@ -52,6 +52,16 @@ def test_links_of_the_repository_lead_to_pages(hooks):
     assert {"sparsevid/runs/config.py", "datasets/imagenet.yaml", "docs/study.md"} <= hooks.linked(["README.md"])
 
 
+def test_a_page_is_summed_up_by_its_first_sentences(hooks):
+    first = "What `x` is: [a link](b.md) and\nmore. " + "Then a sentence. " * 30
+    text = f"# Title\n\n![a](b.png)\n\n    code\n\n{first}\n\nA second part."
+    said = hooks.summary(text)
+    assert said.startswith("What x is: a link and more. Then a sentence.") and said.endswith(".")
+    assert len(said) <= hooks.SUMMARY and hooks.summary("# Title\n") == ""
+    for path in (*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md"), ROOT / "README.md"):
+        assert 20 < len(hooks.summary(path.read_text(encoding="utf-8"))) <= hooks.SUMMARY, path
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_network(hooks, tmp_path):
     environment = {
@@ -68,6 +78,9 @@ def test_the_site_is_built_without_a_network(hooks, tmp_path):
     shown = Counter(name for text in pages.values() for name in re.findall(r'<h2 id="(sparsevid\.[\w.]+)" class="doc ', text))
     assert shown.keys() == {f"{hooks.dotted(path)}.{name}" for path in hooks.reference_pages() for name in hooks.public(path)}
     assert set(shown.values()) == {1}
+    named = [text for page, text in pages.items() if "files" not in page.parts and page.name != "404.html"]
+    titles = Counter(re.search("<title>(.*?)</title>", text)[1] for text in named)
+    assert [title for title, times in titles.items() if times > 1] == []
     for page, text in pages.items():
         for target, anchor in re.findall(r'<a class="source" href="([^"#]+)#([^"]+)"', text):
             assert f'id="{anchor}"' in pages[(page.parent / target).resolve()], (page, target)
