@@ -46,7 +46,14 @@ def all_keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def defaults_of(schema: type) -> DictConfig:
-    """A dataclass with its defaults, typed, for values to be laid over by `merge_with`."""
+    """A dataclass with its defaults, for values to be laid over by `merge_with`, which checks their types.
+
+    Args:
+        schema: the dataclass; whatever is done to the result changes nothing of the next.
+
+    Returns:
+        Keys and values, writable or not as the dataclass is.
+    """
     return copy.deepcopy(_typed_defaults(schema))  # a fifth of the time that making it anew takes
 
 

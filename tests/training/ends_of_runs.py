@@ -59,7 +59,9 @@ def check_two_processes(tiny, stage: int, *overrides: str) -> None:
     fewer, _ = tiny("name=fewer", *common)
     shutil.copytree(halved.folder, fewer.folder)
     shutil.rmtree(checkpoint_path(fewer.folder, 4))
-    Trainer(fewer).train()  # from two ranks to one
+    trainer = Trainer(fewer)  # from two ranks to one
+    assert trainer.step == 2
+    trainer.train()
     assert_close_ends(fewer, whole, step=4)
     single, _ = tiny("name=single", *common)
     Trainer(single).train()
