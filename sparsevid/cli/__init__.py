@@ -138,7 +138,7 @@ def check_file(path: Path, option: str) -> None:
     check_writable(folder)
 
 
-def add_autoencoder_option(parser, whose: str = "the checkpoint's") -> None:
+def add_autoencoder_option(parser: argparse._ActionsContainer, whose: str = "the checkpoint's") -> None:
     """Declare what stands in the place of a checkpoint's own autoencoder, the same for all commands that decode or encode.
 
     Args:
@@ -155,7 +155,7 @@ def add_plot_switch(parser: argparse.ArgumentParser, what: str = "the picture") 
 
 
 def add_model_options(
-    group: argparse._ArgumentGroup,
+    parser: argparse._ActionsContainer,
     device: str = "the GPU of each process, where there is one",
     *,
     dtype: str | None = None,
@@ -164,16 +164,16 @@ def add_model_options(
     """Declare which weights of a model are loaded, what decodes, and where it computes.
 
     Args:
-        group: of the command's arguments.
+        parser: of the command, or a group of it.
         device: where, by default.
         dtype: what `--dtype` is of; None: the command has no such option.
         whose: own autoencoder is replaced by `--autoencoder`.
     """
-    group.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
-    add_autoencoder_option(group, whose)
-    group.add_argument("--device", help=f"such as cpu or cuda:1. Default: {device}")
+    parser.add_argument("--weights", choices=("ema", "model"), help="averaged or raw weights of a checkpoint. Default: ema")
+    add_autoencoder_option(parser, whose)
+    parser.add_argument("--device", help=f"such as cpu or cuda:1. Default: {device}")
     if dtype is not None:
-        group.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=f"what {dtype} in")
+        parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=f"what {dtype} in")
 
 
 def add_sampler_options(group: argparse._ArgumentGroup) -> None:

@@ -52,7 +52,8 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    axes = new_figure(path).add_subplot()
+    figure = new_figure(path)
+    axes = figure.add_subplot()
     inverse = [1 / size for size in found.sizes]
     line = [0.0, max(inverse)]
     limit = f"N → ∞: {found.value:.4g} ± {found.error:.2g}" + ("" if found.reliable else " (not reliable)")
@@ -69,7 +70,7 @@ def plot_extrapolation(path: str | Path, found: Extrapolation, *, title: str, me
         label=limit,
     )
     axes.set_xticks([0, *inverse], ["∞", *map(str, found.sizes)])
-    _finish(axes, path, title, ("fake clips N (axis linear in 1/N)", metric))
+    _finish(figure, path, title, ("fake clips N (axis linear in 1/N)", metric))
 
 
 def plot_curves(
@@ -91,10 +92,11 @@ def plot_curves(
     for name, scores in curves.items():
         if len(scores) != len(strengths):
             raise ValueError(f"curve {name!r} has {len(scores)} scores for {len(strengths)} strengths")
-    axes = new_figure(path).add_subplot()
+    figure = new_figure(path)
+    axes = figure.add_subplot()
     for name, scores in curves.items():
         axes.plot(strengths, scores, "o-", label=name)
-    _finish(axes, path, title, ("strength", metric))
+    _finish(figure, path, title, ("strength", metric))
 
 
 def plot_fit(
@@ -118,10 +120,11 @@ def plot_fit(
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    axes = new_figure(path).add_subplot()
+    figure = new_figure(path)
+    axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), ".", color="tab:blue", alpha=0.4, label="measured")
     axes.plot(*zip(*curve, strict=True), color="tab:red", label="fit")
-    _finish(axes, path, title, labels)
+    _finish(figure, path, title, labels)
 
 
 def nearest_and_farthest(real: Tensor, fake: Tensor, k: int) -> tuple[list[int], list[int]]:
@@ -166,11 +169,12 @@ def new_figure(path: str | Path, size: tuple[float, float] = (6.4, 4.4)) -> "Fig
     return figure
 
 
-def _finish(axes: "Axes", path: str | Path, title: str, labels: tuple[str, str]) -> None:
+def _finish(figure: "Figure", path: str | Path, title: str, labels: tuple[str, str]) -> None:
     """Write title, names of x and y and legend into a picture of one plot, and the picture to its file."""
+    (axes,) = figure.axes
     axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
     axes.legend()
-    save_figure(axes.figure, path)
+    save_figure(figure, path)
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:

@@ -189,6 +189,7 @@ class VideoMAEDetector(NetworkDetector):
     preprocessing = "divided by 255; stretched to 224x224, bilinear, not antialiased"
     dim = 1408
     min_frames = TUBELET
+    network: VideoMAE
 
     @classmethod
     def from_weights(cls, path: Path | None = None, trust: bool = False, **options: Setting) -> "VideoMAEDetector":
