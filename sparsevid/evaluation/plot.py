@@ -15,7 +15,6 @@ from sparsevid.evaluation.metrics.uncertainty import Extrapolation
 from sparsevid.system.atomic import renamed
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
