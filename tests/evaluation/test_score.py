@@ -224,7 +224,7 @@ def test_options_of_the_detector_make_another_protocol(protocol):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "name a protocol, or a detector that has a default one"),
+        ({}, r"name a protocol \(--protocol\), or a detector"),
         ({"detector": "i4d"}, "default one .*transnetv2.*; got 'i4d'"),
         ({"detector": "i3d", "protocol": NAME}, "is for detector 'transnetv2', got 'i3d'"),
         ({"protocol": "absent"}, "unknown protocol 'absent'"),
