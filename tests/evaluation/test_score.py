@@ -224,8 +224,8 @@ def test_options_of_the_detector_make_another_protocol(protocol):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "name a protocol, or a detector that has a default one"),
-        ({"detector": "i4d"}, "default one .*transnetv2.*; got 'i4d'"),
+        ({}, r"name a protocol \(--protocol\), or a detector"),
+        ({"detector": "i4d"}, r"default one \(--detector\): i4d has none; .*transnetv2"),
         ({"detector": "i3d", "protocol": NAME}, "is for detector 'transnetv2', got 'i3d'"),
         ({"protocol": "absent"}, "unknown protocol 'absent'"),
         ({"detector": "transnetv2", "count": 1}, "count is at least 2"),

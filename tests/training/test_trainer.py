@@ -219,7 +219,7 @@ def test_a_run_starts_from_a_dense_one_and_learns_from_it(tiny):
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items()), "the latents that the weights know"
     trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in trainer.teacher.teacher.state_dict().items())
-    with pytest.raises(ConfigError, match="linear with 8 channels"):
+    with pytest.raises(ConfigError, match="linear, channels=8 "):
         Trainer(tiny("name=other", *options, "autoencoder.channels=4")[0])
 
 
