@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-if not torch.cuda.is_available():  # what DeepSpeed would find out itself, with a warning
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Without a GPU DeepSpeed would find out so itself, with a warning. Processes that this one starts look for themselves.
+if not torch.cuda.is_available() and "DS_ACCELERATOR" not in os.environ:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.accelerator
+
+    del os.environ["DS_ACCELERATOR"]
 
 import deepspeed
 import torch.distributed as dist
