@@ -205,7 +205,7 @@ class MetricWriter:
                 for name, value in values.items():
                     self.board.add_scalar(name, value, step)
         if self.lines is not None:
-            self.lines.write(json.dumps({"step": step, **values}))
+            self.lines.write(json_text({"step": step, **values}, None))
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
