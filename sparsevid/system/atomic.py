@@ -52,7 +52,8 @@ def filled(folder: Path) -> Iterator[Path]:
     What is in `folder` stays, also a file of the same name; it is made if it is missing.
     """
     folder = folder.resolve()
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    place = folder if folder.is_dir() else folder.parent  # beside a mounted folder is another disk, and no file moves there
+    draft = place / f".{folder.name}.{secrets.token_hex(4)}.partial"
     try:
         draft.mkdir(parents=True)
         yield draft
