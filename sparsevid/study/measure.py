@@ -220,12 +220,18 @@ def _of_training(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
 
 
 def _losses(plan: Plan, pipeline: VideoPipeline) -> dict[str, Any]:
-    """Held-out loss with that of each clip and of each interval of times; of a run it is computed once."""
+    """Held-out loss with that of each clip and of each interval of times; of a run it is computed once.
+
+    Raises:
+        StudyError: a loss that is not finite.
+    """
     measure = plan.measure
     told = _told(plan)
     kept = from_main(lambda: read_json(plan.folder / LOSSES))
     if kept.get("told") != told:
         losses = heldout_losses(pipeline, measure)
+        if not losses.isfinite().all():
+            raise StudyError(f"held-out losses of {plan.folder} are not finite (NaN or infinite): its training went astray")
         kept = {"told": told, "clips": losses.mean(dim=1).tolist(), "intervals": losses.mean(dim=0).tolist()}
         from_main(partial(write_json, plan.folder / LOSSES, kept))
     edges = time_edges(pipeline.config, measure.times)

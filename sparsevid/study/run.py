@@ -20,7 +20,7 @@ from sparsevid.study.results import Line, agree, append_result, newest, read_jso
 from sparsevid.study.train import Budget, Stopped, drop_resuming, is_trained, take_back, train, weights_of
 from sparsevid.system.atomic import write_json
 from sparsevid.system.distributed import all_meet, from_main, is_main, patient_group
-from sparsevid.system.errors import ExpectedError
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 from sparsevid.system.locks import LockedError, folder_locked
 from sparsevid.system.logging import get_logger
 from sparsevid.system.store import RankError
@@ -28,7 +28,6 @@ from sparsevid.system.store import RankError
 ALIKE = 60.0  # seconds within which all ranks fail, if a row fails on all
 FAILED = "failed.json"  # in a row's folder: why it failed the last time
 TOLD = ("study", "row", "seed", "note", "control")
-MENDABLE = (ExpectedError, ValueError, KeyError, OSError, ImportError)  # said without a traceback
 logger = get_logger(__name__)
 
 
@@ -207,7 +206,7 @@ def _look_at_data(plans: Sequence[Plan], circumstances: Circumstances, report: R
                 check_data(manifest, plan.measure)
         except FileNotFoundError:  # not here; a row that needs them will say so
             continue
-        except MENDABLE as error:
+        except EXPECTED_ERRORS as error:
             if not from_main(partial(_is_done, plan, circumstances)):
                 _note_failure(plan, error, report)
 
@@ -315,16 +314,13 @@ def _train_all(plan: Plan, budget: Budget, report: Report) -> None:
 
 def _note_failure(plan: Plan, error: Exception, report: Report, *, alone: bool = False) -> None:
     """Say and keep why a row failed: rank 0, or the one that is alone with it."""
-    reason = _text(error) if isinstance(error, MENDABLE) else f"{type(error).__name__}: {error}"
+    mendable = isinstance(error, EXPECTED_ERRORS)  # which is said without a traceback
+    reason = told(error) if mendable else f"{type(error).__name__}: {error}"
     report.failed[plan.name] = reason
-    logger.warning("%s failed: %s", plan.name, reason, exc_info=None if isinstance(error, MENDABLE) else error)
-    kept = isinstance(error, MENDABLE) if alone else is_main()  # not of a rank whose connection the failing one took along
+    logger.warning("%s failed: %s", plan.name, reason, exc_info=None if mendable else error)
+    kept = mendable if alone else is_main()  # not of a rank whose connection the failing one took along
     if kept:
         try:
             write_json(plan.own_folder / FAILED, {"settings": plan.settings, "reason": reason})
         except OSError as unwritten:
             logger.warning("%s: %s", plan.name, unwritten)
-
-
-def _text(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)

@@ -1,5 +1,6 @@
 """What rows are measured by: times, noise and clips that are the same for all, real clips against real ones."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,10 @@ from study.tiny_study import ROWS, write_study
 from sparsevid.evaluation.classifier import ClipClassifier
 from sparsevid.generation.pipeline import VideoPipeline
 from sparsevid.sparsity.times import LogitNormalTimes
+from sparsevid.study import StudyError
 from sparsevid.study.file import MeasureSettings
 from sparsevid.study.heldout import heldout_losses, time_edges
+from sparsevid.study.measure import _losses, kept_losses
 from sparsevid.study.plan import Study
 from sparsevid.study.reference import open_reference, study_protocol
 from sparsevid.study.train import Budget, is_trained, steps_done, train, training_seconds
@@ -82,6 +85,16 @@ def test_losses_depend_on_seed_and_weights_and_not_on_the_batch(pipelines):
         assert not torch.equal(heldout_losses(pipelines["dense"], other), losses)
     fewer = heldout_losses(pipelines["dense"], replace(measure, clips=2))
     assert torch.allclose(fewer, losses[:2], rtol=1e-5)
+
+
+def test_losses_that_are_not_finite_are_told_and_not_kept(trained):
+    plan = trained["dense"]
+    pipeline = VideoPipeline.from_pretrained(plan.folder, device="cpu")
+    pipeline.model.final_layer.linear.bias.data[0] += math.nan
+    plan = replace(plan, measure=replace(plan.measure, clips=2, times=2, seed=5))
+    with pytest.raises(StudyError, match="are not finite .*went astray"):
+        _losses(plan, pipeline)
+    assert kept_losses(plan) is None
 
 
 def test_real_clips_against_themselves_are_at_no_distance(pipelines, trained, data, tmp_path):

@@ -11,6 +11,7 @@ from sparsevid.sparsity.cost import parameter_count
 from sparsevid.study.measurements import TokenStep
 from sparsevid.study.page.numbers import with_prefix
 from sparsevid.study.results import is_finite
+from sparsevid.system.errors import EXPECTED_ERRORS, told
 from sparsevid.system.logging import read_metrics
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -86,8 +87,8 @@ def _read_settings(run: Run, source: Path, problems: list[str]) -> None:
 
     try:
         found = open_run(source)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        problems.append(f"{source / CONFIG} is shown as it is, but not understood: {error}")
+    except EXPECTED_ERRORS as error:
+        problems.append(f"{source / CONFIG} is shown as it is, but not understood: {told(error)}")
         return
     config = found.run_config
     train = config.train
