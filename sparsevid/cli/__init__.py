@@ -10,7 +10,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
@@ -126,6 +126,13 @@ def check_least(args: argparse.Namespace, **least: int) -> None:
     for name, value in least.items():
         if (given := getattr(args, name)) is not None and given < value:
             raise ValueError(f"--{name.replace('_', '-')} is at least {value}, got {given}")
+
+
+def refuse(args: argparse.Namespace, names: Iterable[str], reason: str) -> None:
+    """Raise ValueError for options of these names that are given, and would change nothing."""
+    values = {name: getattr(args, name) for name in names}
+    if given := [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None and value is not False]:
+        raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
 
 
 def check_file(path: Path, option: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevid.cli import add_json_flag
+from sparsevid.cli import add_json_flag, refuse
 from sparsevid.models.convert import ENTRIES, FAMILIES
 from sparsevid.sparsity.spec import MERGE_TEXT
 from sparsevid.system.atomic import filled, renamed
@@ -117,19 +117,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
     elif args.out.exists():
         raise FileExistsError(f"{args.out} exists already; nothing is overwritten")
     if args.source.is_dir():
-        _refuse(args, SOURCE_OPTIONS, f"{args.source} is a folder with a config.json of its own")
+        refuse(args, SOURCE_OPTIONS, f"{args.source} is a folder with a config.json of its own")
         if args.to_sparse is None:
-            _refuse(args, ("sparse_grid",), "a model's folder has its sparse grid")
+            refuse(args, ("sparse_grid",), "a model's folder has its sparse grid")
     if args.to_sparse is None:
-        _refuse(args, SPARSE_OPTIONS, "they belong to --to-sparse")
+        refuse(args, SPARSE_OPTIONS, "they belong to --to-sparse")
     if args.to_diffusers and args.to_sparse is not None:
         raise ValueError("--to-diffusers writes dense models alone: diffusers has no sparse layers")
-
-
-def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if not any(getattr(args, name) is each for each in (None, False))]
-    if given:
-        raise ValueError(f"{', '.join(given)} cannot be used here: {reason}")
 
 
 def _read(args: argparse.Namespace, folder: Path | None, theirs: bool) -> "Conversion":
@@ -141,7 +135,7 @@ def _read(args: argparse.Namespace, folder: Path | None, theirs: bool) -> "Conve
     from sparsevid.models.convert.text_files import from_text_file, text_family
 
     if theirs:
-        _refuse(args, ("weights",), f"{args.source} holds one model")
+        refuse(args, ("weights",), f"{args.source} holds one model")
         from sparsevid.models.convert.diffusers_folder import from_diffusers
 
         return from_diffusers(args.source, original_dit=args.original_dit)
@@ -154,7 +148,7 @@ def _read(args: argparse.Namespace, folder: Path | None, theirs: bool) -> "Conve
     options = {"preset": args.preset, "num_heads": args.heads, "input_size": args.input_size}
     weights = read_checkpoint(args.source, args.weights)
     if family := text_family(weights):
-        _refuse(args, ("classes",), f"{args.source} is of text ({family})")
+        refuse(args, ("classes",), f"{args.source} is of text ({family})")
         if grid is not None:
             raise ValueError(f"--sparse-grid cannot be used here: files of {family} are of dense models")
         return from_text_file(weights, **options)
@@ -166,7 +160,7 @@ def _model_folder(args: argparse.Namespace) -> Path:
     from sparsevid.generation.pretrained import find_checkpoint_folder
 
     if (args.source / "config.json").is_file():
-        _refuse(args, ("weights",), f"{args.source} holds one model")
+        refuse(args, ("weights",), f"{args.source} holds one model")
         return args.source
     folder = find_checkpoint_folder(args.source) / (args.weights or "ema")
     if not folder.is_dir():

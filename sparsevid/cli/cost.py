@@ -2,7 +2,7 @@
 
 import argparse
 
-from sparsevid.cli import add_json_flag, refuse_said_by_run
+from sparsevid.cli import add_json_flag, refuse, refuse_said_by_run
 from sparsevid.diffusion import SAMPLER_NAMES
 from sparsevid.models.presets import PRESETS, build_spec
 from sparsevid.sparsity.cost import SamplingCost, parameter_count, sampling_macs
@@ -89,25 +89,19 @@ def _of_preset(args: argparse.Namespace) -> tuple[str, ModelSpec, TokenSchedule 
     if args.merge_text is not None and not spec.text_channels:
         raise ValueError(f"--merge-text is of models of text, and {name} is none: take one such as SparsePixArt-XL/2-256")
     if not parse_layout(layout).is_sparse:
-        _refuse(args, ("schedule", "r_min", "r_max", "frames", "grid", "merge_text"), f"{name} with layout {layout} is dense")
+        refuse(args, ("schedule", "r_min", "r_max", "frames", "grid", "merge_text"), f"{name} with layout {layout} is dense")
         return name, build_spec(name, layout=layout, input_size=size, sparse_grid=None), None, SAMPLER, STEPS
     if args.schedule == "constant" and args.grid is None:
         raise ValueError("--schedule constant needs the grid that it keeps: --grid T H W, such as --grid 4 8 8")
     if args.schedule == "constant":
-        _refuse(args, ("r_min", "r_max", "frames"), "--schedule constant keeps --grid")
+        refuse(args, ("r_min", "r_max", "frames"), "--schedule constant keeps --grid")
     else:
-        _refuse(args, ("grid",), "the schedule is paper's: say --schedule constant too")
+        refuse(args, ("grid",), "the paper's schedule says the grids; --schedule constant keeps one")
     options = {"frames": args.frames, "grid": args.grid, "r_min": args.r_min, "r_max": args.r_max}
     schedule = schedule_from_config(ScheduleConfig(kind=args.schedule or "paper", **options), spec.dense_grid(size), name)
     grid = schedule.stages[0].grid
     sizes = {"layout": layout, "input_size": size, "sparse_grid": grid, "merge_text": args.merge_text or spec.merge_text}
     return name, build_spec(name, **sizes), schedule, SAMPLER, STEPS
-
-
-def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
-    """Raise ValueError for options that would change nothing."""
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]:
-        raise ValueError(f"{', '.join(given)} would change nothing: {reason}")
 
 
 def _as_json(kind: str, name: str, spec: ModelSpec, cost: SamplingCost) -> dict:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sparsevid.cli import add_json_flag, check_least
 from sparsevid.data.made import MADE
 from sparsevid.data.tree.shipped import shipped
-from sparsevid.system.atomic import check_writable, write_json
+from sparsevid.system.atomic import make_writable, write_json
 from sparsevid.system.errors import ExpectedError
 from sparsevid.system.logging import get_logger, metric_by_step, print_json, print_table
 
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevid.runs.config import ConfigError, load_config
 
     check_least(args, processes=1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_writable(args.out)
+    make_writable(args.out)
     overrides = [*args.overrides, f"output={args.out}", "name=sparse"]
     config, processes = load_config(args.config, overrides), args.processes or _default_processes()
     if config.data.captions is not None:

@@ -404,9 +404,9 @@ def test_counting_changes_no_bit(models):
     [
         (["--out", "/proc/self"], "/proc/self cannot be written to"),
         (["--saving", "steps:evry=2"], "did you mean 'every'"),
-        (["--repeats", "0"], "--repeats is a whole number from 1, got 0"),
-        (["--scale", "0"], "--scale is a whole number from 1, got 0"),
-        (["--clips", "1"], "--clips is a whole number from 2, got 1"),
+        (["--repeats", "0"], "--repeats is at least 1, got 0"),
+        (["--scale", "0"], "--scale is at least 1, got 0"),
+        (["--clips", "1"], "--clips is at least 2, got 1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(checkpoints, tmp_path, more, reason, monkeypatch, capsys):

@@ -78,11 +78,11 @@ def test_every_help_has_examples_and_defaults_and_waits_for_no_pytorch():
     ("name", "arguments", "reason"),
     [
         ("cost", ["--frames", "0"], "t = 0 does not divide"),
-        ("cost", ["--grid", "4", "8", "8"], "--grid would change nothing"),
+        ("cost", ["--grid", "4", "8", "8"], "--grid cannot be used here"),
         ("cost", ["--layout", ""], "the layout is empty"),
         ("cost", ["--layout", "99999999999D"], "99999999999 layers; accepted are up to"),
         ("cost", ["--preset", ""], "no preset ''"),
-        ("cost", ["--preset", "Latte-XL/2", "--r-min", "0.5"], "--r-min would change nothing"),
+        ("cost", ["--preset", "Latte-XL/2", "--r-min", "0.5"], "--r-min cannot be used here"),
         ("cost", ["--merge-text", "dense"], "--merge-text is of models of text"),
         ("cost", ["--input-size", "16", "3200000", "3200000"], "each is from 1 to 4096"),
         ("memory", ["configs/demo/sparse.yaml", "model.checkpoint_layers=RQ"], "Q is no kind of layer"),

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sparsevid.cli import add_autoencoder_option, add_prompt_options
+from sparsevid.cli import add_autoencoder_option, add_prompt_options, check_least
 from sparsevid.cli.benchmarks.arguments import add_device, add_json, command_line, named_device
 from sparsevid.system.atomic import make_writable, write_json, write_text
 from sparsevid.system.logging import get_logger
@@ -60,9 +60,7 @@ def measure(args: argparse.Namespace) -> dict:
     from sparsevid.generation.pipeline import VideoPipeline
     from sparsevid.generation.prompts import read_prompts
 
-    for name, least in (("scale", 1), ("repeats", 1), ("clips", 2)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is a whole number from {least}, got {getattr(args, name)}")
+    check_least(args, scale=1, repeats=1, clips=2)
     check_can_draw()
     names, device = model_names(args.models), named_device(args)
     how = {"weights": args.weights, "dtype": args.dtype, "graph": args.graph == "on", "autoencoder": args.autoencoder}
