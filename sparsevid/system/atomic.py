@@ -36,7 +36,7 @@ def renamed(path: Path) -> Iterator[Path]:
     except OSError as error:
         # A write, as on a full disk, does not know its file, and the draft's name is none that the user gave.
         if error.errno is not None and error.filename in (None, str(draft), draft):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error  # PyAV's own cannot be told its file
         raise
     finally:
         if draft.is_dir():

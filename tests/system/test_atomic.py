@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import av
 import pytest
 
 from sparsevid.system.atomic import filled, json_text, renamed, write_json
@@ -88,10 +89,15 @@ def test_json_that_every_reader_takes(tmp_path):
     assert read == {"score": "nan", "parts": ["inf", "-inf", 1.5], "name": "ü"} == json.loads(json_text(values, None))
 
 
-def test_an_error_of_writing_knows_its_file(tmp_path):
+def of_python(number):
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("fail", [of_python, lambda number: av.error.err_check(-number)], ids=["python", "pyav"])
+def test_an_error_of_writing_knows_its_file(tmp_path, fail):
     """That of a full disk comes without one."""
     with pytest.raises(OSError, match="No space") as found, renamed(tmp_path / "file"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fail(errno.ENOSPC)
     assert found.value.filename == str(tmp_path / "file") and "make room" in told(found.value)
 
 
