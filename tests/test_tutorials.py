@@ -5,16 +5,21 @@ import importlib.util
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
+import torch
 from tutorials import TUTORIALS, blocks, script, type_in
 
 from sparsevid.cli import COMMANDS, _module
 from sparsevid.data.tree.cards import load_card
 from sparsevid.runs.config import load_config
 from sparsevid.videos.read import read_frames
+from sparsevid.videos.write import write_clip
 
 COMMAND = "sparsevid "
+DRAWN = {"classes": ["all"], "text": ["samples", "negative"]}  # folders of samples that are looked at
+MEANT = {"a white ball between two paddles": "pong", "a chicken crosses a road": "freeway"}  # prompts, and their games
 
 
 def commands(text: str) -> list[list[str]]:
@@ -33,18 +38,34 @@ def test_a_tutorial_does_in_an_empty_folder_what_it_says(tutorial, real_videos, 
         pytest.skip("needs ale-py (extra `atari`)")
     done = type_in(tutorial.read_text(encoding="utf-8"), folder)
     assert done.returncode == 0, done.stdout[-4000:]
-    if tutorial.stem == "classes":
-        assert wrong_classes(folder) == []
+    for samples in DRAWN.get(tutorial.stem, ()):
+        assert wrong_games(folder / "games" / "test", folder / samples) == []
 
 
-def wrong_classes(folder) -> list[str]:
-    """The samples of the tutorial of classes whose colours are nearest to those of another class's clips."""
-    real = {each.parent.name: colours(each) for each in (folder / "games" / "test").glob("*/000000.mkv")}
-    sampled = {each: names[int(each.stem) % len(names)] for each in (folder / "all").glob("*.mp4")
-               if (names := json.loads((folder / "all" / "samples.json").read_text())["settings"]["classes"])}  # fmt: skip
-    assert len(real) == 3 and len(sampled) == 6
-    nearest = {each: min(real, key=lambda name: (colours(each) - real[name]).abs().sum()) for each in sampled}
-    return [f"{each.name}: {nearest[each]}, not {name}" for each, name in sampled.items() if nearest[each] != name]
+def wrong_games(clips: Path, samples: Path) -> list[str]:
+    """The samples whose colours are nearest to those of another game's clips than the one that was asked for."""
+    real = {each.parent.name: colours(each) for each in clips.glob("*/000000.mkv")}
+    settings = json.loads((samples / "samples.json").read_text())["settings"]
+    asked = settings.get("classes") or [MEANT[prompt] for prompt in settings["prompts"]]
+    assert len(real) > 1 and set(asked) <= set(real)
+    drawn = {each: asked[int(each.stem) % len(asked)] for each in sorted(samples.glob("*.mp4"))}
+    assert set(drawn.values()) == set(asked)
+    nearest = {each: min(real, key=lambda name: (colours(each) - real[name]).abs().sum()) for each in drawn}
+    return [f"{each.name}: {nearest[each]}, not {name}" for each, name in drawn.items() if nearest[each] != name]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"classes": ["pong", "freeway"]}, {"prompts": [*MEANT]}], ids=lambda each: next(iter(each))
+)
+def test_a_sample_of_another_game_is_seen(settings, tmp_path):
+    shades = {"pong": 40, "freeway": 200}
+    for game, shade in shades.items():
+        (tmp_path / game).mkdir()
+        write_clip(tmp_path / game / "000000", torch.full((3, 8, 16, 16), shade, dtype=torch.uint8), 8, "ffv1")
+    (tmp_path / "samples.json").write_text(json.dumps({"settings": settings}))
+    for number, shade in enumerate((50, 190, 180)):
+        write_clip(tmp_path / f"{number:06d}", torch.full((3, 8, 16, 16), shade, dtype=torch.uint8), 8, "mp4")
+    assert wrong_games(tmp_path, tmp_path) == ["000002.mp4: freeway, not pong"]
 
 
 def colours(file):

@@ -1,8 +1,10 @@
-"""What became of optimizer steps, the same on all ranks; the clips that they saw; and the metrics of several."""
+"""What became of optimizer steps, the same on all ranks; the clips that they saw; the metrics of several, and outbursts."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import mean
+from itertools import islice
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from sparsevid.data.clips import NO_VIDEO
 from sparsevid.data.tree.manifest import Video
-from sparsevid.system.distributed import gather_objects
+from sparsevid.system.distributed import gather_objects, is_main
 from sparsevid.system.logging import get_logger
 from sparsevid.training.objective import Draw
 
@@ -145,3 +147,41 @@ def log_skipped(seen: Sequence[SeenClip], videos: Sequence[Video], step: int, ou
         "step %d is skipped on all ranks: loss %g, gradient norm %g\n%s",
         step, outcome.loss, outcome.grad_norm, "\n".join(lines),
     )  # fmt: skip
+
+
+class GradientNorms:
+    """Warns of outbursts, by which a run is thrown back though each step is finite and none is skipped.
+
+    A single high norm, and norms that rise slowly, are seen in good runs too. What is usual is the median of the steps before
+    the recent ones; it is learned anew by each process, and after a warning.
+    """
+
+    RECENT, HIGH, TIMES = 20, 4, 10.0  # an outburst: of so many steps at least so many are over so many times what is usual
+    BEFORE, LEAST = 200, 50  # steps before these: the most that are kept, and the fewest that make anything usual
+
+    def __init__(self) -> None:
+        self._norms: deque[float] = deque(maxlen=self.BEFORE + self.RECENT)
+
+    def add(self, norm: float, step: int) -> None:
+        """Take the norm of a step; the main rank warns.
+
+        Args:
+            norm: of the gradient before clipping; finite.
+            step: that was applied, counted from 0.
+        """
+        self._norms.append(norm)
+        before = len(self._norms) - self.RECENT
+        if before < self.LEAST:
+            return
+        usual, recent = median(islice(self._norms, before)), list(islice(self._norms, before, None))
+        high = sum(each > self.TIMES * usual for each in recent)
+        if high < self.HIGH:
+            return
+        self._norms.clear()
+        if is_main():
+            logger.warning(
+                "step %d: gradient norms of %d of the last %d steps are over %g times the median of the %d before them: "
+                "up to %.3g, against %.3g. If the loss has risen too, try a lower train.lr, train.lr_schedule=cosine or a "
+                "longer train.warmup",
+                step, high, self.RECENT, self.TIMES, before, max(recent), usual,
+            )  # fmt: skip

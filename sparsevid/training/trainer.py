@@ -55,6 +55,7 @@ from sparsevid.training.initial import encoding_precision, initial_weights, open
 from sparsevid.training.monitor import Interrupted, Monitor
 from sparsevid.training.objective import Draw, build_objective, draw_dropped, draw_noise, draw_times, told
 from sparsevid.training.outcome import (
+    GradientNorms,
     Outcome,
     SeenClip,
     Unread,
@@ -129,6 +130,7 @@ class Trainer:
         self.step = self.samples = self.skipped = 0
         self._recent: list[Outcome] = []  # steps that are not logged yet, and those of them whose losses are on the device
         self._unread: list[Unread] = []
+        self.norms = GradientNorms()
         self.redraws = 0  # since the start of this process
         self.failed: set[int] = set()  # videos that could not be decoded
         self._build_engine()
@@ -304,6 +306,7 @@ class Trainer:
         self.skipped = 0 if step.applied else self.skipped + 1
         if step.applied:
             self.ema.update()
+            self.norms.add(step.grad_norm, self.step)
         else:
             log_skipped(seen, self.dataset.videos, self.step, *read([step]))
         self.step += 1

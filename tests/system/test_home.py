@@ -93,7 +93,7 @@ def test_without_a_home_folder_nothing_is_raised(monkeypatch):
 
 def test_commands_cards_and_autoencoders_know_it(home, monkeypatch, capsys):
     assert main(["sample", "~/run"]) == 2 and f"{home}/run is neither a checkpoint" in capsys.readouterr().err
-    assert main(["convert", "~/x.pt", "out"]) == 2 and f"there is no file {home}/x.pt" in capsys.readouterr().err
+    assert main(["convert", "~/x.pt", "out"]) == 2 and f"there is no file or folder {home}/x.pt" in capsys.readouterr().err
     (home / "birds").mkdir()
     monkeypatch.setenv("SPARSEVID_DATA", "~")
     assert resolve_root(Card(name="birds")) == resolve_root(Card(name="x", root="~/birds")) == home / "birds"

@@ -178,9 +178,9 @@ def test_what_is_not_of_the_set_is_an_error_that_names_it(tmp_path):
     ("options", "reason"),
     [
         (["--games", "pongg"], "no class 'pongg'; did you mean 'pong'?"),
-        (["--frames", "0"], "numbers from 1"),
+        (["--frames", "0"], "--frames is at least 1"),
         (["--train", "0", "--test", "0"], "not all of them 0"),
-        (["--workers", "-1"], "--workers -1"),
+        (["--workers", "-1"], "--workers is at least 0"),
         (["--out", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )

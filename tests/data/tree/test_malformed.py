@@ -49,7 +49,7 @@ def test_nothing_usable_is_counted_by_reason(tmp_path):
     (tmp_path / "c.avi").write_text("text")
     (tmp_path / "d").mkdir()
     with pytest.raises(
-        ValueError, match=r"passed over: empty folder: 1; empty file \(0 bytes\): 2; no video by its content: 1"
+        ValueError, match=r"passed over: empty folder: 1, empty file \(0 bytes\): 2, no video by its content: 1"
     ):
         build_manifest(tmp_path)
 
