@@ -1,7 +1,7 @@
 """sparsevid: sparse-dense diffusion transformers for video (SparseDiT, arXiv 2412.06028, on Latte, arXiv 2401.03048)."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparsevid.generation.pipeline import VideoPipeline
@@ -24,10 +24,12 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import public names on first use, so that `sparsevid --help` does not wait for torch."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'sparsevid' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # to which every name would be one of the package
 
-    return getattr(import_module(_LAZY[name]), name)
+    def __getattr__(name: str) -> object:
+        """Import public names on first use, so that `sparsevid --help` does not wait for torch."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'sparsevid' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)

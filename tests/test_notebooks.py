@@ -34,4 +34,4 @@ def test_a_notebook_runs_on_a_cpu(notebook, real_videos, monkeypatch, tmp_path):
     done = nbclient.NotebookClient(nbformat.read(notebook, as_version=4), timeout=600, kernel_name="python3").execute()
     outputs = [output for cell in done.cells if cell["cell_type"] == "code" for output in cell["outputs"]]
     assert sum("image/gif" in output.get("data", {}) for output in outputs) == 3  # clips, shown where they are made
-    assert "| 7D |" in str(outputs) and "sparse " in str(outputs[-1])
+    assert "| 7D |" in str(outputs) and "sparse: " in str(outputs[-1])
